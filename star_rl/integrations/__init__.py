@@ -1,0 +1,1 @@
+"""Plug-ins through which the upstream trainers and engines are reached."""

@@ -1,0 +1,59 @@
+"""Training engines and rollout replica for the CPU, loaded by ``actor_rollout_ref.model.external_lib``.
+
+verl imports that module in the trainer and in every training worker (verl/workers/config/model.py), before engines are looked
+up. On a machine with an accelerator importing it changes nothing, so that one recipe serves both.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from verl.utils.device import get_device_name
+from verl.workers.engine import EngineRegistry
+from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
+from verl.workers.rollout.replica import RolloutReplicaRegistry
+
+
+class _WithoutOffload:
+    """Keeps a reference model in place.
+
+    verl offloads forward-only FSDP2 modules to pinned CPU memory (verl/workers/engine/fsdp/transformer_impl.py:460); pinning
+    needs an accelerator, and the memory is the CPU's already.
+    """
+
+    engine_config: Any
+
+    def _build_fsdp_module(self, module: Any) -> Any:
+        config, forward_only = self.engine_config, self.engine_config.forward_only
+        object.__setattr__(config, "forward_only", False)  # verl freezes its dataclasses
+        try:
+            return super()._build_fsdp_module(module)  # type: ignore[misc]
+        finally:
+            object.__setattr__(config, "forward_only", forward_only)
+
+
+class CpuPolicyEngine(_WithoutOffload, FSDPEngineWithLMHead):
+    """FSDP2 language model on gloo."""
+
+
+class CpuValueEngine(_WithoutOffload, FSDPEngineWithValueHead):
+    """FSDP2 value model on gloo."""
+
+
+def _load_vllm_replica() -> type:
+    from star_rl.integrations.verl.replica import CpuVllmReplica
+
+    return CpuVllmReplica
+
+
+def register_cpu_engines() -> None:
+    """Register the engines above for device ``cpu`` and the vLLM replica that can reload weights. Idempotent."""
+    for model_type, engine in (("language_model", CpuPolicyEngine), ("value_model", CpuValueEngine)):
+        for backend in ("fsdp", "fsdp2"):
+            if "cpu" not in EngineRegistry._engines.get(model_type, {}).get(backend, {}):
+                EngineRegistry.register(model_type=model_type, backend=backend, device="cpu")(engine)
+    RolloutReplicaRegistry.register("vllm", _load_vllm_replica)
+
+
+if get_device_name() == "cpu":
+    register_cpu_engines()

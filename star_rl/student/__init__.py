@@ -1,0 +1,1 @@
+"""The student model: its chat template, its tokenizer, its first weights."""

@@ -1,0 +1,42 @@
+"""The one grammar: what a trajectory is, written once for teacher, builders, rollout, reward, evaluator and viewer."""
+
+from star_rl.trajectory.grammar import EXPERTS, PHASES, compact_json, neutral
+from star_rl.trajectory.model import (
+    BadCall,
+    Json,
+    Phase,
+    Response,
+    Text,
+    Thinking,
+    ToolCall,
+    Trajectory,
+)
+from star_rl.trajectory.parse import parse, ranking, tool_calls
+from star_rl.trajectory.render import from_messages, json_block, model_text, render, to_messages
+from star_rl.trajectory.validate import CRITICAL, faults, plan_of
+
+__all__ = [
+    "CRITICAL",
+    "EXPERTS",
+    "PHASES",
+    "BadCall",
+    "Json",
+    "Phase",
+    "Response",
+    "Text",
+    "Thinking",
+    "ToolCall",
+    "Trajectory",
+    "compact_json",
+    "faults",
+    "from_messages",
+    "json_block",
+    "model_text",
+    "neutral",
+    "parse",
+    "plan_of",
+    "ranking",
+    "render",
+    "to_messages",
+    "tool_calls",
+]

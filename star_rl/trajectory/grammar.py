@@ -1,0 +1,51 @@
+"""The words of the grammar: phases, agents, blocks, and what must never come in from outside.
+
+A trajectory is one assistant policy's walk through the phases of the teacher (paper, section 3.4): ``plan``, the chosen
+experts, ``reflection``, re-runs of the experts that were faulted, ``recommend``. This module is the only place that
+spells a tag.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+#: Agent name (as the planner and the reflector write it) -> phase tag.
+EXPERTS = {
+    "User_Profile_Summary": "user_profile",
+    "Historical_Interest_Analysis": "historical_analysis",
+    "Recent_Interest_Analysis": "recent_analysis",
+    "Interest_Divergence_Reasoning": "interest_divergence",
+}
+PLAN, REFLECTION, RECOMMEND = "plan", "reflection", "recommend"
+EXPERT_TAGS = tuple(EXPERTS.values())
+PHASES = (PLAN, *EXPERT_TAGS, REFLECTION, RECOMMEND)
+AGENT_OF = {tag: name for name, tag in EXPERTS.items()}
+
+THINKING, JSON, CALL, RESPONSE = "Thinking", "JSON", "tool_call", "tool_response"
+BLOCKS = (THINKING, JSON, CALL, RESPONSE)
+
+#: Every tag of the grammar, opening or closing. One alternation, no backtracking: linear in the text.
+TAG = re.compile(rf"<(/?)({'|'.join((*PHASES, *BLOCKS))})>")
+
+#: What foreign text (titles, reviews, tool answers) must not smuggle in: our tags, Qwen3's think tags, and anything
+#: that has the form of a chat special token.
+_FOREIGN = re.compile(
+    rf"<(?=\s*/?\s*(?:{'|'.join((*PHASES, *BLOCKS, 'think'))})\s*>)|<(?=\|)|(?<=\|)>", re.IGNORECASE
+)
+
+
+def neutral(text: str) -> str:
+    """Foreign text with every tag and special token defused (``<`` becomes a look-alike that no tokenizer maps to one).
+
+    Titles and tool answers are untrusted: one that holds ``</tool_response><recommend>`` would otherwise end the
+    environment's turn and forge a ranking.
+    """
+    return _FOREIGN.sub(lambda match: "\u2039" if match.group() == "<" else "\u203a", text)
+
+
+def compact_json(value: Any) -> str:
+    """JSON on one line with every ``<`` that could open a tag escaped, so that a string never closes its block."""
+    text = json.dumps(value, ensure_ascii=False)
+    return _FOREIGN.sub(lambda match: "\\u003c" if match.group() == "<" else "\\u003e", text)

@@ -1,0 +1,98 @@
+"""Trajectory to text and to chat messages, and back from messages.
+
+Every piece stands on lines of its own, joined by one newline; an assistant turn ends where the environment answers.
+So the model's turns joined by a newline are exactly the trajectory without the tool responses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from star_rl.trajectory.grammar import CALL, JSON, RESPONSE, THINKING, compact_json, neutral
+from star_rl.trajectory.model import BadCall, Block, Json, Phase, Response, Text, Thinking, ToolCall, Trajectory
+from star_rl.trajectory.parse import parse
+
+
+def json_block(value: Any) -> Json:
+    """A value as the JSON block of a phase."""
+    return Json(compact_json(value))
+
+
+def render_call(call: ToolCall) -> str:
+    """A tool call exactly as Qwen3's template writes one."""
+    return f"<{CALL}>\n{compact_json({'name': call.name, 'arguments': call.arguments})}\n</{CALL}>"
+
+
+def render_block(block: Block) -> str:
+    match block:
+        case Thinking(text):
+            return f"<{THINKING}>{neutral(text)}</{THINKING}>"
+        case ToolCall():
+            return render_call(block)
+        case BadCall(text, _):
+            return f"<{CALL}>\n{text}\n</{CALL}>"
+        case Response(text):
+            return f"<{RESPONSE}>\n{neutral(text)}\n</{RESPONSE}>"
+        case Json(raw):
+            return f"<{JSON}>{raw}</{JSON}>"
+        case Text(text):
+            return text
+
+
+def _pieces(phases: Iterable[Phase]) -> Iterable[tuple[bool, str]]:
+    """``(is the environment's, text)`` for every piece."""
+    for phase in phases:
+        if phase.tag:
+            yield False, f"<{phase.tag}>"
+        for block in phase.blocks:
+            yield isinstance(block, Response), render_block(block)
+        if phase.tag and phase.closed:
+            yield False, f"</{phase.tag}>"
+
+
+def render(trajectory: Trajectory) -> str:
+    """The flat text, tool responses in place (paper, section 3.4)."""
+    return "\n".join(piece for _, piece in _pieces(trajectory.phases))
+
+
+def to_messages(trajectory: Trajectory) -> list[dict[str, str]]:
+    """Assistant and tool messages in turn. Consecutive responses become consecutive ``tool`` messages.
+
+    The assistant's text holds its calls inline: structured ``tool_calls`` do not survive Parquet, where Arrow pads each
+    arguments struct with the other calls' keys.
+    """
+    messages: list[dict[str, str]] = []
+    turn: list[str] = []
+    for phase in trajectory.phases:
+        if phase.tag:
+            turn.append(f"<{phase.tag}>")
+        for block in phase.blocks:
+            if isinstance(block, Response):
+                if turn:
+                    messages.append({"role": "assistant", "content": "\n".join(turn)})
+                    turn = []
+                messages.append({"role": "tool", "content": neutral(block.text)})
+            else:
+                turn.append(render_block(block))
+        if phase.tag and phase.closed:
+            turn.append(f"</{phase.tag}>")
+    if turn:
+        messages.append({"role": "assistant", "content": "\n".join(turn)})
+    return messages
+
+
+def from_messages(messages: Sequence[Mapping[str, Any]]) -> Trajectory:
+    """The trajectory in a conversation; system and user messages are passed over."""
+    pieces = []
+    for message in messages:
+        if message["role"] == "assistant":
+            pieces.append(message["content"])
+        elif message["role"] == "tool":
+            pieces.append(f"<{RESPONSE}>\n{message['content']}\n</{RESPONSE}>")
+    return parse("\n".join(pieces))
+
+
+def model_text(messages: Sequence[Mapping[str, Any]]) -> str:
+    """Only what the model wrote: its turns joined by a newline. The reward reads nothing else."""
+    return "\n".join(message["content"] for message in messages if message["role"] == "assistant")
