@@ -2,8 +2,8 @@
 
 Three layers, all in one `tokenizer.json` of the `tokenizers` library:
 
-- **Added tokens**: Qwen3's markers, the turn headers, every item id (one token per id, matched as a whole word), and
-  *phrases*: the constant parts of the corpus (tags, JSON scaffolding, tool schemas, fixed sentences).
+- **Added tokens**: Qwen3's markers, the turn headers, every item id and every further *word* the caller names, such as
+  categories (one token each, matched as a whole word), and *phrases*: the constant parts of the corpus (tags, JSON scaffolding, tool schemas, fixed sentences).
 - **Byte-level BPE** for what is left, with digits kept apart. All 256 bytes are in the vocabulary, so any text
   round-trips.
 
@@ -63,3 +63,157 @@ def _pieces(texts: Iterable[str], item_ids: Sequence[str]) -> list[str]:
     headers = "|".join(re.escape(h) for h in HEADERS)
     cut = re.compile(rf"(?:{fixed}|(?<=<\|im_start\|>)(?:{headers})" + (f"|{_word_boundary(item_ids)}" if item_ids else "") + ")")
     return [p for t in texts for p in cut.split(t) if p]
+
+
+def _counts(pieces: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(pieces).items()))
+
+
+def _byte_level(split: str | None) -> Any:
+    from tokenizers import Regex, pre_tokenizers
+
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return to_bytes if split is None else pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(split), "isolated"), to_bytes])
+
+
+def _train_bpe(pieces: dict[str, int], split: str | None, vocab_size: int, min_frequency: int) -> Tokenizer:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = _byte_level(split)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+        special_tokens=[],
+    )
+    bpe.train_from_iterator((p for p, n in pieces.items() for _ in range(n)), trainer)
+    return bpe
+
+
+def _phrases(pieces: dict[str, int], limit: int, min_count: int) -> list[str]:
+    """Constant parts that occur at least `min_count` times, the most useful `limit` of them.
+
+    A phrase ends with a character that is no letter, digit or underscore and begins with no digit: it can then never
+    run into the id or the number beside it.
+    """
+    superword = _train_bpe(pieces, None, 16384, min_count)
+    uses: Counter[str] = Counter()
+    for piece, n in pieces.items():
+        for token_id in superword.encode(piece).ids:
+            phrase = re.sub(r"^\d+|\w+$", "", superword.decode([token_id]))
+            if len(phrase) > 1 and "\ufffd" not in phrase:
+                uses[phrase] += n
+    kept = list(uses)
+    for _ in range(3):  # phrases compete for the same text: count again with the longest match, drop the losers
+        if not kept:
+            return []
+        longest = re.compile("|".join(re.escape(p) for p in sorted(kept, key=lambda p: (-len(p), p))))
+        uses = Counter()
+        for piece, n in pieces.items():
+            for phrase in longest.findall(piece):
+                uses[phrase] += n
+        ranked = sorted((p for p, n in uses.items() if n >= min_count), key=lambda p: (-uses[p] * (len(p) - 1), p))
+        kept = ranked[:limit]
+    return sorted(kept)
+
+
+def train_tokenizer(
+    texts: Sequence[str],
+    item_ids: Iterable[str],
+    out: Path,
+    *,
+    words: Iterable[str] = (),
+    bpe_size: int = 512,
+    max_phrases: int = 384,
+    phrase_share: float = 0.02,
+    max_length: int = 4096,
+) -> TokenizerReport:
+    """Trains the tokenizer on whole rendered conversations and saves it to `out`, chat template included.
+
+    The same arguments give the same files, byte for byte.
+
+    Args:
+        texts: conversations as text, with their markers (`<|im_start|>user\\n...`).
+        item_ids: the catalogue. Each id becomes one token; ids that a byte-level decoder cannot give back (characters
+            beyond ASCII) are spelled by the BPE and counted in the report.
+        words: further values that vary inside constant sentences, e.g. category names: one token each, and no phrase
+            grows over them.
+        out: the checkpoint's folder, made if absent.
+        bpe_size: size of the byte-level BPE, its 256 bytes included.
+        max_phrases: most phrases that become a token.
+        phrase_share: least number of occurrences of a phrase, as a share of the number of texts.
+        max_length: `model_max_length` of the tokenizer, tokens.
+
+    Raises:
+        StarError: no text, an id that is empty or not unique, or `bpe_size` below 256.
+    """
+    from tokenizers import AddedToken, Tokenizer
+
+    ids = list(item_ids)
+    if not texts:
+        raise StarError("no text to train a tokenizer on", "give it the rendered SFT conversations")
+    if bpe_size < 256:
+        raise StarError(f"bpe_size={bpe_size} cannot hold the 256 bytes", "use 256 or more")
+    if len(set(ids)) != len(ids):
+        twice = next(i for i, n in Counter(ids).items() if n > 1)
+        raise StarError(f"item id {twice!r} occurs twice in the catalogue", "give each item one row")
+    if any(not i.strip() for i in ids):
+        raise StarError(f"item id {next(i for i in ids if not i.strip())!r} is blank", "drop the item or name it")
+    reserved = {*CONTROL, *MARKERS, *HEADERS}
+    vary = {w for w in words if w.strip()}
+    whole = sorted(i for i in {*ids, *vary} if i.isascii() and i not in reserved and re.fullmatch(r"\w(?:.*\w)?", i))
+    own = set(whole)
+    pieces = _counts(_pieces(texts, whole))
+    phrases = _phrases(pieces, max_phrases, max(2, round(phrase_share * len(texts))))
+    rest = re.compile("|".join(re.escape(p) for p in sorted(phrases, key=lambda p: (-len(p), p)))) if phrases else None
+    left: Counter[str] = Counter()
+    for piece, n in pieces.items():
+        for part in rest.split(piece) if rest else (piece,):
+            if part:
+                left[part] += n
+    bpe: Tokenizer = _train_bpe(_counts(left.elements()), _BPE_SPLIT, bpe_size, 2)
+
+    bpe = _with_control_first(bpe)
+    bpe.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in CONTROL])
+    bpe.add_tokens([AddedToken(t, special=False, normalized=False) for t in (*MARKERS, *HEADERS, *phrases)])
+    bpe.add_tokens([AddedToken(t, special=False, normalized=False, single_word=True) for t in whole])
+
+    out.mkdir(parents=True, exist_ok=True)
+    bpe.save(str(out / "tokenizer.json"))
+    (out / "chat_template.jinja").write_text(chat_template(), encoding="utf-8")
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": None,
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "unk_token": None,
+        "additional_special_tokens": ["<|im_start|>", "<|im_end|>"],
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": max_length,
+    }
+    (out / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    sample = texts[:: max(1, len(texts) // 500)]
+    tokens = sum(len(e.ids) for e in bpe.encode_batch(list(sample), add_special_tokens=False))
+    return TokenizerReport(
+        vocab_size=bpe.get_vocab_size(),
+        items=sum(i in own for i in ids),
+        items_spelled=sum(i not in own for i in ids),
+        phrases=len(phrases),
+        tokens_per_text=tokens / len(sample),
+        characters_per_token=sum(map(len, sample)) / max(1, tokens),
+    )
+
+
+def _with_control_first(bpe: Tokenizer) -> Tokenizer:
+    """The same BPE with the control tokens at ids 0, 1, 2, where readers of a dump look for them."""
+    from tokenizers import Tokenizer
+
+    state = json.loads(bpe.to_str())
+    vocab = state["model"]["vocab"]
+    state["model"]["vocab"] = {t: i for i, t in enumerate(CONTROL)} | {
+        t: i + len(CONTROL) for t, i in sorted(vocab.items(), key=lambda kv: kv[1])
+    }
+    return Tokenizer.from_str(json.dumps(state, ensure_ascii=False))

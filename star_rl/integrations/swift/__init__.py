@@ -1,0 +1,1 @@
+"""The ms-swift side: templates, optimizer and the runner of `swift sft`."""

@@ -1,0 +1,103 @@
+"""First weights of a tiny student: a Qwen3 of a few hundred thousand parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from star_rl.errors import StarError
+
+
+@dataclass(frozen=True)
+class StudentShape:
+    """Size and start of a tiny Qwen3.
+
+    Attributes:
+        hidden_size: width of the residual stream; `heads * head_dim` need not equal it.
+        intermediate_size: width of the gated MLP.
+        layers: number of blocks.
+        heads: query heads.
+        kv_heads: key and value heads; divides `heads`.
+        head_dim: width of a head, even (rotary embedding) and a multiple of 16 for vLLM's CPU attention.
+        max_length: longest sequence, tokens.
+        rope_theta: base of the rotary embedding; 10,000 fits sequences of a few thousand tokens.
+        init_std: standard deviation of every matrix at the start.
+        embed_std: the same for the (tied) embedding.
+        seed: seed of the random weights.
+    """
+
+    hidden_size: int = 128
+    intermediate_size: int = 384
+    layers: int = 2
+    heads: int = 4
+    kv_heads: int = 4
+    head_dim: int = 32
+    max_length: int = 4096
+    rope_theta: float = 10000.0
+    init_std: float = 0.02
+    embed_std: float = 0.02
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name != "seed" and not value > 0:
+                raise StarError(f"student {field.name}={value!r} is not positive", "give a number above 0")
+        if self.heads % self.kv_heads:
+            raise StarError(f"student kv_heads={self.kv_heads} does not divide heads={self.heads}", "use a divisor")
+        if self.head_dim % 16:
+            raise StarError(f"student head_dim={self.head_dim} is not a multiple of 16", "use 16, 32, 64 or 128")
+
+
+def make_student(tokenizer_dir: Path, out: Path, shape: StudentShape | None = None) -> int:
+    """Writes a randomly initialised Qwen3 with the tokenizer of `tokenizer_dir` to `out`.
+
+    `out` may be `tokenizer_dir`. The folder then loads in transformers, ms-swift, vLLM and verl: `config.json`,
+    `generation_config.json`, `model.safetensors`, `tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja`.
+
+    Returns:
+        The number of parameters, the tied embedding counted once.
+
+    Raises:
+        StarError: `tokenizer_dir` holds no tokenizer with Qwen3's control tokens.
+    """
+    import torch
+    from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+    shape = shape or StudentShape()
+    if not (tokenizer_dir / "tokenizer.json").is_file():
+        raise StarError(f"no tokenizer.json in {tokenizer_dir}", "train the tokenizer first (train_tokenizer)")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(tokenizer_dir))
+    vocab = tokenizer.get_vocab()
+    missing = [t for t in ("<|endoftext|>", "<|im_start|>", "<|im_end|>") if t not in vocab]
+    if missing:
+        raise StarError(f"the tokenizer in {tokenizer_dir} lacks {missing[0]}", "use one made by train_tokenizer")
+    end, pad = vocab["<|im_end|>"], vocab["<|endoftext|>"]
+    config = Qwen3Config(
+        vocab_size=(len(tokenizer) + 15) // 16 * 16,  # rows a SIMD kernel can take whole
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        max_position_embeddings=shape.max_length,
+        rope_theta=shape.rope_theta,
+        initializer_range=shape.init_std,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=end,
+        pad_token_id=pad,
+        dtype="float32",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(shape.seed)
+        model = Qwen3ForCausalLM(config)
+        torch.nn.init.normal_(model.model.embed_tokens.weight, std=shape.embed_std)
+    model.generation_config = GenerationConfig(eos_token_id=[end, pad], pad_token_id=pad)
+    out.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(str(out))
+    if out.resolve() != tokenizer_dir.resolve():
+        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+            (out / name).write_bytes((tokenizer_dir / name).read_bytes())
+    return sum(p.numel() for p in model.parameters())
