@@ -1,0 +1,367 @@
+"""A GRPO recipe, and what verl is told on its account: Hydra overrides, environment, the agent loop's file.
+
+A recipe is a short YAML of what differs. Its ``verl`` branch has the shape of verl's own configuration
+(verl/trainer/config/ppo_trainer.yaml); a key that verl's YAML lacks is written with a leading ``+``, as in Hydra, so that a
+mistyped key is an error and never a silent addition. Layers, later ones win: what this project always sets, what a CPU needs,
+the recipe, the paths of the run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import getpass
+import hashlib
+import importlib.util
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from star_rl.errors import StarError
+from star_rl.policy.loop import Budget
+from star_rl.policy.tools import LENSES
+
+PROJECT_ROOT = Path(__file__).resolve().parents[3]
+_PACKAGE = "star_rl.integrations.verl"
+
+#: What holds for every run.
+BASE: dict[str, Any] = {
+    "algorithm": {"adv_estimator": "grpo", "use_kl_in_reward": False},
+    "data": {
+        "dataloader_num_workers": 0,  # rows are short; a worker process costs seconds and gains nothing
+        "filter_overlong_prompts": False,  # a prompt that does not fit ends its rollout as `prompt_too_long`, and is counted
+    },
+    "actor_rollout_ref": {
+        "hybrid_engine": True,
+        "model": {"external_lib": f"{_PACKAGE}.engines"},
+        "actor": {"strategy": "fsdp2"},
+        "rollout": {
+            "name": "vllm",
+            "mode": "async",
+            # Truncated sampling would bias the importance ratio: the policy's own distribution, whole.
+            "top_p": 1.0,
+            "top_k": -1,
+            "agent": {"default_agent_loop": "star_agent"},
+        },
+    },
+    # The loop scores its own rollouts, because only it can tell the model's words from tool output. verl asks its reward workers
+    # only for rollouts without a score, so there is nothing for them to do.
+    "reward": {"num_workers": 0},
+    "trainer": {
+        "logger": ["console", "file", "wandb"],
+        "val_before_train": False,
+        "test_freq": -1,
+        "resume_mode": "auto",
+        "nnodes": 1,
+    },
+}
+
+#: What a machine without accelerator needs on top.
+CPU: dict[str, Any] = {
+    "actor_rollout_ref": {
+        "model": {
+            "use_remove_padding": False,  # needs flash attention
+            "enable_gradient_checkpointing": False,
+            "+override_config": {"attn_implementation": "sdpa"},
+        },
+        "actor": {
+            "use_torch_compile": False,
+            "fsdp_config": {
+                "use_torch_compile": False,
+                "+mixed_precision": {"param_dtype": "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"},
+            },
+        },
+        "ref": {"fsdp_config": {"use_torch_compile": False}},
+        "rollout": {
+            "dtype": "float32",
+            "tensor_model_parallel_size": 1,
+            "enforce_eager": True,
+            "free_cache_engine": False,  # nothing to hand back: both engines use the same memory
+            "+enable_sleep_mode": False,
+            # One process fewer to start: with one rank vLLM's executor may live in the engine's own process.
+            "engine_kwargs": {"vllm": {"+distributed_executor_backend": "uni"}},
+            "agent": {"num_workers": 1},
+            "checkpoint_engine": {"update_weights_bucket_megabytes": 64},
+        },
+    },
+    "transfer_queue": {"backend": {"SimpleStorage": {"num_data_storage_units": 1}}},
+    "trainer": {"device": "cpu", "n_gpus_per_node": 1},
+}
+
+CPU_ENVIRONMENT = {
+    "VERL_PLATFORM": "cpu",
+    "VERL_USE_EXTERNAL_MODULES": f"{_PACKAGE}.register",
+    "CUDA_VISIBLE_DEVICES": "",
+    "TORCHDYNAMO_DISABLE": "1",  # eager anyway; the first import and the first batch come half a minute earlier
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # binding would pin the trainer's threads to the same cores
+    "OMP_NUM_THREADS": "1",
+}
+ENVIRONMENT = {
+    "VERL_USE_EXTERNAL_PLUGINS": "none",
+    "VLLM_PLUGINS": "none",  # ms-swift registers one that needs torchvision
+    "VLLM_NO_USAGE_STATS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "HYDRA_FULL_ERROR": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyOptions:
+    """How the student is let at the tools; the same values as in sampling and evaluation.
+
+    lens, lens_top: see :class:`star_rl.policy.tools.ToolBox`. show_tools: list the schemas in the prompt, as the SFT data does.
+    budget: fields of :class:`star_rl.policy.loop.Budget`; the response length is ``verl.data.max_response_length``.
+    """
+
+    lens: str = "text"
+    lens_top: int = 5
+    show_tools: bool = True
+    budget: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.lens not in LENSES:
+            raise StarError(f"unknown lens {self.lens!r}", f"choose one of {', '.join(LENSES)}")
+        known = {entry.name for entry in dataclasses.fields(Budget)}
+        for name in self.budget:
+            if name not in known:
+                raise StarError(f"unknown budget {name!r}", f"choose among {', '.join(sorted(known))}")
+        Budget(**self.budget)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a GRPO recipe says.
+
+    reward    ``pkg://module`` or a Python file, with a function ``compute_score``; ``:name`` at its end names another
+    device    cpu, cuda, npu, or auto
+    ray       keyword arguments of ``ray.init``; ``address`` joins a running cluster instead of starting one
+    env       environment variables of all processes
+    """
+
+    verl: dict[str, Any] = field(default_factory=dict)
+    policy: PolicyOptions = field(default_factory=PolicyOptions)
+    reward: str = "pkg://rewards.star"
+    device: str = "auto"
+    ray: dict[str, Any] = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict)
+
+
+def load_recipe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a recipe from YAML or from a mapping; ``overrides`` of the same shape win.
+
+    Raises:
+        StarError: the file is absent, no mapping, or holds an unknown key.
+    """
+    if isinstance(source, Mapping):
+        name, tree = "the recipe", OmegaConf.create(dict(source))
+    else:
+        name = str(source)
+        try:
+            tree = OmegaConf.load(name)
+        except (OSError, ValueError, OmegaConfBaseException) as error:
+            raise StarError(f"cannot read the recipe {name}: {error}", "check the path and the YAML") from error
+    try:
+        values = OmegaConf.to_container(OmegaConf.merge(tree, dict(overrides or {})), resolve=True)
+    except OmegaConfBaseException as error:
+        raise StarError(f"cannot read {name}: {error}", "mend its references") from error
+    if not isinstance(values, dict):
+        raise StarError(f"{name} holds no mapping", "write the recipe as keys and values")
+    _known(values, Recipe, name)
+    policy = values.pop("policy", None) or {}
+    _known(policy, PolicyOptions, f"{name}: policy")
+    env = {str(key): str(value) for key, value in (values.pop("env", None) or {}).items()}
+    return Recipe(policy=PolicyOptions(**policy), env=env, **values)
+
+
+def _known(values: Mapping[Any, Any], shape: type, where: str) -> None:
+    names = [entry.name for entry in dataclasses.fields(shape)]
+    for key in values:
+        if key not in names:
+            raise StarError(f"{where}: unknown key {key!r}", f"choose among {', '.join(names)}")
+
+
+def choose_device(device: str) -> str:
+    """``auto`` becomes cuda where this machine has an NVIDIA or AMD device, else cpu; no torch is imported to find out."""
+    if device != "auto":
+        return device
+    present = any(Path(node).exists() for node in ("/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd"))
+    return "cuda" if present else "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Files of one GRPO run. ``val`` may equal ``train``: verl opens it even when it never validates."""
+
+    run: Path
+    model: Path
+    train: Path
+    store: Path
+    val: Path | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.run / "checkpoints"
+
+    @property
+    def rollouts(self) -> Path:
+        return self.run / "rollouts"
+
+    @property
+    def agent_loops(self) -> Path:
+        return self.run / "agent_loops.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.run / "metrics.jsonl"
+
+    @property
+    def log(self) -> Path:
+        return self.run / "train.log"
+
+
+def ray_folder(run: Path) -> Path:
+    """A folder of its own for the local Ray of this run, short enough for Unix sockets (107 characters in all)."""
+    name = f"star-ray-{getpass.getuser()[:8]}-{hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:8]}"
+    root = Path(tempfile.gettempdir())
+    return (root if len(str(root)) <= 12 else Path("/tmp")) / name
+
+
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Later layers win, branch by branch; ``+key`` and ``key`` are one key."""
+    out: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            twin = key[1:] if key.startswith("+") else f"+{key}"
+            name = twin if twin in out else key
+            old = out.get(name)
+            out[name] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return out
+
+
+def overrides_of(tree: Mapping[str, Any]) -> list[str]:
+    """A nested mapping as Hydra overrides, e.g. ``{"a": {"+b": 1}}`` as ``["+a.b=1"]``."""
+    return [f"{'+' if added else ''}{path}={_literal(value)}" for path, value, added in _leaves(tree)]
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "", added: bool = False) -> Iterator[tuple[str, Any, bool]]:
+    for key, value in tree.items():
+        path, new = prefix + str(key).removeprefix("+"), added or str(key).startswith("+")
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{path}.", new)
+        else:
+            yield path, value, new
+
+
+def _literal(value: Any) -> str:
+    """A value in the grammar of Hydra's overrides."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_literal(entry)}" for key, entry in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(_literal(entry) for entry in value) + "]"
+    text = str(value).replace("\\", "\\\\") if str(value).endswith("\\") else str(value)
+    return "'" + text.replace("'", "\\'") + "'"
+
+
+def verl_tree(recipe: Recipe, paths: Paths, name: str) -> dict[str, Any]:
+    """The whole overlay of verl's configuration for one run."""
+    cpu = choose_device(recipe.device) == "cpu"
+    reward, _, function = recipe.reward.partition(":") if "://" not in recipe.reward else _split_package(recipe.reward)
+    if not reward.startswith("pkg://"):
+        reward = str(Path(reward).resolve())
+    ray: dict[str, Any] = dict(recipe.ray)
+    if not ray.get("address"):
+        ray = {"include_dashboard": False, "_temp_dir": str(ray_folder(paths.run)), **ray}
+        if cpu:
+            workers = merge(CPU, recipe.verl).get("trainer", {}).get("n_gpus_per_node", 1)
+            # Logical counts: verl's helpers ask for a CPU each whatever the machine has.
+            ray = {"num_cpus": 16, "num_gpus": workers, "object_store_memory": 300_000_000, **ray}
+    places = {
+        "data": {"train_files": str(paths.train.resolve()), "val_files": str((paths.val or paths.train).resolve())},
+        "actor_rollout_ref": {
+            "model": {"path": str(paths.model.resolve())},
+            "rollout": {"agent": {"agent_loop_config_path": str(paths.agent_loops.resolve())}},
+        },
+        "reward": {"custom_reward_function": {"path": reward, "name": function or "compute_score"}},
+        "trainer": {
+            "project_name": "star_rl",
+            "experiment_name": name,
+            "default_local_dir": str(paths.checkpoints.resolve()),
+            "rollout_data_dir": str(paths.rollouts.resolve()),
+        },
+        "ray_kwargs": {"ray_init": {key if key == "num_cpus" else f"+{key}": value for key, value in ray.items()}},
+    }
+    quick = {"path": f"pkg://{_PACKAGE}.replay", "name": "QuickReplayBuffer"} if cpu else {}
+    sampler = {"trainer": {"v1": {"sampler": {"custom_sampler": quick}}}} if quick else {}
+    return merge(BASE, CPU if cpu else {}, sampler, recipe.verl, places)
+
+
+def _split_package(spec: str) -> tuple[str, str, str]:
+    scheme, rest = spec.split("://", 1)
+    module, colon, function = rest.partition(":")
+    return f"{scheme}://{module}", colon, function
+
+
+def agent_loops(recipe: Recipe, paths: Paths) -> list[dict[str, Any]]:
+    """The content of ``agent_loop_config_path``: how verl's workers build ``star_agent``."""
+    options = dataclasses.asdict(recipe.policy)
+    target = "star_rl.policy.agent_loop.StarAgentLoop"
+    return [{"name": "star_agent", "_target_": target, "store": str(paths.store.resolve()), **options}]
+
+
+def environment(recipe: Recipe, paths: Paths, wandb_id: str, attempt: int) -> dict[str, str]:
+    """Environment of the trainer and all it starts, on top of this process's own."""
+    fixed = dict(ENVIRONMENT)
+    if choose_device(recipe.device) == "cpu":
+        fixed.update(CPU_ENVIRONMENT)
+    search = [str(PROJECT_ROOT), os.environ.get("PYTHONPATH", "")]
+    fixed.update(
+        PYTHONPATH=os.pathsep.join(entry for entry in search if entry),
+        # verl opens this file anew at each start (verl/utils/tracking.py:541), so each attempt has its own.
+        VERL_FILE_LOGGER_PATH=str((paths.run / "attempts" / f"{attempt:03d}.jsonl").resolve()),
+        WANDB_MODE=os.environ.get("WANDB_MODE", "offline"),
+        WANDB_DIR=str(paths.run.resolve()),
+        WANDB_RUN_ID=wandb_id,
+        WANDB_RESUME="allow",
+        WANDB_SILENT="true",
+    )
+    if paths.model.exists():
+        fixed.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
+    return {**fixed, **recipe.env}
+
+
+def compose(overrides: list[str]) -> Any:
+    """verl's configuration with the overrides applied, as ``main_ppo`` will see it (verl itself is not imported).
+
+    Raises:
+        StarError: verl is not installed, or an override names a key that verl does not have.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+
+    package = importlib.util.find_spec("verl")
+    if package is None or not package.submodule_search_locations:
+        raise StarError("verl is not installed", "install the extra `cpu` or `gpu`")
+    folder = Path(next(iter(package.submodule_search_locations))) / "trainer" / "config"
+    try:
+        with initialize_config_dir(config_dir=str(folder), version_base=None):
+            return hydra_compose(config_name="ppo_trainer", overrides=overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        cause = str(error.__cause__ or error).strip().splitlines()[0]
+        raise StarError(
+            f"verl refuses the recipe: {cause}", "mend the key; a key that verl's YAML lacks takes a leading +"
+        ) from error

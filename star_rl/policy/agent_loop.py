@@ -1,0 +1,167 @@
+"""The policy loop inside verl, as agent loop ``star_agent``.
+
+Only an adapter: verl's server client becomes an engine, :func:`star_rl.policy.loop.rollout` runs, and its result becomes verl's
+``AgentLoopOutput``. It is configured by the file named in ``actor_rollout_ref.rollout.agent.agent_loop_config_path``, which
+:mod:`star_rl.integrations.verl.recipe` writes for each run.
+
+The reward is computed here and handed over as ``reward_score``, which verl accepts from any loop
+(verl/experimental/agent_loop/agent_loop.py:978). Its own reward manager would decode the whole response, tool output included,
+and a reward must read only what the model wrote. The function is still the one named by verl's own
+``reward.custom_reward_function``.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput, register
+from verl.trainer.ppo.reward import get_custom_reward_fn
+
+from star_rl.policy.loop import FAULTS, Budget, Generation, Rollout, render_prompt, rollout
+from star_rl.policy.tools import TOOL_SCHEMAS, Evidence, Lens, ToolBox
+
+logger = logging.getLogger(__name__)
+
+
+class _ServerEngine:
+    """verl's server client as an engine; remembers the weight versions that took part in the rollout."""
+
+    def __init__(self, client: Any, priority: int) -> None:
+        self._client = client
+        self._priority = priority
+        self.first_step: int | None = None
+        self.last_step: int | None = None
+
+    async def generate(self, prompt_ids: list[int], sampling_params: dict[str, Any], request_id: str) -> Generation:
+        output = await self._client.generate(
+            request_id=request_id, prompt_ids=prompt_ids, sampling_params=sampling_params, priority=self._priority
+        )
+        if self.first_step is None:
+            self.first_step = output.extra_fields.get("min_global_steps")
+        self.last_step = output.extra_fields.get("max_global_steps") or self.last_step
+        return Generation(output.token_ids, output.log_probs, output.stop_reason)
+
+
+@functools.lru_cache(maxsize=4)
+def open_store(path: str) -> Evidence:
+    """The evidence store at ``path``, opened once per process."""
+    from star_rl.evidence import EvidenceStore
+
+    return EvidenceStore.open(path)
+
+
+@register("star_agent")
+class StarAgentLoop(AgentLoopBase):
+    """One rollout of the policy on verl's rollout servers.
+
+    Args:
+        store: folder of the evidence store.
+        lens, lens_top: how evidence is shown, see :class:`star_rl.policy.tools.ToolBox`.
+        show_tools: whether the prompt lists the tool schemas, as the SFT data did.
+        budget: fields of :class:`star_rl.policy.loop.Budget`; the response length is the rollout's own.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        store: str,
+        lens: Lens = "text",
+        lens_top: int = 5,
+        show_tools: bool = True,
+        budget: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        config = self.rollout_config
+        context = config.max_model_len or config.prompt_length + config.response_length
+        limits = {"response_tokens": config.response_length, "context_tokens": context, **(budget or {})}
+        self._budget = Budget(**limits)
+        self._store = open_store(store)
+        self._lens: Lens = lens
+        self._lens_top = lens_top
+        self._tools = TOOL_SCHEMAS if show_tools else None
+        self._reward = _reward_function(self.config)
+
+    async def run(self, sampling_params: dict[str, Any], priority: int = 0, **kwargs: Any) -> AgentLoopOutput:
+        """Run one rollout and score it. ``kwargs`` are the columns of the GRPO parquet."""
+        task = _plain(kwargs.get("extra_info") or {})
+        engine = _ServerEngine(self.server_manager, priority)
+        toolbox = ToolBox(self._store, task.get("candidates") or (), self._lens, self._lens_top)
+        prompt_ids = render_prompt(self.tokenizer, kwargs["raw_prompt"], self._tools)
+        result = await rollout(engine, self.tokenizer, prompt_ids, toolbox, self._budget, sampling_params)
+        if result.error:
+            logger.warning("rollout of %s ended: %s (%s)", task.get("task_id"), result.stop, result.error)
+        started = time.perf_counter()
+        score, details = await self._score(kwargs, result, task)
+        return self._output(result, engine, score, details, time.perf_counter() - started)
+
+    async def _score(
+        self, row: Mapping[str, Any], result: Rollout, task: dict[str, Any]
+    ) -> tuple[float, dict[str, float]]:
+        """The reward of the model's own text, with the loop's counts beside its components."""
+        answer = self._reward(
+            data_source=row["data_source"],
+            solution_str=result.model_text,
+            ground_truth=row["reward_model"]["ground_truth"],
+            extra_info={**task, "rollout": dict(result.counts)},
+        )
+        if inspect.isawaitable(answer):
+            answer = await answer
+        details = {name: float(value) for name, value in answer.items()}
+        details.update({f"loop_{name}": value for name, value in result.counts.items()})
+        return float(answer["score"]), details
+
+    def _output(
+        self, result: Rollout, engine: _ServerEngine, score: float, details: dict[str, float], score_seconds: float
+    ) -> AgentLoopOutput:
+        response_ids, mask, logprobs = result.response_ids, result.response_mask, result.logprobs
+        if not response_ids:  # verl needs one token to carry the score; it is not trained on
+            response_ids, mask, logprobs = [self.tokenizer.convert_tokens_to_ids("<|im_end|>")], [0], [0.0]
+        if result.stop in FAULTS:
+            mask = [0] * len(mask)
+        return AgentLoopOutput(
+            # verl pads prompts to prompt_length and refuses longer ones
+            prompt_ids=result.prompt_ids[-self.rollout_config.prompt_length :],
+            response_ids=response_ids,
+            response_mask=mask,
+            response_logprobs=logprobs,
+            reward_score=score,
+            num_turns=2 * max(1, len(result.turns)),
+            metrics=AgentLoopMetrics(
+                generate_sequences=result.engine_seconds, tool_calls=result.tool_seconds, compute_score=score_seconds
+            ),
+            extra_fields={
+                "reward_extra_info": details,
+                "model_text": result.model_text,
+                "min_global_steps": engine.first_step if engine.first_step is not None else 0,
+                "max_global_steps": engine.last_step if engine.last_step is not None else 0,
+                "turn_scores": [],
+                "tool_rewards": [],
+            },
+        )
+
+
+def _plain(value: Any) -> Any:
+    """Parquet rows arrive with numpy arrays in them; a reward sees lists."""
+    if isinstance(value, dict):
+        return {name: _plain(entry) for name, entry in value.items()}
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+_REWARDS: dict[int, Callable[..., Any]] = {}
+
+
+def _reward_function(config: Any) -> Callable[..., Any]:
+    """verl's own loader of ``reward.custom_reward_function``, once per configuration and process."""
+    function = _REWARDS.get(id(config))
+    if function is None:
+        function = get_custom_reward_fn(config)
+        if function is None:
+            raise ValueError("star_agent needs reward.custom_reward_function.path")
+        _REWARDS[id(config)] = function
+    return function

@@ -1,0 +1,351 @@
+"""One rollout of the policy: generate a turn, answer its tool calls, go on. Over token ids, and the same for every engine.
+
+Sampling for difficulty, GRPO rollouts, evaluation and serving all run :func:`rollout`; what differs is the engine behind it.
+Three things hold whatever the model writes:
+
+- a token that the model sampled is never decoded and encoded again: the context grows by appending,
+- ``response_mask`` is 1 for exactly the model's tokens,
+- nothing raises and nothing hangs: each way to end has its own ``stop``.
+
+Notation: P prompt tokens, R response tokens (the model's and the environment's, in order).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple, Protocol
+from uuid import uuid4
+
+from star_rl.errors import StarError
+from star_rl.policy.tools import ToolAnswer
+from star_rl.trajectory import BadCall, ToolCall, tool_calls
+
+Stop = Literal["answered", "length", "turns", "unfinished", "aborted", "engine_error", "tool_error", "prompt_too_long"]
+STOPS: tuple[Stop, ...] = (
+    "answered",
+    "length",
+    "turns",
+    "unfinished",
+    "aborted",
+    "engine_error",
+    "tool_error",
+    "prompt_too_long",
+)
+#: Ends that are the machinery's doing. Such a rollout says nothing about the policy and is not trained on.
+FAULTS: frozenset[Stop] = frozenset(("aborted", "engine_error", "tool_error", "prompt_too_long"))
+
+TURN_END = "<|im_end|>"
+COUNTS = (
+    "turns",
+    "tool_calls",
+    "tool_calls_ok",
+    "unknown_tools",
+    "bad_arguments",
+    "unknown_ids",
+    "unparsable_calls",
+    "repeated_calls",
+    "refused_calls",
+    "cut_answers",
+    "response_tokens",
+    "model_tokens",
+    "tool_tokens",
+    *(f"stop_{stop}" for stop in STOPS),
+)
+_COUNT_OF_REASON = {"unknown_tool": "unknown_tools", "bad_arguments": "bad_arguments", "unknown_id": "unknown_ids"}
+_CUT = "\n[cut]"
+
+
+class Generation(NamedTuple):
+    """One turn as the engine returns it.
+
+    ``token_ids`` include the token that ended the turn; ``logprobs`` (natural log, of the sampled tokens, under the sampling
+    distribution) are as long or None; ``stop_reason`` is ``aborted`` where the engine gave up, else anything.
+    """
+
+    token_ids: Sequence[int]
+    logprobs: Sequence[float] | None = None
+    stop_reason: str | None = None
+
+
+class Engine(Protocol):
+    """Anything that continues token ids."""
+
+    async def generate(self, prompt_ids: list[int], sampling_params: dict[str, Any], request_id: str) -> Generation:
+        """Continue ``prompt_ids``. ``request_id`` is the same for all turns of a rollout (prefix caching, routing)."""
+
+
+class Tools(Protocol):
+    """Answers one call; :class:`star_rl.policy.tools.ToolBox`."""
+
+    def call(self, name: str, arguments: Mapping[str, Any], /) -> ToolAnswer: ...
+
+
+class Tokenizer(Protocol):
+    """What the loop needs of a Hugging Face tokenizer."""
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
+    def decode(self, ids: Sequence[int], **kwargs: Any) -> str: ...
+    def convert_tokens_to_ids(self, token: str) -> int | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What one rollout may use. Tokens unless the name says otherwise.
+
+    response_tokens   R at most: the model's tokens and the environment's
+    context_tokens    P + R at most, 0 for no limit of its own (then the engine's)
+    turns             assistant turns
+    calls             calls answered in the whole rollout; further ones get a refusal
+    calls_per_turn    calls answered in one turn; the paper makes three at once
+    answer_tokens     a longer tool answer is cut at its end
+    tool_seconds      a call that takes longer ends the rollout
+    engine_seconds    a turn that takes longer ends the rollout
+    """
+
+    response_tokens: int = 8192
+    context_tokens: int = 0
+    turns: int = 16
+    calls: int = 32
+    calls_per_turn: int = 8
+    answer_tokens: int = 1024
+    tool_seconds: float = 10.0
+    engine_seconds: float = 1800.0
+
+    def __post_init__(self) -> None:
+        for name in ("response_tokens", "turns", "answer_tokens", "tool_seconds", "engine_seconds"):
+            if getattr(self, name) <= 0:
+                raise StarError(f"{name} is {getattr(self, name)}", "give a number above 0")
+        for name in ("context_tokens", "calls", "calls_per_turn"):
+            if getattr(self, name) < 0:
+                raise StarError(f"{name} is {getattr(self, name)}", "give 0 or more")
+
+
+@dataclass(slots=True)
+class Rollout:
+    """What came of one rollout.
+
+    Shape: ``response_ids``, ``response_mask`` and ``logprobs`` (where not None) are of length R; ``logprobs`` is 0 where the
+    mask is 0. ``turns`` holds what the model wrote, turn by turn, without the token that ended it; ``calls`` the tools it
+    called, in order; ``counts`` has the keys :data:`COUNTS`, always all of them.
+    """
+
+    prompt_ids: list[int]
+    response_ids: list[int] = field(default_factory=list)
+    response_mask: list[int] = field(default_factory=list)
+    logprobs: list[float] | None = field(default_factory=list)
+    turns: list[str] = field(default_factory=list)
+    messages: list[dict[str, str]] = field(default_factory=list)
+    counts: dict[str, float] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0.0))
+    stop: Stop = "answered"
+    error: str = ""
+    engine_seconds: float = 0.0
+    tool_seconds: float = 0.0
+
+    @property
+    def model_text(self) -> str:
+        """Everything the model wrote and nothing else: what a reward may read."""
+        return "\n".join(self.turns)
+
+
+def render_prompt(tokenizer: Any, messages: Sequence[Mapping[str, Any]], tools: Sequence[dict[str, Any]] | None) -> list[int]:
+    """Prompt token ids of a conversation, ending in the generation prompt. Shape: (P,)."""
+    text = tokenizer.apply_chat_template(
+        [dict(message) for message in messages], tools=list(tools) if tools else None, add_generation_prompt=True, tokenize=False
+    )
+    return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+def tool_turn(answers: Sequence[str]) -> str:
+    """What stands between a turn that called tools and the next, as Qwen3's template renders consecutive tool messages."""
+    responses = "\n".join(f"<tool_response>\n{answer}\n</tool_response>" for answer in answers)
+    return f"\n<|im_start|>user\n{responses}<|im_end|>\n<|im_start|>assistant\n"
+
+
+async def rollout(
+    engine: Engine,
+    tokenizer: Tokenizer,
+    prompt_ids: Sequence[int],
+    toolbox: Tools,
+    budget: Budget,
+    sampling: Mapping[str, Any],
+    request_id: str | None = None,
+) -> Rollout:
+    """Run the policy once from ``prompt_ids`` (P,) to its end.
+
+    Args:
+        sampling: engine parameters (temperature, top_p ..); ``max_tokens`` and the stop token are the loop's own.
+        request_id: one id for all turns; made up where None.
+    """
+    run = _Run(engine, tokenizer, toolbox, budget, dict(sampling), request_id or uuid4().hex, Rollout(list(prompt_ids)))
+    await run.play()
+    return run.finish()
+
+
+class _ToolFault(Exception):
+    """The store or a tool failed, through no fault of the model."""
+
+
+class _Run:
+    """The state of one rollout."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        toolbox: Tools,
+        budget: Budget,
+        sampling: dict[str, Any],
+        request_id: str,
+        out: Rollout,
+    ) -> None:
+        self.engine, self.tokenizer, self.toolbox, self.budget = engine, tokenizer, toolbox, budget
+        self.sampling, self.request_id, self.out = sampling, request_id, out
+        self.end_id = tokenizer.convert_tokens_to_ids(TURN_END)
+        if self.end_id is None:
+            raise StarError(f"the tokenizer has no token {TURN_END}", "use a checkpoint with Qwen3's chat tokens")
+        self.context = list(out.prompt_ids)
+        limit = budget.response_tokens
+        if budget.context_tokens:
+            limit = min(limit, budget.context_tokens - len(out.prompt_ids))
+        self.limit = limit
+        self.seen: set[str] = set()
+
+    async def play(self) -> None:
+        if self.limit < 1:
+            self.out.stop = "prompt_too_long"
+            self.out.error = f"{len(self.context)} prompt tokens, context of {self.budget.context_tokens}"
+            return
+        while True:
+            text = await self._generate()
+            if text is None:
+                return
+            calls = tool_calls(text)
+            if not calls:
+                self.out.stop = "answered"
+                return
+            if self.out.counts["turns"] >= self.budget.turns:
+                self.out.stop = "turns"
+                return
+            try:
+                answers = await self._answer(calls)
+            except _ToolFault as fault:
+                self.out.stop, self.out.error = "tool_error", str(fault)
+                return
+            if not self._append_environment(tool_turn(answers)):
+                self.out.stop = "length"
+                return
+            self.out.messages.extend({"role": "tool", "content": answer} for answer in answers)
+
+    async def _generate(self) -> str | None:
+        """One assistant turn; its text where it is whole, None where the rollout has ended with it."""
+        out, room = self.out, self.limit - len(self.out.response_ids)
+        sampling = {**self.sampling, "max_tokens": room, "stop_token_ids": [self.end_id]}
+        started = time.perf_counter()
+        try:
+            turn = await asyncio.wait_for(
+                self.engine.generate(list(self.context), sampling, self.request_id), self.budget.engine_seconds
+            )
+        except Exception as error:  # an engine may fail in any way; the rollout ends and says how
+            out.stop, out.error = "engine_error", f"{type(error).__name__}: {error}"
+            return None
+        finally:
+            out.engine_seconds += time.perf_counter() - started
+        ids = list(turn.token_ids)[:room]
+        self._append(ids, 1, turn.logprobs)
+        whole = bool(ids) and ids[-1] == self.end_id
+        text = self._decode(ids[:-1] if whole else ids)
+        out.turns.append(text)
+        out.messages.append({"role": "assistant", "content": text})
+        out.counts["turns"] += 1
+        if whole:
+            return text
+        if turn.stop_reason in ("aborted", "abort"):
+            out.stop = "aborted"
+        else:
+            out.stop = "length" if len(out.response_ids) >= self.limit else "unfinished"
+        return None
+
+    async def _answer(self, calls: Sequence[ToolCall | BadCall]) -> list[str]:
+        """The answers to all calls of a turn, in order; the look-ups run at the same time."""
+        started = time.perf_counter()
+        pending: list[Any] = []
+        for position, call in enumerate(calls):
+            pending.append(self._admit(call, position))
+        try:
+            answered = await asyncio.gather(*(self._call(call) for call in pending if isinstance(call, ToolCall)))
+        finally:
+            self.out.tool_seconds += time.perf_counter() - started
+        given = iter(answered)
+        return [next(given) if isinstance(entry, ToolCall) else entry for entry in pending]
+
+    def _admit(self, call: ToolCall | BadCall, position: int) -> ToolCall | str:
+        """The call, or the sentence that answers it where no tool is asked."""
+        counts = self.out.counts
+        if isinstance(call, BadCall):
+            counts["unparsable_calls"] += 1
+            return "This call could not be read: write a JSON object with a name and arguments."
+        if position >= self.budget.calls_per_turn or counts["tool_calls"] >= self.budget.calls:
+            counts["refused_calls"] += 1
+            return "Not answered: too many calls."
+        counts["tool_calls"] += 1
+        key = json.dumps([call.name, call.arguments], sort_keys=True, default=str)
+        counts["repeated_calls"] += key in self.seen
+        self.seen.add(key)
+        return call
+
+    async def _call(self, call: ToolCall) -> str:
+        running = asyncio.get_running_loop()
+        try:
+            answer = await asyncio.wait_for(
+                running.run_in_executor(None, self.toolbox.call, call.name, call.arguments), self.budget.tool_seconds
+            )
+        except TimeoutError as error:
+            raise _ToolFault(f"{call.name} gave no answer in {self.budget.tool_seconds:g} s") from error
+        except Exception as error:  # a store may fail in any way; the rollout ends and says how
+            raise _ToolFault(f"{call.name}: {type(error).__name__}: {error}") from error
+        self.out.counts["tool_calls_ok"] += answer.ok
+        if answer.reason in _COUNT_OF_REASON:
+            self.out.counts[_COUNT_OF_REASON[answer.reason]] += 1
+        return self._cut(answer.text)
+
+    def _cut(self, text: str) -> str:
+        limit = self.budget.answer_tokens
+        if len(text.encode()) <= limit:  # a token holds one byte at least
+            return text
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        if len(ids) <= limit:
+            return text
+        self.out.counts["cut_answers"] += 1
+        return self._decode(ids[:limit]).rstrip("\ufffd") + _CUT
+
+    def _append_environment(self, text: str) -> bool:
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        if len(self.out.response_ids) + len(ids) >= self.limit:
+            return False  # no room for a further token of the model, so the answer would be of no use
+        self._append(ids, 0, [0.0] * len(ids))
+        return True
+
+    def _append(self, ids: Sequence[int], mask: int, logprobs: Sequence[float] | None) -> None:
+        out = self.out
+        self.context.extend(ids)
+        out.response_ids.extend(ids)
+        out.response_mask.extend([mask] * len(ids))
+        if logprobs is None or len(logprobs) < len(ids):
+            out.logprobs = None if ids else out.logprobs
+        elif out.logprobs is not None:
+            out.logprobs.extend(logprobs[: len(ids)])
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def finish(self) -> Rollout:
+        out = self.out
+        out.counts["response_tokens"] = float(len(out.response_ids))
+        out.counts["model_tokens"] = float(sum(out.response_mask))
+        out.counts["tool_tokens"] = out.counts["response_tokens"] - out.counts["model_tokens"]
+        out.counts[f"stop_{out.stop}"] = 1.0
+        return replace(out)
