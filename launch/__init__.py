@@ -1,0 +1,1 @@
+"""Thin wiring: recipes to stages, stages to this machine or to a Ray cluster."""

@@ -1,0 +1,139 @@
+"""Run a recipe on this machine: stage after stage, one live line each, and what is done stays done."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from launch.options import Recipe
+from star_rl.errors import StarError
+from star_rl.files import write_text, writing_error
+from star_rl.stage import Outcome, Stage, run_stage
+
+_HEARTBEAT = 15.0  # seconds between lines where the output is no terminal
+
+
+class Line:
+    """The live line of one stage: rewritten in place on a terminal, a heartbeat elsewhere."""
+
+    def __init__(self, label: str, out: Any = None) -> None:
+        self._label, self._out = label, out or sys.stdout
+        self._live = self._out.isatty()
+        self._began = self._spoke = time.monotonic()
+        self._width = 0
+
+    def __call__(self, done: float, total: float | None = None, note: str = "") -> None:
+        now = time.monotonic()
+        if now - self._spoke < (0.1 if self._live else _HEARTBEAT):
+            return
+        self._spoke = now
+        share = f"{100 * done / total:3.0f} %" if total else f"{done:.0f}"
+        text = f"{self._label}{share}  {note}  {now - self._began:.0f} s"
+        if self._live:
+            text = text[: os.get_terminal_size(self._out.fileno()).columns - 1]
+            self._out.write("\r" + text + " " * max(0, self._width - len(text)))
+            self._width = len(text)
+        else:
+            self._out.write(text + "\n")
+        self._out.flush()
+
+    def end(self, text: str) -> None:
+        text = f"{self._label}{text}"
+        self._out.write(("\r" + text + " " * max(0, self._width - len(text)) if self._live else text) + "\n")
+        self._out.flush()
+
+
+@contextlib.contextmanager
+def _only_run(run: Path) -> Iterator[None]:
+    """One process per run folder: two would write the same files."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        handle = open(run / ".lock", "w")  # noqa: SIM115 - held for the length of the run
+    except OSError as error:
+        raise writing_error(run, error) from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StarError(f"another process works in {run}", "wait for it, stop it, or set another name=") from error
+        yield
+
+
+@contextlib.contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does, so that the engines' process groups are stopped too."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def first_of(stages: Sequence[Stage], name: str) -> int:
+    """Index of a stage by name.
+
+    Raises:
+        StarError: there is no such stage.
+    """
+    names = [stage.name for stage in stages]
+    if name not in names:
+        raise StarError(f"there is no stage {name!r}", f"the stages are {', '.join(names)}")
+    return names.index(name)
+
+
+def run(
+    recipe: Recipe,
+    stages: Sequence[Stage],
+    start: str | None = None,
+    until: str | None = None,
+) -> list[Outcome]:
+    """Run the stages of a recipe in order.
+
+    Args:
+        recipe: checked options.
+        stages: the chain.
+        start: run this stage and all after it again, whatever is there.
+        until: stop after this stage.
+
+    Returns:
+        How each stage ended.
+    """
+    again = first_of(stages, start) if start else len(stages)
+    last = first_of(stages, until) if until else len(stages) - 1
+    folder = Path(recipe.out) / recipe.name
+    options = asdict(recipe)
+    outcomes = []
+    with _only_run(folder), _terminate_as_interrupt():
+        write_text(folder / "recipe.yaml", _yaml(options))
+        print(f"{recipe.name} -> {folder}", flush=True)
+        for number, stage in enumerate(stages[: last + 1]):
+            line = Line(f"{number + 1:>2}/{last + 1} {stage.name:<11} ")
+            config = {name: options[name] for name in stage.config}
+            try:
+                outcome = run_stage(stage, folder, config, recipe.seed, line, force=number >= again)
+            except BaseException as error:
+                line.end("stopped" if isinstance(error, KeyboardInterrupt) else "FAILED")
+                raise
+            summary = outcome.manifest["figures"].get("summary", "")
+            spent = "" if outcome.state == "done" else f"  {outcome.seconds:.1f} s"
+            line.end(f"{outcome.state:<7} {summary}{spent}")
+            outcomes.append(outcome)
+    return outcomes
+
+
+def _yaml(options: dict[str, Any]) -> str:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(options))

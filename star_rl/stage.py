@@ -1,0 +1,211 @@
+"""A stage is a pure step: input files + configuration + seed -> output files + a manifest.
+
+A stage is *done* when its folder holds a ``manifest.json`` whose key equals the key of today's configuration and of
+everything upstream. The manifest is written last, so a killed stage is never taken for a finished one. A stage that was
+interrupted under the same key finds its folder as it left it and may resume; under another key the folder is emptied.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from star_rl.errors import StarError
+from star_rl.files import fingerprint, read_json, sha256, write_json, writing_error
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+_KEY = ".key.json"
+#: Files larger than this are recorded by size only: hashing a checkpoint costs more than it tells.
+_HASH_LIMIT = 256 << 20
+
+
+class Progress(Protocol):
+    """Called by a running stage: how far it is, of how much, and a few words."""
+
+    def __call__(self, done: float, total: float | None = None, note: str = "") -> None: ...
+
+
+@dataclass(slots=True)
+class Context:
+    """What a stage is given.
+
+    Attributes:
+        folder: where the stage writes; it exists.
+        config: the stage's own part of the recipe.
+        seed: the run's seed.
+        inputs: folders of the stages it reads, by name.
+        run: the run's folder.
+        progress: see :class:`Progress`.
+    """
+
+    folder: Path
+    config: Any
+    seed: int
+    inputs: Mapping[str, Path]
+    run: Path
+    progress: Progress
+
+
+#: A stage's body. What it returns goes into the manifest: counts, what was dropped and why, figures.
+Body = Callable[[Context], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A named step of a recipe.
+
+    Attributes:
+        name: also its folder in the run.
+        body: the work.
+        reads: names of the stages whose files it reads.
+        config: the recipe's sections it depends on.
+        files: outputs to be hashed into the manifest (globs relative to the folder).
+        packages: distributions whose versions belong into the manifest.
+        keep: globs of files that outlive a change of configuration (a cache that names its own keys).
+    """
+
+    name: str
+    body: Body
+    reads: tuple[str, ...] = ()
+    config: tuple[str, ...] = ()
+    files: tuple[str, ...] = ("*.parquet", "*.json", "*.jsonl")
+    packages: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a stage ended: ``state`` is ``done`` (found), ``ran`` or ``resumed``."""
+
+    name: str
+    state: str
+    seconds: float
+    manifest: dict[str, Any] = field(default_factory=dict)
+
+
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """Installed versions; ``absent`` where a distribution is not installed."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def key_of(stage: Stage, config: Any, seed: int, upstream: Mapping[str, str]) -> dict[str, Any]:
+    """Everything that decides a stage's output."""
+    return {
+        "format": FORMAT,
+        "stage": stage.name,
+        "config": config,
+        "seed": seed,
+        "inputs": dict(sorted(upstream.items())),
+        "versions": versions(("star-rl", *stage.packages)),
+    }
+
+
+def _outputs(stage: Stage, folder: Path) -> dict[str, dict[str, Any]]:
+    listed: dict[str, dict[str, Any]] = {}
+    for pattern in stage.files:
+        for path in sorted(folder.glob(pattern)):
+            if path.is_file() and path.name not in (MANIFEST, _KEY):
+                size = path.stat().st_size
+                entry: dict[str, Any] = {"bytes": size}
+                if size <= _HASH_LIMIT:
+                    entry["sha256"] = sha256(path)
+                listed[str(path.relative_to(folder))] = entry
+    return listed
+
+
+def manifest_of(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a finished stage, else ``None``."""
+    path = folder / MANIFEST
+    return read_json(path) if path.exists() else None
+
+
+def digest(manifest: Mapping[str, Any]) -> str:
+    """What stands for a stage's output in the keys of the stages that read it."""
+    return fingerprint({"key": manifest["key"], "outputs": manifest["outputs"]})
+
+
+def run_stage(
+    stage: Stage,
+    run: Path,
+    config: Any,
+    seed: int,
+    progress: Progress,
+    force: bool = False,
+) -> Outcome:
+    """Run one stage, or find that nothing has to be done.
+
+    Args:
+        stage: what to run.
+        run: the run's folder; the stage writes into ``run / stage.name``.
+        config: the stage's part of the recipe as plain data.
+        seed: the run's seed.
+        progress: called while it works.
+        force: empty the folder and run again whatever is there.
+
+    Raises:
+        StarError: an input is missing, or the stage itself refuses something.
+    """
+    began = time.monotonic()
+    folder = run / stage.name
+    upstream = {}
+    for name in stage.reads:
+        found = manifest_of(run / name)
+        if found is None:
+            raise StarError(
+                f"stage {stage.name} reads {name}, which has not been run", f"run from there: --from {name}"
+            )
+        upstream[name] = digest(found)
+    key = key_of(stage, config, seed, upstream)
+    manifest = manifest_of(folder)
+    if not force and manifest is not None and manifest["key"] == key:
+        return Outcome(stage.name, "done", 0.0, manifest)
+
+    begun = folder / _KEY
+    resumes = not force and manifest is None and begun.exists() and read_json(begun) == key
+    try:
+        if not resumes:
+            _empty(folder, stage.keep)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise writing_error(folder, error) from error
+    write_json(begun, key)
+    inputs = {name: run / name for name in stage.reads}
+    figures = stage.body(Context(folder, config, seed, inputs, run, progress))
+    manifest = {
+        "stage": stage.name,
+        "key": key,
+        "seconds": round(time.monotonic() - began, 3),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "outputs": _outputs(stage, folder),
+        "figures": figures,
+    }
+    write_json(folder / MANIFEST, manifest)
+    return Outcome(stage.name, "resumed" if resumes else "ran", time.monotonic() - began, manifest)
+
+
+def _empty(folder: Path, keep: Sequence[str]) -> None:
+    if not folder.exists():
+        return
+    kept = {path for pattern in keep for path in folder.glob(pattern)}
+    # The manifest goes first: a kill while emptying must not leave one that vouches for missing files.
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for path in sorted(folder.iterdir()):
+        if path in kept:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
