@@ -25,7 +25,7 @@ def _choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 @dataclass
 class Source:
-    """Where the tables come from. ``name`` is one of star_rl.sources; ``root`` the raw files; ``options`` the source's own."""
+    """Where the tables come from: ``name`` in star_rl.sources, ``root`` of the raw files, ``options`` of the source."""
 
     name: str = "synthetic"
     root: str | None = None
@@ -67,7 +67,7 @@ class Prompt:
 
 @dataclass
 class Tools:
-    """``lens``: ``text`` (the stored text as it is) or ``candidates`` (adds which candidates are among the neighbours)."""
+    """``lens``: ``text`` (the stored text as it is) or ``candidates`` (adds the candidates among the neighbours)."""
 
     lens: str = "text"
     lens_top: int = 5
@@ -75,7 +75,7 @@ class Tools:
 
 @dataclass
 class Teacher:
-    """MARS. ``options`` are star_rl.mars's own; ``tasks`` bounds the training tasks, null for all; ``passes`` per task."""
+    """MARS: ``options`` of star_rl.mars, ``tasks`` of the training set (null for all), ``passes`` over each."""
 
     backend: str = "rules"
     tasks: int | None = None
@@ -95,7 +95,7 @@ class SftSet:
 
 @dataclass
 class Student:
-    """``path`` of a Hugging Face model, or null for a tiny Qwen3 made from ``shape`` with a tokenizer of the run's own."""
+    """``path`` of a Hugging Face model, or null for a tiny Qwen3 of ``shape`` with a tokenizer of the run's own."""
 
     path: str | None = None
     shape: dict[str, Any] = field(default_factory=dict)

@@ -99,9 +99,7 @@ def read_table(path: str | Path, name: str) -> pa.Table:
     if file.is_dir():
         file = file / f"{name}.parquet"
     if not file.exists():
-        raise StarError(
-            f"there is no table {file}", f"check the path, or write it with: star-rl tables (table: {name})"
-        )
+        raise StarError(f"there is no table {file}", "check the path, or write it with: star-rl tables")
     try:
         table = pq.read_table(file)
     except (pa.ArrowInvalid, OSError) as error:
