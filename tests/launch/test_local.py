@@ -1,0 +1,73 @@
+"""The local runner: from a stage, until a stage, one process per run, and what the terminal shows."""
+
+import io
+
+import pytest
+
+from launch import local
+from launch.options import Recipe
+from star_rl.errors import StarError
+from star_rl.stage import Stage
+
+CALLS: list[str] = []
+
+
+def body(context):
+    CALLS.append(context.folder.name)
+    return {"summary": "2 rows"}
+
+
+STAGES = (Stage("one", body, config=("sample",)), Stage("two", body, reads=("one",)), Stage("three", body))
+
+
+@pytest.fixture(autouse=True)
+def no_calls():
+    CALLS.clear()
+
+
+@pytest.fixture
+def demo(tmp_path):
+    return Recipe(name="demo", out=str(tmp_path))
+
+
+def test_a_second_run_finds_everything_done(demo, capsys):
+    local.run(demo, STAGES)
+    assert [outcome.state for outcome in local.run(demo, STAGES)] == ["done"] * 3
+    assert CALLS == ["one", "two", "three"]
+    assert "2/3 two" in capsys.readouterr().out
+
+
+def test_from_a_stage_runs_it_and_all_after_it_again(demo):
+    local.run(demo, STAGES)
+    CALLS.clear()
+    local.run(demo, STAGES, start="two")
+    assert CALLS == ["two", "three"]
+
+
+def test_until_stops_after_a_stage(demo):
+    local.run(demo, STAGES, until="one")
+    assert CALLS == ["one"]
+
+
+def test_an_unknown_stage_lists_the_known_ones(demo):
+    with pytest.raises(StarError, match="no stage 'four' - the stages are one, two, three"):
+        local.run(demo, STAGES, start="four")
+
+
+def test_two_processes_never_share_a_run(demo, tmp_path):
+    with local._only_run(tmp_path / "demo"), pytest.raises(StarError, match="another process works"):
+        local.run(demo, STAGES)
+
+
+def test_a_run_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StarError, match="cannot write"):
+        local.run(Recipe(name="demo", out=str(tmp_path / "file")), STAGES)
+
+
+def test_without_a_terminal_a_line_is_written_once_at_the_end():
+    out = io.StringIO()
+    line = local.Line("1/1 one ", out)
+    line(1, 2, "half")
+    line.end("ran")
+    assert out.getvalue() == "1/1 one ran\n"
