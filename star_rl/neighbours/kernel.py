@@ -1,0 +1,238 @@
+"""The native kernel behind typed functions, with NumPy in its place where it was not built.
+
+``kernel_available()`` tells which of the two runs (``star-rl doctor`` prints it); results are the same to the bit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.machinery
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from star_rl.errors import StarError
+from star_rl.neighbours import fallback
+
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Walk:
+    """All that a block of rows needs: plain arrays, so that it travels to other processes by shared memory.
+
+    A walk goes row -> mid -> target over two CSR matrices. ``weight(row, j) = S * target_scale[j] * row_scale[row]`` with
+    ``S = sum over mids of mid_values[edge] * mid_factor[mid] * target_values[edge]``; a missing array counts as ones. Targets
+    in the row's own list (``own_*``), or else the row itself, are left out.
+
+    Shapes: mid_indptr (n_rows + 1,) int64; target_indptr (n_mids + 1,) int64; indices int32; values and scales float64.
+    """
+
+    mid_indptr: np.ndarray
+    mid_indices: np.ndarray
+    target_indptr: np.ndarray
+    target_indices: np.ndarray
+    row_scale: np.ndarray
+    target_scale: np.ndarray
+    k: int
+    mid_values: np.ndarray | None = None
+    mid_factor: np.ndarray | None = None
+    target_values: np.ndarray | None = None
+    own_indptr: np.ndarray | None = None
+    own_indices: np.ndarray | None = None
+
+    @property
+    def n_targets(self) -> int:
+        return len(self.target_scale)
+
+    @property
+    def unweighted(self) -> bool:
+        """Whether paths are merely counted, so that int32 counters do."""
+        extra = (self.mid_values, self.mid_factor, self.target_values, self.own_indptr)
+        return all(array is None for array in extra)
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    folder = Path(__file__).parent
+    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
+        file = folder / f"_kernel{suffix}"
+        if not file.exists():
+            continue
+        try:
+            library = ctypes.CDLL(str(file))
+            version = library.star_kernel_version()
+        except (OSError, AttributeError):
+            continue  # built for another machine: NumPy takes over, with the warning below
+        if version == _VERSION:
+            for name in ("star_dedupe", "star_compact"):
+                getattr(library, name).restype = ctypes.c_int64
+            return library
+    warnings.warn(
+        "star_rl.neighbours._kernel was not built (no C compiler at installation?): neighbours run in NumPy, several times "
+        "slower, with the same results",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+    return None
+
+
+def kernel_available() -> bool:
+    """Whether the native kernel was built and loads here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return _library() is not None
+
+
+def _at(array: np.ndarray | None) -> ctypes.c_void_p | None:
+    if array is None:
+        return None
+    if not array.flags.c_contiguous:
+        raise ValueError("the kernel takes contiguous arrays")
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def _n(value: int) -> ctypes.c_int64:
+    return ctypes.c_int64(value)
+
+
+def pointers(keys: np.ndarray, n_keys: int, what: str) -> tuple[np.ndarray, bool]:
+    """Row pointers of the int32 codes ``keys``, and whether they ascend.
+
+    Returns:
+        indptr, shape (n_keys + 1,) int64; True if ``keys`` ascend.
+
+    Raises:
+        StarError: a code lies outside ``0 .. n_keys - 1``.
+    """
+    library = _library()
+    if library is not None:
+        indptr = np.empty(n_keys + 1, np.int64)
+        ascending = library.star_pointers(_n(len(keys)), _at(keys), _n(n_keys), _at(indptr))
+        if ascending >= 0:
+            return indptr, bool(ascending)
+    elif not len(keys) or (keys.min() >= 0 and keys.max() < n_keys):
+        return fallback.pointers(keys, n_keys)
+    raise StarError(f"a code of {what} lies outside 0..{n_keys - 1}", f"codes count the {what} from 0 without gaps")
+
+
+def scatter(
+    keys: np.ndarray, values: np.ndarray, times: np.ndarray | None, indptr: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """``values`` (and ``times``) in stable order of ``keys``, whose row pointers are ``indptr``."""
+    library = _library()
+    if library is None:
+        order = np.argsort(keys, kind="stable")
+        return values[order], None if times is None else times[order]
+    out, out_times = np.empty_like(values), None if times is None else np.empty_like(times)
+    cursor = indptr[:-1].copy()
+    library.star_scatter(_n(len(keys)), _at(keys), _at(values), _at(times), _at(cursor), _at(out), _at(out_times))
+    return out, out_times
+
+
+def transpose(
+    indptr: np.ndarray, indices: np.ndarray, n_columns: int, times: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """The transposed CSR pattern (and times): rows of the result hold their indices in ascending order."""
+    library = _library()
+    if library is None:
+        return fallback.transpose(indptr, indices, n_columns, times)
+    to, _ = pointers(indices, n_columns, "columns")
+    cursor = to[:-1].copy()
+    out, out_times = np.empty_like(indices), None if times is None else np.empty_like(times)
+    library.star_transpose(
+        _n(len(indptr) - 1), _at(indptr), _at(indices), _at(times), _at(cursor), _at(out), _at(out_times)
+    )
+    return to, out, out_times
+
+
+def dedupe(
+    indptr: np.ndarray, indices: np.ndarray, times: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Adjacent equal indices of a row merged, the latest time kept. The arguments are consumed."""
+    library = _library()
+    if library is None:
+        return fallback.dedupe(indptr, indices, times)
+    kept = library.star_dedupe(_n(len(indptr) - 1), _at(indptr), _at(indices), _at(times))
+    if kept == len(indices):
+        return indptr, indices, times
+    return indptr, indices[:kept].copy(), None if times is None else times[:kept].copy()
+
+
+def work(walk: Walk, rows: np.ndarray) -> np.ndarray:
+    """Two-hop paths of each row: what it costs, and an upper bound of its neighbours. Shape: (n_rows,), int64."""
+    library = _library()
+    if library is None:
+        return fallback.work(walk, rows)
+    steps = np.empty(len(rows), np.int64)
+    library.star_work(
+        _n(len(rows)), _at(rows), _at(walk.mid_indptr), _at(walk.mid_indices), _at(walk.target_indptr), _at(steps)
+    )
+    return steps
+
+
+class Walker:
+    """Runs blocks of rows of one walk, reusing its scratch memory. One per thread."""
+
+    def __init__(self, walk: Walk) -> None:
+        self.walk = walk
+        if _library() is not None:
+            self._counts = np.zeros(walk.n_targets, np.uint32)
+            self._touched = np.empty(walk.n_targets + 1, np.int32)
+            if walk.unweighted:
+                self._filter = walk.target_scale.astype(np.float32)
+            else:
+                self._sums = np.zeros(walk.n_targets, np.float64)
+
+    def run(
+        self,
+        rows: np.ndarray,
+        own_rows: np.ndarray,
+        starts: np.ndarray,
+        out: tuple[np.ndarray, np.ndarray, np.ndarray],
+        lengths: np.ndarray,
+    ) -> None:
+        """Write the top-k of ``rows`` into ``out`` = (indices int32, weights float32, support int32).
+
+        Args:
+            rows: rows of ``mid_indptr``, int32. own_rows: rows of the own list (or the targets to leave out), int32.
+            starts: where each row's entries begin in ``out``, int64. lengths: filled with their numbers, int32.
+        """
+        walk, library = self.walk, _library()
+        if library is None:
+            fallback.walk_rows(walk, rows, own_rows, starts, out, lengths)
+            return
+        outputs = (_at(starts), *map(_at, out), _at(lengths))
+        hops = (_at(walk.mid_indptr), _at(walk.mid_indices)), (_at(walk.target_indptr), _at(walk.target_indices))
+        scales, k = (_at(walk.row_scale), _at(walk.target_scale)), ctypes.c_int32(walk.k)
+        scratch = (_at(self._counts), _at(self._touched))
+        if walk.unweighted:
+            failed = library.star_count_rows(
+                _n(len(rows)), _at(rows), *hops[0], *hops[1], *scales, _at(self._filter), k, *scratch, *outputs
+            )
+        else:
+            values = (_at(walk.mid_values), _at(walk.mid_factor))
+            own = (_at(walk.own_indptr), _at(walk.own_indices))
+            failed = library.star_weigh_rows(
+                *(_n(len(rows)), _at(rows), _at(own_rows), *hops[0], *values, *hops[1], _at(walk.target_values), *own),
+                *(*scales, k, _at(self._sums), *scratch, *outputs),
+            )
+        if failed:
+            raise MemoryError(f"no memory for a heap of k = {walk.k} entries")
+
+
+def compact(
+    starts: np.ndarray, lengths: np.ndarray, out: tuple[np.ndarray, np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Close the gaps between the rows of ``out`` and give back what is not needed. ``out`` is consumed."""
+    library, total = _library(), int(lengths.sum())
+    if library is None:
+        place = fallback.expand(starts, starts + lengths)
+        return out[0][place], out[1][place], out[2][place]
+    library.star_compact(_n(len(starts)), _at(starts), _at(lengths), *map(_at, out))
+    for array in out:
+        array.resize(total, refcheck=False)  # realloc: shrinks in place
+    return out

@@ -1,0 +1,221 @@
+"""Top-k neighbours over the bipartite graph (paper, section on Collaborative Signal Translation).
+
+ItemCF: item -> its users -> their items. UserCF: user -> its items -> their users, and then what those similar users like.
+Only the rows asked for are computed. Order: weight (as the float32 that is reported) descending, then id ascending.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from star_rl.errors import StarError
+from star_rl.neighbours import blocks
+from star_rl.neighbours.graph import Graph
+from star_rl.neighbours.kernel import Walk
+from star_rl.neighbours.weights import Decay, Weighting
+
+Ids = Sequence[str] | np.ndarray | pa.Array
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Rows of (neighbour, weight, support), best first.
+
+    Shapes: codes (n_rows,) int32, -1 for a key that the graph does not hold (its row is empty); indptr (n_rows + 1,) int64;
+    indices, weights, support (n,) int32, float32, int32. Support counts the mids behind a weight: shared users (ItemCF), shared
+    items (UserCF), similar users who have the item (liked items).
+
+    ``keys`` and ``ids`` (of the neighbours, by code) are Arrow strings, or None where the graph holds codes only.
+    ``side`` is ``"item"``, ``"user"`` or ``"liked"``; ``complete`` says that every row of the graph was asked for.
+    """
+
+    codes: np.ndarray
+    indptr: np.ndarray
+    indices: np.ndarray
+    weights: np.ndarray
+    support: np.ndarray
+    keys: pa.Array | None
+    ids: pa.Array | None
+    side: str
+    k: int
+    weighting: Weighting
+    complete: bool
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def row(self, at: int) -> list[tuple[str, float, int]]:
+        """Row number ``at`` as (neighbour id, weight, support), best first."""
+        span = slice(int(self.indptr[at]), int(self.indptr[at + 1]))
+        names = _names(self.ids, self.indices[span])
+        return list(zip(names, self.weights[span].tolist(), self.support[span].tolist(), strict=True))
+
+    def rows(self) -> Iterator[tuple[str, list[tuple[str, float, int]]]]:
+        """Every row as (key, its neighbours), in the order asked for."""
+        for at in range(len(self)):
+            yield (str(self.codes[at]) if self.keys is None else self.keys[at].as_py()), self.row(at)
+
+    def to_arrow(self) -> pa.Table:
+        """One row a key: key string, neighbours list<string>, weights list<float>, support list<int32>."""
+        if len(self.indices) > np.iinfo(np.int32).max:
+            raise StarError(f"{len(self.indices)} neighbours do not fit one table", "ask for the rows in several parts")
+        offsets = pa.array(self.indptr.astype(np.int32))
+        keys = pa.array(self.codes).cast(pa.string()) if self.keys is None else self.keys
+        codes = pa.array(self.indices)
+        names = codes.cast(pa.string()) if self.ids is None else self.ids.take(codes)
+        lists = [pa.ListArray.from_arrays(offsets, values) for values in (names, self.weights, self.support)]
+        return pa.table([keys, *lists], ["key", "neighbours", "weights", "support"])
+
+
+def _names(ids: pa.Array | None, codes: np.ndarray) -> list[str]:
+    return [str(code) for code in codes.tolist()] if ids is None else ids.take(pa.array(codes)).to_pylist()
+
+
+def item_neighbours(
+    graph: Graph,
+    items: Ids | None = None,
+    k: int = 50,
+    weight: str = "cosine",
+    *,
+    alpha: float = 0.5,
+    decay: Decay | None = None,
+    threads: int | None = None,
+    ray: str | None = None,
+) -> Neighbours:
+    """ItemCF: for each item, the k items that weigh most over shared users.
+
+    Args:
+        items: ids (or an array of codes), in the order wanted; None for all items.
+        k: at most this many neighbours a row, at least 1.
+        weight, alpha, decay: see :mod:`star_rl.neighbours.weights`; ``decay`` needs a graph with times.
+        threads, ray: how to run it; they do not change the result. See :func:`star_rl.neighbours.blocks.run`.
+
+    Raises:
+        StarError: an option is out of range, or the graph has no times for ``decay``.
+    """
+    return _neighbours(graph, "item", items, k, Weighting(weight, alpha, decay), threads, ray)
+
+
+def user_neighbours(
+    graph: Graph,
+    users: Ids | None = None,
+    k: int = 50,
+    weight: str = "cosine",
+    *,
+    alpha: float = 0.5,
+    decay: Decay | None = None,
+    threads: int | None = None,
+    ray: str | None = None,
+) -> Neighbours:
+    """UserCF: for each user, the k users that weigh most over shared items. Arguments as :func:`item_neighbours`."""
+    return _neighbours(graph, "user", users, k, Weighting(weight, alpha, decay), threads, ray)
+
+
+def liked_items(
+    graph: Graph, similar: Neighbours, k: int = 50, *, threads: int | None = None, ray: str | None = None
+) -> Neighbours:
+    """What each user's similar users like: items by the sum of the similar users' weights, without the user's own items.
+
+    Args:
+        similar: the result of :func:`user_neighbours` on the same graph.
+
+    Raises:
+        StarError: ``similar`` is not such a result, or ``k`` is below 1.
+    """
+    if similar.side != "user" or (len(similar.codes) and int(similar.codes.max()) >= graph.n_users):
+        raise StarError(
+            f"liked_items got neighbours of side {similar.side!r}", "pass user_neighbours of the same graph"
+        )
+    walk = Walk(
+        mid_indptr=similar.indptr,
+        mid_indices=similar.indices,
+        target_indptr=graph.user_indptr,
+        target_indices=graph.user_items,
+        row_scale=np.ones(len(similar)),
+        target_scale=np.ones(graph.n_items),
+        k=_checked(k),
+        mid_values=similar.weights.astype(np.float64),
+        own_indptr=graph.user_indptr,
+        own_indices=graph.user_items,
+    )
+    known = np.flatnonzero(similar.codes >= 0).astype(np.int32)
+    found = blocks.run(walk, known, similar.codes[known], threads, ray)
+    indptr, *arrays = _with_empty_rows(found, known, len(similar))
+    return Neighbours(
+        similar.codes, indptr, *arrays, similar.keys, graph.item_ids, "liked", k, similar.weighting, similar.complete
+    )
+
+
+def _neighbours(
+    graph: Graph, side: str, asked: Ids | None, k: int, weighting: Weighting, threads: int | None, ray: str | None
+) -> Neighbours:
+    walk = walk_of(graph, side, _checked(k), weighting)
+    size, ids = (graph.n_items, graph.item_ids) if side == "item" else (graph.n_users, graph.user_ids)
+    if asked is None:
+        codes, keys = np.arange(size, dtype=np.int32), ids
+    else:
+        codes = graph.item_codes(asked) if side == "item" else graph.user_codes(asked)
+        keys = _keys(asked, codes, ids)
+    known = np.flatnonzero(codes >= 0)
+    rows = codes if len(known) == len(codes) else codes[known]
+    indptr, *arrays = _with_empty_rows(blocks.run(walk, rows, rows, threads, ray), known, len(codes))
+    return Neighbours(codes, indptr, *arrays, keys, ids, side, k, weighting, asked is None)
+
+
+def walk_of(graph: Graph, side: str, k: int, weighting: Weighting) -> Walk:
+    """The walk item -> user -> item (side ``"item"``) or user -> item -> user (``"user"``) with its scales.
+
+    Raises:
+        StarError: the weighting decays but the graph has no times.
+    """
+    hops = [
+        (graph.item_indptr, graph.item_users, graph.item_times),
+        (graph.user_indptr, graph.user_items, graph.user_times),
+    ]
+    (indptr, indices, times), (back_indptr, back_indices, back_times) = hops if side == "item" else hops[::-1]
+    degrees = np.diff(indptr)
+    factor = weighting.factor(np.diff(back_indptr))
+    values = back_values = None
+    masses = degrees.astype(np.float64)
+    if weighting.decay is not None:
+        if times is None or back_times is None:
+            raise StarError(
+                "decay needs timestamps, and the graph has none", "build it with Graph.from_table(.., times=True)"
+            )
+        values, back_values = weighting.decay.values(times), weighting.decay.values(back_times)
+    if factor is not None or values is not None:
+        terms = np.ones(len(indices)) if factor is None else factor[indices]
+        if values is not None:
+            terms *= values * values
+        rows = np.repeat(np.arange(len(degrees)), degrees)
+        masses = np.bincount(rows, weights=terms, minlength=len(degrees))
+    row_scale, target_scale = weighting.scales(masses)
+    return Walk(indptr, indices, back_indptr, back_indices, row_scale, target_scale, k, values, factor, back_values)
+
+
+def _checked(k: int) -> int:
+    if not 1 <= k <= 100_000:
+        raise StarError(f"k = {k} lies outside 1..100000", "give the number of neighbours a row shall have")
+    return k
+
+
+def _keys(asked: Ids, codes: np.ndarray, ids: pa.Array | None) -> pa.Array | None:
+    if isinstance(asked, np.ndarray) and asked.dtype.kind in "iu":
+        return None if ids is None else ids.take(pa.array(codes))
+    if isinstance(asked, pa.ChunkedArray):
+        asked = asked.combine_chunks()
+    return asked.cast(pa.string()) if isinstance(asked, pa.Array) else pa.array(list(asked), pa.string())
+
+
+def _with_empty_rows(found: blocks.Rows, at: np.ndarray, n_rows: int) -> blocks.Rows:
+    """Spread computed rows over ``n_rows``; rows not in ``at`` are empty."""
+    indptr, indices, weights, support = found
+    if len(at) == n_rows:
+        return found
+    lengths = np.zeros(n_rows, np.int64)
+    lengths[at] = np.diff(indptr)
+    return np.concatenate([[0], np.cumsum(lengths)]), indices, weights, support

@@ -1,0 +1,85 @@
+"""How a shared interaction counts: the weights of neighbours and their decay with time.
+
+Notation: rows (say items) i, j; mids (users) u; d_u the degree of u in the graph; x_iu the value of an interaction, 1 without decay.
+
+========== ================================================================ =====================================================
+``cosine``      sum_u x_iu x_ju / sqrt(m_i m_j),  m_i = sum_u x_iu^2             cosine of the interaction vectors
+``conditional`` sum_u x_iu x_ju / (m_i m_j^alpha)                                Deshpande & Karypis 2004, section 4.2: P(j | i),
+                                                                                 damped by j's popularity; alpha = 0 is P(j | i)
+``log``         cosine with f_u sum: sum_u f_u x_iu x_ju / sqrt(m_i m_j),        busy mids say less, as in Adamic & Adar 2003:
+                m_i = sum_u f_u x_iu^2,  f_u = 1 / log2(1 + d_u)                 for UserCF that damps popular items
+========== ================================================================ =====================================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from star_rl.errors import StarError
+
+WEIGHTS = ("cosine", "conditional", "log")
+
+#: Ages beyond this many half-lives count as this many, so that no weight under- or overflows.
+MAX_HALF_LIVES = 60.0
+
+
+@dataclass(frozen=True)
+class Decay:
+    """Exponential forgetting: an interaction counts ``2 ** (-(now - timestamp) / half_life)``, never more than 1.
+
+    Args:
+        half_life: in the unit of the timestamps (seconds), > 0.
+        now: the reference time; ``None`` takes the latest timestamp of the graph. Give it where an update shall equal a rebuild.
+    """
+
+    half_life: float
+    now: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.half_life > 0:
+            raise StarError(f"half_life = {self.half_life} is not above 0", "give a half-life in seconds")
+
+    def values(self, timestamps: np.ndarray) -> np.ndarray:
+        """The value of each interaction. Shape: as ``timestamps``, float64 in (0, 1]."""
+        if not len(timestamps):
+            return np.zeros(0)
+        now = int(timestamps.max()) if self.now is None else self.now
+        age = (now - timestamps).astype(np.float64) / self.half_life
+        return np.exp2(-np.clip(age, 0.0, MAX_HALF_LIVES))
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """One of :data:`WEIGHTS` with its parameters. They change results (unlike threads or Ray, which do not).
+
+    Args:
+        name: ``cosine``, ``conditional`` or ``log``.
+        alpha: popularity correction of ``conditional``, 0 (none) to 1; other weights take no notice of it.
+        decay: forgetting, or None.
+    """
+
+    name: str = "cosine"
+    alpha: float = 0.5
+    decay: Decay | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in WEIGHTS:
+            raise StarError(f"there is no weight {self.name!r}", f"choose one of {', '.join(WEIGHTS)}")
+        if not 0.0 <= self.alpha <= 1.0:
+            raise StarError(f"alpha = {self.alpha} lies outside 0..1", "0 keeps popularity, 1 divides it out")
+
+    def factor(self, degrees: np.ndarray) -> np.ndarray | None:
+        """f_u of the mids with these degrees, or None where all are 1."""
+        return 1.0 / np.log2(1.0 + np.maximum(degrees, 1)) if self.name == "log" else None
+
+    def scales(self, masses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What a sum is multiplied by, for row and for target, from the masses m. Shapes: (n,), (n,) float64."""
+        safe = np.where(
+            masses > 0, masses, 1.0
+        )  # a row without interactions has no neighbour, so its scale is never used
+        if self.name == "conditional":
+            return 1.0 / safe, safe**-self.alpha
+        root = 1.0 / np.sqrt(safe)
+        return root, root
