@@ -1,0 +1,105 @@
+"""Neighbours and the structured evidence that is made of them (paper, section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from star_rl.errors import StarError
+from star_rl.records import Item
+
+USER_CF, ITEM_CF = "UserCF", "ItemCF"
+TOOLS = (USER_CF, ITEM_CF)
+
+#: Representative items of one category at most (paper, section 3.3).
+REPRESENTATIVES = 5
+
+
+class Neighbour(NamedTuple):
+    """One neighbour: for ItemCF an item chosen together with the key, for UserCF an item that similar users like.
+
+    ``support`` counts the people behind it: users who chose both items, or similar users who chose the item.
+    """
+
+    id: str
+    weight: float
+    support: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Category:
+    """One group of neighbours.
+
+    ``summary`` is one line, ``item_ids`` holds up to five neighbours of the group, strongest first, ``why`` (UserCF
+    only) says why the group fits the user. ``count`` neighbours belong to it, with ``support`` people behind them in all.
+    """
+
+    name: str
+    summary: str
+    item_ids: tuple[str, ...]
+    why: str = ""
+    count: int = 0
+    support: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        fields: dict[str, Any] = {"name": self.name, "summary": self.summary, "item_ids": list(self.item_ids)}
+        if self.why:
+            fields["why"] = self.why
+        return {**fields, "count": self.count, "support": self.support}
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known about one key: its groups, strongest first, of ``neighbours`` neighbours in all."""
+
+    tool: str
+    key: str
+    categories: tuple[Category, ...]
+    neighbours: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        return {"categories": [category.as_json() for category in self.categories]}
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """A verbaliser's answer: the text the tool gives, the evidence behind it, and how it came about.
+
+    ``outcome`` is ``template``, ``llm``, ``repaired`` (valid at the second asking) or ``fallback`` (the template stood
+    in).
+    """
+
+    text: str
+    evidence: Evidence
+    outcome: str = "template"
+
+
+class Catalogue:
+    """The items as verbalisers need them: titles, categories, and how common each category is.
+
+    Args:
+        items: by id (:func:`star_rl.records.items_from`).
+    """
+
+    def __init__(self, items: Mapping[str, Item]) -> None:
+        self.items = items
+        self.frequency: dict[str, int] = {}
+        for item in items.values():
+            for category in dict.fromkeys(item.categories):
+                self.frequency[category] = self.frequency.get(category, 0) + 1
+
+    def title(self, item_id: str) -> str:
+        item = self.items.get(item_id)
+        return item.title if item is not None else ""
+
+    def categories(self, item_id: str) -> tuple[str, ...]:
+        item = self.items.get(item_id)
+        return item.categories if item is not None else ()
+
+
+def checked(tool: str, neighbours: Iterable[tuple[str, float] | tuple[str, float, int]]) -> list[Neighbour]:
+    """Neighbours as :class:`Neighbour`, the tool's name checked."""
+    if tool not in TOOLS:
+        raise StarError(f"there is no tool {tool!r}", f"choose one of {', '.join(TOOLS)}")
+    return [Neighbour(*row) for row in neighbours]

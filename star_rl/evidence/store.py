@@ -1,0 +1,176 @@
+"""The sealed evidence store as a reader sees it (paper, section 3.3: an online call is a look-up)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+from star_rl.errors import StarError
+from star_rl.evidence.layout import Shard, name_of
+from star_rl.evidence.manifest import read_manifest, shard_name
+
+
+class EvidenceStore:
+    """An immutable map from (tool, id) to a text, its neighbours and its structured evidence.
+
+    Opening maps files and reads one small JSON, so every worker of a node opens the same path and all share one page
+    cache. A store is pickled as its path. Reads change nothing: threads and forked processes may share one object.
+
+    A node may hold some of the shards only: :meth:`open` wants at least one, and a look-up in an absent one names it.
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        self.path, self.manifest = path, manifest
+        self._asked: tuple[str | None, str | None] = (None, None)
+        self._prefix = {tool: name_of(tool, "") for tool in manifest["tools"]}
+        self._count = len(manifest["shards"])
+        self._shards: list[Shard | None] = [None] * self._count
+
+    @classmethod
+    def open(cls, path: str | Path, scenario: str | None = None, fingerprint: str | None = None) -> EvidenceStore:
+        """Open a sealed store.
+
+        Args:
+            path: the store's folder.
+            scenario: refuse a store of another scenario.
+            fingerprint: refuse a store that was built from other data.
+
+        Raises:
+            StarError: absent, unsealed, damaged (absent or truncated file, bad manifest), of another format, scenario
+                or data, or with no shard on this machine.
+        """
+        path = Path(path)
+        store = cls(path, read_manifest(path, scenario, fingerprint))
+        store._asked = (scenario, fingerprint)
+        present = store.local_shards()
+        if not present:
+            raise StarError(f"none of the {store._count} shards of {path} is on this machine", "copy at least one here")
+        for number in present:
+            store._shard(number)
+        return store
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (EvidenceStore.open, (str(self.path), *self._asked))
+
+    @property
+    def scenario(self) -> str:
+        return self.manifest["scenario"]
+
+    @property
+    def fingerprint(self) -> str:
+        return self.manifest["fingerprint"]
+
+    def __len__(self) -> int:
+        return self.manifest["entries"]
+
+    def get(self, tool: str, key: str) -> str | None:
+        """The text a tool answers with; ``None`` for an unknown tool or id (whatever a model wrote there).
+
+        Raises:
+            StarError: the bytes are damaged, or the id's shard is not on this machine.
+        """
+        found = self._find(tool, key)
+        return None if found is None else found[0].decode()
+
+    def neighbours(self, tool: str, key: str) -> list[tuple[str, float]]:
+        """(id, weight) of an entry's neighbours, strongest first; empty for an unknown id."""
+        entry = self.entry(tool, key)
+        return [] if entry is None else [(row[0], row[1]) for row in entry["neighbours"]]
+
+    def entry(self, tool: str, key: str) -> dict[str, Any] | None:
+        """All that is stored of an id: ``{tool, key, text, neighbours: [[id, weight, support]], structured}``."""
+        found = self._find(tool, key)
+        if found is None:
+            return None
+        text, ordinal, shard = found
+        return {"tool": tool, "key": key, "text": text.decode(), **json.loads(shard.detail(ordinal))}
+
+    def keys(self, tool: str) -> Iterator[str]:
+        """Every stored id of a tool, in the store's own order (stable, not sorted), of the shards on this machine."""
+        prefix = self._prefix.get(tool)
+        if prefix is None:
+            return
+        for number in self.local_shards():
+            for name, _, _ in self._shard(number).scan():
+                if name.startswith(prefix):
+                    yield name[len(prefix) :].decode()
+
+    def shard_of(self, tool: str, key: str) -> str:
+        """Name of the shard that holds an id: what a router needs where no node holds all of them."""
+        return shard_name(crc32(name_of(tool, key)) % self._count)
+
+    def local_shards(self) -> list[int]:
+        """Numbers of the shards that are on this machine."""
+        return [number for number in range(self._count) if (self.path / shard_name(number)).is_dir()]
+
+    def verify(self) -> dict[str, Any]:
+        """Read every byte of the local shards and hold it to the manifest's SHA-256.
+
+        Returns:
+            ``{"entries", "bytes", "shards", "absent": [names]}``.
+
+        Raises:
+            StarError: a file differs from what was sealed.
+        """
+        report: dict[str, Any] = {"entries": 0, "bytes": 0, "shards": 0, "absent": []}
+        present = set(self.local_shards())
+        for number, row in enumerate(self.manifest["shards"]):
+            if number not in present:
+                report["absent"].append(shard_name(number))
+                continue
+            for name, file in row["files"].items():
+                path = self.path / shard_name(number) / name
+                with open(path, "rb") as handle:
+                    digest = hashlib.file_digest(handle, "sha256").hexdigest()
+                if digest != file["sha256"]:
+                    raise StarError(
+                        f"the evidence store is damaged: {path} is not what was sealed (SHA-256 {digest[:16]}, "
+                        f"manifest {file['sha256'][:16]})",
+                        "copy the store anew, or build it again",
+                    )
+                report["bytes"] += file["bytes"]
+            report["entries"] += row["entries"]
+            report["shards"] += 1
+        return report
+
+    def close(self) -> None:
+        """Unmap the files; the object cannot be used afterwards."""
+        for shard in self._shards:
+            if shard is not None:
+                shard.close()
+        self._shards = [None] * self._count
+
+    def __enter__(self) -> EvidenceStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _find(self, tool: str, key: str) -> tuple[bytes, int, Shard] | None:
+        try:
+            name = self._prefix[tool] + key.encode()
+        except (KeyError, TypeError, AttributeError, UnicodeEncodeError):
+            return None  # a tool or an id that cannot have been stored: a model may write anything
+        hashed = crc32(name)
+        number = hashed % self._count
+        shard = self._shards[number] or self._shard(number)
+        found = shard.find(name, hashed)
+        return None if found is None else (*found, shard)
+
+    def _shard(self, number: int) -> Shard:
+        shard = self._shards[number]
+        if shard is None:
+            folder = self.path / shard_name(number)
+            if not folder.is_dir():
+                raise StarError(
+                    f"{shard_name(number)} of the evidence store {self.path} is not on this machine",
+                    f"copy it to {folder}, or ask a node that holds it",
+                )
+            row = self.manifest["shards"][number]
+            sizes = {name: file["bytes"] for name, file in row["files"].items()}
+            shard = self._shards[number] = Shard(folder, row["entries"], sizes)
+        return shard

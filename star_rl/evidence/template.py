@@ -1,0 +1,160 @@
+"""The template verbaliser: neighbours grouped by category, described by counts. No model, no cost, deterministic."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from star_rl.errors import StarError
+from star_rl.evidence.model import (
+    ITEM_CF,
+    REPRESENTATIVES,
+    Catalogue,
+    Category,
+    Evidence,
+    Neighbour,
+    Words,
+    checked,
+)
+from star_rl.evidence.words import BUDGETS, SIZES, Size, approximate_tokens, in_words
+
+#: Name of the group of neighbours that share no category.
+OTHER = "Other"
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """Neighbours into words by rule.
+
+    Args:
+        catalogue: the items.
+        size: ``full`` or ``short`` (:func:`star_rl.evidence.words.in_words`).
+        budget: tokens of a text at most; by default 512 (full) or 48 (short).
+        categories: groups at most.
+        count: a tokenizer's count of tokens; an approximation by default.
+
+    Raises:
+        StarError: an unknown size, or a budget or number of groups below 1.
+    """
+
+    catalogue: Catalogue
+    size: Size = "full"
+    budget: int | None = None
+    categories: int = 5
+    count: Callable[[str], int] = approximate_tokens
+
+    def __post_init__(self) -> None:
+        if self.size not in SIZES:
+            raise StarError(f"there is no size {self.size!r} of evidence", f"choose one of {', '.join(SIZES)}")
+        if self.categories < 1 or (self.budget is not None and self.budget < 1):
+            raise StarError("an evidence text needs a budget and a number of groups of at least 1", "raise the value")
+
+    def about(self) -> dict[str, Any]:
+        """What distinguishes these words from others, for the store's manifest."""
+        budget = BUDGETS[self.size] if self.budget is None else self.budget
+        return {"verbaliser": "template", "size": self.size, "budget": budget, "categories": self.categories}
+
+    def evidence(
+        self,
+        tool: str,
+        key: str,
+        neighbours: Iterable[tuple[str, float] | tuple[str, float, int]],
+        history: Sequence[str] = (),
+    ) -> Evidence:
+        """Group the neighbours.
+
+        Args:
+            tool: ``UserCF`` or ``ItemCF``.
+            key: the user or the item.
+            neighbours: (item id, weight[, support]), strongest first.
+            history: items of the user that were visible, for the reasons (UserCF only).
+        """
+        rows = checked(tool, neighbours)
+        groups = _groups(rows, self.catalogue, self.categories)
+        known = _counts(history, self.catalogue) if tool != ITEM_CF else {}
+        past = len(history)
+        categories = []
+        for name, members in groups:
+            why = "" if tool == ITEM_CF else _reason(name, known.get(name, 0), past, members)
+            categories.append(
+                Category(
+                    name,
+                    _summary(tool, members, len(rows)),
+                    tuple(row.id for row in members[:REPRESENTATIVES]),
+                    why,
+                    len(members),
+                    sum(row.support for row in members),
+                )
+            )
+        return Evidence(tool, key, tuple(categories), len(rows))
+
+    def __call__(
+        self,
+        tool: str,
+        key: str,
+        neighbours: Iterable[tuple[str, float] | tuple[str, float, int]],
+        history: Sequence[str] = (),
+    ) -> Words:
+        """Text and evidence of one key; arguments as in :meth:`evidence`."""
+        evidence = self.evidence(tool, key, neighbours, history)
+        return Words(in_words(evidence, self.catalogue, self.size, self.budget, self.count), evidence)
+
+
+def _groups(rows: list[Neighbour], catalogue: Catalogue, most: int) -> list[tuple[str, list[Neighbour]]]:
+    """Split neighbours into groups, each under one category, the weightiest first.
+
+    Greedy: the category with the largest weight of neighbours not yet placed, times how telling it is (log of its
+    inverse share of the catalogue), takes them all. A category of nearly every item thus comes last.
+    """
+    total = max(1, len(catalogue.items))
+    members: dict[str, list[int]] = {}
+    for place, row in enumerate(rows):
+        for category in dict.fromkeys(catalogue.categories(row.id)):
+            members.setdefault(category, []).append(place)
+    telling = {name: 0.05 + math.log(total / catalogue.frequency.get(name, 1)) for name in members}
+    scores = {name: sum(rows[place].weight for place in places) for name, places in members.items()}
+    free = set(range(len(rows)))
+    groups: list[tuple[str, list[Neighbour]]] = []
+    while scores and len(groups) < most:
+        # No group of one where larger ones are left: a single item says nothing about a taste.
+        name = min(scores, key=lambda name: (len(members[name]) == 1, -scores[name] * telling[name], name))
+        taken = [place for place in members[name] if place in free]
+        groups.append((name, [rows[place] for place in taken]))
+        free.difference_update(taken)
+        del scores[name]
+        for other in list(scores):
+            members[other] = [place for place in members[other] if place in free]
+            if members[other]:
+                scores[other] = sum(rows[place].weight for place in members[other])
+            else:
+                del scores[other]
+    if free and len(groups) < most:
+        groups.append((OTHER, [rows[place] for place in sorted(free)]))
+    return groups
+
+
+def _counts(history: Sequence[str], catalogue: Catalogue) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for item_id in history:
+        for category in dict.fromkeys(catalogue.categories(item_id)):
+            counts[category] = counts.get(category, 0) + 1
+    return counts
+
+
+def _summary(tool: str, members: list[Neighbour], total: int) -> str:
+    support = sum(row.support for row in members)
+    what = "related items" if tool == ITEM_CF else "items liked by similar users"
+    line = f"{len(members)} of {total} {what}"
+    if support:
+        line += f", {support} shared choices" if tool == ITEM_CF else f", {support} votes"
+    return line + "."
+
+
+def _reason(name: str, seen: int, past: int, members: list[Neighbour]) -> str:
+    if seen:
+        return f"of this kind are {seen} of the user's {past} past choices."
+    best = max((row.support for row in members), default=0)
+    backed = f"{best} similar users agree on its first item" if best else "similar users favour it"
+    return f"new to this user, but {backed}."

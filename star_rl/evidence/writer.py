@@ -1,0 +1,351 @@
+"""Writing a store: an append-only journal that survives a kill, and the sealing that sorts it into its final form.
+
+The sealed bytes depend on the entries alone, not on the order in which they came nor on how often the writer was
+killed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import struct
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+from zlib import crc32
+
+import numpy as np
+
+from star_rl.errors import StarError
+from star_rl.evidence.layout import (
+    BLOCK,
+    BLOCK_ENTRIES,
+    DETAILS,
+    FILES,
+    HEADER,
+    INDEX,
+    INDEX_GROUP,
+    RECORDS,
+    bucket_bits,
+    codec,
+    name_of,
+)
+from star_rl.evidence.manifest import MANIFEST, building_folder, manifest_text, shard_name
+from star_rl.files import fingerprint as digest_of
+from star_rl.files import read_json, write_json, writing_error
+
+#: Journal frame: bytes of the payload, CRC of the payload; the payload: lengths of name, text, details, then the three.
+_FRAME = struct.Struct("<II")
+_LENGTHS = struct.Struct("<III")
+
+
+class EvidenceWriter:
+    """Collects entries and seals them.
+
+    Entries go to a journal beside the store (``<path>.building``). A new writer on the same path resumes there: what is
+    already ``in`` it need not be put again. A later ``put`` of the same id replaces the earlier one. Memory: about
+    100 bytes an entry.
+
+    Args:
+        path: the store's folder, which must not exist yet.
+        scenario: the scenario whose visible data this is (:data:`star_rl.records.SCENARIOS`, or a name of one's own).
+        fingerprint: fingerprint of the visible tables.
+        about: what else tells one build from another (verbaliser, budget, prompt version); kept in the manifest.
+        shards: number of shards by hash of the key; one unless the store is larger than a node's disk.
+
+    Raises:
+        StarError: the store exists, another process builds it, or the unfinished build is of something else.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        scenario: str,
+        fingerprint: str,
+        about: dict[str, Any] | None = None,
+        shards: int = 1,
+    ) -> None:
+        self.path = Path(path)
+        if shards < 1:
+            raise StarError(f"a store cannot have {shards} shards", "use 1 or more")
+        if self.path.exists():
+            raise StarError(
+                f"{self.path} exists already, and a sealed store never changes", "choose another path, or delete it"
+            )
+        self.identity = {"scenario": scenario, "fingerprint": fingerprint, "about": about or {}, "shards": shards}
+        self.folder = building_folder(self.path)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.folder / "lock", "a+", encoding="utf-8")  # noqa: SIM115 - held until close
+        except OSError as error:
+            raise writing_error(self.folder, error) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise StarError(f"another process is building {self.path}", "wait for it, or stop it") from error
+        self._journals: list[_Journal] = []
+        try:
+            self._check_identity()
+            shutil.rmtree(self.folder / "sealing", ignore_errors=True)
+            for number in range(shards):
+                self._journals.append(_Journal(self.folder / f"{shard_name(number)}.journal"))
+        except BaseException:
+            self.close()
+            raise
+        self._names = {name for journal in self._journals for name in journal.names()}
+
+    def _check_identity(self) -> None:
+        file = self.folder / "identity.json"
+        if not file.exists():
+            write_json(file, self.identity)
+            return
+        found = read_json(file)
+        for key, value in self.identity.items():
+            if digest_of(found.get(key)) != digest_of(value):
+                raise StarError(
+                    f"the unfinished build {self.folder} has {key} {found.get(key)!r}, this one {value!r}",
+                    f"finish that build with its own settings, or delete {self.folder}",
+                )
+
+    def __contains__(self, entry: tuple[str, str]) -> bool:
+        return name_of(*entry) in self._names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def put(
+        self,
+        tool: str,
+        key: str,
+        text: str,
+        neighbours: Sequence[Sequence[Any]] = (),
+        structured: Any = None,
+    ) -> None:
+        """Append one entry.
+
+        Args:
+            tool: ``UserCF`` or ``ItemCF``.
+            key: the user's or item's id.
+            text: what the tool answers.
+            neighbours: (id, weight) or (id, weight, support), strongest first.
+            structured: any JSON value: the evidence before it became words.
+
+        Raises:
+            StarError: an id that is not UTF-8, or the disk is full.
+        """
+        if not tool or "\0" in tool:
+            raise StarError(f"{tool!r} cannot be a tool's name", "use UserCF or ItemCF")
+        try:
+            name, words = name_of(tool, key), text.encode()
+            details = json.dumps(
+                {"neighbours": [list(row) for row in neighbours], "structured": structured},
+                ensure_ascii=False,
+                separators=(",", ":"),
+            ).encode()
+        except UnicodeEncodeError as error:
+            raise StarError(
+                f"the entry of {tool} {key!r} is not valid Unicode", "mend the source's encoding"
+            ) from error
+        hashed = crc32(name)
+        try:
+            self._journals[hashed % len(self._journals)].append(name, words, details, hashed)
+        except OSError as error:
+            raise writing_error(self.folder, error) from error
+        self._names.add(name)
+
+    def flush(self) -> None:
+        """After this returns, no kill and no power cut loses what was put before."""
+        for journal in self._journals:
+            journal.flush()
+
+    def seal(self, **facts: Any) -> Path:
+        """Write the final files and move them to ``path`` in one step; the journal is deleted.
+
+        Args:
+            facts: further fields of the manifest (counts, what was checked).
+
+        Returns:
+            The store's folder.
+        """
+        self.flush()
+        sealing = self.folder / "sealing"
+        try:
+            shutil.rmtree(sealing, ignore_errors=True)
+            tools: dict[str, int] = {}
+            rows: list[dict[str, Any]] = []
+            for number, journal in enumerate(self._journals):
+                folder = sealing / shard_name(number)
+                folder.mkdir(parents=True)
+                entries = _write_shard(journal, folder, tools)
+                rows.append({"entries": entries, "files": {name: _described(folder / name) for name in FILES}})
+                _sync(folder)
+            fields = {
+                "scenario": self.identity["scenario"],
+                "fingerprint": self.identity["fingerprint"],
+                "about": self.identity["about"],
+                "entries": sum(row["entries"] for row in rows),
+                "tools": dict(sorted(tools.items())),
+                **facts,
+                "shards": rows,
+            }
+            with open(sealing / MANIFEST, "w", encoding="utf-8") as handle:
+                handle.write(manifest_text(fields))
+                handle.flush()
+                os.fsync(handle.fileno())
+            _sync(sealing)
+            os.rename(sealing, self.path)
+            _sync(self.path.parent)
+        except OSError as error:
+            raise writing_error(self.path, error) from error
+        self.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return self.path
+
+    def close(self) -> None:
+        """Leave the build unsealed; a later writer resumes it."""
+        for journal in self._journals:
+            journal.close()
+        self._journals = []
+        self._lock.close()
+
+    def __enter__(self) -> EvidenceWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Journal:
+    """One shard's append-only file of frames; a frame cut short by a kill is dropped at opening."""
+
+    def __init__(self, file: Path) -> None:
+        self.hashes, self.offsets = array("I"), array("Q")
+        self._handle: IO[bytes] = open(file, "a+b", buffering=1 << 20)  # noqa: SIM115 - held until close
+        self._end = 0
+        size = os.fstat(self._handle.fileno()).st_size
+        self._handle.seek(0)
+        while self._end + _FRAME.size <= size:
+            length, crc = _FRAME.unpack(self._handle.read(_FRAME.size))
+            payload = self._handle.read(length)
+            if len(payload) < length or length < _LENGTHS.size or crc32(payload) != crc:
+                break
+            name_length = _LENGTHS.unpack_from(payload)[0]
+            self.hashes.append(crc32(payload[_LENGTHS.size : _LENGTHS.size + name_length]))
+            self.offsets.append(self._end)
+            self._end += _FRAME.size + length
+        if self._end < size:
+            self._handle.truncate(self._end)
+        self._handle.seek(0, os.SEEK_END)
+
+    def append(self, name: bytes, text: bytes, details: bytes, hashed: int) -> None:
+        payload = b"".join((_LENGTHS.pack(len(name), len(text), len(details)), name, text, details))
+        self._handle.write(_FRAME.pack(len(payload), crc32(payload)) + payload)
+        self.hashes.append(hashed)
+        self.offsets.append(self._end)
+        self._end += _FRAME.size + len(payload)
+
+    def read(self, offset: int) -> tuple[bytes, bytes, bytes]:
+        descriptor = self._handle.fileno()
+        length, _ = _FRAME.unpack(os.pread(descriptor, _FRAME.size, offset))
+        payload = os.pread(descriptor, length, offset + _FRAME.size)
+        name, text, details = _LENGTHS.unpack_from(payload)
+        first, second = _LENGTHS.size + name, _LENGTHS.size + name + text
+        return payload[_LENGTHS.size : first], payload[first:second], payload[second : second + details]
+
+    def names(self) -> Iterator[bytes]:
+        for offset in self.offsets:
+            yield self.read(offset)[0]
+
+    def flush(self) -> None:
+        self._handle.flush()
+        os.fsync(self._handle.fileno())
+
+    def close(self) -> None:
+        self._handle.close()
+
+
+def _ordered(journal: _Journal) -> Iterator[tuple[int, bytes, bytes, bytes]]:
+    """(hash, name, text, details) by hash, then name; of several frames of one name the last."""
+    hashes = np.frombuffer(journal.hashes, dtype=np.uint32) if len(journal.hashes) else np.empty(0, np.uint32)
+    offsets = np.frombuffer(journal.offsets, dtype=np.uint64) if len(journal.offsets) else np.empty(0, np.uint64)
+    order = np.argsort(hashes, kind="stable")  # stable: frames of one hash stay in the order they were put
+    position = 0
+    while position < len(order):
+        hashed = int(hashes[order[position]])
+        group: dict[bytes, tuple[bytes, bytes]] = {}
+        while position < len(order) and hashes[order[position]] == hashed:
+            name, text, details = journal.read(int(offsets[order[position]]))
+            group[name] = (text, details)
+            position += 1
+        for name in sorted(group):
+            yield hashed, name, *group[name]
+
+
+def _write_shard(journal: _Journal, folder: Path, tools: dict[str, int]) -> int:
+    """Write the three files of one shard; returns the number of its entries and adds to the counts by tool."""
+    hashes, starts = array("I"), array("Q")
+    zstd = codec()
+    blocks, position, cold = array("Q", [0]), 0, 0
+    pending: list[bytes] = []
+    with open(folder / RECORDS, "wb", buffering=1 << 20) as records, open(folder / DETAILS, "wb") as details_file:
+
+        def write_block() -> int:
+            offsets = np.cumsum([4 * (len(pending) + 1), *(len(piece) for piece in pending)]).astype("<u4").tobytes()
+            plain = offsets + b"".join(pending)
+            body = struct.pack("<I", len(plain)) + zstd.compress(plain, asbytes=True)  # type: ignore[attr-defined]
+            details_file.write(struct.pack("<I", crc32(body)) + body)
+            pending.clear()
+            return BLOCK.size - 4 + len(body)
+
+        for ordinal, (hashed, name, text, details) in enumerate(_ordered(journal)):
+            body = HEADER.pack(0, len(name), len(text), ordinal)[4:] + name + text
+            records.write(struct.pack("<I", crc32(body)) + body)
+            hashes.append(hashed)
+            starts.append(position)
+            position += 4 + len(body)
+            tool = name[: name.index(b"\0")].decode()
+            tools[tool] = tools.get(tool, 0) + 1
+            pending.append(details)
+            if len(pending) == BLOCK_ENTRIES:
+                cold += write_block()
+                blocks.append(cold)
+        if pending:
+            cold += write_block()
+            blocks.append(cold)
+        details_file.write(np.asarray(blocks, dtype="<u8").tobytes())
+        _sync_file(records)
+        _sync_file(details_file)
+    bits = bucket_bits(len(hashes))
+    ends = np.append(np.asarray(starts, dtype="<u8"), np.uint64(position)).astype("<u8")
+    tops = np.asarray(hashes, dtype=np.uint32) >> np.uint32(32 - bits)
+    first = np.searchsorted(tops, np.arange((1 << bits) + 1, dtype=np.int64), side="left")
+    directory = ends[first].astype("<u8").tobytes()
+    groups = range(0, len(directory), INDEX_GROUP * 8)
+    with open(folder / INDEX, "wb") as handle:
+        handle.write(directory)
+        handle.write(struct.pack(f"<{len(groups)}I", *(crc32(directory[at : at + INDEX_GROUP * 8]) for at in groups)))
+        _sync_file(handle)
+    return len(hashes)
+
+
+def _described(file: Path) -> dict[str, Any]:
+    with open(file, "rb") as handle:
+        return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(handle, "sha256").hexdigest()}
+
+
+def _sync_file(handle: IO[bytes]) -> None:
+    handle.flush()
+    os.fsync(handle.fileno())
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
