@@ -1,0 +1,115 @@
+"""Histories of tasks, and the guard that nothing a task must not see is visible."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from star_rl.errors import StarError
+from star_rl.records import Task
+from star_rl.scenarios.tables import Indexed
+
+#: One interaction of a history: (item id, timestamp, rating or None).
+Event = tuple[str, int, float | None]
+
+
+class Histories:
+    """Looks up what a user did, by row ranges of the sorted interactions."""
+
+    def __init__(self, interactions: pa.Table) -> None:
+        data = Indexed.of(interactions)
+        self._stamp = data.stamp
+        self._item = data.table["item_id"].combine_chunks()
+        self._rating = data.table["rating"].combine_chunks()
+        self._rows = {
+            user: (int(a), int(b)) for user, a, b in zip(data.user_ids, data.start[:-1], data.start[1:], strict=True)
+        }
+
+    def history(self, task: Task) -> list[Event]:
+        """The user's interactions strictly before the task's cutoff, oldest first.
+
+        They also end before the user's first contact with the ground truth, should a task's cutoff be later than that
+        (the protocol of the paper's evaluation data). Unknown users have no history.
+        """
+        start, stop = self._rows.get(task.user_id, (0, 0))
+        stop = start + int(np.searchsorted(self._stamp[start:stop], task.cutoff, side="left"))
+        events = self._events(start, stop)
+        for event in events:
+            if event[0] == task.ground_truth:
+                return [earlier for earlier in events if earlier[1] < event[1]]
+        return events
+
+    def of_user(self, user_id: str, before: int | None = None) -> list[Event]:
+        """All interactions of a user, or those before a timestamp, oldest first."""
+        start, stop = self._rows.get(user_id, (0, 0))
+        if before is not None:
+            stop = start + int(np.searchsorted(self._stamp[start:stop], before, side="left"))
+        return self._events(start, stop)
+
+    def _events(self, start: int, stop: int) -> list[Event]:
+        count = stop - start
+        return list(
+            zip(
+                self._item.slice(start, count).to_pylist(),
+                self._stamp[start:stop].tolist(),
+                self._rating.slice(start, count).to_pylist(),
+                strict=True,
+            )
+        )
+
+
+def first_contact(interactions: pa.Table, pairs: Sequence[tuple[str, str]]) -> list[int | None]:
+    """Timestamp of each (user, item) pair's first interaction; None where there is none."""
+    wanted = set(pairs)
+    users = pa.array(sorted({user for user, _ in wanted}), pa.string())
+    rows = interactions.filter(pc.is_in(interactions["user_id"], users)).select(["user_id", "item_id", "timestamp"])
+    first: dict[tuple[str, str], int] = {}
+    for user, item, stamp in zip(*(rows[name].to_pylist() for name in rows.column_names), strict=True):
+        if (user, item) in wanted and stamp < first.get((user, item), stamp + 1):
+            first[user, item] = stamp
+    return [first.get(pair) for pair in pairs]
+
+
+def assert_no_leak(visible: pa.Table, tasks: Iterable[Task]) -> None:
+    """Refuse interactions that hold what a task must not see.
+
+    Args:
+        visible: a table of interactions (or its first three columns), in any order.
+        tasks: all tasks whose evidence or prompts are built from ``visible``.
+
+    Raises:
+        StarError: some row is a (user, ground truth) pair of a task, or stands at or after a cutoff of its user; names
+            the pair and the task.
+    """
+    cut: dict[str, tuple[int, Task]] = {}
+    truth: dict[tuple[str, str], Task] = {}
+    for task in tasks:
+        truth[task.user_id, task.ground_truth] = task
+        if task.user_id not in cut or task.cutoff < cut[task.user_id][0]:
+            cut[task.user_id] = (task.cutoff, task)
+    if not len(visible) or not cut:
+        return
+    users = visible["user_id"].combine_chunks().dictionary_encode()
+    limits = [cut.get(user, (None, None))[0] for user in users.dictionary.to_pylist()]
+    known = np.array([limit is not None for limit in limits])
+    limit = np.array([limit or 0 for limit in limits], np.int64)
+    user = users.indices.to_numpy()
+    rows = np.flatnonzero(known[user])
+    late = rows[visible["timestamp"].to_numpy()[rows] >= limit[user[rows]]]
+    if len(late):
+        row = visible.slice(int(late[0]), 1).to_pylist()[0]
+        _refuse(row["user_id"], row["item_id"], cut[row["user_id"]][1])
+    part = visible.select(["user_id", "item_id"]).take(pa.array(rows))
+    for name, item in zip(part["user_id"].to_pylist(), part["item_id"].to_pylist(), strict=True):
+        if (name, item) in truth:
+            _refuse(name, item, truth[name, item])
+
+
+def _refuse(user: str, item: str, task: Task) -> None:
+    raise StarError(
+        f"the visible interactions hold (user {user}, item {item}), which task {task.task_id} must not see",
+        "split again from the tables, and build neighbours from the split's visible interactions only",
+    )

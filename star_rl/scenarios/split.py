@@ -1,0 +1,271 @@
+"""Training, validation and test tasks of one source, and what is visible beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from star_rl.errors import StarError
+from star_rl.records import CANDIDATES, SCENARIOS, Task, tasks_from
+from star_rl.scenarios.classes import Thresholds, classify
+from star_rl.scenarios.histories import assert_no_leak, first_contact
+from star_rl.scenarios.tables import Indexed, Tables
+
+_NEVER = np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True)
+class SplitOptions(Thresholds):
+    """How tasks are cut from a source. Thresholds of the scenarios matter with ``scenario = "auto"`` only."""
+
+    #: ``users``: held-out users, each with the last item; ``last``: everybody's last item (validation: last but one);
+    #: ``tasks``: the source's own evaluation tasks.
+    test: str = "users"
+    #: Shares of users held out for test and validation, where users are held out.
+    test_share: float = 0.2
+    valid_share: float = 0.1
+    #: ``recent``: the last ``train_per_user`` items of a user are ground truths; ``last``: the last item only, ground
+    #: truths of the test left out (paper, section 4.1).
+    train: str = "recent"
+    train_per_user: int = 4
+    #: Fewest interactions before a ground truth.
+    min_history: int = 8
+    #: Most tasks of each part, drawn evenly over scenarios; 0 keeps all.
+    max_train: int = 0
+    max_valid: int = 0
+    max_test: int = 0
+    #: Scenario of every task, or ``auto``: told from data (:mod:`star_rl.scenarios.classes`).
+    scenario: str = "classic"
+
+    def check(self) -> None:
+        super().check()
+        choices = {"test": ("users", "last", "tasks"), "train": ("recent", "last"), "scenario": ("auto", *SCENARIOS)}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise StarError(f"{name}={getattr(self, name)!r} is no choice", f"choose one of {', '.join(allowed)}")
+        for name in ("test_share", "valid_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise StarError(f"{name}={getattr(self, name)} is not a share", "give a number from 0 to below 1")
+        if self.test_share + self.valid_share >= 1:
+            raise StarError("test_share and valid_share leave no user for training", "their sum must stay below 1")
+        for name in ("train_per_user", "max_train", "max_valid", "max_test"):
+            if getattr(self, name) < 0:
+                raise StarError(f"{name}={getattr(self, name)} is negative", "give 0 or more")
+        if self.min_history < 1:
+            raise StarError(f"min_history={self.min_history} is below 1", "a ranking needs a history: give 1 or more")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Tasks, the interactions that neighbours may see (sorted), and what was dropped: part -> reason -> count."""
+
+    train: list[Task]
+    valid: list[Task]
+    test: list[Task]
+    visible: pa.Table
+    dropped: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    @property
+    def tasks(self) -> list[Task]:
+        return [*self.train, *self.valid, *self.test]
+
+
+def split(tables: Tables, options: SplitOptions | Mapping[str, Any] | None = None, seed: int = 0) -> Split:
+    """Cut tasks from ``tables``.
+
+    A ground truth is always a first contact of its user, its cutoff is its timestamp, and its 19 negatives are drawn
+    uniformly from the items that the user never touches at any time. Candidates stand in random order.
+
+    Raises:
+        StarError: an option is out of range, or no test task is left.
+    """
+    o = _options(options)
+    cutter = _Cutter(tables, o, np.random.default_rng(seed))
+    test = cutter.own() if o.test == "tasks" else None
+    parts = cutter.rows(test)
+    made = {name: cutter.tasks(name, parts[name], getattr(o, f"max_{name}")) for name in ("train", "valid", "test")}
+    if test is not None:
+        made["test"] = test
+    if not made["test"]:
+        why = ", ".join(f"{reason}: {count}" for reason, count in cutter.dropped["test"].items())
+        raise StarError(f"no test task is left ({why or 'no user has enough interactions'})", "lower min_history")
+    everything = [task for part in made.values() for task in part]
+    visible = cutter.visible(everything)
+    assert_no_leak(visible, everything)
+    return Split(visible=visible, dropped={k: dict(v) for k, v in cutter.dropped.items() if v}, **made)
+
+
+def _options(options: SplitOptions | Mapping[str, Any] | None) -> SplitOptions:
+    if not isinstance(options, SplitOptions):
+        known = {f.name for f in dataclasses.fields(SplitOptions)}
+        for name in options or {}:
+            if name not in known:
+                raise StarError(f"the split has no option {name!r}", f"its options: {', '.join(sorted(known))}")
+        options = SplitOptions(**dict(options or {}))
+    for item in dataclasses.fields(SplitOptions):
+        value, default = getattr(options, item.name), item.default
+        kinds = (int, float) if isinstance(default, float) else (type(default),)
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise StarError(f"{item.name}={value!r} is not of type {type(default).__name__}", f"default: {default!r}")
+    options.check()
+    return options
+
+
+class _Cutter:
+    def __init__(self, tables: Tables, o: SplitOptions, rng: np.random.Generator) -> None:
+        self.tables, self.o, self.rng = tables, o, rng
+        self.data = data = Indexed.of(tables.interactions, tables.items)
+        self.source = str(tables.manifest.get("source", "data"))
+        self.seconds = tables.manifest.get("time", "seconds") == "seconds"
+        self.dropped: dict[str, Counter[str]] = {"train": Counter(), "valid": Counter(), "test": Counter()}
+        # First contacts, each with its place from the end of its user's first contacts: 0 is the last.
+        _, first = np.unique(data.user * len(data.item_ids) + data.item, return_index=True)
+        self.first = np.sort(first)
+        ends = np.searchsorted(data.user[self.first], np.arange(len(data.user_ids)), side="right")
+        self.back = ends[data.user[self.first]] - 1 - np.arange(len(self.first))
+        # Rows of one user and one timestamp are one moment: a history ends before the moment of its ground truth.
+        fresh = np.ones(len(data.user), bool)
+        fresh[1:] = (data.user[1:] != data.user[:-1]) | (data.stamp[1:] != data.stamp[:-1])
+        moment = np.flatnonzero(fresh)[np.cumsum(fresh) - 1]
+        self.before = moment - data.start[data.user]
+
+    def own(self) -> list[Task]:
+        """The source's evaluation tasks, each cut at the user's first contact with the ground truth at the latest."""
+        if self.tables.tasks is None:
+            raise StarError(f"source {self.source} brings no tasks of its own", "choose test=users or test=last")
+        tasks = list(tasks_from(self.tables.tasks))
+        contact = first_contact(self.data.table, [(task.user_id, task.ground_truth) for task in tasks])
+        out = []
+        for task, stamp in zip(tasks, contact, strict=True):
+            order = self.rng.permutation(len(task.candidates))
+            cut = task.cutoff if stamp is None else min(task.cutoff, stamp)
+            out.append(dataclasses.replace(task, cutoff=cut, candidates=tuple(task.candidates[k] for k in order)))
+        if self.o.max_test and len(out) > self.o.max_test:
+            names = np.array([task.scenario for task in out])
+            out = [out[k] for k in self._even(names, self.o.max_test)]
+        return out
+
+    def rows(self, own: list[Task] | None) -> dict[str, np.ndarray]:
+        """Rows of the interactions that become ground truths, by part."""
+        o, users = self.o, len(self.data.user_ids)
+        who = self.data.user[self.first]
+        empty = np.zeros(0, np.int64)
+        if o.test == "last":
+            first_train = 2
+            trains, tests, valids = (np.ones(users, bool) for _ in range(3))
+        else:
+            first_train = 0
+            if own is None:
+                order = self.rng.permutation(users)
+                tests = np.zeros(users, bool)
+                tests[order[: round(users * o.test_share)]] = True
+            else:
+                named = {task.user_id for task in own}
+                tests = np.array([user in named for user in self.data.user_ids], bool)
+                order = self.rng.permutation(np.flatnonzero(~tests))
+                order = np.concatenate([np.flatnonzero(tests), order])
+            valids = np.zeros(users, bool)
+            rest = order[tests.sum() :]
+            valids[rest[: round(users * o.valid_share)]] = True
+            valids &= ~tests
+            trains = ~tests & ~valids
+        test = empty if own is not None else self._long("test", self.first[tests[who] & (self.back == 0)])
+        last = 1 if o.test == "last" else 0
+        valid = self._long("valid", self.first[valids[who] & (self.back == last)])
+        many = 1 if o.train == "last" else o.train_per_user
+        train = self._long(
+            "train", self.first[trains[who] & (self.back >= first_train) & (self.back < first_train + many)]
+        )
+        if o.train == "last":
+            known = {name: k for k, name in enumerate(self.data.item_ids)}
+            truths = {known[task.ground_truth] for task in own or [] if task.ground_truth in known}
+            barred = np.union1d(self.data.item[test], np.array(sorted(truths), np.int64))
+            kept = train[~np.isin(self.data.item[train], barred)]
+            self._drop("train", "ground truth of a test task", len(train) - len(kept))
+            train = kept
+        return {"train": train, "valid": valid, "test": test}
+
+    def _long(self, part: str, rows: np.ndarray) -> np.ndarray:
+        kept = rows[self.before[rows] >= self.o.min_history]
+        self._drop(part, "history shorter than min_history", len(rows) - len(kept))
+        return kept
+
+    def _drop(self, part: str, reason: str, count: int) -> None:
+        if count:
+            self.dropped[part][reason] += count
+
+    def tasks(self, part: str, rows: np.ndarray, most: int) -> list[Task]:
+        data, o = self.data, self.o
+        if o.scenario == "auto":
+            rules = Thresholds(**{f.name: getattr(o, f.name) for f in dataclasses.fields(Thresholds)})
+            names = np.array(
+                classify(data, data.user[rows], data.item[rows], data.stamp[rows], rules, self.seconds), str
+            )
+        else:
+            names = np.full(len(rows), o.scenario)
+        if most and len(rows) > most:
+            pick = self._even(names, most)
+            rows, names = rows[pick], names[pick]
+        out: list[Task] = []
+        for row, scenario in zip(rows.tolist(), names.tolist(), strict=True):
+            negatives = self._negatives(int(data.user[row]))
+            if negatives is None:
+                self._drop(part, f"fewer than {CANDIDATES - 1} items the user never touched", 1)
+                continue
+            ids = [data.item_ids[data.item[row]], *(data.item_ids[k] for k in negatives)]
+            out.append(
+                Task(
+                    task_id=f"{part}-{len(out):06d}",
+                    source=self.source,
+                    scenario=scenario,
+                    user_id=data.user_ids[data.user[row]],
+                    candidates=tuple(ids[k] for k in self.rng.permutation(CANDIDATES)),
+                    ground_truth=ids[0],
+                    cutoff=int(data.stamp[row]),
+                )
+            )
+        return out
+
+    def _even(self, names: np.ndarray, most: int) -> np.ndarray:
+        """Places of ``most`` rows, drawn evenly over the scenarios as far as each has enough, in their old order."""
+        pools = {name: self.rng.permutation(np.flatnonzero(names == name)).tolist() for name in np.unique(names)}
+        picked: list[int] = []
+        while len(picked) < most:
+            share = max(1, (most - len(picked)) // sum(1 for pool in pools.values() if pool))
+            for pool in pools.values():
+                take = min(share, most - len(picked), len(pool))
+                picked += pool[:take]
+                del pool[:take]
+        return np.sort(np.array(picked, np.int64))
+
+    def _negatives(self, user: int) -> list[int] | None:
+        data, wanted = self.data, CANDIDATES - 1
+        touched = set(data.item[data.start[user] : data.start[user + 1]].tolist())
+        count = len(data.item_ids)
+        if count - len(touched) < wanted:
+            return None
+        if count < 4 * (len(touched) + wanted):
+            free = np.setdiff1d(np.arange(count), np.fromiter(touched, np.int64))
+            return [int(k) for k in self.rng.choice(free, wanted, replace=False)]
+        chosen: dict[int, None] = {}
+        while len(chosen) < wanted:
+            for k in self.rng.integers(0, count, wanted).tolist():
+                if k not in touched and len(chosen) < wanted:
+                    chosen[k] = None
+        return list(chosen)
+
+    def visible(self, tasks: list[Task]) -> pa.Table:
+        """For each user the interactions before the earliest cutoff of that user's tasks, ground truths left out."""
+        data = self.data
+        number = {user: k for k, user in enumerate(data.user_ids)}
+        known = [task for task in tasks if task.user_id in number]
+        cut = np.full(len(data.user_ids), _NEVER)
+        who = np.array([number[task.user_id] for task in known], np.int64)
+        np.minimum.at(cut, who, np.array([task.cutoff for task in known], np.int64))
+        return data.table.filter(pa.array(data.stamp < cut[data.user]))

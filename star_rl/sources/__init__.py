@@ -1,0 +1,70 @@
+"""Raw files to the four tables: one module a source, all reached through :func:`write_tables`.
+
+A source is a function ``write(root, out_dir, options, progress) -> manifest``. It streams its files into a
+:class:`star_rl.sources.sink.Sink`, which checks, counts, sorts and writes.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from star_rl.errors import StarError
+from star_rl.sources.sink import Progress, Sink
+
+Source = Callable[[Path | None, Path, Mapping[str, Any], Progress | None], dict[str, Any]]
+
+#: Name of each source and the module that holds its ``write``; imported when asked for.
+SOURCES: dict[str, str] = {
+    "synthetic": "star_rl.sources.synthetic",
+    "movielens": "star_rl.sources.movielens",
+}
+
+
+def source(name: str) -> Source:
+    """The source of that name.
+
+    Raises:
+        StarError: there is none.
+    """
+    if name not in SOURCES:
+        raise StarError(f"there is no source {name!r}", f"choose one of {', '.join(sorted(SOURCES))}")
+    write: Source = importlib.import_module(SOURCES[name]).write
+    return write
+
+
+def write_tables(
+    name: str,
+    root: str | Path | None,
+    out_dir: str | Path,
+    options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write ``interactions``, ``items``, ``users`` (and ``tasks`` where the source has them) and ``tables.json``.
+
+    Args:
+        name: a key of :data:`SOURCES`.
+        root: folder (or file) of the raw data; None for ``synthetic``.
+        out_dir: folder of the tables.
+        options: the source's options; every source also takes ``max_bad_share`` (0.01) and ``memory_mb`` (256).
+        progress: called with what is being done and the rows so far.
+
+    Returns:
+        the manifest: ``source``, ``time`` (seconds or position), ``time_range``, ``read``, ``kept``, ``dropped`` by table
+        and reason, ``repaired``, ``bad_rows`` (file, line, reason of the first), ``fingerprint``.
+
+    Raises:
+        StarError: a path, an option or the data as a whole is unusable.
+    """
+    write = source(name)
+    if name != "synthetic":
+        if root is None:
+            raise StarError(f"source {name} needs root, the path of its files", "set source.root=PATH")
+        if not Path(root).exists():
+            raise StarError(f"there is no folder {root}", f"set source.root to the files of source {name}")
+    return write(None if root is None else Path(root), Path(out_dir), dict(options or {}), progress)
+
+
+__all__ = ["SOURCES", "Progress", "Sink", "Source", "source", "write_tables"]

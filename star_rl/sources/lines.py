@@ -1,0 +1,76 @@
+"""Raw files as blocks of whole lines, plain or gzip, with the number of each block's first line."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from star_rl.errors import StarError
+
+#: Bytes of one block: large enough for a vectorised reader, small enough that a handful of them are nothing.
+BLOCK = 16 << 20
+
+
+def open_raw(path: str | Path) -> IO[bytes]:
+    """Open a file for reading bytes; gzip is told by its first two bytes, not by its name.
+
+    Raises:
+        StarError: the file is absent, is a folder, or may not be read.
+    """
+    try:
+        handle = open(path, "rb")  # noqa: SIM115 - handed to the caller
+    except FileNotFoundError as error:
+        raise StarError(f"there is no file {path}", "check the source's root folder") from error
+    except OSError as error:
+        raise StarError(f"cannot read {path}: {error.strerror}", "check the path and its permissions") from error
+    magic = handle.read(2)
+    handle.seek(0)
+    return gzip.GzipFile(fileobj=handle) if magic == b"\x1f\x8b" else handle  # type: ignore[return-value]
+
+
+def blocks(path: str | Path, size: int = BLOCK) -> Iterator[tuple[int, bytes]]:
+    """Yield ``(number of the first line, bytes of whole lines)``; lines count from 1.
+
+    A last line without a newline is yielded as it stands, so that a line cut in the middle is judged by its parser.
+
+    Raises:
+        StarError: a gzip stream ends early or is damaged.
+    """
+    line = 1
+    with open_raw(path) as handle:
+        rest = b""
+        while True:
+            try:
+                block = handle.read(size)
+            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+                raise StarError(
+                    f"{path} is a damaged gzip file: {error} (after line {line - 1 + rest.count(10)})",
+                    "fetch or compress the file again",
+                ) from error
+            if not block:
+                break
+            cut = block.rfind(b"\n") + 1
+            if not cut:
+                rest += block
+                continue
+            whole = rest + block[:cut]
+            rest = block[cut:]
+            if line == 1 and whole.startswith(b"\xef\xbb\xbf"):
+                whole = whole[3:]
+            yield line, whole
+            line += whole.count(b"\n")
+        if rest:
+            yield line, rest[3:] if line == 1 and rest.startswith(b"\xef\xbb\xbf") else rest
+
+
+def first_line(path: str | Path) -> str:
+    """The first line of a file, decoded leniently; empty for an empty file."""
+    with open_raw(path) as handle:
+        try:
+            return io.BufferedReader(handle).readline(1 << 20).decode("utf-8-sig", "replace").rstrip("\r\n")  # type: ignore[type-var]
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise StarError(f"{path} is a damaged gzip file: {error}", "fetch or compress the file again") from error
