@@ -19,6 +19,7 @@ BASE = [
     "pydantic>=2.9",
     "pyyaml>=6.0",
     "rich>=13.0",
+    "scipy>=1.13",
 ]
 
 #: The engines on a CPU: one environment for ms-swift, Ray, verl and vLLM.
