@@ -1,0 +1,424 @@
+"""Supervised fine-tuning by ms-swift: composes its YAML, runs it, watches it, hands back a checkpoint.
+
+A recipe is a list of short overlays (`recipes/sft/*.yaml`) over the base below; the last one wins. ms-swift runs in a
+process group of its own with its output in `swift.log`; nothing of it is imported here, so this module loads at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from star_rl.errors import StarError
+
+RECIPES = Path(__file__).parents[3] / "recipes" / "sft"
+PLUGIN = Path(__file__).with_name("plugin.py")
+
+#: What every run sets, because ms-swift's default differs or looks for a network. See docs of ms-swift 4.6.0.
+BASE: dict[str, Any] = {
+    "ENV": {
+        "USE_HF": "1",  # the other default is ModelScope
+        "WANDB_MODE": "offline",
+        "TORCHDYNAMO_DISABLE": "1",  # nothing here compiles
+        "TOKENIZERS_PARALLELISM": "false",  # the loader forks
+    },
+    "template": "star",
+    "agent_template": "star_hermes",
+    "loss_scale": "default",  # every assistant turn is trained, tool answers are not
+    "split_dataset_ratio": 0,
+    "strict": True,  # a bad row stops the run; over-long ones are taken out before it starts
+    "truncation_strategy": "delete",
+    "add_version": False,
+    "load_from_cache_file": False,
+    "dataset_shuffle": True,
+    "save_strategy": "steps",
+    "save_steps": 100,
+    "save_total_limit": 2,
+    "logging_steps": 5,
+    "weight_decay": 0.0,
+    "gradient_checkpointing": True,
+    "report_to": ["none"],
+    "seed": 42,
+}
+#: Set for a model that is a folder on this machine: nothing may ask a hub.
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+#: Chosen by :func:`run_sft`; a recipe that names one would be overruled silently.
+OWNED = ("dataset", "output_dir", "resume_from_checkpoint", "external_plugins")
+
+#: `progress(step, total, loss)`; `loss` is None before the first logged one.
+Progress = Callable[[int, int, float | None], None]
+
+
+@dataclass(frozen=True)
+class SftResult:
+    """A finished run.
+
+    Attributes:
+        checkpoint: folder that transformers, vLLM and verl load: weights, config, tokenizer, chat template.
+        steps: optimizer steps, those before a resume included.
+        loss: the last logged training loss (mean per trained token), or None if none was logged.
+        rows: rows trained on.
+        dropped_long: rows taken out because they exceed `max_length` tokens.
+        tokens_per_row: mean length, tokens.
+        seconds: wall-clock seconds of this call.
+        resumed_from: step of the checkpoint that was resumed, 0 for a fresh start.
+    """
+
+    checkpoint: Path
+    steps: int
+    loss: float | None
+    rows: int
+    dropped_long: int
+    tokens_per_row: float
+    seconds: float
+    resumed_from: int
+
+
+def load_overlay(recipe: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    """One overlay: a mapping, a path, or the name of a file in `recipes/sft` without its suffix.
+
+    Raises:
+        StarError: no such file, or it is no mapping.
+    """
+    if isinstance(recipe, Mapping):
+        return dict(recipe)
+    path = Path(recipe)
+    if not path.suffix and len(path.parts) == 1:
+        path = RECIPES / f"{path}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
+        raise StarError(f"no SFT recipe {str(recipe)!r}", f"give a path, or one of: {known}")
+    try:
+        overlay = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as e:
+        raise StarError(f"{path} is not YAML ({str(e).splitlines()[0]})", "mend the file") from e
+    if overlay is None:
+        return {}
+    if not isinstance(overlay, dict):
+        raise StarError(f"{path} holds a {type(overlay).__name__}, not keys with values", "write `key: value` lines")
+    return overlay
+
+
+def compose(
+    recipes: Sequence[str | Path | Mapping[str, Any]],
+    *,
+    data: Path,
+    out: Path,
+    model: str | Path | None = None,
+    resume: Path | None = None,
+) -> dict[str, Any]:
+    """The whole ms-swift configuration: base, then the overlays in order, then the paths.
+
+    Args:
+        recipes: overlays, see :func:`load_overlay`. `ENV` mappings are merged key by key.
+        data: Parquet with `messages` and `tools`.
+        out: ms-swift's output folder.
+        model: folder or hub id; overrules the recipes' `model`.
+        resume: checkpoint to go on from.
+
+    Raises:
+        StarError: no model named, or a key that this function sets itself.
+    """
+    config: dict[str, Any] = {k: dict(v) if isinstance(v, dict) else v for k, v in BASE.items()}
+    for recipe in recipes:
+        overlay = load_overlay(recipe)
+        for key in OWNED:
+            if key in overlay:
+                raise StarError(f"SFT recipe {recipe if not isinstance(recipe, Mapping) else ''} sets {key!r}",
+                                "remove it: the run sets it from its own paths")  # fmt: skip
+        config["ENV"] |= {k: str(v) for k, v in (overlay.pop("ENV", None) or {}).items()}
+        for key, value in overlay.items():
+            if isinstance(value, str) and _is_number(value):
+                raise StarError(f"SFT recipe: {key}={value!r} is text, not a number", "write 1.0e-5, not 1e-5")
+        config |= overlay
+    if model is not None:
+        config["model"] = str(model)
+    if not config.get("model"):
+        raise StarError("no model to fine-tune", "name one in the recipe (model: Qwen/Qwen3-8B) or give a folder")
+    if Path(config["model"]).is_dir():
+        config["check_model"] = False
+        config["ENV"] = OFFLINE | config["ENV"]
+    elif os.sep in config["model"] and config["model"].startswith((".", "/")):
+        raise StarError(f"no model folder {config['model']}", "check the path, or make the student first")
+    config.setdefault("model_type", "qwen3")
+    config["external_plugins"] = [str(PLUGIN)]
+    config["dataset"] = [str(data)]
+    config["output_dir"] = str(out)
+    if resume is not None:
+        config["resume_from_checkpoint"] = str(resume)
+    return config
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def arguments(config: Mapping[str, Any]) -> list[str]:
+    """`config` without `ENV` as the command-line arguments that `swift sft file.yaml` makes of it."""
+    out: list[str] = []
+    for key, value in config.items():
+        if key != "ENV":
+            values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
+            out += [f"--{key}", *map(str, values)]
+    return out
+
+
+def command(config: Mapping[str, Any], file: Path) -> list[str]:
+    """The command line. One process starts ms-swift's script at once; several go through its launcher (torchrun)."""
+    env = {**config["ENV"], **os.environ}
+    if env.get("NPROC_PER_NODE") or env.get("NNODES"):
+        return [sys.executable, "-m", "swift.cli.main", "sft", str(file)]
+    spec = find_spec("swift")
+    if spec is None or spec.origin is None:
+        raise StarError("ms-swift is not installed", "pip install -e '.[cpu]' (or '.[gpu]')")
+    # `swift sft` would import half of itself only to start this same script: about 4 s
+    return [sys.executable, str(Path(spec.origin).parent / "cli" / "sft.py"), *arguments(config)]
+
+
+def newest_checkpoint(out: Path) -> tuple[Path | None, int]:
+    """The newest whole `checkpoint-N` in `out` and its step; (None, 0) if there is none.
+
+    `trainer_state.json` is what the trainer writes last, so a folder without it was cut off while being written; it is
+    removed, for the trainer would take it for whole.
+    """
+    best: tuple[Path | None, int] = (None, 0)
+    for folder in sorted(out.glob("checkpoint-*")):
+        try:
+            step = int(json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["global_step"])
+        except (OSError, ValueError, KeyError):
+            shutil.rmtree(folder, ignore_errors=True)
+            continue
+        if step > best[1]:
+            best = (folder, step)
+    return best
+
+
+def sieve_long_rows(data: Path, tokenizer_dir: Path, max_length: int, kept: Path) -> tuple[Path, int, int, float]:
+    """Takes out the rows over `max_length` tokens, which ms-swift would drop without a word.
+
+    Returns:
+        (the file to train on: `data` itself if nothing was dropped, else `kept`; rows kept; rows dropped; mean length)
+
+    Raises:
+        StarError: the file is no SFT set, or no row is left.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from tokenizers import Tokenizer
+
+    from star_rl.student.template import render
+
+    if not data.is_file():
+        raise StarError(f"no SFT set {data}", "build it first, or check the path")
+    try:
+        table = pq.read_table(data)
+    except pa.ArrowInvalid as e:
+        raise StarError(f"{data} is no Parquet file ({e})", "build the SFT set again") from e
+    missing = {"messages", "tools"} - set(table.column_names)
+    if missing:
+        raise StarError(f"{data} lacks the column {sorted(missing)[0]!r}", "it must hold `messages` and `tools`")
+    tokenizer = Tokenizer.from_file(str(tokenizer_dir / "tokenizer.json"))
+    lengths: list[int] = []
+    for batch in table.to_batches(max_chunksize=512):
+        texts = [render(row["messages"], row["tools"]) for row in batch.to_pylist()]
+        lengths += [len(e.ids) - 1 for e in tokenizer.encode_batch(texts, add_special_tokens=False)]  # the last newline
+    fits = [n <= max_length for n in lengths]
+    rows = sum(fits)
+    if not rows:
+        raise StarError(f"no row of {data} fits into max_length={max_length} tokens", "raise max_length")
+    if rows < len(fits):
+        pq.write_table(table.filter(pa.array(fits)), kept)
+        data = kept
+    return data, rows, len(fits) - rows, sum(n for n, f in zip(lengths, fits, strict=True) if f) / rows
+
+
+def run_sft(
+    recipes: Sequence[str | Path | Mapping[str, Any]],
+    *,
+    data: Path,
+    out: Path,
+    model: str | Path | None = None,
+    env: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> SftResult:
+    """Runs ms-swift to the end; goes on from the newest checkpoint in `out` if there is one.
+
+    Args:
+        recipes, data, model: see :func:`compose`.
+        out: folder of the run: `sft.yaml` (run it by hand with `swift sft sft.yaml`), `swift.log`, `swift/` with
+            ms-swift's checkpoints and `logging.jsonl`, and in the end `final/`.
+        env: environment of the process on top of the recipe's `ENV` and of this process.
+        progress: called after every logged step.
+
+    Raises:
+        StarError: a bad recipe, model or data set; or ms-swift failed: then with the last lines of its log.
+    """
+    started = time.monotonic()
+    out = out.resolve()
+    work, final, file, log = out / "swift", out / "final", out / "sft.yaml", out / "swift.log"
+    work.mkdir(parents=True, exist_ok=True)
+    checkpoint, resumed = newest_checkpoint(work)
+    config = compose(recipes, data=data.resolve(), out=work, model=model, resume=checkpoint)
+    rows, dropped, mean_length = -1, 0, 0.0
+    folder = Path(config["model"])
+    if (folder / "tokenizer.json").is_file() and config.get("max_length"):
+        kept, rows, dropped, mean_length = sieve_long_rows(
+            Path(config["dataset"][0]), folder, int(config["max_length"]), out / "train.parquet"
+        )
+        config["dataset"] = [str(kept)]
+    file.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    steps, loss = _watch(config, file, log, work, dict(env or {}), progress)
+    last, step = newest_checkpoint(work)
+    if last is None:
+        raise StarError(f"ms-swift ended without a checkpoint in {work}", f"read {log}")
+    export(last, config, final)
+    return SftResult(
+        checkpoint=final,
+        steps=max(step, steps),
+        loss=loss,
+        rows=rows,
+        dropped_long=dropped,
+        tokens_per_row=mean_length,
+        seconds=time.monotonic() - started,
+        resumed_from=resumed,
+    )
+
+
+def _die_with_parent() -> None:
+    """In the child: be killed when this process is killed, so that a second run never trains beside a first."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, Linux only
+
+
+@contextlib.contextmanager
+def _group(argv: list[str], log: Path, env: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """`argv` in a process group of its own, which is ended with the block whatever happens."""
+    with log.open("ab") as sink:
+        child = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            env=dict(env),
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+        )
+    try:
+        yield child
+    finally:
+        for sig, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, sig)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(patience)
+                break
+
+
+def _watch(
+    config: Mapping[str, Any],
+    file: Path,
+    log: Path,
+    work: Path,
+    env: Mapping[str, str],
+    progress: Progress | None,
+) -> tuple[int, float | None]:
+    """Runs ms-swift and follows `logging.jsonl`; returns (last step, last loss)."""
+    journal = work / "logging.jsonl"
+    at = journal.stat().st_size if journal.exists() else 0
+    step, loss = 0, None
+    with _group(command(config, file), log, {**config["ENV"], **os.environ, **env}) as child:
+        while True:
+            ended = child.poll() is not None
+            if journal.exists():
+                with journal.open("rb") as lines:
+                    lines.seek(at)
+                    for line in lines:
+                        if not line.endswith(b"\n"):
+                            break
+                        at += len(line)
+                        seen = _logged(line)
+                        if seen:
+                            step, total, now = seen
+                            loss = now if now is not None else loss
+                            if progress:
+                                progress(step, total, loss)
+            if ended:
+                break
+            time.sleep(0.3)
+        code = child.returncode
+    if code:
+        how = f"was ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
+        raise StarError(f"ms-swift {how}; the end of {log}:\n{tail(log)}", "mend what it names, then run again: it resumes")
+    return step, loss
+
+
+def _logged(line: bytes) -> tuple[int, int, float | None] | None:
+    """(step, total, loss) of a line of `logging.jsonl`, None for its other lines."""
+    try:
+        row = json.loads(line)
+        step, total = map(int, row["global_step/max_steps"].split("/"))
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return None
+    return step, total, float(row["loss"]) if "loss" in row else None
+
+
+def tail(log: Path, lines: int = 15) -> str:
+    """The last `lines` lines of a log, progress bars left out."""
+    with log.open("rb") as f:
+        f.seek(max(0, log.stat().st_size - 65536))
+        text = f.read().decode("utf-8", "replace")
+    rows = [r.split("\r")[-1].rstrip() for r in text.split("\n")]
+    return "\n".join([r for r in rows if r and "it/s]" not in r][-lines:])
+
+
+def export(checkpoint: Path, config: Mapping[str, Any], out: Path) -> None:
+    """Makes `out` a folder that transformers, vLLM and verl load, from a trainer's checkpoint.
+
+    Full fine-tuning: weights and configuration are copied without optimizer state, the tokenizer byte for byte from the
+    model that was trained. LoRA: the adapter is merged by `swift export` first.
+
+    Raises:
+        StarError: merging failed.
+    """
+    fresh = out.with_name(out.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    if (checkpoint / "adapter_config.json").is_file():
+        argv = [sys.executable, "-m", "swift.cli.export", "--adapters", str(checkpoint), "--merge_lora", "true",
+                "--output_dir", str(fresh), "--external_plugins", str(PLUGIN), "--check_model", "false"]  # fmt: skip
+        log = out.with_name("export.log")
+        with _group(argv, log, {**config["ENV"], **os.environ}) as child:
+            code = child.wait()
+        if code:
+            raise StarError(f"merging {checkpoint} failed; the end of {log}:\n{tail(log)}", "mend what it names")
+    else:
+        fresh.mkdir(parents=True)
+        for source in sorted(checkpoint.iterdir()):
+            if source.suffix in {".safetensors", ".json", ".jinja", ".txt"} and source.name not in {
+                "trainer_state.json",
+                "args.json",
+            }:
+                shutil.copy2(source, fresh / source.name)
+    base = Path(str(config["model"]))
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+        if (base / name).is_file():
+            shutil.copy2(base / name, fresh / name)
+    shutil.rmtree(out, ignore_errors=True)
+    fresh.rename(out)
