@@ -1,0 +1,199 @@
+"""The agents: which phase each writes, whether it may ask the tools, and what its result has to be.
+
+One set, whatever does the work: a backend (rules or a language model) acts for an agent and hands back a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from star_rl.mars.case import Case, Tools
+from star_rl.trajectory import EXPERTS, Phase
+from star_rl.trajectory.grammar import PLAN, RECOMMEND, REFLECTION
+from star_rl.trajectory.model import Block
+
+DIVERGENCE = "Interest_Divergence_Reasoning"
+PROFILE = "User_Profile_Summary"
+HISTORICAL = "Historical_Interest_Analysis"
+RECENT = "Recent_Interest_Analysis"
+
+_LONGEST_LIST = 64  # findings of an expert; more than that is a model that does not stop
+
+
+@dataclass(slots=True)
+class Step:
+    """One agent's turn at work: what it wrote, its result, and what that cost.
+
+    Attributes:
+        agent: the agent's name.
+        tag: the phase it wrote.
+        round: 0 for the first time, n for the re-run after the n-th reflection.
+        blocks: thinking, calls, responses and the result, as they stand in the trajectory.
+        value: the result, validated.
+        messages: every message of the agent's own conversation, in order (empty for rules).
+        attempts: answers it took to get one that is well formed.
+    """
+
+    agent: str
+    tag: str
+    round: int = 0
+    blocks: list[Block] = field(default_factory=list)
+    value: Any = None
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    attempts: int = 1
+    model_calls: int = 0
+    cached_calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+
+    @property
+    def phase(self) -> Phase:
+        return Phase(self.tag, list(self.blocks))
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What an agent is given.
+
+    Attributes:
+        case: the task without its answer.
+        tools: None where the teacher runs without them.
+        done: what came before, each expert in its latest version.
+        suggestion: the reflector's, for an expert that runs again.
+        sample: which pass over the task this is; passes differ in chance alone.
+        top: ids the ranking has to hold (fewer where there are fewer candidates).
+        round: 0, or the number of the reflection that asked for this re-run.
+    """
+
+    case: Case
+    tools: Tools | None
+    done: tuple[Step, ...] = ()
+    suggestion: str = ""
+    sample: int = 0
+    top: int = 20
+    round: int = 0
+
+    def latest(self, agent: str) -> Step | None:
+        """The latest step of an agent."""
+        return next((step for step in reversed(self.done) if step.agent == agent), None)
+
+    @property
+    def ranked(self) -> int:
+        """How many ids the ranking holds."""
+        return min(self.top, len(self.case.candidates))
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """``check(value, view)`` says in words what is wrong with a result; empty where nothing is."""
+
+    name: str
+    tag: str
+    tools: bool
+    check: Callable[[Any, View], str]
+
+
+class Backend(Protocol):
+    """What does the agents' work."""
+
+    @property
+    def describe(self) -> dict[str, Any]:
+        """Everything about it that decides a result, as plain data (never a key or a password)."""
+
+    async def ready(self) -> None:
+        """Find out before any work whether it can work at all.
+
+        Raises:
+            StarError: it cannot (an endpoint is down, a model is unknown).
+        """
+
+    async def act(self, agent: Agent, view: View) -> Step:
+        """Do one agent's work.
+
+        Raises:
+            AgentFailure: no well-formed answer came; it carries what was paid for.
+        """
+
+
+class AgentFailure(Exception):
+    """An agent gave no usable answer. Data, not a crash: the run is recorded with the reason.
+
+    ``code`` is one word of a closed set: ``malformed``, ``calls``, ``tokens``, ``endpoint``.
+    """
+
+    def __init__(self, code: str, reason: str, step: Step) -> None:
+        super().__init__(f"{code}: {step.agent}: {reason}")
+        self.code, self.reason, self.step = code, reason, step
+
+
+# ------------------------------------------------------------------------------------------------- what results must be
+
+
+def check_plan(value: Any, view: View) -> str:
+    """A non-empty list of distinct expert names."""
+    if not isinstance(value, list) or not value:
+        return "the result has to be a JSON list with at least one expert name"
+    for name in value:
+        if not isinstance(name, str) or name not in EXPERTS:
+            return f"{_short(name)} is no expert; choose among {', '.join(EXPERTS)}"
+    return "the same expert is named twice" if len(set(value)) != len(value) else ""
+
+
+def check_findings(value: Any, view: View) -> str:
+    """A list of strings; it may be empty, since an expert says only what the data supports."""
+    if not isinstance(value, list) or not all(isinstance(entry, str) and entry.strip() for entry in value):
+        return "the result has to be a JSON list of non-empty strings"
+    return f"at most {_LONGEST_LIST} findings" if len(value) > _LONGEST_LIST else ""
+
+
+def check_verdict(value: Any, view: View) -> str:
+    """``{"correct": "yes"}``, or ``"no"`` with the experts at fault among those that ran."""
+    if not isinstance(value, dict) or value.get("correct") not in ("yes", "no"):
+        return 'the result has to be an object whose "correct" is "yes" or "no"'
+    if value["correct"] == "yes":
+        return ""
+    faulted = value.get("problematic_agent")
+    if not isinstance(faulted, list) or not faulted:
+        return '"problematic_agent" has to be a non-empty list'
+    ran = [step.agent for step in view.done if step.agent in EXPERTS]
+    for entry in faulted:
+        if not isinstance(entry, dict) or entry.get("agent_name") not in ran:
+            return f'"agent_name" has to be one of {", ".join(dict.fromkeys(ran))}'
+        if not isinstance(entry.get("suggestion"), str) or not entry["suggestion"].strip():
+            return '"suggestion" has to be a sentence'
+    return ""
+
+
+def check_ranking(value: Any, view: View) -> str:
+    """As many distinct candidate ids as asked for, written exactly as given."""
+    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+        return "the result has to be a JSON list of candidate ids as strings"
+    known = set(view.case.candidates)
+    foreign = [entry for entry in value if entry not in known]
+    if foreign:
+        return f"{_short(foreign[0])} is not among the candidates"
+    if len(set(value)) != len(value):
+        return f"an id stands twice; each of the {view.ranked} ids has to stand once"
+    return f"{len(value)} ids were given, {view.ranked} are asked for" if len(value) != view.ranked else ""
+
+
+def faulted(verdict: Any) -> dict[str, str]:
+    """Agent -> suggestion of a checked verdict; empty where it is content."""
+    if verdict["correct"] == "yes":
+        return {}
+    return {entry["agent_name"]: entry["suggestion"] for entry in verdict["problematic_agent"]}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:58] + ".."
+
+
+PLANNER = Agent("Planner", PLAN, False, check_plan)
+EXPERT_AGENTS = {name: Agent(name, tag, True, check_findings) for name, tag in EXPERTS.items()}
+REFLECTOR = Agent("Reflector", REFLECTION, False, check_verdict)
+RANKER = Agent("Ranker", RECOMMEND, True, check_ranking)
+AGENTS: Sequence[Agent] = (PLANNER, *EXPERT_AGENTS.values(), REFLECTOR, RANKER)

@@ -1,0 +1,173 @@
+"""One run of the teacher as it is kept: one JSON object a line, complete in itself, versioned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from star_rl.errors import StarError
+from star_rl.files import read_jsonl
+from star_rl.mars.agents import Step
+from star_rl.mars.team import Outcome
+from star_rl.records import Task
+from star_rl.trajectory import Trajectory, parse, render
+
+FORMAT = 1
+
+
+@dataclass(slots=True)
+class Run:
+    """One pass of the teacher over one task.
+
+    Attributes:
+        task: the task, its answer included: the outcome filter needs it.
+        sample: the number of the pass.
+        text: the trajectory in the grammar, tool responses in place; of a failed run, as far as it came.
+        ranking: candidate ids, best first; empty where the run failed.
+        failure: ``code: agent: reason``, empty where it was ranked.
+        configuration, prompts, model, store: what made it (options and backends; templates' version and fingerprint;
+            served model; fingerprint of the evidence).
+        steps: per agent its name, tag, round, seconds, tokens, calls, attempts and messages.
+    """
+
+    task: Task
+    sample: int
+    text: str
+    ranking: list[str]
+    failure: str = ""
+    configuration: dict[str, Any] = field(default_factory=dict)
+    prompts: dict[str, Any] = field(default_factory=dict)
+    model: str = ""
+    store: str = ""
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    format: int = FORMAT
+
+    @property
+    def id(self) -> str:
+        return run_id(self.task.task_id, self.sample)
+
+    @property
+    def rank(self) -> int:
+        """1-based position of the ground truth, 0 where it is not in the ranking."""
+        return self.ranking.index(self.task.ground_truth) + 1 if self.task.ground_truth in self.ranking else 0
+
+    @property
+    def hit(self) -> bool:
+        """The first of the ranking is the truth: what the outcome filter keeps (paper, section 4.1)."""
+        return self.rank == 1
+
+    @property
+    def failure_code(self) -> str:
+        return self.failure.partition(":")[0]
+
+    @property
+    def trajectory(self) -> Trajectory:
+        return parse(self.text)
+
+    @property
+    def corrected(self) -> bool:
+        """An expert was sent back by the reflector."""
+        return any(step["round"] > 0 and step["agent"] != "Reflector" for step in self.steps)
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and completion tokens of all agents."""
+        return sum(step["prompt_tokens"] + step["completion_tokens"] for step in self.steps)
+
+    @property
+    def calls(self) -> int:
+        """Tool calls of all agents."""
+        return sum(step["calls"] for step in self.steps)
+
+
+def run_id(task_id: str, sample: int) -> str:
+    """The key of a run."""
+    return f"{task_id}#{sample}"
+
+
+def run_of(task: Task, sample: int, outcome: Outcome, identity: Mapping[str, Any]) -> Run:
+    """The record of an outcome."""
+    return Run(
+        task,
+        sample,
+        render(outcome.trajectory),
+        list(outcome.ranking),
+        outcome.failure,
+        identity["configuration"],
+        identity["prompts"],
+        identity["model"],
+        identity["store"],
+        [_step(step) for step in outcome.steps],
+        round(outcome.seconds, 4),
+    )
+
+
+def _step(step: Step) -> dict[str, Any]:
+    return {
+        "agent": step.agent,
+        "tag": step.tag,
+        "round": step.round,
+        "seconds": round(step.seconds, 4),
+        "prompt_tokens": step.prompt_tokens,
+        "completion_tokens": step.completion_tokens,
+        "model_calls": step.model_calls,
+        "cached_calls": step.cached_calls,
+        "calls": len(step.phase.calls),
+        "attempts": step.attempts,
+        "messages": step.messages,
+    }
+
+
+def to_json(run: Run) -> dict[str, Any]:
+    """Plain data, with a few derived fields that readers of the file can filter by."""
+    plain = {name: getattr(run, name) for name in Run.__dataclass_fields__}
+    plain["task"] = asdict(run.task) | {"candidates": list(run.task.candidates)}
+    derived = {"id": run.id, "rank": run.rank, "hit": run.hit, "corrected": run.corrected}
+    return {"format": run.format, **derived, **plain}
+
+
+def from_json(value: Mapping[str, Any]) -> Run:
+    """The record again.
+
+    Raises:
+        StarError: it has another format.
+    """
+    if value.get("format") != FORMAT:
+        raise StarError(f"a run of format {value.get('format')!r}", f"this version reads format {FORMAT}; teach again")
+    fields = {name: value[name] for name in Run.__dataclass_fields__}
+    task = dict(value["task"])
+    fields["task"] = Task(**{**task, "candidates": tuple(task["candidates"])})
+    return Run(**fields)
+
+
+def files_of(paths: str | Path | Iterable[str | Path]) -> list[Path]:
+    """The files of runs behind files and folders.
+
+    Raises:
+        StarError: a path is absent or a folder holds no runs.
+    """
+    listed = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    found: list[Path] = []
+    for path in map(Path, listed):
+        files = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
+        if not files or not all(file.exists() for file in files):
+            raise StarError(f"there are no runs of the teacher in {path}", "write some with: star-rl teach")
+        found += files
+    return found
+
+
+def read_runs(paths: str | Path | Iterable[str | Path]) -> Iterator[Run]:
+    """Runs of files and folders, one at a time; a last line cut short by a kill is passed over.
+
+    Raises:
+        StarError: a file holds something else.
+    """
+    for file in files_of(paths):
+        try:
+            for value in read_jsonl(file):
+                yield from_json(value)
+        except (ValueError, KeyError, TypeError) as error:
+            raise StarError(f"{file} holds a line that is no run ({error})", "teach again into a new folder") from error

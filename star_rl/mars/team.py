@@ -1,0 +1,209 @@
+"""The teacher at work on one case: planner, chosen experts, reflector, re-runs of the faulted ones, ranker.
+
+Paper, section 3.2. Each part can be switched off, which gives the ablations of its tables 6 to 8.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from star_rl.errors import StarError
+from star_rl.mars.agents import (
+    DIVERGENCE,
+    EXPERT_AGENTS,
+    PLANNER,
+    RANKER,
+    REFLECTOR,
+    Agent,
+    AgentFailure,
+    Backend,
+    Step,
+    View,
+    faulted,
+)
+from star_rl.mars.case import Case, Tools, ToolsOf
+from star_rl.trajectory import EXPERTS, Trajectory
+
+
+@dataclass(frozen=True, slots=True)
+class TeamOptions:
+    """Which parts of the teacher run.
+
+    Affects results:
+        planner: off = all four experts in fixed order, no plan in the trajectory.
+        reflector: off = nothing is checked.
+        tools: off = no tool is offered or called.
+        rounds: reflections at most; each that finds a fault sends the faulted experts back.
+        top: ids in the ranking.
+        concurrent: experts that need not wait for one another do not see one another's results, and run at once.
+            Interest_Divergence_Reasoning builds on the others: it waits for those before it in the plan.
+
+    Raises:
+        StarError: ``rounds`` or ``top`` below 1.
+    """
+
+    planner: bool = True
+    reflector: bool = True
+    tools: bool = True
+    rounds: int = 1
+    top: int = 20
+    concurrent: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "top"):
+            if getattr(self, name) < 1:
+                raise StarError(f"teacher option {name} is {getattr(self, name)}", "give 1 or more")
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of one case: the steps in the order of the trajectory, and the ranking or the reason there is none.
+
+    ``failure`` is ``code: agent: reason`` (see :class:`AgentFailure`), empty where the case was ranked.
+    """
+
+    steps: list[Step]
+    ranking: list[str]
+    failure: str = ""
+    seconds: float = 0.0
+
+    @property
+    def trajectory(self) -> Trajectory:
+        return Trajectory([step.phase for step in self.steps])
+
+
+class Team:
+    """The teacher.
+
+    Args:
+        backend: does the agents' work.
+        tools_of: makes the tools of a case; None only with ``tools`` off.
+        options: which parts run.
+        planner: a backend of its own for the planner (MARS-Planner of the paper's section 4.3).
+
+    Raises:
+        StarError: tools are on and there are none.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        tools_of: ToolsOf | None,
+        options: TeamOptions | None = None,
+        planner: Backend | None = None,
+    ) -> None:
+        self.options = options or TeamOptions()
+        if self.options.tools and tools_of is None:
+            raise StarError("the teacher has no evidence store", "name one, or run it with tools=off")
+        self.backend, self.planner, self._tools_of = backend, planner or backend, tools_of
+
+    @property
+    def describe(self) -> dict[str, Any]:
+        """Everything that decides a result, as plain data."""
+        parts: dict[str, Any] = {"team": asdict(self.options), "backend": self.backend.describe}
+        if self.planner is not self.backend:
+            parts["planner"] = self.planner.describe
+        return parts
+
+    async def run(self, case: Case, sample: int = 0) -> Outcome:
+        """Work on one case. A failing agent ends it with a reason; nothing that a model writes raises."""
+        tools = self._tools_of(case) if self._tools_of and self.options.tools else None
+        return await _Case(self, case, sample, tools).run()
+
+
+class _Case:
+    """The state of one run."""
+
+    def __init__(self, team: Team, case: Case, sample: int, tools: Tools | None) -> None:
+        self.team, self.options = team, team.options
+        self.case, self.sample, self.tools = case, sample, tools
+        self.steps: list[Step] = []
+
+    async def run(self) -> Outcome:
+        began = time.perf_counter()
+        try:
+            await self._experts(await self._plan())
+            if self.options.reflector:
+                await self._reflect()
+            ranking = (await self._act(RANKER, self.steps)).value
+        except AgentFailure as failure:
+            return Outcome(self.steps, [], str(failure), time.perf_counter() - began)
+        return Outcome(self.steps, list(ranking), "", time.perf_counter() - began)
+
+    async def _plan(self) -> list[str]:
+        if not self.options.planner:
+            return list(EXPERTS)
+        return list((await self._act(PLANNER, [], self.team.planner)).value)
+
+    async def _experts(
+        self, names: Sequence[str], suggestions: Mapping[str, str] | None = None, round: int = 0
+    ) -> None:
+        """Run experts in order; those between two barriers at once where the options say so."""
+        for group in _groups(names) if self.options.concurrent else [[name] for name in names]:
+            before = list(self.steps)
+            done = await asyncio.gather(
+                *(
+                    self._act(EXPERT_AGENTS[name], before, None, (suggestions or {}).get(name, ""), round, keep=False)
+                    for name in group
+                ),
+                return_exceptions=True,
+            )
+            # Steps first, whatever failed: what was paid for is recorded.
+            self.steps += [
+                entry.step if isinstance(entry, AgentFailure) else entry
+                for entry in done
+                if isinstance(entry, (Step, AgentFailure))
+            ]
+            for entry in done:
+                if isinstance(entry, BaseException):
+                    raise entry
+
+    async def _reflect(self) -> None:
+        for round in range(1, self.options.rounds + 1):
+            verdict = await self._act(REFLECTOR, self.steps, round=round - 1)
+            suggestions = faulted(verdict.value)
+            if not suggestions:
+                return
+            order = [step.agent for step in self.steps if step.agent in suggestions]
+            await self._experts(list(dict.fromkeys(order)), suggestions, round)
+
+    async def _act(
+        self,
+        agent: Agent,
+        before: Sequence[Step],
+        backend: Backend | None = None,
+        suggestion: str = "",
+        round: int = 0,
+        keep: bool = True,
+    ) -> Step:
+        tools = self.tools if agent.tools else None
+        view = View(self.case, tools, tuple(before), suggestion, self.sample, self.options.top, round)
+        began = time.perf_counter()
+        try:
+            step = await (backend or self.team.backend).act(agent, view)
+        except AgentFailure as failure:
+            failure.step.seconds = time.perf_counter() - began
+            if keep:
+                self.steps.append(failure.step)
+            raise
+        step.seconds = time.perf_counter() - began
+        if keep:
+            self.steps.append(step)
+        if fault := agent.check(step.value, view):  # a backend that lets one through is wrong, yet no reason to crash
+            raise AgentFailure("malformed", fault, step)
+        return step
+
+
+def _groups(names: Sequence[str]) -> list[list[str]]:
+    """Experts that may run at once, in order: the divergence expert stands alone, it reads those before it."""
+    groups: list[list[str]] = [[]]
+    for name in names:
+        if name == DIVERGENCE:
+            groups += [[name], []]
+        else:
+            groups[-1].append(name)
+    return [group for group in groups if group]

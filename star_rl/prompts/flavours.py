@@ -1,0 +1,80 @@
+"""The words that differ between sources: what an item is called, and what its attributes say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from star_rl.prompts.words import one_line
+from star_rl.records import Item
+
+
+@dataclass(frozen=True, slots=True)
+class Flavour:
+    """The vocabulary of one kind of item.
+
+    ``attributes`` maps a key of ``items.attributes`` to the word that stands before its value in a prompt.
+    """
+
+    name: str
+    item: str
+    items: str
+    did: str
+    domain: str
+    attributes: tuple[tuple[str, str], ...] = ()
+
+
+FLAVOURS = {
+    "books": Flavour(
+        "books",
+        "book",
+        "books",
+        "read",
+        "an online reading community",
+        (("authors", "by"), ("publication_year", "year")),
+    ),
+    "products": Flavour(
+        "products", "product", "products", "bought", "an online shop", (("store", "brand"), ("price", "price"))
+    ),
+    "businesses": Flavour(
+        "businesses", "place", "places", "visited", "a guide to local businesses", (("city", "in"), ("stars", "stars"))
+    ),
+    "films": Flavour(
+        "films", "film", "films", "watched", "a film service", (("year", "year"), ("release_year", "year"))
+    ),
+    "generic": Flavour("generic", "item", "items", "chose", "a recommendation service"),
+}
+#: Part of a source's name -> flavour. The first that matches holds.
+_OF_SOURCE = (
+    ("goodreads", "books"),
+    ("book", "books"),
+    ("amazon", "products"),
+    ("product", "products"),
+    ("yelp", "businesses"),
+    ("movielens", "films"),
+    ("ml-", "films"),
+    ("film", "films"),
+    ("movie", "films"),
+)
+
+
+def flavour_of(source: str) -> Flavour:
+    """The flavour of a source by its name; ``generic`` where nothing is known."""
+    lowered = source.lower()
+    return FLAVOURS[next((name for part, name in _OF_SOURCE if part in lowered), "generic")]
+
+
+def described(item: Item | None, flavour: Flavour, characters: int = 120) -> str:
+    """``title | categories | attributes`` of an item on one line, defused and cut to ``characters`` a field."""
+    if item is None:
+        return "(no description)"
+    parts = [one_line(item.title, characters) or "(no title)"]
+    if item.categories:
+        parts.append(one_line(", ".join(item.categories), characters))
+    for key, word in flavour.attributes:
+        value = item.attributes.get(key)
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            value = ", ".join(str(entry) for entry in value if isinstance(entry, (str, int, float)))
+        if isinstance(value, (str, int, float)) and str(value).strip():
+            parts.append(f"{word} {one_line(str(value), 60)}")
+    return " | ".join(parts)
