@@ -13,7 +13,7 @@ from star_rl.trajectory.model import (
 )
 from star_rl.trajectory.parse import parse, ranking, tool_calls
 from star_rl.trajectory.render import from_messages, json_block, model_text, render, to_messages
-from star_rl.trajectory.validate import CRITICAL, faults, plan_of
+from star_rl.trajectory.validate import CRITICAL, faults, plan_of, repeated
 
 __all__ = [
     "CRITICAL",
@@ -37,6 +37,7 @@ __all__ = [
     "plan_of",
     "ranking",
     "render",
+    "repeated",
     "to_messages",
     "tool_calls",
 ]

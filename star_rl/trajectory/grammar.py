@@ -30,22 +30,33 @@ BLOCKS = (THINKING, JSON, CALL, RESPONSE)
 TAG = re.compile(rf"<(/?)({'|'.join((*PHASES, *BLOCKS))})>")
 
 #: What foreign text (titles, reviews, tool answers) must not smuggle in: our tags, Qwen3's think tags, and anything
-#: that has the form of a chat special token.
+#: that has the form of a chat special token. Possessive quantifiers: a run of blanks is read once, so it is linear.
 _FOREIGN = re.compile(
-    rf"<(?=\s*/?\s*(?:{'|'.join((*PHASES, *BLOCKS, 'think'))})\s*>)|<(?=\|)|(?<=\|)>", re.IGNORECASE
+    rf"<(?=\s*+/?+\s*+(?:{'|'.join((*PHASES, *BLOCKS, 'think'))})\s*+/?+\s*+>)|<(?=[|\uff5c])|(?<=[|\uff5c])>",
+    re.IGNORECASE,
 )
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_OPEN, _CLOSE = "\u2039", "\u203a"
 
 
 def neutral(text: str) -> str:
     """Foreign text with every tag and special token defused (``<`` becomes a look-alike that no tokenizer maps to one).
 
     Titles and tool answers are untrusted: one that holds ``</tool_response><recommend>`` would otherwise end the
-    environment's turn and forge a ranking.
+    environment's turn and forge a ranking. Lone surrogates, which no UTF-8 file can hold, become U+FFFD.
     """
-    return _FOREIGN.sub(lambda match: "\u2039" if match.group() == "<" else "\u203a", text)
+    if "<" in text or ">" in text:
+        text = _FOREIGN.sub(lambda match: _OPEN if match.group() == "<" else _CLOSE, text)
+    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
 
 
 def compact_json(value: Any) -> str:
-    """JSON on one line with every ``<`` that could open a tag escaped, so that a string never closes its block."""
-    text = json.dumps(value, ensure_ascii=False)
-    return _FOREIGN.sub(lambda match: "\\u003c" if match.group() == "<" else "\\u003e", text)
+    """JSON on one line with every ``<`` that could open a tag escaped, so that a string never closes its block.
+
+    Raises:
+        ValueError: the value holds NaN or an infinity, which are not JSON.
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if "<" in text or ">" in text:
+        text = _FOREIGN.sub(lambda match: "\\u003c" if match.group() == "<" else "\\u003e", text)
+    return text if text.isascii() else _SURROGATE.sub(lambda match: f"\\u{ord(match.group()):04x}", text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -24,10 +25,11 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class BadCall:
-    """What stood in a ``<tool_call>`` block that does not parse, and why."""
+    """What stood in a ``<tool_call>`` block that does not parse, and why; not ``closed`` where the text ended in it."""
 
     text: str
     reason: str
+    closed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +41,27 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Json:
-    """The structured result of a phase, as it was written."""
+    """The structured result of a phase, as it was written. Decoded once, when first asked for."""
 
     raw: str
+    _decoded: tuple[Any, str] | None = field(default=None, init=False, repr=False, compare=False)
+
+    def _decode(self) -> tuple[Any, str]:
+        decoded = self._decoded
+        if decoded is None:
+            decoded = decode(self.raw)
+            object.__setattr__(self, "_decoded", decoded)
+        return decoded
 
     @property
     def value(self) -> Any:
         """The decoded value, or ``None`` where it does not parse (``null`` is no result either)."""
-        return decode(self.raw)[0]
+        return self._decode()[0]
 
     @property
     def error(self) -> str:
         """Why it does not parse; empty when it does."""
-        return decode(self.raw)[1]
+        return self._decode()[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +76,7 @@ Block = Thinking | ToolCall | BadCall | Response | Json | Text
 
 @dataclass(slots=True)
 class Phase:
-    """One agent's part. ``tag`` is one of :data:`star_rl.trajectory.grammar.PHASES`, or empty for what stands outside."""
+    """One agent's part. ``tag`` is one of :data:`star_rl.trajectory.PHASES`, or empty for what stands outside."""
 
     tag: str
     blocks: list[Block] = field(default_factory=list)
@@ -97,19 +107,64 @@ class Trajectory:
         return [call for phase in self.phases for call in phase.calls]
 
 
-def _refuse(constant: str) -> NoReturn:
+#: Levels of nesting that count as JSON here. No result of an agent needs more than three; what lies deeper would
+#: overrun the stack of whoever compares, copies or writes it.
+DEPTH = 32
+#: Digits of an integer. Reading one takes time quadratic in its length.
+DIGITS = 400
+
+
+def _constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
 
 
-def decode(raw: str) -> tuple[Any, str]:
-    """Decode JSON written by a model: ``(value, "")`` or ``(None, reason)``; never raises.
+def _float(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError("a number is too large")
+    return value
 
-    ``NaN`` and ``Infinity`` are refused, since they are not JSON and would poison every mean.
+
+def _integer(digits: str) -> int:
+    if len(digits) > DIGITS:
+        raise ValueError("a number is too long")
+    return int(digits)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_constant, parse_float=_float, parse_int=_integer)
+
+
+def _too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(DEPTH):
+        level = [
+            entry
+            for outer in level
+            for entry in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(entry, (dict, list))
+        ]
+        if not level:
+            return False
+    return True
+
+
+def decode(raw: str) -> tuple[Any, str]:
+    """Decode JSON written by a model: ``(value, "")`` or ``(None, reason)``; never raises, linear in the text.
+
+    ``NaN``, infinities and numbers that overflow to one are refused, since they would poison every mean; so are more
+    than :data:`DEPTH` levels of nesting and integers of more than :data:`DIGITS` digits.
     """
     try:
-        return json.loads(raw, parse_constant=_refuse), ""
-    except (ValueError, RecursionError) as error:
-        return None, str(error) or "nested too deeply"
+        value = _DECODER.decode(raw)
+    except json.JSONDecodeError as error:
+        return None, f"{error.msg} at character {error.pos}"
+    except ValueError as error:
+        return None, str(error)
+    except RecursionError:
+        return None, "nested too deeply"
+    if raw.count("[") + raw.count("{") > DEPTH and isinstance(value, (dict, list)) and _too_deep(value):
+        return None, "nested too deeply"
+    return value, ""
 
 
 def call_of(raw: str) -> ToolCall | BadCall:

@@ -7,7 +7,18 @@ phase named in a thought or in a JSON string is words, not structure.
 from __future__ import annotations
 
 from star_rl.trajectory.grammar import CALL, JSON, PHASES, RECOMMEND, RESPONSE, TAG, THINKING
-from star_rl.trajectory.model import BadCall, Block, Json, Phase, Response, Text, Thinking, ToolCall, Trajectory, call_of
+from star_rl.trajectory.model import (
+    BadCall,
+    Block,
+    Json,
+    Phase,
+    Response,
+    Text,
+    Thinking,
+    ToolCall,
+    Trajectory,
+    call_of,
+)
 
 _PHASES = frozenset(PHASES)
 
@@ -26,7 +37,8 @@ def parse(text: str) -> Trajectory:
     """Parse a whole trajectory, or only what the model wrote of it.
 
     Problems are ``(code, offset)``: ``unclosed:<tag>``, ``stray:</tag>`` (a closing tag with nothing open),
-    ``nested:<tag>`` (a phase opened inside another).
+    ``nested:<tag>`` (a phase opened inside another, which it ends). Tags out of place are kept as :class:`Text`, so
+    that rendering shows everything that was written.
     """
     result = Trajectory()
     phase: Phase | None = None
@@ -57,6 +69,7 @@ def parse(text: str) -> Trajectory:
         if tag not in _PHASES:
             if closing:
                 result.problems.append((f"stray:</{tag}>", match.start()))
+                keep(Text(match.group()))
             else:
                 opened = tag
         elif closing:
@@ -64,6 +77,7 @@ def parse(text: str) -> Trajectory:
                 phase.closed, phase = True, None
             else:
                 result.problems.append((f"stray:</{tag}>", match.start()))
+                keep(Text(match.group()))
         else:
             if phase is not None:
                 result.problems.append((f"nested:<{tag}>", match.start()))
@@ -72,9 +86,9 @@ def parse(text: str) -> Trajectory:
     if opened:
         result.problems.append((f"unclosed:<{opened}>", start))
         if opened == CALL:
-            keep(BadCall(text[start:], "not closed"))
-        elif words := text[start:]:
-            keep(Text(f"<{opened}>{words}"))
+            keep(BadCall(text[start:].strip(), "not closed", closed=False))
+        else:
+            keep(Text(f"<{opened}>{text[start:]}"))
     else:
         between(len(text))
     result.problems.extend((f"unclosed:<{p.tag}>", len(text)) for p in result.phases if p.tag and not p.closed)

@@ -30,8 +30,8 @@ def render_block(block: Block) -> str:
             return f"<{THINKING}>{neutral(text)}</{THINKING}>"
         case ToolCall():
             return render_call(block)
-        case BadCall(text, _):
-            return f"<{CALL}>\n{text}\n</{CALL}>"
+        case BadCall(text, _, closed):
+            return f"<{CALL}>\n{text}\n</{CALL}>" if closed else f"<{CALL}>\n{text}"
         case Response(text):
             return f"<{RESPONSE}>\n{neutral(text)}\n</{RESPONSE}>"
         case Json(raw):
@@ -87,12 +87,12 @@ def from_messages(messages: Sequence[Mapping[str, Any]]) -> Trajectory:
     pieces = []
     for message in messages:
         if message["role"] == "assistant":
-            pieces.append(message["content"])
+            pieces.append(message["content"] or "")
         elif message["role"] == "tool":
-            pieces.append(f"<{RESPONSE}>\n{message['content']}\n</{RESPONSE}>")
+            pieces.append(f"<{RESPONSE}>\n{neutral(message['content'] or '')}\n</{RESPONSE}>")
     return parse("\n".join(pieces))
 
 
 def model_text(messages: Sequence[Mapping[str, Any]]) -> str:
     """Only what the model wrote: its turns joined by a newline. The reward reads nothing else."""
-    return "\n".join(message["content"] for message in messages if message["role"] == "assistant")
+    return "\n".join(message["content"] or "" for message in messages if message["role"] == "assistant")

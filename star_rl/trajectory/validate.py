@@ -5,44 +5,75 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from star_rl.trajectory.grammar import EXPERT_TAGS, EXPERTS, PLAN, RECOMMEND, REFLECTION
-from star_rl.trajectory.model import BadCall, Response, Trajectory
+from star_rl.trajectory.model import BadCall, Json, Response, Trajectory
 
 #: The phases that the paper's format reward asks for (section 3.5).
 CRITICAL = (PLAN, REFLECTION, RECOMMEND)
 
+_EXPERTS = frozenset(EXPERT_TAGS)
+
+
+def repeated(trajectory: Trajectory) -> list[str]:
+    """Tags of the phases that came once too often: a second plan or ranking, an expert that ran again unasked.
+
+    A reflection may send experts back to work (paper, section 3.2), so each may run once between two reflections.
+    """
+    seen: set[str] = set()
+    found = []
+    for phase in trajectory.phases:
+        if phase.tag == REFLECTION:
+            seen -= _EXPERTS
+        elif phase.tag in seen:
+            found.append(phase.tag)
+        elif phase.tag:
+            seen.add(phase.tag)
+    return found
+
 
 def faults(trajectory: Trajectory, required: Sequence[str] = CRITICAL, own_text: bool = True) -> list[str]:
-    """Every fault, as ``code:detail``; an empty list means well formed.
+    """Every fault, as ``code:detail``; an empty list means well formed. Linear in the trajectory.
 
     Args:
         trajectory: as parsed.
         required: phases that must be there (an ablated student has fewer).
         own_text: the text is the model's own, so a tool response in it was forged.
 
-    Codes: ``missing`` (a required phase), ``order`` (plan not first, recommend not last, an expert or a reflection out
-    of its place), ``repeated`` (two plans or two rankings), ``tags`` (unbalanced), ``json`` (a phase whose result is
-    absent or does not parse), ``call`` (a tool call that does not parse), ``forged`` (a tool response by the model).
+    Codes: ``missing`` (a required phase), ``order`` (plan not first, recommend not last, a reflection before any
+    expert), ``repeated`` (see :func:`repeated`, and two JSON results in one phase), ``tags`` (unbalanced), ``json`` (a
+    phase whose result is absent or does not parse), ``list`` (a ranking that is JSON but no list), ``call`` (a tool
+    call that does not parse), ``forged`` (a tool response by the model).
     """
     found: list[str] = [f"tags:{code}" for code, _ in trajectory.problems]
     tags = [phase.tag for phase in trajectory.phases if phase.tag]
-    found += [f"missing:{tag}" for tag in required if tag not in tags]
-    found += [f"repeated:{tag}" for tag in (PLAN, RECOMMEND) if tags.count(tag) > 1]
-    if PLAN in tags and tags[0] != PLAN:
+    present = set(tags)
+    found += [f"missing:{tag}" for tag in required if tag not in present]
+    found += [f"repeated:{tag}" for tag in repeated(trajectory)]
+    if PLAN in present and tags[0] != PLAN:
         found.append(f"order:{PLAN}")
-    if RECOMMEND in tags and tags[-1] != RECOMMEND:
+    if RECOMMEND in present and tags[-1] != RECOMMEND:
         found.append(f"order:{RECOMMEND}")
-    if REFLECTION in tags and any(tag in EXPERT_TAGS for tag in tags):
-        first_expert = min(index for index, tag in enumerate(tags) if tag in EXPERT_TAGS)
+    if REFLECTION in present:
+        first_expert = next((index for index, tag in enumerate(tags) if tag in _EXPERTS), -1)
         if tags.index(REFLECTION) < first_expert:
             found.append(f"order:{REFLECTION}")
     for phase in trajectory.phases:
-        if own_text and any(isinstance(block, Response) for block in phase.blocks):
-            found.append(f"forged:{phase.tag}")
-        found += [f"call:{call.reason}" for call in phase.calls if isinstance(call, BadCall)]
-        if phase.tag and phase.closed:
-            result = phase.result
-            if result is None or result.error:
-                found.append(f"json:{phase.tag}")
+        results = 0
+        for block in phase.blocks:
+            if isinstance(block, BadCall):
+                found.append(f"call:{block.reason}")
+            elif isinstance(block, Json):
+                results += 1
+            elif own_text and isinstance(block, Response):
+                found.append(f"forged:{phase.tag}")
+        if not phase.tag or not phase.closed:
+            continue  # what stands outside promises nothing; an open phase is a fault of its tags already
+        result = phase.result
+        if results > 1:
+            found.append(f"repeated:JSON in {phase.tag}")
+        if result is None or result.error:
+            found.append(f"json:{phase.tag}")
+        elif phase.tag == RECOMMEND and not isinstance(result.value, list):
+            found.append(f"list:{phase.tag}")
     return found
 
 

@@ -1,0 +1,138 @@
+"""What every reward returns, and the one reading of a response that all of them share.
+
+``solution_str`` is what the model wrote: its turns joined by a newline, no prompt and no tool output. The ranking is
+judged as it stands, position by position (as AgentRecBench's evaluator does): duplicates and foreign ids hold their
+places, and what is no string matches nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from star_rl.trajectory import CRITICAL, PHASES, BadCall, faults, parse, ranking, repeated
+
+#: key -> meaning. Every reward returns exactly these, all finite floats. verl logs ``acc`` under ``val-core`` and the
+#: rest under ``val-aux``. No key is named ``reward``, which verl keeps for itself.
+KEYS = {
+    "score": "what GRPO maximises",
+    "acc": "1 where the truth stands first (HR@1)",
+    "hr3": "1 where it stands among the first 3",
+    "hr5": "1 where it stands among the first 5",
+    "hr_avg": "mean of acc, hr3, hr5",
+    "format": "+1 where the response is well formed, else -1",
+    "outcome": "the paper's tier: 1, 2/3, 1/3 or 0",
+    "rank": "position of the truth from 1, 0 where it is absent",
+    "valid_list": "1 where the list is the candidates, each once (without candidates: distinct strings)",
+    "list_length": "entries of the list",
+    "tool_calls": "tool calls written",
+    "invalid_calls": "tool calls that do not parse, name no tool or have wrong arguments",
+    "repeated_calls": "tool calls made before with the same arguments",
+    "repeated_phases": "second plans, second rankings, experts that ran again without a reflection between",
+    "phases": "phases written",
+}
+
+#: Counts of the rollout loop (``extra_info["rollout"]``) that a look at the text alone cannot give.
+_UNANSWERABLE = ("unknown_tools", "bad_arguments")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a reward needs to know of a response.
+
+    Attributes:
+        ranks: ids in the order of the list; ``None`` for an entry that is no string. Empty where there is no list.
+        rank: position of the truth from 1, 0 where it is absent.
+        well_formed: no fault (:func:`star_rl.trajectory.faults`).
+        faults: the faults by name.
+    """
+
+    ranks: tuple[str | None, ...]
+    rank: int
+    well_formed: bool
+    faults: tuple[str, ...]
+    valid_list: bool
+    tool_calls: int
+    invalid_calls: int
+    repeated_calls: int
+    repeated_phases: int
+    phases: int
+
+    def scores(self, score: float) -> dict[str, float]:
+        """All of :data:`KEYS` with ``score`` in its place."""
+        acc, hr3, hr5 = hits(self.rank)
+        return {
+            "score": float(score),
+            "acc": acc,
+            "hr3": hr3,
+            "hr5": hr5,
+            "hr_avg": (acc + hr3 + hr5) / 3.0,
+            "format": 1.0 if self.well_formed else -1.0,
+            "outcome": (acc + hr3 + hr5) / 3.0,
+            "rank": float(self.rank),
+            "valid_list": float(self.valid_list),
+            "list_length": float(len(self.ranks)),
+            "tool_calls": float(self.tool_calls),
+            "invalid_calls": float(self.invalid_calls),
+            "repeated_calls": float(self.repeated_calls),
+            "repeated_phases": float(self.repeated_phases),
+            "phases": float(self.phases),
+        }
+
+
+def hits(rank: int) -> tuple[float, float, float]:
+    """HR@1, HR@3, HR@5 of one list. Their mean is the paper's tier: 1 at rank 1, 2/3 at 2-3, 1/3 at 4-5, else 0."""
+    return float(rank == 1), float(1 <= rank <= 3), float(1 <= rank <= 5)
+
+
+def read(solution_str: str, ground_truth: str, extra_info: Mapping[str, Any] | None = None) -> Reading:
+    """Parse a response once. Never raises for what the text holds; time linear in its length.
+
+    Args:
+        solution_str: what the model wrote.
+        ground_truth: the item id that was chosen next.
+        extra_info: may hold ``required`` (phases an ablated student must write; default: plan, reflection, recommend),
+            ``candidates`` (ids) and ``rollout`` (the counts of the policy loop).
+    """
+    info: Mapping[str, Any] = extra_info or {}
+    trajectory = parse(solution_str)
+    found = faults(trajectory, _strings(info.get("required"), CRITICAL))
+    ids = ranking(trajectory) or []
+    truth = ground_truth if isinstance(ground_truth, str) else str(ground_truth)
+    candidates = _strings(info.get("candidates"), ())
+    calls = trajectory.calls
+    seen: set[str] = set()
+    again = bad = 0
+    for call in calls:
+        if isinstance(call, BadCall):
+            bad += 1
+            continue
+        key = f"{call.name}\0{call.arguments!r}"
+        again += key in seen
+        seen.add(key)
+    rollout = info.get("rollout") or {}
+    return Reading(
+        ranks=tuple(ids),
+        rank=ids.index(truth) + 1 if truth in ids else 0,
+        well_formed=not found,
+        faults=tuple(found),
+        valid_list=_valid(ids, candidates),
+        tool_calls=len(calls),
+        invalid_calls=bad + sum(int(rollout.get(name) or 0) for name in _UNANSWERABLE),
+        repeated_calls=again,
+        repeated_phases=len(repeated(trajectory)),
+        phases=sum(1 for phase in trajectory.phases if phase.tag in PHASES),
+    )
+
+
+def _strings(value: Iterable[Any] | None, default: tuple[str, ...]) -> tuple[str, ...]:
+    """Parquet hands over lists or arrays; absent means the default, an empty list means none."""
+    return default if value is None else tuple(str(entry) for entry in value)
+
+
+def _valid(ids: list[str | None], candidates: tuple[str, ...]) -> bool:
+    distinct = set(ids)
+    if not ids or None in distinct or len(distinct) != len(ids):
+        return False
+    return not candidates or distinct == set(candidates)
