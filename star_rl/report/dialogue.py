@@ -1,0 +1,179 @@
+"""One rollout as the page shows it: phases, their blocks by kind, and the ranking with the ground truth marked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from star_rl.report.model import ExampleTask, Rollout
+from star_rl.trajectory import (
+    CRITICAL,
+    BadCall,
+    Json,
+    Response,
+    Text,
+    Thinking,
+    ToolCall,
+    Trajectory,
+    faults,
+    from_messages,
+    model_text,
+    neutral,
+    parse,
+)
+
+#: Characters of one block that the page shows; report.json holds it whole.
+LIMIT = 8_000
+#: Entries of a ranking, faults and phases that the page shows: a model can write thousands.
+ENTRIES, FAULTS, PHASES_SHOWN, BLOCKS_SHOWN = 40, 12, 40, 200
+
+_TITLES = {
+    "plan": "Plan",
+    "user_profile": "User profile",
+    "historical_analysis": "Historical interest",
+    "recent_analysis": "Recent interest",
+    "interest_divergence": "Interest divergence",
+    "reflection": "Reflection",
+    "recommend": "Recommend",
+    "": "Outside every phase",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A block: ``kind`` is its class in the style sheet, ``label`` what it is called."""
+
+    kind: str
+    label: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A phase: ``tag`` is one of the grammar's, or ``outside``."""
+
+    tag: str
+    title: str
+    closed: bool
+    parts: list[Part]
+    left_out: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A position of the ranking; ``remark`` says what is wrong with it."""
+
+    item: str
+    title: str
+    truth: bool
+    remark: str = ""
+
+
+@dataclass(slots=True)
+class Panel:
+    """One side of the comparison; ``rollout`` is ``None`` where there is none."""
+
+    heading: str
+    rollout: Rollout | None
+    prompt: list[tuple[str, str]] = field(default_factory=list)
+    sections: list[Section] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
+
+
+def _cut(text: str) -> str:
+    return (
+        text if len(text) <= LIMIT else f"{text[:LIMIT]}\n[.. {len(text) - LIMIT:,} more characters, see report.json]"
+    )
+
+
+def _part(block: Any) -> Part:
+    match block:
+        case Thinking(text):
+            return Part("thinking", "Thinking", _cut(text.strip()))
+        case ToolCall(name, arguments):
+            return Part("call", "Tool call", _cut(f"{name}({json.dumps(arguments, ensure_ascii=False)})"))
+        case BadCall(text, reason):
+            return Part("call bad", f"Tool call that does not parse: {reason}", _cut(text.strip()))
+        case Response(text):
+            return Part("response", "Tool response", _cut(text))
+        case Json(raw):
+            label = "JSON" if not block.error else f"JSON that does not parse: {block.error}"
+            return Part("json" if not block.error else "json bad", label[:200], _cut(raw.strip()))
+        case Text(text):
+            return Part("text", "Text between blocks", _cut(text))
+    raise TypeError(f"no block: {block!r}")
+
+
+def _text(content: Any) -> str:
+    """A message's content as text; providers also send lists of parts, and nothing at all beside a call."""
+    if isinstance(content, str):
+        return content
+    return "" if content is None else json.dumps(content, ensure_ascii=False, default=str)
+
+
+def sections(trajectory: Trajectory) -> list[Section]:
+    """The phases that are shown."""
+    return [
+        Section(
+            phase.tag or "outside",
+            _TITLES[phase.tag],
+            phase.closed,
+            [_part(block) for block in phase.blocks[:BLOCKS_SHOWN]],
+            max(0, len(phase.blocks) - BLOCKS_SHOWN),
+        )
+        for phase in trajectory.phases[:PHASES_SHOWN]
+    ]
+
+
+def entries(ranking: Sequence[str | None] | None, task: ExampleTask) -> list[Entry]:
+    """The ranking position by position: what repeats or is no candidate is said."""
+    known, seen = set(task.candidates), set()
+    found = []
+    for item in (ranking or [])[:ENTRIES]:
+        remark = ""
+        if item is None:
+            remark = "no string"
+        elif item in seen:
+            remark = "repeated"
+        elif known and item not in known:
+            remark = "no candidate"
+        seen.add(item)
+        found.append(Entry(item or "", task.titles.get(item or "", ""), item == task.ground_truth, remark))
+    return found
+
+
+def panel(heading: str, rollout: Rollout | None, task: ExampleTask) -> Panel:
+    """Everything the page shows of one rollout. Nothing in it raises: the messages can hold anything."""
+    if rollout is None:
+        return Panel(heading, None)
+    messages: list[Mapping[str, Any]] = []
+    prompt = []
+    for message in rollout.messages:
+        role, content = str(message.get("role", "")), _text(message.get("content"))
+        if role == "assistant":
+            messages.append({"role": role, "content": content})
+        elif role == "tool":  # an answer that spells a tag must not look like the model's structure
+            messages.append({"role": role, "content": neutral(content)})
+        else:
+            prompt.append((role, _cut(content)))
+    trajectory = from_messages(messages)
+    broken = rollout.format is not None and rollout.format <= 0
+    problems = faults(parse(model_text(messages)), required=CRITICAL if broken else ())
+    listed = entries(rollout.ranking, task)
+    return Panel(
+        heading,
+        rollout,
+        prompt,
+        sections(trajectory),
+        listed,
+        [problem[:120] for problem in problems[:FAULTS]],
+        {
+            "phases": max(0, len(trajectory.phases) - PHASES_SHOWN),
+            "entries": max(0, len(rollout.ranking or []) - ENTRIES),
+            "faults": max(0, len(problems) - FAULTS),
+        },
+    )

@@ -1,0 +1,196 @@
+"""Line charts and interval bars as inline SVG, of our own making: no script, no font, no request.
+
+Colours come from the page's style sheet by class (``s0`` to ``s3``), so that dark mode and print need no second drawing.
+Series differ by dash pattern and by the legend's words too, never by colour alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from star_rl.report.curves import finite, smooth, window_of
+from star_rl.report.model import Curve
+
+WIDTH, HEIGHT = 420, 250
+LEFT, RIGHT, TOP, BOTTOM = 58, 12, 12, 40
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One line: what the legend calls it, and its points in the unit of the axis."""
+
+    name: str
+    curve: Curve
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """About ``count`` round numbers (1, 2 or 5 times a power of ten) that span ``low`` to ``high``."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return []
+    if high <= low:
+        return [low]
+    raw = (high - low) / max(1, count)
+    base = 10.0 ** math.floor(math.log10(raw))
+    step = next((base * factor for factor in (1, 2, 5, 10) if base * factor >= raw * 0.999), base * 10)
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [index * step for index in range(first, last + 1)]
+
+
+def number(value: float) -> str:
+    """A number as an axis shows it: short, no trailing zeros, powers of ten where it is very small or large."""
+    if value == 0 or abs(value) < 1e-300:
+        return "0"
+    size = abs(value)
+    if size >= 1e6 or size < 1e-3:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+    return f"{value:,.4g}" if size < 1000 else f"{value:,.0f}"
+
+
+def _span(values: Sequence[float], bounds: tuple[float, float] | None) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    if bounds is not None:
+        return min(low, bounds[0]), max(high, bounds[1])
+    if low == high:
+        pad = abs(low) * 0.1 or 1.0
+        return low - pad, high + pad
+    pad = (high - low) * 0.06
+    return (0.0 if 0 <= low < (high - low) * 0.5 else low - pad), high + pad
+
+
+def describe(series: Sequence[Series], unit: str) -> str:
+    """The chart in a sentence, for those who hear it."""
+    parts = []
+    for one in series:
+        points = finite(one.curve)
+        if points:
+            (s0, v0), (s1, v1) = points[0], points[-1]
+            values = [value for _, value in points]
+            parts.append(
+                f"{one.name}: {len(points)} points, {number(v0)} at step {number(s0)}, {number(v1)} at step {number(s1)}, "
+                f"lowest {number(min(values))}, highest {number(max(values))} {unit}".rstrip()
+            )
+    return "; ".join(parts) or "no values"
+
+
+def line_chart(
+    name: str,
+    title: str,
+    series: Sequence[Series],
+    unit: str = "",
+    bounds: tuple[float, float] | None = None,
+    log: bool = False,
+) -> Markup:
+    """Raw points, and over eight of them a running mean, against steps.
+
+    Args:
+        name: unique on the page; it makes the ids.
+        series: at most four; values that are no numbers are left out.
+        unit: of the vertical axis.
+        bounds: the axis reaches at least so far.
+        log: a logarithmic axis; values at or below zero are left out.
+    """
+    lines = []
+    for one in series:
+        points = finite(one.curve)
+        if log:
+            points = [(step, math.log10(value)) for step, value in points if value > 0]
+        lines.append(points)
+    present = [points for points in lines if points]
+    title_id, text_id = f"{name}-title", f"{name}-desc"
+    head = Markup(
+        '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-labelledby="{} {}"><title id="{}">{}</title>'
+        '<desc id="{}">{}</desc>'
+    ).format(WIDTH, HEIGHT, title_id, text_id, title_id, title, text_id, describe(series, unit))
+    if not present:
+        return head + Markup(
+            '<text class="empty" x="{}" y="{}" text-anchor="middle">no values recorded</text></svg>'
+        ).format(WIDTH // 2, HEIGHT // 2)
+    steps = [step for points in present for step, _ in points]
+    x0, x1 = min(steps), max(steps)
+    if x0 == x1:
+        x0, x1 = x0 - 1, x1 + 1
+    y0, y1 = _span([value for points in present for _, value in points], bounds)
+
+    def px(step: float) -> float:
+        return LEFT + 4 + (step - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT - 8)
+
+    def py(value: float) -> float:
+        return HEIGHT - BOTTOM - (value - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM)
+
+    def path(points: Sequence[tuple[float, float]]) -> str:
+        return "M" + "L".join(f"{px(step):.1f} {py(value):.1f}" for step, value in points)
+
+    out = [head]
+    marks = [tick for tick in ticks(y0, y1) if y0 - 1e-12 <= tick <= y1 + 1e-12]
+    if log:
+        marks = [float(power) for power in range(math.ceil(y0), math.floor(y1) + 1)] or [y0, y1]
+    for tick in marks:
+        y = py(tick)
+        out.append(
+            Markup(
+                '<path class="grid" d="M{} {:.1f}H{}"/><text class="tick" x="{}" y="{:.1f}" text-anchor="end">{}</text>'
+            ).format(LEFT, y, WIDTH - RIGHT, LEFT - 6, y + 4, number(10**tick if log else tick))
+        )
+    for tick in ticks(x0, x1, 6):
+        if tick != round(tick):
+            continue
+        x = px(tick)
+        out.append(
+            Markup(
+                '<path class="axis" d="M{:.1f} {}v4"/><text class="tick" x="{:.1f}" y="{}" text-anchor="middle">{}</text>'
+            ).format(x, HEIGHT - BOTTOM, x, HEIGHT - BOTTOM + 17, number(tick))
+        )
+    out.append(Markup('<path class="axis" d="M{} {}V{}H{}"/>').format(LEFT, TOP, HEIGHT - BOTTOM, WIDTH - RIGHT))
+    out.append(
+        Markup('<text class="label" x="{}" y="{}" text-anchor="middle">step</text>').format(
+            (LEFT + WIDTH - RIGHT) // 2, HEIGHT - 5
+        )
+    )
+    if unit:
+        middle = (TOP + HEIGHT - BOTTOM) // 2
+        out.append(
+            Markup(
+                '<text class="label" transform="translate(13 {}) rotate(-90)" text-anchor="middle">{}</text>'
+            ).format(middle, unit + (" (log)" if log else ""))
+        )
+    for index, points in enumerate(lines):
+        if not points:
+            continue
+        smoothed = window_of(len(points)) > 1
+        dots = "".join(f"M{px(step):.1f} {py(value):.1f}h0" for step, value in points)
+        out.append(Markup('<path class="dots s{}{}" d="{}"/>').format(index % 4, " faint" if smoothed else "", dots))
+        if len(points) > 1:
+            out.append(Markup('<path class="line s{}" d="{}"/>').format(index % 4, path(smooth(points))))
+    out.append(Markup("</svg>"))
+    return Markup("").join(out)
+
+
+def swatch(index: int) -> Markup:
+    """A legend's sample of a line."""
+    return Markup(
+        '<svg class="swatch" viewBox="0 0 30 10" aria-hidden="true"><path class="line s{}" d="M1 5H29"/></svg>'
+    ).format(index % 4)
+
+
+def interval_bar(value: float | None, low: float | None, high: float | None, top: float = 100.0) -> Markup:
+    """A bar from zero to ``value`` with the whiskers of its interval; the cell beside it holds the numbers."""
+    if value is None or not math.isfinite(value):
+        return Markup("")
+
+    def px(number: float) -> float:
+        return 2 + max(0.0, min(1.0, number / top)) * 136
+
+    out = Markup(
+        '<svg class="bar" viewBox="0 0 140 16" aria-hidden="true"><path class="axis" d="M2 1V15M138 5V11"/>'
+        '<rect class="fill" x="2" y="4" width="{:.1f}" height="8"/>'
+    ).format(px(value) - 2)
+    if low is not None and high is not None and math.isfinite(low) and math.isfinite(high):
+        a, b = px(low), px(high)
+        out += Markup('<path class="whisker" d="M{:.1f} 8H{:.1f}M{:.1f} 4V12M{:.1f} 4V12"/>').format(a, b, a, b)
+    return out + Markup("</svg>")

@@ -1,0 +1,251 @@
+"""The content of ``report.json``, typed.
+
+Units, everywhere in the file: HR and its intervals in percent (0 to 100), rates as shares (0 to 1), latency and
+durations in seconds, lengths in tokens. What was not measured is ``null``, never zero: the page shows a dash.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from star_rl.errors import StarError
+from star_rl.files import read_json, write_json
+
+JSON_NAME = "report.json"
+
+#: ``(step, value)`` in the order of the steps; a value of ``None`` was logged but was no finite number.
+Curve = list[tuple[float, float | None]]
+
+
+@dataclass(slots=True)
+class Run:
+    """What was run.
+
+    Attributes:
+        seconds: duration of each stage, in the order they ran.
+        versions: distribution -> version.
+        fingerprints: what is named (data, store, reward ..) -> hash.
+        notes: sentences the reader must see beside the numbers.
+        config: the composed recipe.
+    """
+
+    name: str
+    recipe: str = ""
+    source: str = ""
+    seed: int | None = None
+    seconds: dict[str, float | None] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Method:
+    """One row of the table of methods.
+
+    Attributes:
+        n: tasks judged; failures count as misses.
+        hr_avg_low: lower end of the 95 % bootstrap interval of ``hr_avg``.
+        format_rate: share of outputs that are well formed.
+        valid_rate: share of rankings that are a permutation of the candidates.
+        tool_calls: mean number a task.
+        tokens: mean number of generated tokens a task.
+        latency_p50: seconds a task.
+        decoding: how the answers were drawn, in words.
+    """
+
+    name: str
+    n: int
+    hr1: float | None = None
+    hr3: float | None = None
+    hr5: float | None = None
+    hr_avg: float | None = None
+    hr_avg_low: float | None = None
+    hr_avg_high: float | None = None
+    format_rate: float | None = None
+    valid_rate: float | None = None
+    tool_calls: float | None = None
+    tokens: float | None = None
+    latency_p50: float | None = None
+    latency_p95: float | None = None
+    decoding: str | None = None
+
+
+@dataclass(slots=True)
+class Pair:
+    """Paired bootstrap of HR_avg on the same tasks: ``a`` minus ``b``, in percentage points."""
+
+    a: str
+    b: str
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(slots=True)
+class Sft:
+    """The first training: curves (``loss``, ..) and what the outcome filter kept."""
+
+    curves: dict[str, Curve] = field(default_factory=dict)
+    kept: int | None = None
+    dropped: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Grpo:
+    """The second training.
+
+    Attributes:
+        curves: by the names of :data:`star_rl.report.curves.GRPO`; rates and HR are shares here, as they are logged.
+        first5: mean reward of the first five steps; ``last5`` of the last five.
+        tool_calls_total: executed during all rollouts.
+        probs_diff_max: largest difference between the engine's and the trainer's token probabilities.
+        set: the audit of the stratified set.
+    """
+
+    curves: dict[str, Curve] = field(default_factory=dict)
+    first5: float | None = None
+    last5: float | None = None
+    tool_calls_total: int | None = None
+    probs_diff_max: float | None = None
+    set: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class HistoryItem:
+    item_id: str
+    title: str = ""
+    categories: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class ExampleTask:
+    """The task of an example; ``titles`` names the candidates where the source has titles."""
+
+    task_id: str
+    scenario: str = ""
+    user_id: str = ""
+    ground_truth: str = ""
+    candidates: list[str] = field(default_factory=list)
+    history: list[HistoryItem] = field(default_factory=list)
+    titles: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Rollout:
+    """One answer of one student.
+
+    Attributes:
+        messages: chat messages (``role``, ``content``); the content is untrusted.
+        ranking: as :func:`star_rl.trajectory.ranking` gives it.
+        rank: position of the ground truth, from 1; ``None`` when it is not in the ranking.
+        score: the reward.
+        format: the format part of the reward; above zero means well formed.
+    """
+
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    ranking: list[str | None] | None = None
+    rank: int | None = None
+    score: float | None = None
+    format: float | None = None
+
+
+@dataclass(slots=True)
+class Example:
+    """One held-out task, answered before and after GRPO."""
+
+    task: ExampleTask
+    before: Rollout | None = None
+    after: Rollout | None = None
+
+
+@dataclass(slots=True)
+class Report:
+    run: Run
+    methods: list[Method] = field(default_factory=list)
+    pairs: list[Pair] = field(default_factory=list)
+    sft: Sft | None = None
+    grpo: Grpo | None = None
+    examples: list[Example] = field(default_factory=list)
+
+
+def plain(value: Any) -> Any:
+    """Any value as what JSON can hold: dataclasses and tuples opened, NumPy scalars unwrapped, no NaN or infinity."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {entry.name: plain(getattr(value, entry.name)) for entry in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(inner) for inner in value]
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if hasattr(value, "tolist"):  # a NumPy scalar or array
+        return plain(value.tolist())
+    return str(value)
+
+
+def from_dict(value: Mapping[str, Any]) -> Report:
+    """Check a plain mapping and make it a :class:`Report`; keys it does not know are left out.
+
+    Raises:
+        StarError: a field is missing, has the wrong type or lies outside its unit's range; the field is named.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        report = TypeAdapter(Report).validate_python(plain(value))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise StarError(
+            f"report field {where}: {first['msg']} (value: {str(first['input'])[:80]!r})",
+            "write the report again with: star-rl run RECIPE --from report",
+        ) from error
+    _check(report)
+    return report
+
+
+def _check(report: Report) -> None:
+    """Catch shares given as percents and the reverse where that can be seen."""
+    for method in report.methods:
+        for name, top in (
+            *((name, 100.0) for name in ("hr1", "hr3", "hr5", "hr_avg", "hr_avg_low", "hr_avg_high")),
+            *((name, 1.0) for name in ("format_rate", "valid_rate")),
+        ):
+            number = getattr(method, name)
+            if number is not None and not -1e-9 <= number <= top + 1e-9:
+                raise StarError(
+                    f"method {method.name!r}: {name} = {number:g} is outside 0..{top:g}",
+                    "HR is given in percent, rates as shares",
+                )
+
+
+def save(path: str | Path, report: Report) -> None:
+    """Write the report as JSON, whole or not at all."""
+    _check(report)
+    write_json(path, plain(report))
+
+
+def load(path: str | Path) -> Report:
+    """Read ``report.json``, or that of a run's folder.
+
+    Raises:
+        StarError: the file is absent, no JSON, or not of this form.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = file / JSON_NAME
+    value = read_json(file)
+    if not isinstance(value, dict):
+        raise StarError(
+            f"{file} is not a report (its top level is no object)", "give a run's folder or its report.json"
+        )
+    return from_dict(value)
