@@ -1,0 +1,1 @@
+"""One module a stage: they wire pieces of the library to files."""
