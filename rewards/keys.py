@@ -24,7 +24,7 @@ KEYS = {
     "format": "+1 where the response is well formed, else -1",
     "outcome": "the paper's tier: 1, 2/3, 1/3 or 0",
     "rank": "position of the truth from 1, 0 where it is absent",
-    "valid_list": "1 where the list is the candidates, each once (without candidates: distinct strings)",
+    "valid_list": "1 where the list is the candidates and nothing else (without candidates: distinct strings)",
     "list_length": "entries of the list",
     "tool_calls": "tool calls written",
     "invalid_calls": "tool calls that do not parse, name no tool or have wrong arguments",
@@ -132,7 +132,11 @@ def _strings(value: Iterable[Any] | None, default: tuple[str, ...]) -> tuple[str
 
 
 def _valid(ids: list[str | None], candidates: tuple[str, ...]) -> bool:
-    distinct = set(ids)
-    if not ids or None in distinct or len(distinct) != len(ids):
+    """As :func:`star_rl.evaluation.metrics.is_valid`; a benchmark's task may name a candidate twice."""
+    strings = [entry for entry in ids if entry is not None]
+    if not strings or len(strings) != len(ids):
         return False
-    return not candidates or distinct == set(candidates)
+    distinct = set(strings)
+    if len(distinct) == len(strings):
+        return not candidates or distinct == set(candidates)
+    return len(strings) == len(candidates) and sorted(strings) == sorted(candidates)

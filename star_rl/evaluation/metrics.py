@@ -1,0 +1,220 @@
+"""Metrics of rankings with one ground truth each, exactly as AgentRecBench's official evaluator has them.
+
+``HR@k = |{tasks: ground_truth in prediction[:k]}| / |all tasks|`` for k = 1, 3, 5, and ``HR_avg`` their mean
+(``websocietysimulator`` 1.0.0a30, tools/evaluation_tool.py, ``RecommendationEvaluator.calculate_hr_at_n``). The list is
+judged as it stands: duplicates and foreign ids hold their places. A task that failed is a miss and stays in the
+denominator. The official code would search a string for the truth as a substring; here an answer that is no list is a
+failure.
+
+Everything goes through one array of ranks, so that a million lists are read once and the rest is arithmetic.
+
+Notation: n tasks, m methods, B bootstrap resamples. A rank counts from 1; 0 = the truth is not in the list, -1 = the
+task failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from star_rl.errors import StarError
+
+#: Cut-offs of the hit rate.
+CUTS = (1, 3, 5)
+ABSENT, FAILED = 0, -1
+
+Ranks = NDArray[np.int32]
+Floats = NDArray[np.float64]
+
+
+class Interval(NamedTuple):
+    """A mean and its percentile bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class Difference(NamedTuple):
+    """Mean of ``a - b`` over the same tasks, its interval, and the two-sided bootstrap p-value of "no difference"."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
+def rank_of(prediction: Any, truth: str) -> int:
+    """Position of the truth from 1; 0 where it is absent, -1 where the prediction is no list.
+
+    An entry matches only if it is equal as a string: ``12`` is not ``"12"``.
+    """
+    if not isinstance(prediction, (list, tuple)):
+        return FAILED
+    try:
+        return prediction.index(truth) + 1
+    except ValueError:
+        return ABSENT
+
+
+def ranks(predictions: Sequence[Any], truths: Sequence[str]) -> Ranks:
+    """Ranks of all truths. Shape: (n,).
+
+    Args:
+        predictions: one list of ids a task; anything else (None, a string, an error) is a failure.
+        truths: one id a task.
+
+    Raises:
+        StarError: different lengths, or a truth that is no id: both would change the denominator unseen.
+    """
+    if len(predictions) != len(truths):
+        raise StarError(
+            f"{len(predictions)} predictions for {len(truths)} tasks", "give None for a task that has no prediction"
+        )
+    for position, truth in enumerate(truths):
+        if not isinstance(truth, str) or not truth:
+            raise StarError(
+                f"task {position} has the ground truth {truth!r}", "a task has one non-empty string as truth"
+            )
+    return np.fromiter(map(rank_of, predictions, truths), np.int32, len(truths))
+
+
+def is_valid(prediction: Any, candidates: Sequence[str]) -> bool:
+    """Does the list hold the candidates and nothing else, each as often as they do, or each once?
+
+    Four official tasks name a candidate twice, so a list of the distinct ones is valid as well.
+    """
+    if not isinstance(prediction, (list, tuple)) or not all(isinstance(entry, str) for entry in prediction):
+        return False
+    if sorted(prediction) == sorted(candidates):
+        return True
+    distinct = set(prediction)
+    return len(distinct) == len(prediction) and distinct == set(candidates)
+
+
+def hits(found: ArrayLike, k: int) -> Floats:
+    """1 where the truth stands among the first ``k``. Shape: as ``found``."""
+    found = np.asarray(found)
+    return ((found >= 1) & (found <= k)).astype(np.float64)
+
+
+def hr_avg(found: ArrayLike) -> Floats:
+    """HR_avg of each single list: 1, 2/3, 1/3 or 0. Shape: as ``found``."""
+    return sum((hits(found, k) for k in CUTS[1:]), start=hits(found, CUTS[0])) / len(CUTS)
+
+
+def ndcg(found: ArrayLike, k: int) -> Floats:
+    """NDCG@k with one relevant item: ``1 / log2(1 + rank)`` up to ``k``, else 0. Shape: as ``found``."""
+    found = np.asarray(found)
+    return np.where((found >= 1) & (found <= k), 1.0 / np.log2(1.0 + np.maximum(found, 1)), 0.0)
+
+
+def reciprocal(found: ArrayLike) -> Floats:
+    """``1 / rank``, 0 where absent; its mean is MRR. Shape: as ``found``."""
+    found = np.asarray(found)
+    return np.where(found >= 1, 1.0 / np.maximum(found, 1), 0.0)
+
+
+def official(found: ArrayLike) -> dict[str, float]:
+    """``hr1``, ``hr3``, ``hr5``, ``hr_avg`` with the official evaluator's arithmetic, bit for bit; 0 without tasks."""
+    found = np.asarray(found)
+    rates = [int(hits(found, k).sum()) / found.size if found.size else 0.0 for k in CUTS]
+    return {**{f"hr{k}": rate for k, rate in zip(CUTS, rates, strict=True)}, "hr_avg": sum(rates) / len(CUTS)}
+
+
+def summary(found: ArrayLike, resamples: int = 2000, seed: int = 0) -> dict[str, float]:
+    """All metrics of one method over one set of tasks, as a flat dictionary.
+
+    Keys: ``n``, ``failed`` (share), ``hr1``, ``hr3``, ``hr5``, ``hr_avg`` and for each of these four ``_low`` and
+    ``_high`` (95 % bootstrap), ``ndcg5``, ``ndcg10``, ``mrr``.
+
+    Raises:
+        StarError: there are no tasks.
+    """
+    found = np.asarray(found)
+    per_task = np.stack([*(hits(found, k) for k in CUTS), hr_avg(found)])
+    result: dict[str, float] = {"n": float(found.size), "failed": 0.0, **official(found)}
+    intervals = bootstrap(per_task, resamples, seed)
+    for name, interval in zip((*(f"hr{k}" for k in CUTS), "hr_avg"), intervals, strict=True):
+        result[f"{name}_low"], result[f"{name}_high"] = interval.low, interval.high
+    result["failed"] = float((found == FAILED).mean())
+    result["ndcg5"], result["ndcg10"] = float(ndcg(found, 5).mean()), float(ndcg(found, 10).mean())
+    result["mrr"] = float(reciprocal(found).mean())
+    return result
+
+
+def bootstrap(values: ArrayLike, resamples: int = 2000, seed: int = 0, confidence: float = 0.95) -> list[Interval]:
+    """Percentile bootstrap intervals of the means over tasks.
+
+    Every row is resampled with the same tasks, so rows stay comparable.
+
+    Args:
+        values: per-task values. Shape: (m, n), or (n,) for one method.
+
+    Raises:
+        StarError: no tasks, or a value that is not finite.
+    """
+    rows = _rows(values)
+    means = _resampled_means(rows, resamples, seed)
+    tail = 100 * (1 - confidence) / 2
+    low, high = np.percentile(means, [tail, 100 - tail], axis=0)
+    return [Interval(*map(float, entry)) for entry in zip(rows.mean(axis=1), low, high, strict=True)]
+
+
+def paired(a: ArrayLike, b: ArrayLike, resamples: int = 10_000, seed: int = 0, confidence: float = 0.95) -> Difference:
+    """Paired bootstrap of ``mean(a) - mean(b)`` over the same n tasks in the same order. Shapes: (n,).
+
+    The p-value is twice the smaller share of resamples on either side of 0 (ties to both), never below 1 / (B + 1).
+
+    Raises:
+        StarError: different lengths, no tasks, or a value that is not finite.
+    """
+    first, second = _rows(a), _rows(b)
+    if first.shape != second.shape or len(first) != 1:
+        raise StarError(
+            f"shapes {first.shape} and {second.shape} cannot be paired", "compare two methods on the same tasks"
+        )
+    difference = first - second
+    means = _resampled_means(difference, resamples, seed)[:, 0]
+    tail = 100 * (1 - confidence) / 2
+    low, high = np.percentile(means, [tail, 100 - tail])
+    slack = 1e-12  # means of exact zeros may differ in the last bit
+    side = min(int((means <= slack).sum()), int((means >= -slack).sum()))
+    p = min(1.0, 2.0 * (side + 1) / (resamples + 1))
+    return Difference(float(difference.mean()), float(low), float(high), p)
+
+
+def _rows(values: ArrayLike) -> Floats:
+    rows = np.atleast_2d(np.asarray(values, dtype=np.float64))
+    if rows.ndim != 2 or rows.shape[1] == 0:
+        raise StarError(f"no tasks to average over (shape {rows.shape})", "check the filter that chose the tasks")
+    if not np.isfinite(rows).all():
+        raise StarError("a per-task value is not finite", "count a failed task as a miss")
+    return rows
+
+
+def _resampled_means(rows: Floats, resamples: int, seed: int) -> Floats:
+    """Means of B resamples. Shape: (B, m).
+
+    Tasks with the same values are one kind of task. To draw n tasks with replacement is to draw how many of each kind, a
+    multinomial variable, and hit rates have so few kinds that a million tasks cost no more than ten.
+    """
+    tasks = rows.shape[1]
+    kinds, sizes = np.unique(rows, axis=1, return_counts=True)
+    rng = np.random.default_rng(seed)
+    if 8 * sizes.size <= tasks:
+        return rng.multinomial(tasks, sizes / tasks, size=resamples) @ kinds.T / tasks
+    return np.concatenate([counts @ rows.T for counts in _draws(tasks, resamples, rng)]) / tasks
+
+
+def _draws(tasks: int, resamples: int, rng: np.random.Generator) -> Iterator[Floats]:
+    """How often each task is drawn, in blocks of at most 2 M numbers. Shape of each: (b, n)."""
+    block = max(1, min(resamples, 2_000_000 // tasks))
+    for start in range(0, resamples, block):
+        size = min(block, resamples - start)
+        drawn = rng.integers(0, tasks, (size, tasks))
+        drawn += np.arange(size)[:, None] * tasks
+        yield np.bincount(drawn.ravel(), minlength=size * tasks).reshape(size, tasks).astype(np.float64)
