@@ -135,9 +135,9 @@ def summary(found: ArrayLike, resamples: int = 2000, seed: int = 0) -> dict[str,
         StarError: there are no tasks.
     """
     found = np.asarray(found)
-    per_task = np.stack([*(hits(found, k) for k in CUTS), hr_avg(found)])
+    tiers, sizes = np.unique(np.where(found > CUTS[-1], ABSENT, found), return_counts=True)
     result: dict[str, float] = {"n": float(found.size), "failed": 0.0, **official(found)}
-    intervals = bootstrap(per_task, resamples, seed)
+    intervals = bootstrap(np.stack([*(hits(tiers, k) for k in CUTS), hr_avg(tiers)]), resamples, seed, sizes=sizes)
     for name, interval in zip((*(f"hr{k}" for k in CUTS), "hr_avg"), intervals, strict=True):
         result[f"{name}_low"], result[f"{name}_high"] = interval.low, interval.high
     result["failed"] = float((found == FAILED).mean())
@@ -146,22 +146,24 @@ def summary(found: ArrayLike, resamples: int = 2000, seed: int = 0) -> dict[str,
     return result
 
 
-def bootstrap(values: ArrayLike, resamples: int = 2000, seed: int = 0, confidence: float = 0.95) -> list[Interval]:
-    """Percentile bootstrap intervals of the means over tasks.
-
-    Every row is resampled with the same tasks, so rows stay comparable.
+def bootstrap(
+    values: ArrayLike, resamples: int = 2000, seed: int = 0, confidence: float = 0.95, sizes: ArrayLike | None = None
+) -> list[Interval]:
+    """Percentile bootstrap intervals of the means over tasks. Every row is resampled with the same tasks.
 
     Args:
         values: per-task values. Shape: (m, n), or (n,) for one method.
+        sizes: how many tasks each column stands for, 1 unless given. Shape: (n,).
 
     Raises:
         StarError: no tasks, or a value that is not finite.
     """
     rows = _rows(values)
-    means = _resampled_means(rows, resamples, seed)
+    each = np.ones(rows.shape[1], np.int64) if sizes is None else np.asarray(sizes, np.int64)
+    means = _resampled_means(rows, resamples, seed, None if sizes is None else each)
     tail = 100 * (1 - confidence) / 2
     low, high = np.percentile(means, [tail, 100 - tail], axis=0)
-    return [Interval(*map(float, entry)) for entry in zip(rows.mean(axis=1), low, high, strict=True)]
+    return [Interval(*map(float, entry)) for entry in zip(rows @ each / each.sum(), low, high, strict=True)]
 
 
 def paired(a: ArrayLike, b: ArrayLike, resamples: int = 10_000, seed: int = 0, confidence: float = 0.95) -> Difference:
@@ -196,17 +198,16 @@ def _rows(values: ArrayLike) -> Floats:
     return rows
 
 
-def _resampled_means(rows: Floats, resamples: int, seed: int) -> Floats:
+def _resampled_means(rows: Floats, resamples: int, seed: int, sizes: NDArray[np.int64] | None = None) -> Floats:
     """Means of B resamples. Shape: (B, m).
 
-    Tasks with the same values are one kind of task. To draw n tasks with replacement is to draw how many of each kind, a
-    multinomial variable, and hit rates have so few kinds that a million tasks cost no more than ten.
+    Tasks with the same values are one kind of task. To draw n tasks with replacement is to draw how many of each kind,
+    a multinomial variable, and hit rates have so few kinds that a million tasks cost no more than ten.
     """
-    tasks = rows.shape[1]
-    kinds, sizes = np.unique(rows, axis=1, return_counts=True)
     rng = np.random.default_rng(seed)
-    if 8 * sizes.size <= tasks:
-        return rng.multinomial(tasks, sizes / tasks, size=resamples) @ kinds.T / tasks
+    if sizes is not None:
+        return rng.multinomial(sizes.sum(), sizes / sizes.sum(), size=resamples) @ rows.T / sizes.sum()
+    tasks = rows.shape[1]
     return np.concatenate([counts @ rows.T for counts in _draws(tasks, resamples, rng)]) / tasks
 
 
