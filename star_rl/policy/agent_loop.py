@@ -13,13 +13,15 @@ and a reward must read only what the model wrote. The function is still the one 
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import logging
+import operator
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput, register
+from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
 from verl.trainer.ppo.reward import get_custom_reward_fn
 
 from star_rl.policy.loop import FAULTS, Budget, Generation, Rollout, render_prompt, rollout
@@ -48,19 +50,21 @@ class _ServerEngine:
 
 
 @functools.lru_cache(maxsize=4)
-def open_store(path: str) -> Evidence:
-    """The evidence store at ``path``, opened once per process."""
-    from star_rl.evidence import EvidenceStore
+def open_store(path: str, opener: str) -> Evidence:
+    """The evidence store at ``path``, opened once per process by the function ``module:name``."""
+    module, _, name = opener.partition(":")
+    return operator.attrgetter(name)(importlib.import_module(module))(path)
 
-    return EvidenceStore.open(path)
 
-
-@register("star_agent")
 class StarAgentLoop(AgentLoopBase):
     """One rollout of the policy on verl's rollout servers.
 
+    Not decorated with verl's ``register``: the decorator would replace the configured entry by a bare one when the first rollout
+    imports this module.
+
     Args:
         store: folder of the evidence store.
+        opener: ``module:function`` that opens it.
         lens, lens_top: how evidence is shown, see :class:`star_rl.policy.tools.ToolBox`.
         show_tools: whether the prompt lists the tool schemas, as the SFT data did.
         budget: fields of :class:`star_rl.policy.loop.Budget`; the response length is the rollout's own.
@@ -70,6 +74,7 @@ class StarAgentLoop(AgentLoopBase):
         self,
         *args: Any,
         store: str,
+        opener: str = "star_rl.evidence:EvidenceStore.open",
         lens: Lens = "text",
         lens_top: int = 5,
         show_tools: bool = True,
@@ -81,7 +86,7 @@ class StarAgentLoop(AgentLoopBase):
         context = config.max_model_len or config.prompt_length + config.response_length
         limits = {"response_tokens": config.response_length, "context_tokens": context, **(budget or {})}
         self._budget = Budget(**limits)
-        self._store = open_store(store)
+        self._store = open_store(store, opener)
         self._lens: Lens = lens
         self._lens_top = lens_top
         self._tools = TOOL_SCHEMAS if show_tools else None

@@ -90,14 +90,19 @@ CPU: dict[str, Any] = {
         },
     },
     "transfer_queue": {"backend": {"SimpleStorage": {"num_data_storage_units": 1}}},
-    "trainer": {"device": "cpu", "n_gpus_per_node": 1},
+    "trainer": {
+        "device": "cpu",
+        "n_gpus_per_node": 1,
+        "v1": {"sampler": {"sampler_kwargs": {"+poll_interval": 0.05}}},  # verl's 2 s are longer than a tiny step
+    },
 }
 
 CPU_ENVIRONMENT = {
     "VERL_PLATFORM": "cpu",
     "VERL_USE_EXTERNAL_MODULES": f"{_PACKAGE}.register",
-    "CUDA_VISIBLE_DEVICES": "",
     "TORCHDYNAMO_DISABLE": "1",  # eager anyway; the first import and the first batch come half a minute earlier
+    # vLLM's asynchronous engine is a process of its own whatever this says; 0 only lets the executor live in it (cpu.py:175).
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # binding would pin the trainer's threads to the same cores
     "OMP_NUM_THREADS": "1",
@@ -118,12 +123,14 @@ class PolicyOptions:
     """How the student is let at the tools; the same values as in sampling and evaluation.
 
     lens, lens_top: see :class:`star_rl.policy.tools.ToolBox`. show_tools: list the schemas in the prompt, as the SFT data does.
+    opener: ``module:function`` that opens the store, for a store of one's own.
     budget: fields of :class:`star_rl.policy.loop.Budget`; the response length is ``verl.data.max_response_length``.
     """
 
     lens: str = "text"
     lens_top: int = 5
     show_tools: bool = True
+    opener: str = "star_rl.evidence:EvidenceStore.open"
     budget: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -304,8 +311,9 @@ def verl_tree(recipe: Recipe, paths: Paths, name: str) -> dict[str, Any]:
         },
         "ray_kwargs": {"ray_init": {key if key == "num_cpus" else f"+{key}": value for key, value in ray.items()}},
     }
-    quick = {"path": f"pkg://{_PACKAGE}.replay", "name": "QuickReplayBuffer"} if cpu else {}
-    sampler = {"trainer": {"v1": {"sampler": {"custom_sampler": quick}}}} if quick else {}
+    synchronous = recipe.verl.get("trainer", {}).get("v1", {}).get("trainer_mode", "sync") == "sync"
+    strict = {"path": f"pkg://{_PACKAGE}.replay", "name": "StrictReplayBuffer"}  # asynchronous modes have a buffer of their own
+    sampler = {"trainer": {"v1": {"sampler": {"custom_sampler": strict}}}} if synchronous else {}
     return merge(BASE, CPU if cpu else {}, sampler, recipe.verl, places)
 
 

@@ -1,0 +1,279 @@
+"""Run GRPO: the unmodified ``python -m verl.trainer.main_ppo``, started, followed and ended from here.
+
+>>> run_grpo(load_recipe("recipes/grpo/tiny.yaml"), Paths(run, model, train, store), on_step=print)   # doctest: +SKIP
+
+In the run folder: ``train.log`` (all output), ``metrics.jsonl`` (one line a step), ``rollouts/<step>.jsonl``, ``checkpoints/``,
+``wandb/``, ``overrides.txt``, ``agent_loops.yaml``. Running again in the same folder continues from the last checkpoint, with the
+data order kept, under the same W&B run id.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import re
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from star_rl.errors import StarError
+from star_rl.files import read_jsonl, write_jsonl, write_text
+from star_rl.integrations.verl import processes
+from star_rl.integrations.verl.recipe import (
+    Paths,
+    Recipe,
+    agent_loops,
+    compose,
+    environment,
+    overrides_of,
+    ray_folder,
+    verl_tree,
+)
+from star_rl.integrations.verl.reward import check_reward
+
+_POLL_SECONDS = 0.5
+_TAIL_LINES = 25
+#: The line of a traceback that names the exception; Ray puts the actor in brackets before it.
+_CAUSE = re.compile(r"^(?:\(.*?\)\s*)?[\w.]*(?:Error|Exception)(?:: |$)")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One finished training step. ``metrics`` are named as verl names them; ``seconds`` since the launch."""
+
+    step: int
+    steps: int
+    metrics: dict[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class GrpoResult:
+    """What a finished run left behind. ``startup_seconds`` is from the launch to the end of the first step, less that step."""
+
+    steps: int
+    checkpoint: Path
+    metrics: Path
+    rollouts: Path
+    seconds: float
+    startup_seconds: float
+    resumed_from: int
+
+
+def check(recipe: Recipe, paths: Paths, name: str = "grpo") -> list[str]:
+    """Compose and validate a run without starting it; returns verl's overrides.
+
+    Raises:
+        StarError: a path is absent, the reward breaks its contract, verl refuses a key, or sizes do not fit together.
+    """
+    for what, path in (("model", paths.model), ("training set", paths.train), ("evidence store", paths.store)):
+        if not path.exists():
+            raise StarError(f"there is no {what} at {path}", "check the path, or run the stage that writes it")
+    check_reward(recipe.reward)
+    overrides = overrides_of(verl_tree(recipe, paths, name))
+    config = compose(overrides)
+    rows, batch = _rows(paths.train), config.data.train_batch_size
+    if rows < batch:
+        raise StarError(f"{paths.train} has {rows} rows, a step takes {batch}", "lower verl.data.train_batch_size")
+    if batch % config.actor_rollout_ref.actor.ppo_mini_batch_size:
+        raise StarError(
+            f"train_batch_size {batch} is no multiple of ppo_mini_batch_size {config.actor_rollout_ref.actor.ppo_mini_batch_size}",
+            "both count prompts",
+        )
+    if config.actor_rollout_ref.rollout.n < 2:
+        raise StarError(f"rollout.n is {config.actor_rollout_ref.rollout.n}", "GRPO compares samples: take 2 or more")
+    return overrides
+
+
+def run_grpo(
+    recipe: Recipe, paths: Paths, name: str = "grpo", on_step: Callable[[Step], None] | None = None
+) -> GrpoResult:
+    """Train to the end of the recipe, or go on from the last checkpoint in ``paths.run``.
+
+    Raises:
+        StarError: the recipe does not fit (see :func:`check`), another process trains in this folder, or training failed; the
+            message then holds the last lines of the log.
+    """
+    overrides = check(recipe, paths, name)
+    with _sole_owner(paths.run):
+        processes.end(paths.run)  # what an earlier, killed launcher may have left running
+        attempt = _prepare(recipe, paths, overrides)
+        resumed = last_checkpoint(paths) or 0
+        command = [sys.executable, "-m", "verl.trainer.main_ppo", *overrides]
+        variables = environment(recipe, paths, _wandb_id(paths.run), attempt)
+        started = time.monotonic()
+        log_start = paths.log.stat().st_size if paths.log.exists() else 0
+        trainer = processes.start(command, variables, paths.run, paths.log)
+        reported: list[Step] = []
+        try:
+            for step in _follow(paths, attempt, started, _total_steps(overrides, paths), trainer.poll):
+                reported.append(step)
+                if on_step is not None:
+                    on_step(step)
+        finally:
+            # Also after success: Ray's daemons outlive the driver by some seconds. Also on Ctrl-C and on errors of `on_step`.
+            processes.end(paths.run)
+            with contextlib.suppress(Exception):
+                trainer.wait(timeout=10)
+            shutil.rmtree(ray_folder(paths.run), ignore_errors=True)
+            merge_metrics(paths)
+        if trainer.returncode != 0:
+            raise StarError(
+                f"GRPO failed with exit code {trainer.returncode}; the end of {paths.log}:\n{_tail(paths.log, log_start)}",
+                "mend the cause and run again: training continues from its last checkpoint",
+            )
+        latest = last_checkpoint(paths)
+        if latest is None:
+            raise StarError(f"GRPO ended without a checkpoint in {paths.checkpoints}", "set verl.trainer.save_freq")
+        first = reported[0] if reported else None
+        return GrpoResult(
+            steps=latest,
+            checkpoint=paths.checkpoints / f"global_step_{latest}" / "actor",
+            metrics=paths.metrics,
+            rollouts=paths.rollouts,
+            seconds=time.monotonic() - started,
+            startup_seconds=first.seconds - first.metrics.get("timing_s/step", 0.0) if first else 0.0,
+            resumed_from=resumed,
+        )
+
+
+def export(result: GrpoResult, target: Path) -> Path:
+    """Make a Hugging Face model folder of a checkpoint: copied where verl saved one (``hf_model``), else merged from shards.
+
+    Raises:
+        StarError: merging failed.
+    """
+    saved = result.checkpoint / "huggingface"
+    partial = target.with_name(f".{target.name}.part")
+    shutil.rmtree(partial, ignore_errors=True)
+    if any(saved.glob("*.safetensors")):
+        shutil.copytree(saved, partial)
+    else:
+        arguments = ["merge", "--backend", "fsdp", "--local_dir", str(result.checkpoint), "--target_dir", str(partial)]
+        log = target.parent / "merge.log"
+        merging = processes.start([sys.executable, "-m", "verl.model_merger", *arguments], {}, target.parent, log)
+        if merging.wait() != 0:
+            raise StarError(f"cannot merge {result.checkpoint}; the end of {log}:\n{_tail(log, 0)}", "see the log")
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+    return target
+
+
+def last_checkpoint(paths: Paths) -> int | None:
+    """The step verl would resume from (its own tracker file), None where there is none."""
+    try:
+        return int((paths.checkpoints / "latest_checkpointed_iteration.txt").read_text().strip())
+    except (OSError, ValueError):
+        return None
+
+
+def read_metrics(paths: Paths) -> list[dict[str, float]]:
+    """Metrics of all attempts, one mapping a step with the key ``step``; where a step ran twice, the later run's."""
+    by_step: dict[int, dict[str, float]] = {}
+    for attempt in sorted((paths.run / "attempts").glob("*.jsonl")):
+        rows = [row for row in read_jsonl(attempt) if row.get("data")]
+        if rows:  # steps past the resumed one were undone with the checkpoint they lacked
+            by_step = {step: row for step, row in by_step.items() if step < rows[0]["step"]}
+        by_step.update({row["step"]: {"step": row["step"], **row["data"]} for row in rows})
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def merge_metrics(paths: Paths) -> None:
+    """Write ``metrics.jsonl`` from the attempts' files."""
+    rows = read_metrics(paths)
+    if rows:
+        write_jsonl(paths.metrics, rows)
+
+
+@contextlib.contextmanager
+def _sole_owner(run: Path) -> Iterator[None]:
+    run.mkdir(parents=True, exist_ok=True)
+    with open(run / "lock", "w") as handle:  # the system drops the lock with the process, however that ends
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StarError(f"another process trains in {run}", "wait for it, or choose another run folder") from error
+        yield
+
+
+def _prepare(recipe: Recipe, paths: Paths, overrides: list[str]) -> int:
+    """Write the files verl reads, drop a half-written checkpoint; returns the number of this attempt, from 1."""
+    write_text(paths.agent_loops, yaml.safe_dump(agent_loops(recipe, paths), sort_keys=False))
+    write_text(paths.run / "overrides.txt", "\n".join(overrides) + "\n")
+    latest = last_checkpoint(paths) or 0
+    for folder in paths.checkpoints.glob("global_step_*"):
+        if int(folder.name.rsplit("_", 1)[1]) > latest:
+            shutil.rmtree(folder)
+    attempts = paths.run / "attempts"
+    attempts.mkdir(exist_ok=True)
+    number = 1 + max((int(file.stem) for file in attempts.glob("*.jsonl")), default=0)
+    (attempts / f"{number:03d}.jsonl").touch()
+    return number
+
+
+def _wandb_id(run: Path) -> str:
+    """The W&B run id of this folder, made once: a resumed run continues its curves."""
+    file = run / "wandb_id"
+    if not file.exists():
+        write_text(file, secrets.token_hex(4) + "\n")
+    return file.read_text().strip()
+
+
+def _follow(
+    paths: Paths, attempt: int, started: float, total: int, ended: Callable[[], int | None]
+) -> Iterator[Step]:
+    """Yield each step as its metrics appear, until the trainer ends."""
+    file, seen = paths.run / "attempts" / f"{attempt:03d}.jsonl", 0
+    while True:
+        last_look = ended() is not None
+        rows = [row for row in read_jsonl(file) if row.get("data")]
+        for row in rows[seen:]:
+            yield Step(row["step"], total, row["data"], time.monotonic() - started)
+        if len(rows) > seen:
+            merge_metrics(paths)
+        seen = len(rows)
+        if last_look:
+            return
+        time.sleep(_POLL_SECONDS)
+
+
+def _total_steps(overrides: list[str], paths: Paths) -> int:
+    config = compose(overrides)
+    if config.trainer.total_training_steps is not None:
+        return int(config.trainer.total_training_steps)
+    return _rows(paths.train) // config.data.train_batch_size * config.trainer.total_epochs
+
+
+def _rows(parquet: Path) -> int:
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_metadata(parquet).num_rows
+    except (OSError, ValueError) as error:
+        raise StarError(f"cannot read {parquet}: {error}", "give a Parquet file") from error
+
+
+def _tail(log: Path, start: int) -> str:
+    """The last lines of a log from byte ``start`` on, headed by the first line that names a cause."""
+    with open(log, "rb") as handle:
+        handle.seek(start)
+        lines = handle.read().decode(errors="replace").splitlines()
+    tail = lines[-_TAIL_LINES:]
+    cause = next((line for line in lines if _CAUSE.search(line)), None)
+    return "\n".join(tail if cause is None or cause in tail else [cause, "..", *tail])
+
+
+def launch_command(recipe: Recipe, paths: Paths, name: str = "grpo") -> tuple[list[str], Mapping[str, Any]]:
+    """The command and the added environment of a run, for those who start it themselves (a cluster's job, a shell)."""
+    overrides = check(recipe, paths, name)
+    _prepare(recipe, paths, overrides)
+    variables = environment(recipe, paths, _wandb_id(paths.run), 1)
+    return [sys.executable, "-m", "verl.trainer.main_ppo", *overrides], json.loads(json.dumps(variables))

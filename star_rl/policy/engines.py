@@ -1,0 +1,219 @@
+"""Engines behind the policy loop, in this process: vLLM, and plain transformers where vLLM is absent.
+
+>>> async with open_engine("model", device="auto") as engine:  # doctest: +SKIP
+...     await rollout(engine, tokenizer, prompt_ids, toolbox, budget, {"temperature": 0.7})
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+from star_rl.errors import StarError
+from star_rl.policy.loop import Engine, Generation
+
+Kind = Literal["auto", "vllm", "transformers"]
+
+#: Set before vLLM is imported in a process without accelerator; what each does stands in the GRPO launcher's environment.
+CPU_VARIABLES = {
+    "VLLM_PLUGINS": "none",
+    "TORCHDYNAMO_DISABLE": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How an engine is opened.
+
+    kind          vllm, transformers, or auto: vllm where it is installed
+    max_model_len tokens of prompt and response together, None for the model's own
+    max_num_seqs  sequences in one batch; further requests wait in the engine
+    threads       threads of a CPU engine, None to leave them alone
+    logprobs      whether to return the log-probabilities of the sampled tokens
+    extra         further arguments of vLLM's ``AsyncEngineArgs``
+    """
+
+    kind: Kind = "auto"
+    max_model_len: int | None = None
+    max_num_seqs: int = 256
+    threads: int | None = None
+    logprobs: bool = False
+    extra: tuple[tuple[str, Any], ...] = ()
+
+
+@contextlib.asynccontextmanager
+async def open_engine(model: str | Path, options: EngineOptions | None = None) -> AsyncIterator[Engine]:
+    """Open an engine on a Hugging Face folder; closed at the end of the block.
+
+    Raises:
+        StarError: there is no model at the path, or the wanted engine is not installed.
+    """
+    options = options or EngineOptions()
+    if not (Path(model) / "config.json").is_file():
+        raise StarError(f"there is no model at {model}", "give a Hugging Face model folder, one with a config.json")
+    kind = options.kind
+    if kind == "auto":
+        kind = "vllm" if importlib.util.find_spec("vllm") else "transformers"
+    if kind == "vllm" and not importlib.util.find_spec("vllm"):
+        raise StarError("vllm is not installed", "install the extra `cpu` or `gpu`, or set the engine to transformers")
+    engine = VllmEngine(model, options) if kind == "vllm" else TransformersEngine(model, options)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+class VllmEngine:
+    """vLLM's asynchronous engine. Prefixes are cached: the samples of one task share its prompt, turns share what came before."""
+
+    def __init__(self, model: str | Path, options: EngineOptions) -> None:
+        arguments: dict[str, Any] = {
+            "model": str(model),
+            "max_num_seqs": options.max_num_seqs,
+            "enable_prefix_caching": True,
+            "disable_log_stats": True,
+            "generation_config": "vllm",  # sampling is the caller's, not the checkpoint's
+        }
+        if options.max_model_len:
+            arguments["max_model_len"] = options.max_model_len
+        if not _has_accelerator():
+            for name, value in CPU_VARIABLES.items():
+                os.environ.setdefault(name, value)
+            if options.threads:
+                os.environ["OMP_NUM_THREADS"] = str(options.threads)
+            arguments.update(dtype="float32", enforce_eager=True, distributed_executor_backend="uni")
+        from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**{**arguments, **dict(options.extra)}))
+        self._logprobs = options.logprobs
+
+    async def generate(self, prompt_ids: list[int], sampling_params: dict[str, Any], request_id: str) -> Generation:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        sampling = SamplingParams(
+            **sampling_params,
+            logprobs=0 if self._logprobs else None,
+            detokenize=False,  # the loop decodes whole turns itself
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        last = None
+        request = f"{request_id}-{uuid4().hex[:8]}"
+        async for last in self._engine.generate({"prompt_token_ids": prompt_ids}, sampling, request):
+            pass
+        if last is None or not last.outputs:
+            return Generation((), None, "aborted")
+        output = last.outputs[0]
+        logprobs = None
+        if output.logprobs is not None:
+            logprobs = [entry[token].logprob for entry, token in zip(output.logprobs, output.token_ids, strict=True)]
+        return Generation(list(output.token_ids), logprobs, "aborted" if output.finish_reason == "abort" else "stop")
+
+    def close(self) -> None:
+        self._engine.shutdown()
+
+
+def _has_accelerator() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+class TransformersEngine:
+    """Plain ``model.generate`` on batches of waiting requests. For tests and machines without vLLM; not fast."""
+
+    def __init__(self, model: str | Path, options: EngineOptions) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        self._torch = torch
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = torch.bfloat16 if self._device == "cuda" else torch.float32
+        self._model = AutoModelForCausalLM.from_pretrained(str(model), dtype=dtype).to(self._device).eval()
+        self._limit = options.max_num_seqs
+        self._waiting: list[tuple[list[int], dict[str, Any], asyncio.Future[Generation]]] = []
+        self._worker: asyncio.Task[None] | None = None
+
+    async def generate(self, prompt_ids: list[int], sampling_params: dict[str, Any], request_id: str) -> Generation:
+        future: asyncio.Future[Generation] = asyncio.get_running_loop().create_future()
+        self._waiting.append((prompt_ids, sampling_params, future))
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._work())
+        return await future
+
+    async def _work(self) -> None:
+        while self._waiting:
+            await asyncio.sleep(0.01)  # let a batch gather
+            wanted = _batch_key(self._waiting[0][1])
+            batch = [entry for entry in self._waiting if _batch_key(entry[1]) == wanted][: self._limit]
+            taken = {id(entry) for entry in batch}
+            self._waiting = [entry for entry in self._waiting if id(entry) not in taken]
+            try:
+                results = await asyncio.to_thread(self._run, [entry[0] for entry in batch], [entry[1] for entry in batch])
+            except Exception as error:  # every waiting rollout learns of it, none hangs
+                for _, _, future in batch:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            for (_, _, future), result in zip(batch, results, strict=True):
+                if not future.done():
+                    future.set_result(result)
+
+    def _run(self, prompts: list[list[int]], sampling: list[dict[str, Any]]) -> list[Generation]:
+        torch = self._torch
+        width, stop = max(map(len, prompts)), list(sampling[0].get("stop_token_ids") or ())
+        pad = stop[0] if stop else 0
+        ids = torch.full((len(prompts), width), pad, device=self._device)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            ids[row, width - len(prompt) :] = torch.tensor(prompt)
+            mask[row, width - len(prompt) :] = 1
+        temperature = sampling[0].get("temperature", 1.0)
+        top_k = sampling[0].get("top_k", 0)
+        chosen: dict[str, Any] = {"do_sample": False}
+        if temperature:
+            chosen = {"do_sample": True, "temperature": temperature, "top_p": sampling[0].get("top_p", 1.0), "top_k": max(0, top_k)}
+        with torch.inference_mode():
+            out = self._model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=max(entry["max_tokens"] for entry in sampling),
+                eos_token_id=stop or None,
+                pad_token_id=pad,
+                return_dict_in_generate=True,
+                output_logits=True,
+                **chosen,
+            )
+            scores = torch.stack(out.logits, dim=1).float() / (temperature or 1.0)
+            picked = out.sequences[:, width:]
+            logprobs = torch.log_softmax(scores, -1).gather(-1, picked.unsqueeze(-1)).squeeze(-1)
+        results = []
+        for row, entry in enumerate(sampling):
+            tokens = picked[row].tolist()[: entry["max_tokens"]]
+            end = next((place for place, token in enumerate(tokens) if token in stop), len(tokens) - 1)
+            results.append(Generation(tokens[: end + 1], logprobs[row, : end + 1].tolist(), "stop"))
+        return results
+
+    def close(self) -> None:
+        if self._worker is not None:
+            self._worker.cancel()
+
+
+def _batch_key(sampling: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(sampling.get(name) for name in ("temperature", "top_p", "top_k"))
