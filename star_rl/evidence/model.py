@@ -32,7 +32,7 @@ class Category:
     """One group of neighbours.
 
     ``summary`` is one line, ``item_ids`` holds up to five neighbours of the group, strongest first, ``why`` (UserCF
-    only) says why the group fits the user. ``count`` neighbours belong to it, with ``support`` people behind them in all.
+    only) says why the group fits the user. ``count`` neighbours belong to it, with ``support`` people behind them.
     """
 
     name: str

@@ -7,10 +7,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from zlib import crc32
+
+from xxhash import xxh3_64_intdigest
 
 from star_rl.errors import StarError
-from star_rl.evidence.layout import Shard, name_of
+from star_rl.evidence.layout import Shard, damaged, hash_of, name_of
 from star_rl.evidence.manifest import read_manifest, shard_name
 
 
@@ -73,8 +74,13 @@ class EvidenceStore:
         Raises:
             StarError: the bytes are damaged, or the id's shard is not on this machine.
         """
-        found = self._find(tool, key)
-        return None if found is None else found[0].decode()
+        try:
+            name = self._prefix[tool] + key.encode()
+        except (KeyError, TypeError, AttributeError, UnicodeEncodeError):
+            return None  # a tool or an id that cannot have been stored: a model may write anything
+        hashed = xxh3_64_intdigest(name) >> 4
+        number = hashed % self._count
+        return (self._shards[number] or self._shard(number)).text(name, hashed)
 
     def neighbours(self, tool: str, key: str) -> list[tuple[str, float]]:
         """(id, weight) of an entry's neighbours, strongest first; empty for an unknown id."""
@@ -83,10 +89,16 @@ class EvidenceStore:
 
     def entry(self, tool: str, key: str) -> dict[str, Any] | None:
         """All that is stored of an id: ``{tool, key, text, neighbours: [[id, weight, support]], structured}``."""
-        found = self._find(tool, key)
+        try:
+            name = self._prefix[tool] + key.encode()
+        except (KeyError, TypeError, AttributeError, UnicodeEncodeError):
+            return None
+        hashed = hash_of(name)
+        shard = self._shard(hashed % self._count)
+        found = shard.find(name, hashed)
         if found is None:
             return None
-        text, ordinal, shard = found
+        text, ordinal = found
         return {"tool": tool, "key": key, "text": text.decode(), **json.loads(shard.detail(ordinal))}
 
     def keys(self, tool: str) -> Iterator[str]:
@@ -95,13 +107,13 @@ class EvidenceStore:
         if prefix is None:
             return
         for number in self.local_shards():
-            for name, _, _ in self._shard(number).scan():
+            for name in self._shard(number).scan():
                 if name.startswith(prefix):
                     yield name[len(prefix) :].decode()
 
     def shard_of(self, tool: str, key: str) -> str:
         """Name of the shard that holds an id: what a router needs where no node holds all of them."""
-        return shard_name(crc32(name_of(tool, key)) % self._count)
+        return shard_name(hash_of(name_of(tool, key)) % self._count)
 
     def local_shards(self) -> list[int]:
         """Numbers of the shards that are on this machine."""
@@ -127,11 +139,7 @@ class EvidenceStore:
                 with open(path, "rb") as handle:
                     digest = hashlib.file_digest(handle, "sha256").hexdigest()
                 if digest != file["sha256"]:
-                    raise StarError(
-                        f"the evidence store is damaged: {path} is not what was sealed (SHA-256 {digest[:16]}, "
-                        f"manifest {file['sha256'][:16]})",
-                        "copy the store anew, or build it again",
-                    )
+                    raise damaged(path, f"its SHA-256 is {digest[:16]}.., not {file['sha256'][:16]}..")
                 report["bytes"] += file["bytes"]
             report["entries"] += row["entries"]
             report["shards"] += 1
@@ -150,17 +158,6 @@ class EvidenceStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _find(self, tool: str, key: str) -> tuple[bytes, int, Shard] | None:
-        try:
-            name = self._prefix[tool] + key.encode()
-        except (KeyError, TypeError, AttributeError, UnicodeEncodeError):
-            return None  # a tool or an id that cannot have been stored: a model may write anything
-        hashed = crc32(name)
-        number = hashed % self._count
-        shard = self._shards[number] or self._shard(number)
-        found = shard.find(name, hashed)
-        return None if found is None else (*found, shard)
-
     def _shard(self, number: int) -> Shard:
         shard = self._shards[number]
         if shard is None:
@@ -172,5 +169,5 @@ class EvidenceStore:
                 )
             row = self.manifest["shards"][number]
             sizes = {name: file["bytes"] for name, file in row["files"].items()}
-            shard = self._shards[number] = Shard(folder, row["entries"], sizes)
+            shard = self._shards[number] = Shard(folder, row["entries"], row["slots"], sizes)
         return shard

@@ -16,30 +16,33 @@ from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
-from zlib import crc32
 
 import numpy as np
+from xxhash import xxh3_64_intdigest
 
 from star_rl.errors import StarError
 from star_rl.evidence.layout import (
-    BLOCK,
     BLOCK_ENTRIES,
     DETAILS,
+    EMPTY,
     FILES,
-    HEADER,
+    GROUP,
+    HASH_BITS,
     INDEX,
-    INDEX_GROUP,
+    ORDINAL,
     RECORDS,
-    bucket_bits,
+    SLOT,
     codec,
+    hash_of,
     name_of,
+    table_bits,
 )
 from star_rl.evidence.manifest import MANIFEST, building_folder, manifest_text, shard_name
 from star_rl.files import fingerprint as digest_of
 from star_rl.files import read_json, write_json, writing_error
 
-#: Journal frame: bytes of the payload, CRC of the payload; the payload: lengths of name, text, details, then the three.
-_FRAME = struct.Struct("<II")
+#: Journal frame: bytes and checksum of the payload; the payload: lengths of name, text, details, then the three.
+_FRAME = struct.Struct("<IQ")
 _LENGTHS = struct.Struct("<III")
 
 
@@ -151,7 +154,7 @@ class EvidenceWriter:
             raise StarError(
                 f"the entry of {tool} {key!r} is not valid Unicode", "mend the source's encoding"
             ) from error
-        hashed = crc32(name)
+        hashed = hash_of(name)
         try:
             self._journals[hashed % len(self._journals)].append(name, words, details, hashed)
         except OSError as error:
@@ -181,8 +184,10 @@ class EvidenceWriter:
             for number, journal in enumerate(self._journals):
                 folder = sealing / shard_name(number)
                 folder.mkdir(parents=True)
-                entries = _write_shard(journal, folder, tools)
-                rows.append({"entries": entries, "files": {name: _described(folder / name) for name in FILES}})
+                entries, slots = _write_shard(journal, folder, tools)
+                rows.append(
+                    {"entries": entries, "slots": slots, "files": {name: _described(folder / name) for name in FILES}}
+                )
                 _sync(folder)
             fields = {
                 "scenario": self.identity["scenario"],
@@ -224,18 +229,18 @@ class _Journal:
     """One shard's append-only file of frames; a frame cut short by a kill is dropped at opening."""
 
     def __init__(self, file: Path) -> None:
-        self.hashes, self.offsets = array("I"), array("Q")
+        self.hashes, self.offsets = array("Q"), array("Q")
         self._handle: IO[bytes] = open(file, "a+b", buffering=1 << 20)  # noqa: SIM115 - held until close
         self._end = 0
         size = os.fstat(self._handle.fileno()).st_size
         self._handle.seek(0)
         while self._end + _FRAME.size <= size:
-            length, crc = _FRAME.unpack(self._handle.read(_FRAME.size))
+            length, checksum = _FRAME.unpack(self._handle.read(_FRAME.size))
             payload = self._handle.read(length)
-            if len(payload) < length or length < _LENGTHS.size or crc32(payload) != crc:
+            if len(payload) < length or length < _LENGTHS.size or xxh3_64_intdigest(payload) != checksum:
                 break
             name_length = _LENGTHS.unpack_from(payload)[0]
-            self.hashes.append(crc32(payload[_LENGTHS.size : _LENGTHS.size + name_length]))
+            self.hashes.append(hash_of(payload[_LENGTHS.size : _LENGTHS.size + name_length]))
             self.offsets.append(self._end)
             self._end += _FRAME.size + length
         if self._end < size:
@@ -244,7 +249,7 @@ class _Journal:
 
     def append(self, name: bytes, text: bytes, details: bytes, hashed: int) -> None:
         payload = b"".join((_LENGTHS.pack(len(name), len(text), len(details)), name, text, details))
-        self._handle.write(_FRAME.pack(len(payload), crc32(payload)) + payload)
+        self._handle.write(_FRAME.pack(len(payload), xxh3_64_intdigest(payload)) + payload)
         self.hashes.append(hashed)
         self.offsets.append(self._end)
         self._end += _FRAME.size + len(payload)
@@ -271,7 +276,7 @@ class _Journal:
 
 def _ordered(journal: _Journal) -> Iterator[tuple[int, bytes, bytes, bytes]]:
     """(hash, name, text, details) by hash, then name; of several frames of one name the last."""
-    hashes = np.frombuffer(journal.hashes, dtype=np.uint32) if len(journal.hashes) else np.empty(0, np.uint32)
+    hashes = np.frombuffer(journal.hashes, dtype=np.uint64) if len(journal.hashes) else np.empty(0, np.uint64)
     offsets = np.frombuffer(journal.offsets, dtype=np.uint64) if len(journal.offsets) else np.empty(0, np.uint64)
     order = np.argsort(hashes, kind="stable")  # stable: frames of one hash stay in the order they were put
     position = 0
@@ -286,51 +291,74 @@ def _ordered(journal: _Journal) -> Iterator[tuple[int, bytes, bytes, bytes]]:
             yield hashed, name, *group[name]
 
 
-def _write_shard(journal: _Journal, folder: Path, tools: dict[str, int]) -> int:
-    """Write the three files of one shard; returns the number of its entries and adds to the counts by tool."""
-    hashes, starts = array("I"), array("Q")
-    zstd = codec()
-    blocks, position, cold = array("Q", [0]), 0, 0
-    pending: list[bytes] = []
-    with open(folder / RECORDS, "wb", buffering=1 << 20) as records, open(folder / DETAILS, "wb") as details_file:
-
-        def write_block() -> int:
-            offsets = np.cumsum([4 * (len(pending) + 1), *(len(piece) for piece in pending)]).astype("<u4").tobytes()
-            plain = offsets + b"".join(pending)
-            body = struct.pack("<I", len(plain)) + zstd.compress(plain, asbytes=True)  # type: ignore[attr-defined]
-            details_file.write(struct.pack("<I", crc32(body)) + body)
-            pending.clear()
-            return BLOCK.size - 4 + len(body)
-
+def _write_shard(journal: _Journal, folder: Path, tools: dict[str, int]) -> tuple[int, int]:
+    """Write the three files of one shard; returns its entries and slots, and adds to the counts by tool."""
+    hashes, starts, checksums, names, texts = array("Q"), array("Q"), array("Q"), array("I"), array("I")
+    position = 0
+    with open(folder / RECORDS, "wb", buffering=1 << 20) as records, open(folder / DETAILS, "wb") as cold:
+        blocks = _Blocks(cold)
         for ordinal, (hashed, name, text, details) in enumerate(_ordered(journal)):
-            body = HEADER.pack(0, len(name), len(text), ordinal)[4:] + name + text
-            records.write(struct.pack("<I", crc32(body)) + body)
+            record = b"".join((name, text, ORDINAL.pack(ordinal)))
+            records.write(record)
             hashes.append(hashed)
             starts.append(position)
-            position += 4 + len(body)
+            checksums.append(xxh3_64_intdigest(record))
+            names.append(len(name))
+            texts.append(len(text))
+            position += len(record)
             tool = name[: name.index(b"\0")].decode()
             tools[tool] = tools.get(tool, 0) + 1
-            pending.append(details)
-            if len(pending) == BLOCK_ENTRIES:
-                cold += write_block()
-                blocks.append(cold)
-        if pending:
-            cold += write_block()
-            blocks.append(cold)
-        details_file.write(np.asarray(blocks, dtype="<u8").tobytes())
+            blocks.append(details)
+        blocks.finish()
         _sync_file(records)
-        _sync_file(details_file)
-    bits = bucket_bits(len(hashes))
-    ends = np.append(np.asarray(starts, dtype="<u8"), np.uint64(position)).astype("<u8")
-    tops = np.asarray(hashes, dtype=np.uint32) >> np.uint32(32 - bits)
-    first = np.searchsorted(tops, np.arange((1 << bits) + 1, dtype=np.int64), side="left")
-    directory = ends[first].astype("<u8").tobytes()
-    groups = range(0, len(directory), INDEX_GROUP * 8)
+        _sync_file(cold)
+    entries, bits = len(hashes), table_bits(len(hashes))
+    order = np.arange(entries, dtype=np.int64)
+    homes = (np.asarray(hashes, dtype=np.uint64) >> np.uint64(HASH_BITS - bits)).astype(np.int64)
+    # An entry's slot is its home, or the one after its predecessor's if that is further on.
+    places = np.maximum.accumulate(homes - order) + order if entries else order
+    slots = max(1 << bits, int(places[-1]) + 1 if entries else 0) + 1
+    table = np.zeros(
+        slots, dtype=[("hash", "<u8"), ("start", "<u8"), ("checksum", "<u8"), ("name", "<u4"), ("text", "<u4")]
+    )
+    table["hash"] = EMPTY
+    for column, values in zip(table.dtype.names or (), (hashes, starts, checksums, names, texts), strict=True):
+        table[column][places] = values
+    written = table.tobytes()
+    step = GROUP * SLOT.size
     with open(folder / INDEX, "wb") as handle:
-        handle.write(directory)
-        handle.write(struct.pack(f"<{len(groups)}I", *(crc32(directory[at : at + INDEX_GROUP * 8]) for at in groups)))
+        handle.write(written)
+        sums = [xxh3_64_intdigest(written[at : at + step]) for at in range(0, len(written), step)]
+        handle.write(np.asarray(sums, dtype="<u8").tobytes())
         _sync_file(handle)
-    return len(hashes)
+    return entries, slots
+
+
+class _Blocks:
+    """Writes details in compressed blocks of 64 entries, and at the end where each block is."""
+
+    def __init__(self, handle: IO[bytes]) -> None:
+        self._handle, self._codec = handle, codec()
+        self._ends, self._pending = array("Q", [0]), list[bytes]()
+
+    def append(self, details: bytes) -> None:
+        self._pending.append(details)
+        if len(self._pending) == BLOCK_ENTRIES:
+            self._write()
+
+    def finish(self) -> None:
+        if self._pending:
+            self._write()
+        self._handle.write(np.asarray(self._ends, dtype="<u8").tobytes())
+
+    def _write(self) -> None:
+        pieces = self._pending
+        offsets = np.cumsum([4 * (len(pieces) + 1), *(len(piece) for piece in pieces)]).astype("<u4").tobytes()
+        plain = offsets + b"".join(pieces)
+        body = struct.pack("<I", len(plain)) + self._codec.compress(plain, asbytes=True)
+        self._handle.write(struct.pack("<Q", xxh3_64_intdigest(body)) + body)
+        self._ends.append(self._ends[-1] + 8 + len(body))
+        self._pending = []
 
 
 def _described(file: Path) -> dict[str, Any]:
