@@ -89,7 +89,11 @@ def _byte_level(split: str | None) -> Any:
     from tokenizers import Regex, pre_tokenizers
 
     to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    return to_bytes if split is None else pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(split), "isolated"), to_bytes])
+    return (
+        to_bytes
+        if split is None
+        else pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(split), "isolated"), to_bytes])
+    )
 
 
 def _train_bpe(pieces: dict[str, int], split: str | None, vocab_size: int, min_frequency: int) -> Tokenizer:
@@ -166,7 +170,7 @@ def train_tokenizer(
     Raises:
         StarError: no text, an id that is empty or not unique, or `bpe_size` below 256.
     """
-    from tokenizers import AddedToken, Tokenizer
+    from tokenizers import AddedToken
 
     ids = list(item_ids)
     if not texts:

@@ -97,7 +97,7 @@ def load_overlay(recipe: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(recipe, Mapping):
         return dict(recipe)
     path = Path(recipe)
-    if not path.suffix and len(path.parts) == 1:
+    if path.suffix not in {".yaml", ".yml"} and len(path.parts) == 1:
         path = RECIPES / f"{path}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
@@ -124,7 +124,7 @@ def compose(
     """The whole ms-swift configuration: base, then the overlays in order, then the paths.
 
     Args:
-        recipes: overlays, see :func:`load_overlay`. `ENV` mappings are merged key by key.
+        recipes: overlays, see :func:`load_overlay`. `ENV` mappings are merged key by key; `null` removes a key.
         data: Parquet with `messages` and `tools`.
         out: ms-swift's output folder.
         model: folder or hub id; overrules the recipes' `model`.
@@ -145,6 +145,7 @@ def compose(
             if isinstance(value, str) and _is_number(value):
                 raise StarError(f"SFT recipe: {key}={value!r} is text, not a number", "write 1.0e-5, not 1e-5")
         config |= overlay
+    config = {k: v for k, v in config.items() if v is not None}
     if model is not None:
         config["model"] = str(model)
     if not config.get("model"):
@@ -366,7 +367,9 @@ def _watch(
         code = child.returncode
     if code:
         how = f"was ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
-        raise StarError(f"ms-swift {how}; the end of {log}:\n{tail(log)}", "mend what it names, then run again: it resumes")
+        raise StarError(
+            f"ms-swift {how}; the end of {log}:\n{tail(log)}", "mend what it names, then run again: it resumes"
+        )
     return step, loss
 
 

@@ -1,0 +1,288 @@
+"""The runner of ms-swift: recipes, rows that are too long, failures, a real run, a kill and a resume."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from star_rl.errors import StarError
+from star_rl.integrations.swift import sft
+from star_rl.student.template import render
+from star_rl.student.tokenizer import train_tokenizer
+
+SIZES = ["0.6b", "1.7b", "4b", "8b", "14b", "32b"]
+RECIPES = [
+    ["tiny_cpu"],
+    ["tiny_cpu", "zero2_cpu"],
+    ["table4"],
+    ["table4", "section41"],
+    ["table4", "lora"],
+    ["table4", "gpu1", "lora"],
+    ["table4", "zero3_offload", "qwen3-32b"],
+    *[["table4", f"qwen3-{size}"] for size in SIZES],
+]
+TOOLS = json.dumps([{"type": "function", "function": {"name": "ItemCF", "parameters": {"type": "object"}}}])
+
+
+def row(seed: int, filler: int = 0) -> dict:
+    item = str(20 + seed % 20)
+    call = json.dumps({"name": "ItemCF", "arguments": {"item_id": item}})
+    return {
+        "messages": [
+            {"role": "system", "content": "Rank."},
+            {"role": "user", "content": f"History: {item}." + " é" * filler},
+            {"role": "assistant", "content": f"<plan>\n</plan>\n<tool_call>\n{call}\n</tool_call>"},
+            {"role": "tool", "content": f"Often with {(seed * 7) % 20 + 20}."},
+            {"role": "assistant", "content": f'<recommend>\n<JSON>["{(seed * 7) % 20 + 20}"]</JSON>\n</recommend>'},
+        ],
+        "tools": TOOLS,
+    }
+
+
+def write_set(path: Path, rows: list[dict]) -> Path:
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory):
+    from star_rl.student.model import StudentShape, make_student
+
+    out = tmp_path_factory.mktemp("student")
+    train_tokenizer([render(**row(s)) for s in range(60)], [str(i) for i in range(20, 40)], out)
+    make_student(out, out, StudentShape(hidden_size=32, intermediate_size=64, head_dim=16, max_length=512))
+    return out
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_set(tmp_path_factory.mktemp("data") / "sft.parquet", [row(s) for s in range(64)])
+
+
+def test_every_recipe_file_is_in_a_tested_list():
+    assert {p.stem for p in sft.RECIPES.glob("*.yaml")} == {name for recipe in RECIPES for name in recipe}
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids="+".join)
+def test_recipes_compose(recipe, tmp_path):
+    config = sft.compose(recipe, data=Path("d.parquet"), out=tmp_path, model=None if "table4" in recipe else tmp_path)
+    assert config["dataset"] == ["d.parquet"]
+    assert config["template"] == "star"
+    assert all(isinstance(v, str) for v in config["ENV"].values())
+    assert yaml.safe_load(yaml.safe_dump(config)) == config
+    assert config["learning_rate"] == {"section41": 2e-5, "lora": 1e-4, "tiny_cpu": 2e-3, "zero2_cpu": 3e-3}.get(
+        next((r for r in ("section41", "lora", "zero2_cpu", "tiny_cpu") if r in recipe), ""), 1e-5
+    )
+
+
+def test_global_batches_are_those_of_the_paper(tmp_path):
+    for recipe, rows in (
+        (["table4"], 64),
+        (["table4", "section41"], 16),
+        (["table4", "gpu1"], 64),
+        (["table4", "zero3_offload"], 64),
+    ):
+        c = sft.compose(recipe, data=Path("d"), out=tmp_path)
+        gpus = int(c["ENV"]["NPROC_PER_NODE"])
+        assert gpus * c["per_device_train_batch_size"] * c["gradient_accumulation_steps"] == rows
+
+
+@pytest.mark.engine
+def test_ms_swift_accepts_every_recipe(student, data, tmp_path):
+    """SftArguments of each composed recipe; the weights are the tiny ones and the device is the CPU."""
+    script = f"""
+import json, sys
+from swift.arguments import SftArguments
+from swift.utils import parse_args
+for argv in json.load(open({str(tmp_path / "argv.json")!r})):
+    args, rest = parse_args(SftArguments, argv)
+    assert not rest, rest
+    print("RESULT", json.dumps([args.template, args.learning_rate, args.per_device_train_batch_size,
+        args.gradient_accumulation_steps, args.max_length, str(args.tuner_type), args.optimizer]))
+"""
+    argvs = []
+    for recipe in RECIPES:
+        config = sft.compose(recipe, data=data, out=tmp_path / "out", model=student)
+        config |= {"use_cpu": True}
+        config.pop("deepspeed", None)  # it needs its launcher; the slow test runs it for real
+        argvs.append(sft.arguments(config))
+    (tmp_path / "argv.json").write_text(json.dumps(argvs))
+    env = {**os.environ, **sft.BASE["ENV"], **sft.OFFLINE, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = [json.loads(line.split(" ", 1)[1]) for line in done.stdout.splitlines() if line.startswith("RESULT")]
+    assert len(seen) == len(RECIPES)
+    by_name = {"+".join(r): s for r, s in zip(RECIPES, seen, strict=True)}
+    assert by_name["table4"] == ["star", 1e-5, 2, 4, 16384, "full", None]
+    assert by_name["tiny_cpu"][6] == "star_muon"
+    assert by_name["table4+lora"][5] == "lora"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "named"),
+    [
+        ("absent", "no SFT recipe 'absent'"),
+        ({"dataset": ["x"]}, "'dataset'"),
+        ({"learning_rate": "1e-5"}, "learning_rate='1e-5' is text"),
+        ({"model": "/no/such/folder"}, "no model folder /no/such/folder"),
+        ({}, "no model"),
+    ],
+)
+def test_bad_recipes(recipe, named, tmp_path):
+    with pytest.raises(StarError, match=named):
+        sft.compose([recipe], data=Path("d"), out=tmp_path)
+
+
+def test_bad_recipe_files(tmp_path):
+    for text, named in (("a: [", "not YAML"), ("- 1", "a list"), ("just text", "a str")):
+        (tmp_path / "r.yaml").write_text(text)
+        with pytest.raises(StarError, match=named):
+            sft.load_overlay(tmp_path / "r.yaml")
+
+
+def test_null_removes_a_key_and_env_is_merged(tmp_path):
+    config = sft.compose(
+        [{"a": 1, "ENV": {"X": 1, "Y": 2}}, {"a": None, "ENV": {"X": 3}}], data=Path("d"), out=tmp_path, model=tmp_path
+    )
+    assert "a" not in config
+    assert (config["ENV"]["X"], config["ENV"]["Y"]) == ("3", "2")
+
+
+def test_long_rows_are_counted(student, tmp_path):
+    path = write_set(tmp_path / "d.parquet", [row(1), row(2, 400), row(3), row(4, 401)])
+    kept, rows, dropped, mean = sft.sieve_long_rows(path, student, 200, tmp_path / "kept.parquet")
+    assert (kept.name, rows, dropped) == ("kept.parquet", 2, 2)
+    assert pq.read_table(kept).num_rows == 2
+    assert 10 < mean < 200
+    assert sft.sieve_long_rows(path, student, 5000, tmp_path / "k2.parquet")[0] == path
+    with pytest.raises(StarError, match="max_length=3"):
+        sft.sieve_long_rows(path, student, 3, tmp_path / "k3.parquet")
+
+
+def test_bad_sets(student, tmp_path):
+    with pytest.raises(StarError, match="no SFT set"):
+        sft.sieve_long_rows(tmp_path / "none.parquet", student, 10, tmp_path / "k")
+    (tmp_path / "text.parquet").write_text("no parquet")
+    with pytest.raises(StarError, match="is no Parquet file"):
+        sft.sieve_long_rows(tmp_path / "text.parquet", student, 10, tmp_path / "k")
+    pq.write_table(pa.table({"messages": ["x"]}), tmp_path / "half.parquet")
+    with pytest.raises(StarError, match="'tools'"):
+        sft.sieve_long_rows(tmp_path / "half.parquet", student, 10, tmp_path / "k")
+
+
+def test_newest_checkpoint_skips_what_was_cut_off(tmp_path):
+    assert sft.newest_checkpoint(tmp_path) == (None, 0)
+    for step in (5, 10, 20):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if step < 20:
+            state = {"global_step": step}
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(json.dumps(state))
+    assert sft.newest_checkpoint(tmp_path) == (tmp_path / "checkpoint-10", 10)
+    assert not (tmp_path / "checkpoint-20").exists()
+
+
+SHORT = {"max_steps": 8, "per_device_train_batch_size": 4, "save_steps": 4, "logging_steps": 2}
+TEST_ENV = {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.engine
+def test_a_real_run_learns_and_its_checkpoint_loads(student, data, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    seen = []
+    result = sft.run_sft(
+        ["tiny_cpu", SHORT],
+        data=data,
+        model=student,
+        out=tmp_path,
+        env=TEST_ENV,
+        progress=lambda step, total, loss: seen.append((step, total, loss)),
+    )
+    assert result.steps == 8
+    assert (result.rows, result.dropped_long, result.resumed_from) == (64, 0, 0)
+    assert [s for s, _, _ in seen][-1] == 8
+    assert {t for _, t, _ in seen} == {8}
+    assert seen[-1][2] < seen[0][2]
+    tokenizer = AutoTokenizer.from_pretrained(str(result.checkpoint))
+    assert tokenizer.chat_template == (student / "chat_template.jinja").read_text()
+    assert (result.checkpoint / "tokenizer.json").read_bytes() == (student / "tokenizer.json").read_bytes()
+    model = AutoModelForCausalLM.from_pretrained(str(result.checkpoint))
+    assert model.generation_config.eos_token_id == [2, 0]
+    assert not (result.checkpoint / "optimizer.pt").exists()
+
+
+@pytest.mark.engine
+def test_a_failure_shows_the_end_of_the_log(student, data, tmp_path):
+    with pytest.raises(StarError, match=r"(?s)exit code 1; the end of .*swift\.log.*no_such_scheduler"):
+        sft.run_sft(
+            ["tiny_cpu", SHORT, {"lr_scheduler_type": "no_such_scheduler"}],
+            data=data,
+            model=student,
+            out=tmp_path,
+            env=TEST_ENV,
+        )
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_and_ends_as_the_whole_one(student, data, tmp_path):
+    from safetensors.numpy import load_file
+
+    recipe = {**SHORT, "max_steps": 300, "save_steps": 20}
+    whole = sft.run_sft(["tiny_cpu", recipe], data=data, model=student, out=tmp_path / "whole", env=TEST_ENV)
+    script = (
+        "import sys; from pathlib import Path; from star_rl.integrations.swift.sft import run_sft\n"
+        f"run_sft(['tiny_cpu', {recipe!r}], data=Path({str(data)!r}), model={str(student)!r},"
+        f" out=Path({str(tmp_path / 'cut')!r}), env={TEST_ENV!r})"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script])
+    work = tmp_path / "cut" / "swift"
+    until = time.monotonic() + 240
+    while not list(work.glob("checkpoint-*/trainer_state.json")):
+        assert parent.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    time.sleep(1)
+    before = {p.name for p in work.glob("checkpoint-*")}
+    time.sleep(5)
+    assert {p.name for p in work.glob("checkpoint-*")} == before, "the child goes on after its parent was killed"
+    result = sft.run_sft(["tiny_cpu", recipe], data=data, model=student, out=tmp_path / "cut", env=TEST_ENV)
+    assert 0 < result.resumed_from < 300
+    assert result.steps == whole.steps == 300
+    a, b = (load_file(r.checkpoint / "model.safetensors") for r in (whole, result))
+    assert all((a[k] == b[k]).all() for k in a)
+    again = sft.run_sft(["tiny_cpu", recipe], data=data, model=student, out=tmp_path / "cut", env=TEST_ENV)
+    assert (again.steps, again.resumed_from) == (300, 300)
+
+
+@pytest.mark.slow
+def test_lora_is_merged(student, data, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    recipe = {**SHORT, "optimizer": "default", "optim_args": None}
+    result = sft.run_sft(["tiny_cpu", "lora", recipe], data=data, model=student, out=tmp_path, env=TEST_ENV)
+    assert not (result.checkpoint / "adapter_config.json").exists()
+    assert AutoModelForCausalLM.from_pretrained(str(result.checkpoint)).config.hidden_size == 32
+
+
+@pytest.mark.slow
+def test_zero2_on_two_processes(student, data, tmp_path):
+    """The first run on a machine compiles DeepSpeed's CPU communication with g++ (about 2 minutes)."""
+    result = sft.run_sft(
+        ["tiny_cpu", "zero2_cpu", {**SHORT, "max_steps": 4}],
+        data=data,
+        model=student,
+        out=tmp_path,
+        env={"MASTER_PORT": "29631"},
+    )
+    assert result.steps == 4
+    assert result.loss is not None
