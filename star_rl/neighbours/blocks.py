@@ -6,6 +6,7 @@ A row's result depends on that row alone, so neither the number of threads nor R
 from __future__ import annotations
 
 import os
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -100,6 +101,13 @@ def walk_block(walk: Walk, rows: np.ndarray, own_rows: np.ndarray) -> tuple[np.n
     return (lengths, *arrays)
 
 
+def _knock(address: str) -> None:
+    """Fail at once where nothing listens at ``host:port``; Ray itself would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
 def _over_ray(
     walk: Walk, rows: np.ndarray, own_rows: np.ndarray, steps: np.ndarray, address: str
 ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -108,8 +116,9 @@ def _over_ray(
     started = not ray.is_initialized()
     if started:
         try:
+            _knock(address)
             ray.init(address=address, log_to_driver=False)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise StarError(
                 f"no Ray cluster answers at {address!r} ({str(error).splitlines()[0]})",
                 "start one with `ray start --head`, or leave ray out to use the threads of this machine",

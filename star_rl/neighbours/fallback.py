@@ -5,6 +5,7 @@ Used where no compiler was there at installation, and as the oracle of the kerne
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,12 +33,12 @@ def pointers(keys: np.ndarray, n_keys: int) -> tuple[np.ndarray, bool]:
 
 
 def transpose(
-    indptr: np.ndarray, indices: np.ndarray, n_columns: int, times: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """The transposed CSR pattern, rows ascending within each column."""
+    indptr: np.ndarray, indices: np.ndarray, times: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Indices (and times) of the transposed CSR pattern, rows ascending within each column."""
     rows = np.repeat(np.arange(len(indptr) - 1, dtype=np.int32), np.diff(indptr))
     order = np.argsort(indices, kind="stable")
-    return pointers(indices, n_columns)[0], rows[order], None if times is None else times[order]
+    return rows[order], None if times is None else times[order]
 
 
 def dedupe(
@@ -77,7 +78,7 @@ def walk_rows(
     while edges[-1] < len(rows):
         done = steps[edges[-1] - 1] if edges[-1] else 0
         edges.append(max(edges[-1] + 1, int(np.searchsorted(steps, done + STEPS, side="right"))))
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges):
         _walk_block(walk, rows[low:high], own_rows[low:high], starts[low:high], out, lengths[low:high])
 
 
@@ -99,7 +100,7 @@ def _walk_block(
     key = np.repeat(hop_row, high - low) * n + walk.target_indices[step]
     pairs, inverse, counts = np.unique(key, return_inverse=True, return_counts=True)
     if walk.unweighted:
-        sums = counts.astype(np.float64)
+        sums: np.ndarray = counts.astype(np.float64)
     else:
         value = np.ones(len(hop)) if walk.mid_values is None else walk.mid_values[hop]
         if walk.mid_factor is not None:
@@ -110,7 +111,7 @@ def _walk_block(
         sums = np.bincount(inverse, weights=value, minlength=len(pairs))  # adds in path order, as the kernel does
     pair_row, target = pairs // n, (pairs % n).astype(np.int32)
     weight = (sums * walk.target_scale[target] * walk.row_scale[rows[pair_row]]).astype(np.float32)
-    keep = ~np.isin(pairs, _own_pairs(walk, own_rows), assume_unique=False)
+    keep = ~np.isin(pairs, _own_pairs(walk, own_rows))
     pair_row, target, weight, counts = pair_row[keep], target[keep], weight[keep], counts[keep]
     order = np.lexsort((target, -weight, pair_row))
     sorted_rows = pair_row[order]

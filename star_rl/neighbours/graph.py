@@ -1,7 +1,7 @@
-"""The bipartite graph of users and items (paper, section on Collaborative Signal Translation), as CSR in both directions.
+"""The bipartite graph of users and items (paper: Collaborative Signal Translation), as CSR in both directions.
 
-A pair counts once however often it occurs; with ``times`` its latest timestamp is kept. Codes follow the sorted order of ids
-(by UTF-8 bytes), so "ties by id" and "ties by code" are the same thing and nothing depends on the order of arrival.
+A pair counts once however often it occurs; with ``times`` its latest timestamp is kept. Codes follow the sorted order
+of ids (by UTF-8 bytes), so "ties by id" and "ties by code" are one thing and nothing depends on the order of arrival.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ class Graph:
     """Users x items, both ways.
 
     Shapes: user_indptr (n_users + 1,) int64; user_items (n_edges,) int32, ascending within a user; item_indptr
-    (n_items + 1,) int64; item_users (n_edges,) int32, ascending within an item; user_times, item_times (n_edges,) int64 or None.
+    (n_items + 1,) int64; item_users (n_edges,) int32, ascending within an item; user_times and item_times
+    (n_edges,) int64, or None.
     Ids are sorted Arrow strings, or None where the caller works with codes.
     """
 
@@ -113,7 +114,7 @@ class Graph:
         return np.repeat(np.arange(self.n_users, dtype=np.int32), np.diff(self.user_indptr))
 
     def user_codes(self, ids: Sequence[str] | np.ndarray | pa.Array) -> np.ndarray:
-        """Codes of users by id (or codes passed through). An id that the graph does not hold gets -1. Shape: (n,) int32."""
+        """Codes of users by id; codes pass through. -1 for an id that the graph does not hold. Shape: (n,) int32."""
         return _look_up(ids, self.user_ids, self.n_users, "user")
 
     def item_codes(self, ids: Sequence[str] | np.ndarray | pa.Array) -> np.ndarray:

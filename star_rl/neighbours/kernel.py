@@ -24,9 +24,9 @@ _VERSION = 1
 class Walk:
     """All that a block of rows needs: plain arrays, so that it travels to other processes by shared memory.
 
-    A walk goes row -> mid -> target over two CSR matrices. ``weight(row, j) = S * target_scale[j] * row_scale[row]`` with
-    ``S = sum over mids of mid_values[edge] * mid_factor[mid] * target_values[edge]``; a missing array counts as ones. Targets
-    in the row's own list (``own_*``), or else the row itself, are left out.
+    A walk goes row -> mid -> target over two CSR matrices. ``weight(row, j) = S * target_scale[j] * row_scale[row]``
+    with ``S = sum over mids of mid_values[edge] * mid_factor[mid] * target_values[edge]``; a missing array counts as
+    ones. Targets in the row's own list (``own_*``), or else the row itself, are left out.
 
     Shapes: mid_indptr (n_rows + 1,) int64; target_indptr (n_mids + 1,) int64; indices int32; values and scales float64.
     """
@@ -72,8 +72,8 @@ def _library() -> ctypes.CDLL | None:
                 getattr(library, name).restype = ctypes.c_int64
             return library
     warnings.warn(
-        "star_rl.neighbours._kernel was not built (no C compiler at installation?): neighbours run in NumPy, several times "
-        "slower, with the same results",
+        "star_rl.neighbours._kernel was not built (no C compiler at installation?): neighbours run in NumPy, "
+        "several times slower, with the same results",
         RuntimeWarning,
         stacklevel=3,
     )
@@ -138,9 +138,9 @@ def transpose(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """The transposed CSR pattern (and times): rows of the result hold their indices in ascending order."""
     library = _library()
-    if library is None:
-        return fallback.transpose(indptr, indices, n_columns, times)
     to, _ = pointers(indices, n_columns, "columns")
+    if library is None:
+        return to, *fallback.transpose(indptr, indices, times)
     cursor = to[:-1].copy()
     out, out_times = np.empty_like(indices), None if times is None else np.empty_like(times)
     library.star_transpose(

@@ -1,6 +1,6 @@
-"""Top-k neighbours over the bipartite graph (paper, section on Collaborative Signal Translation).
+"""Top-k neighbours over the bipartite graph (paper: Collaborative Signal Translation).
 
-ItemCF: item -> its users -> their items. UserCF: user -> its items -> their users, and then what those similar users like.
+ItemCF: item -> its users -> their items. UserCF: user -> its items -> their users, then what those similar users like.
 Only the rows asked for are computed. Order: weight (as the float32 that is reported) descending, then id ascending.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -18,16 +19,17 @@ from star_rl.neighbours.graph import Graph
 from star_rl.neighbours.kernel import Walk
 from star_rl.neighbours.weights import Decay, Weighting
 
-Ids = Sequence[str] | np.ndarray | pa.Array
+#: Ids as strings, or a NumPy array of integer codes.
+Ids: TypeAlias = Sequence[str] | np.ndarray | pa.Array
 
 
 @dataclass(frozen=True)
 class Neighbours:
     """Rows of (neighbour, weight, support), best first.
 
-    Shapes: codes (n_rows,) int32, -1 for a key that the graph does not hold (its row is empty); indptr (n_rows + 1,) int64;
-    indices, weights, support (n,) int32, float32, int32. Support counts the mids behind a weight: shared users (ItemCF), shared
-    items (UserCF), similar users who have the item (liked items).
+    Shapes: codes (n_rows,) int32, -1 for a key that the graph does not hold (its row is empty); indptr (n_rows + 1,)
+    int64; indices, weights, support (n,) int32, float32, int32. Support counts the mids behind a weight: shared users
+    (ItemCF), shared items (UserCF), similar users who have the item (liked items).
 
     ``keys`` and ``ids`` (of the neighbours, by code) are Arrow strings, or None where the graph holds codes only.
     ``side`` is ``"item"``, ``"user"`` or ``"liked"``; ``complete`` says that every row of the graph was asked for.
@@ -118,7 +120,7 @@ def user_neighbours(
 def liked_items(
     graph: Graph, similar: Neighbours, k: int = 50, *, threads: int | None = None, ray: str | None = None
 ) -> Neighbours:
-    """What each user's similar users like: items by the sum of the similar users' weights, without the user's own items.
+    """What each user's similar users like: items by the sum of those users' weights, without the user's own items.
 
     Args:
         similar: the result of :func:`user_neighbours` on the same graph.
@@ -144,9 +146,19 @@ def liked_items(
     )
     known = np.flatnonzero(similar.codes >= 0).astype(np.int32)
     found = blocks.run(walk, known, similar.codes[known], threads, ray)
-    indptr, *arrays = _with_empty_rows(found, known, len(similar))
+    indptr, indices, weights, support = _with_empty_rows(found, known, len(similar))
     return Neighbours(
-        similar.codes, indptr, *arrays, similar.keys, graph.item_ids, "liked", k, similar.weighting, similar.complete
+        similar.codes,
+        indptr,
+        indices,
+        weights,
+        support,
+        similar.keys,
+        graph.item_ids,
+        "liked",
+        k,
+        similar.weighting,
+        similar.complete,
     )
 
 
@@ -162,8 +174,8 @@ def _neighbours(
         keys = _keys(asked, codes, ids)
     known = np.flatnonzero(codes >= 0)
     rows = codes if len(known) == len(codes) else codes[known]
-    indptr, *arrays = _with_empty_rows(blocks.run(walk, rows, rows, threads, ray), known, len(codes))
-    return Neighbours(codes, indptr, *arrays, keys, ids, side, k, weighting, asked is None)
+    indptr, indices, weights, support = _with_empty_rows(blocks.run(walk, rows, rows, threads, ray), known, len(codes))
+    return Neighbours(codes, indptr, indices, weights, support, keys, ids, side, k, weighting, asked is None)
 
 
 def walk_of(graph: Graph, side: str, k: int, weighting: Weighting) -> Walk:
@@ -180,7 +192,7 @@ def walk_of(graph: Graph, side: str, k: int, weighting: Weighting) -> Walk:
     degrees = np.diff(indptr)
     factor = weighting.factor(np.diff(back_indptr))
     values = back_values = None
-    masses = degrees.astype(np.float64)
+    masses: np.ndarray = degrees.astype(np.float64)
     if weighting.decay is not None:
         if times is None or back_times is None:
             raise StarError(
@@ -218,4 +230,6 @@ def _with_empty_rows(found: blocks.Rows, at: np.ndarray, n_rows: int) -> blocks.
         return found
     lengths = np.zeros(n_rows, np.int64)
     lengths[at] = np.diff(indptr)
-    return np.concatenate([[0], np.cumsum(lengths)]), indices, weights, support
+    spread = np.zeros(n_rows + 1, np.int64)
+    np.cumsum(lengths, out=spread[1:])
+    return spread, indices, weights, support

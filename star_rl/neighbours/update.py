@@ -6,8 +6,8 @@ What a new or renewed pair (user, item) changes, for the side "item" (the side "
 - the sums of the item with the user's other items, which share that user and so are among those rows;
 - for ``log`` also f_u of the user, hence the masses of all the user's items and the rows around each of them.
 
-Rows only ever grow neighbours, so the sets are read off the new graph. Everything else is carried over with codes shifted;
-as codes keep the order of ids, ties stay broken as a rebuild breaks them.
+Rows only ever grow neighbours, so the sets are read off the new graph. All else is carried over with codes
+shifted; as codes keep the order of ids, ties stay broken as a rebuild breaks them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from star_rl.neighbours.topk import Neighbours, walk_of
 
 @dataclass(frozen=True)
 class Updated:
-    """An update's outcome: the graph with all interactions, the neighbours on it, and how many rows were walked again."""
+    """The graph with all interactions, the neighbours on it, and how many rows were walked again."""
 
     graph: Graph
     neighbours: Neighbours
@@ -45,13 +45,13 @@ def update(
     """Bring the neighbours of ``graph`` up to date with further interactions; equal to a rebuild on all of them.
 
     Args:
-        neighbours: from :func:`item_neighbours` or :func:`user_neighbours` on ``graph``. If they were complete, rows of new ids are
-            added; else the same keys stay.
+        neighbours: from :func:`item_neighbours` or :func:`user_neighbours` on ``graph``. If they were complete, rows
+            of new ids are added; else the same keys stay.
         interactions: columns as for :meth:`Graph.from_table`; pairs that the graph holds already are no change.
 
     Raises:
-        StarError: neighbours of another kind, a graph without ids, or a decay without a fixed ``now`` (with the latest timestamp
-            as reference every weight moves, and no row could be kept).
+        StarError: neighbours of another kind, a graph without ids, or a decay without a fixed ``now`` (with the
+            latest timestamp as reference every weight moves, and no row could be kept).
     """
     if neighbours.side == "liked":
         raise StarError(
@@ -66,12 +66,13 @@ def update(
     old_ids, new_ids = (
         (graph.item_ids, grown.item_ids) if neighbours.side == "item" else (graph.user_ids, grown.user_ids)
     )
+    assert old_ids is not None and new_ids is not None  # extended() has refused a graph without ids
     shift = _codes_in(old_ids, new_ids)
     if neighbours.complete:
         codes, keys = np.arange(len(new_ids), dtype=np.int32), new_ids
         old_row = np.full(len(codes), -1, np.int64)
         old_row[shift] = np.arange(len(neighbours))
-        touched[old_row < 0] = True
+        touched[np.flatnonzero(old_row < 0)] = True
     else:
         keys = neighbours.keys
         codes = _codes_in(keys, new_ids)
@@ -79,8 +80,7 @@ def update(
     again = np.flatnonzero(touched[codes])
     walk = walk_of(grown, neighbours.side, neighbours.k, neighbours.weighting)
     fresh = blocks.run(walk, codes[again], codes[again], threads, ray)
-    indptr, *arrays = _merge(neighbours, shift, old_row, again, fresh)
-    indices, weights, support = arrays
+    indptr, indices, weights, support = _merge(neighbours, shift, old_row, again, fresh)
     result = replace(
         neighbours,
         codes=codes,
@@ -100,7 +100,7 @@ def _codes_in(ids: pa.Array, known: pa.Array) -> np.ndarray:
 
 
 def _touched(graph: Graph, grown: Graph, neighbours: Neighbours) -> np.ndarray:
-    """Rows of the grown graph whose neighbours may differ (see the head of this module). Shape: (n,) int64, with repeats."""
+    """Rows of the grown graph whose neighbours may differ (see the head of this module). Shape: (n,), with repeats."""
     users, items = _changed_pairs(graph, grown)
     rows, mids = (items, users) if neighbours.side == "item" else (users, items)
     forth = (grown.item_indptr, grown.item_users), (grown.user_indptr, grown.user_items)

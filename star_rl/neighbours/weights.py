@@ -1,14 +1,15 @@
 """How a shared interaction counts: the weights of neighbours and their decay with time.
 
-Notation: rows (say items) i, j; mids (users) u; d_u the degree of u in the graph; x_iu the value of an interaction, 1 without decay.
+Notation: rows (say items) i, j; mids (users) u; d_u the degree of u; x_iu the value of an interaction, 1 without decay.
 
-========== ================================================================ =====================================================
-``cosine``      sum_u x_iu x_ju / sqrt(m_i m_j),  m_i = sum_u x_iu^2             cosine of the interaction vectors
-``conditional`` sum_u x_iu x_ju / (m_i m_j^alpha)                                Deshpande & Karypis 2004, section 4.2: P(j | i),
-                                                                                 damped by j's popularity; alpha = 0 is P(j | i)
-``log``         cosine with f_u sum: sum_u f_u x_iu x_ju / sqrt(m_i m_j),        busy mids say less, as in Adamic & Adar 2003:
-                m_i = sum_u f_u x_iu^2,  f_u = 1 / log2(1 + d_u)                 for UserCF that damps popular items
-========== ================================================================ =====================================================
+``cosine``
+    sum_u x_iu x_ju / sqrt(m_i m_j), with m_i = sum_u x_iu^2.
+``conditional``
+    sum_u x_iu x_ju / (m_i m_j^alpha): P(j | i) damped by the popularity of j (Deshpande and Karypis 2004, section 4.2;
+    there the sum also normalises users). alpha = 0 is plain P(j | i), alpha = 1 is lift up to a constant.
+``log``
+    sum_u f_u x_iu x_ju / sqrt(m_i m_j), with f_u = 1 / log2(1 + d_u) and m_i = sum_u f_u x_iu^2: a cosine in which mids
+    of high degree say less (after Adamic and Adar 2003). For UserCF that damps popular items.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Decay:
 
     Args:
         half_life: in the unit of the timestamps (seconds), > 0.
-        now: the reference time; ``None`` takes the latest timestamp of the graph. Give it where an update shall equal a rebuild.
+        now: the reference time; ``None`` takes the latest timestamp of the graph. Needed for updates.
     """
 
     half_life: float

@@ -1,0 +1,293 @@
+"""Neighbours against an oracle of plain dictionaries, for every weight, with and without the kernel."""
+
+import shutil
+import tempfile
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from star_rl import neighbours as nb
+from star_rl.errors import StarError
+from star_rl.neighbours import kernel
+
+
+@pytest.fixture(params=["native", "numpy"])
+def engine(request, monkeypatch):
+    """Runs a test with the native kernel and again without it."""
+    if request.param == "numpy":
+        monkeypatch.setattr(kernel, "_library", lambda: None)
+    elif not nb.kernel_available():
+        pytest.skip("the native kernel was not built")
+    return request.param
+
+
+def table(rows):
+    users, items, times = zip(*rows, strict=True) if rows else ((), (), ())
+    return pa.table(
+        {
+            "user_id": pa.array(users, pa.string()),
+            "item_id": pa.array(items, pa.string()),
+            "timestamp": pa.array(times, pa.int64()),
+        }
+    )
+
+
+def world(seed, n=600, users=60, items=40):
+    """Skewed random interactions, with repeats, users of one item and several equal degrees."""
+    draw = np.random.default_rng(seed)
+    u, i = draw.integers(0, users, n), (items * draw.random(n) ** 2).astype(int)
+    return [(f"u{a}", f"i{b}", int(t)) for a, b, t in zip(u, i, draw.integers(0, 1000, n), strict=True)]
+
+
+def oracle(rows, side, weight="cosine", alpha=0.5, half_life=None, now=None):
+    """{key: {id: (weight, support)}}, all neighbours, in plain Python."""
+    latest = {}
+    for user, item, time in rows:
+        row, mid = (item, user) if side == "item" else (user, item)
+        latest[row, mid] = max(time, latest.get((row, mid), time))
+    end = now if now is not None else max(latest.values(), default=0)
+    value = {
+        pair: 1.0 if half_life is None else float(np.exp2(-min(60.0, max(0.0, (end - t) / half_life))))
+        for pair, t in latest.items()
+    }
+    mids, members = {}, {}
+    for row, mid in sorted(latest):
+        mids.setdefault(row, []).append(mid)
+        members.setdefault(mid, []).append(row)
+    factor = {mid: 1.0 / np.log2(1.0 + len(m)) if weight == "log" else 1.0 for mid, m in members.items()}
+    mass = {row: sum(factor[m] * value[row, m] ** 2 for m in mids[row]) for row in mids}
+    result = {}
+    for row in sorted(mids):
+        sums, support = {}, {}
+        for mid in mids[row]:
+            for other in members[mid]:
+                if other != row:
+                    sums[other] = sums.get(other, 0.0) + factor[mid] * value[row, mid] * value[other, mid]
+                    support[other] = support.get(other, 0) + 1
+        if weight == "conditional":
+            scored = {j: s / (mass[row] * mass[j] ** alpha) for j, s in sums.items()}
+        else:
+            scored = {j: s / np.sqrt(mass[row] * mass[j]) for j, s in sums.items()}
+        result[row] = {j: (scored[j], support[j]) for j in sorted(scored)}
+    return result
+
+
+def assert_matches(found, expected, k):
+    """Weights, supports, order and ties. Sums differ from the oracle\'s in the last bits: ties are judged as reported."""
+    assert len(found) == len(expected)
+    for key, row in found.rows():
+        truth = expected[key]
+        assert len(row) == min(k, len(truth))
+        assert row == sorted(row, key=lambda entry: (-entry[1], entry[0].encode()))
+        for name, weight, support in row:
+            assert weight == pytest.approx(truth[name][0], rel=1e-6)
+            assert support == truth[name][1]
+        if row:
+            left_out = [w for name, (w, _) in truth.items() if name not in {r[0] for r in row}]
+            assert max(left_out, default=0.0) <= row[-1][1] * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("side", ["item", "user"])
+@pytest.mark.parametrize("weight", nb.WEIGHTS)
+@pytest.mark.parametrize("half_life", [None, 200.0])
+def test_all_weights_match_the_oracle(engine, side, weight, half_life):
+    rows = world(3)
+    graph = nb.Graph.from_table(table(rows), times=half_life is not None)
+    find = nb.item_neighbours if side == "item" else nb.user_neighbours
+    decay = None if half_life is None else nb.Decay(half_life)
+    for k in (1, 5, 200):
+        found = find(graph, k=k, weight=weight, alpha=0.3, decay=decay, threads=2)
+        assert_matches(found, oracle(rows, side, weight, 0.3, half_life), k)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_conditional_at_the_ends_of_alpha(engine, alpha):
+    rows = world(5)
+    found = nb.item_neighbours(nb.Graph.from_table(table(rows)), k=7, weight="conditional", alpha=alpha)
+    assert_matches(found, oracle(rows, "item", "conditional", alpha), 7)
+
+
+def test_ties_go_to_the_smaller_id(engine):
+    rows = [("u", name, 0) for name in ("b", "é", "a", "B", "10", "9")]
+    found = nb.item_neighbours(nb.Graph.from_table(table(rows)), ["b"], k=3)
+    assert found.row(0) == [("10", 1.0, 1), ("9", 1.0, 1), ("B", 1.0, 1)]
+
+
+def test_exact_ties_survive_rounding(engine):
+    """1/sqrt(2) equals 3/sqrt(18); in float64 the last bits may differ, as reported they tie."""
+    rows = [("u0", "row", 0), ("u1", "row", 0), ("u2", "row", 0), ("u0", "a", 0), ("x", "a", 0)]
+    rows += [(f"u{n}", "B", 0) for n in range(3)] + [(f"y{n}", "B", 0) for n in range(15)]
+    found = nb.item_neighbours(nb.Graph.from_table(table(rows)), ["row"])
+    assert [name for name, _, _ in found.row(0)] == ["B", "a"]
+    assert found.weights[0] == found.weights[1]
+
+
+def test_only_the_rows_asked_for_in_the_order_asked(engine):
+    rows = world(7)
+    graph = nb.Graph.from_table(table(rows))
+    everything = dict(nb.item_neighbours(graph, k=4).rows())
+    asked = ["i5", "nowhere", "i0", "i5"]
+    found = nb.item_neighbours(graph, asked, k=4)
+    assert [key for key, _ in found.rows()] == asked
+    assert [row for _, row in found.rows()] == [everything["i5"], [], everything["i0"], everything["i5"]]
+    assert not found.complete
+
+
+def test_a_user_of_one_item_and_a_lonely_pair(engine):
+    rows = [("solo", "a", 1), ("other", "a", 2), ("other", "b", 3), ("hermit", "only", 4)]
+    graph = nb.Graph.from_table(table(rows))
+    found = dict(nb.user_neighbours(graph).rows())
+    assert found["hermit"] == []
+    assert [name for name, _, _ in found["solo"]] == ["other"]
+    assert dict(nb.item_neighbours(graph).rows())["only"] == []
+
+
+def test_empty_tables_and_empty_requests(engine):
+    graph = nb.Graph.from_table(table([]))
+    assert list(nb.item_neighbours(graph).rows()) == []
+    assert list(nb.item_neighbours(graph, ["x"]).rows()) == [("x", [])]
+    some = nb.Graph.from_table(table([("u", "i", 0)]))
+    assert list(nb.user_neighbours(some, []).rows()) == []
+    assert nb.user_neighbours(some, []).to_arrow().num_rows == 0
+    assert list(nb.liked_items(some, nb.user_neighbours(some)).rows()) == [("u", [])]
+
+
+def test_liked_items_are_those_of_similar_users_without_ones_own(engine):
+    rows = world(11)
+    graph = nb.Graph.from_table(table(rows))
+    asked = ["u3", "unknown", "u8"]
+    similar = nb.user_neighbours(graph, asked, k=6)
+    found = nb.liked_items(graph, similar, k=5)
+    has = {}
+    for user, item, _ in rows:
+        has.setdefault(user, set()).add(item)
+    assert [key for key, _ in found.rows()] == asked
+    for (user, liked), (_, alike) in zip(found.rows(), similar.rows(), strict=True):
+        sums, support = {}, {}
+        for other, weight, _ in alike:
+            for item in has[other] - has[user]:
+                sums[item] = sums.get(item, 0.0) + weight
+                support[item] = support.get(item, 0) + 1
+        best = sorted(sums, key=lambda item: (-np.float32(sums[item]), item))[:5]
+        assert [name for name, _, _ in liked] == best
+        assert [count for _, _, count in liked] == [support[item] for item in best]
+        assert [weight for _, weight, _ in liked] == pytest.approx([sums[item] for item in best], rel=1e-6)
+
+
+def test_native_and_numpy_agree_to_the_bit(monkeypatch):
+    if not nb.kernel_available():
+        pytest.skip("the native kernel was not built")
+    rows = world(13, n=5000, users=300, items=150)
+
+    def everything():
+        graph = nb.Graph.from_table(table(rows), times=True)
+        results = []
+        for weight in nb.WEIGHTS:
+            for decay in (None, nb.Decay(100.0)):
+                results.append(nb.item_neighbours(graph, k=9, weight=weight, decay=decay))
+                results.append(nb.user_neighbours(graph, k=9, weight=weight, decay=decay))
+                results.append(nb.liked_items(graph, results[-1], k=9))
+        return results
+
+    native = everything()
+    monkeypatch.setattr(kernel, "_library", lambda: None)
+    for mine, other in zip(native, everything(), strict=True):
+        for name in ("indptr", "indices", "weights", "support"):
+            assert np.array_equal(getattr(mine, name), getattr(other, name)), (mine.side, mine.weighting, name)
+
+
+def test_numpy_blocks_do_not_change_the_result(monkeypatch):
+    rows = world(17, n=2000)
+    graph = nb.Graph.from_table(table(rows))
+    whole = nb.item_neighbours(graph, k=5)
+    monkeypatch.setattr(kernel, "_library", lambda: None)
+    monkeypatch.setattr(kernel.fallback, "STEPS", 100)
+    assert nb.item_neighbours(graph, k=5).to_arrow() == whole.to_arrow()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_threads_do_not_change_the_result(engine, threads):
+    graph = nb.Graph.from_table(table(world(19, n=3000, users=200, items=100)))
+    assert nb.item_neighbours(graph, threads=threads).to_arrow() == nb.item_neighbours(graph, threads=3).to_arrow()
+
+
+def test_arrow_output(engine):
+    rows = [("u", "a", 0), ("u", "b", 0)]
+    for graph in (nb.Graph.from_table(table(rows)), nb.Graph.from_codes(np.array([0, 0]), np.array([0, 1]))):
+        out = nb.item_neighbours(graph).to_arrow()
+        assert out.schema.field("neighbours").type == pa.list_(pa.string())
+        names = ["a", "b"] if graph.item_ids is not None else ["0", "1"]
+        assert out.to_pylist() == [
+            {"key": names[0], "neighbours": [names[1]], "weights": [1.0], "support": [1]},
+            {"key": names[1], "neighbours": [names[0]], "weights": [1.0], "support": [1]},
+        ]
+
+
+def test_extreme_ages_stay_finite(engine):
+    rows = [(f"u{n}", item, n * 10**9) for n in range(5) for item in ("a", "b", "c")] + [("u9", "a", 2**62)]
+    graph = nb.Graph.from_table(table(rows), times=True)
+    for weight in nb.WEIGHTS:
+        found = nb.item_neighbours(graph, weight=weight, alpha=1.0, decay=nb.Decay(1e-3))
+        assert len(found.weights) == 6
+        assert np.all(np.isfinite(found.weights))
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda g: nb.item_neighbours(g, k=0), "k = 0"),
+        (lambda g: nb.item_neighbours(g, weight="jaccard"), "jaccard"),
+        (lambda g: nb.item_neighbours(g, weight="conditional", alpha=1.5), "alpha = 1.5"),
+        (lambda g: nb.item_neighbours(g, decay=nb.Decay(5.0)), "timestamps"),
+        (lambda g: nb.Decay(0.0), "half_life = 0.0"),
+        (lambda g: nb.item_neighbours(g, threads=0), "threads = 0"),
+        (lambda g: nb.item_neighbours(g, np.array([9])), "code 9"),
+        (lambda g: nb.liked_items(g, nb.item_neighbours(g)), "side 'item'"),
+    ],
+)
+def test_wrong_options_name_the_value(call, words):
+    graph = nb.Graph.from_table(table([("u", "i", 0)]))
+    with pytest.raises(StarError, match=words):
+        call(graph)
+
+
+def test_a_missing_kernel_warns_in_one_line(monkeypatch, tmp_path):
+    monkeypatch.setattr(kernel, "__file__", str(tmp_path / "kernel.py"))
+    kernel._library.cache_clear()
+    try:
+        with pytest.warns(RuntimeWarning, match="not built") as caught:
+            graph = nb.Graph.from_table(table([("u", "a", 0), ("u", "b", 0)]))
+            assert nb.item_neighbours(graph).row(0) == [("b", 1.0, 1)]
+        assert len([w for w in caught if w.category is RuntimeWarning]) == 1
+        assert not nb.kernel_available()
+    finally:
+        kernel._library.cache_clear()
+
+
+@pytest.mark.engine
+def test_ray_tasks_give_the_same_rows():
+    ray = pytest.importorskip("ray")
+    graph = nb.Graph.from_table(table(world(23, n=3000, users=200, items=100)), times=True)
+    folder = tempfile.mkdtemp(prefix="ray_", dir="/tmp")  # short: Ray puts sockets there
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
+    try:
+        for weight, decay in (("cosine", None), ("log", nb.Decay(100.0))):
+            items = nb.item_neighbours(graph, weight=weight, decay=decay, ray="auto")
+            assert items.to_arrow() == nb.item_neighbours(graph, weight=weight, decay=decay).to_arrow()
+            asked = [f"u{n}" for n in range(0, 250, 3)]
+            users = nb.user_neighbours(graph, asked, weight=weight, decay=decay, ray="auto")
+            assert users.to_arrow() == nb.user_neighbours(graph, asked, weight=weight, decay=decay).to_arrow()
+            liked = nb.liked_items(graph, users, ray="auto")
+            assert liked.to_arrow() == nb.liked_items(graph, users).to_arrow()
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.engine
+def test_no_ray_cluster_is_an_error():
+    pytest.importorskip("ray")
+    graph = nb.Graph.from_table(table([("u", "i", 0)]))
+    with pytest.raises(StarError, match="no Ray cluster"):
+        nb.item_neighbours(graph, ray="127.0.0.1:1")
