@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from star_rl.errors import StarError
 from star_rl.files import atomic_path, read_jsonl, write_json
+from star_rl.policy.loop import FAULTS
 from star_rl.records import Task
 from star_rl.trajectory import CRITICAL, parse, ranking
 
@@ -149,13 +150,16 @@ def read_records(path: str | Path) -> Iterator[dict[str, Any]]:
 
 
 def solved(record: Mapping[str, Any], task: Task) -> bool | None:
-    """Was this rollout a success (HR@1)? None where it failed through no fault of the model and says nothing.
+    """Was this rollout a success (HR@1)? None where it says nothing of the model: an engine or a tool failed.
 
-    Reads the first of: ``hit`` (bool or None), ``ranking`` (a list), ``model_text``.
+    Reads ``stop`` (:data:`star_rl.policy.loop.FAULTS` are neither success nor failure), then the first of ``hit`` (bool
+    or None), ``ranking`` (a list), ``model_text``.
 
     Raises:
         StarError: the record has none of the three.
     """
+    if record.get("stop") in FAULTS:
+        return None
     if "hit" in record:
         return None if record["hit"] is None else bool(record["hit"])
     if "ranking" in record:
