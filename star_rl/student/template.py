@@ -66,7 +66,7 @@ def _head(system: str | None, tools: str | None) -> str:
 
 @cache
 def _compiled() -> Any:
-    """The template in the environment that transformers gives it (upstream: transformers/utils/chat_template_utils.py)."""
+    """The template in the environment that transformers gives it (its utils/chat_template_utils.py)."""
     from jinja2.ext import loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 

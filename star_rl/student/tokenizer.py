@@ -3,7 +3,8 @@
 Three layers, all in one `tokenizer.json` of the `tokenizers` library:
 
 - **Added tokens**: Qwen3's markers, the turn headers, every item id and every further *word* the caller names, such as
-  categories (one token each, matched as a whole word), and *phrases*: the constant parts of the corpus (tags, JSON scaffolding, tool schemas, fixed sentences).
+  categories (one token each, matched as a whole word), and *phrases*: the constant parts of the corpus (tags, JSON
+  scaffolding, tool schemas, fixed sentences).
 - **Byte-level BPE** for what is left, with digits kept apart. All 256 bytes are in the vocabulary, so any text
   round-trips.
 
