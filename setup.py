@@ -79,7 +79,7 @@ setup(
             "launch.*",
         ]
     ),
-    package_data={"star_rl": ["**/*.jinja", "**/*.html", "**/*.c", "**/*.yaml"]},
+    package_data={"star_rl": ["**/*.jinja", "**/*.html", "**/*.css", "**/*.js", "**/*.c", "**/*.yaml"]},
     ext_modules=[
         # Optional: without a compiler the NumPy path gives the same neighbours, slower (star-rl doctor says which).
         Extension(

@@ -1,9 +1,9 @@
 """Training curves: read what verl and ms-swift log, name it once, draw it.
 
 verl's file logger writes one line a step, ``{"step": n, "data": {name: value}}``, with NaN as ``null``
-(verl/utils/tracking.py, ``FileLogger``). It opens its file anew on every start, so a resumed run keeps one file an
-attempt: ``metrics.jsonl``, ``metrics.2.jsonl``, .. ms-swift appends flat objects to ``logging.jsonl`` whose step is
-``"global_step/max_steps": "12/300"`` (swift/trainers/patcher.py).
+(verl/utils/tracking.py, ``FileLogger``). It empties its file on every start, so the GRPO launcher keeps one a start
+(``attempts/001.jsonl``, ..) beside the merged ``metrics.jsonl`` of flat objects with ``step``. ms-swift appends flat
+objects to ``logging.jsonl`` whose step is ``"global_step/max_steps": "12/300"`` (swift/trainers/patcher.py).
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from star_rl.errors import StarError
 from star_rl.files import atomic_path
-from star_rl.report.model import Curve
+from star_rl.report.model import Curve, Grpo
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,47 +29,50 @@ class Metric:
     Attributes:
         title: as the figure is headed.
         unit: of the vertical axis.
-        names: exact names in the log, the first that is there is taken.
-        reward_key: key of the reward's dictionary, looked for under the prefixes of :data:`_PREFIXES`.
+        names: as it may be called in the log; the first that is there is taken.
         percent: a share, drawn in percent.
     """
 
     title: str
     unit: str = ""
     names: tuple[str, ...] = ()
-    reward_key: str = ""
     percent: bool = False
 
 
-#: Curves of GRPO by the report's names. The exact names are verl 0.9.1's (trainer/ppo/metric_utils.py,
-#: utils/debug/metrics.py); means of the reward's own keys are logged by the project's plug-in.
+#: Curves of GRPO by the report's names. The names in the log are verl 0.9.1's (trainer/ppo/metric_utils.py,
+#: utils/debug/metrics.py); ``reward/``, ``rollout/`` and ``groups/`` are logged by the project's plug-in.
 GRPO: dict[str, Metric] = {
-    "reward": Metric("Mean reward", "reward", ("critic/score/mean", "critic/rewards/mean"), "score"),
-    "format": Metric("Well-formed outputs", "%", (), "format_rate", percent=True),
-    "hr1": Metric("HR@1", "%", (), "hr1", percent=True),
-    "hr3": Metric("HR@3", "%", (), "hr3", percent=True),
-    "hr5": Metric("HR@5", "%", (), "hr5", percent=True),
-    "hr_avg": Metric("HR_avg", "%", (), "hr_avg", percent=True),
+    "reward": Metric("Mean reward", "reward", ("critic/score/mean", "reward/score/mean")),
+    "format": Metric("Well-formed outputs", "%", ("reward/format_rate/mean",), percent=True),
+    "hr1": Metric("HR@1", "%", ("reward/acc/mean",), percent=True),
+    "hr3": Metric("HR@3", "%", ("reward/hr3/mean",), percent=True),
+    "hr5": Metric("HR@5", "%", ("reward/hr5/mean",), percent=True),
+    "hr_avg": Metric("HR_avg", "%", ("reward/hr_avg/mean",), percent=True),
     "response_length": Metric("Response length", "tokens", ("response_length/mean",)),
-    "tool_calls": Metric("Tool calls", "per rollout", ("tool_call_counts/mean",), "tool_calls"),
-    "invalid_calls": Metric("Invalid tool calls", "per rollout", (), "invalid_calls"),
-    "no_signal": Metric("Groups without signal", "%", (), "no_signal", percent=True),
+    "tool_calls": Metric("Tool calls", "per rollout", ("rollout/tool_calls/mean", "reward/tool_calls/mean")),
+    "invalid_calls": Metric("Invalid tool calls", "per rollout", ("reward/invalid_calls/mean",)),
+    "valid_list": Metric("Valid rankings", "%", ("reward/valid_list/mean",), percent=True),
+    "no_signal": Metric("Groups without signal", "%", ("groups/without_signal",), percent=True),
     "entropy": Metric("Entropy", "nats", ("actor/entropy", "actor/entropy_loss")),
     "grad_norm": Metric("Gradient norm", "norm", ("actor/grad_norm",)),
     "kl": Metric("KL to the reference", "nats", ("actor/kl_loss", "actor/reward_kl_penalty")),
-    "clip_ratio": Metric("Responses cut at the limit", "%", ("response_length/clip_ratio",), percent=True),
     "step_seconds": Metric("Time per step", "s", ("perf/time_per_step", "timing_s/step")),
     "probs_diff_max": Metric("Engine against trainer", "max. difference", ("training/rollout_probs_diff_max",)),
 }
+#: Curves that span powers of ten.
+LOGARITHMIC = frozenset({"probs_diff_max"})
+#: The reward's format part, +1 or -1 (paper, section 3.5); the rate is had from its mean.
+_SIGNED_FORMAT = Metric("", names=("reward/format/mean",))
+#: Tool calls that were executed in one step.
+_CALLS = Metric("", names=("rollout/tool_calls/sum",))
 #: Curves of SFT by the report's names, as ms-swift logs them.
 SFT: dict[str, Metric] = {
-    "loss": Metric("Training loss", "nats per token", ("loss", "train_loss")),
+    "loss": Metric("Training loss", "nats per token", ("loss",)),
     "eval_loss": Metric("Validation loss", "nats per token", ("eval_loss",)),
     "token_acc": Metric("Token accuracy", "%", ("token_acc",), percent=True),
     "grad_norm": Metric("Gradient norm", "norm", ("grad_norm",)),
     "learning_rate": Metric("Learning rate", "", ("learning_rate",)),
 }
-_PREFIXES = ("star/", "reward/", "rollout/", "critic/", "training/", "")
 _NUMBER = re.compile(r"\d+")
 
 
@@ -107,7 +111,10 @@ def _step(row: Mapping[str, Any]) -> float | None:
 
 
 def _value(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    try:
+        return float(value) if value is not None and math.isfinite(value) else None
+    except OverflowError:
+        return None
 
 
 def _attempt(path: Path) -> tuple[int, str]:
@@ -116,7 +123,9 @@ def _attempt(path: Path) -> tuple[int, str]:
 
 
 def log_files(run: str | Path, name: str = "metrics") -> list[Path]:
-    """Log files of a run, one an attempt, in order: in its folder, or else in that of one of its stages.
+    """Log files of a run, one a start, in order: in its folder, or else in that of one of its stages.
+
+    Where several stages hold such a log, the one written last is taken.
 
     Raises:
         StarError: there is none.
@@ -124,9 +133,16 @@ def log_files(run: str | Path, name: str = "metrics") -> list[Path]:
     root = Path(run)
     if root.is_file():
         return [root]
-    for pattern in (f"{name}*.jsonl", f"*/{name}*.jsonl", f"*/*/{name}*.jsonl"):
-        if found := sorted(root.glob(pattern), key=lambda path: (str(path.parent), _attempt(path))):
-            return found
+    starts = ("attempts/*.jsonl",) if name == "metrics" else ()
+    for depth in ("", "*/", "*/*/"):
+        for pattern in (*starts, f"{name}*.jsonl"):
+            found: dict[Path, list[Path]] = {}
+            for path in root.glob(depth + pattern):
+                if path.stat().st_size:
+                    found.setdefault(path.parent, []).append(path)
+            if found:
+                newest = max(found.values(), key=lambda files: max(file.stat().st_mtime for file in files))
+                return sorted(newest, key=_attempt)
     raise StarError(f"there is no {name}*.jsonl under {root}", "give the folder of a run that has trained, or the file")
 
 
@@ -147,8 +163,10 @@ def read_metrics(paths: str | Path | Iterable[str | Path], name: str = "metrics"
             raise StarError(f"there is no file {file}", "check the path")
         first = True
         for row in _lines(file):
+            inner = row.get("data")
+            data: Mapping[str, Any] = inner if isinstance(inner, dict) else row
             step = _step(row)
-            if step is None:
+            if step is None or not data:  # verl logs an empty line where it has nothing to say
                 continue
             if last is not None and (first or step < last):
                 resumed.append(step)
@@ -156,8 +174,6 @@ def read_metrics(paths: str | Path | Iterable[str | Path], name: str = "metrics"
                     for old in [old for old in column if old > step]:
                         del column[old]
             first, last = False, step
-            inner = row.get("data")
-            data: Mapping[str, Any] = inner if isinstance(inner, dict) else row
             for key, value in data.items():
                 if isinstance(value, int | float) or value is None:
                     values.setdefault(key, {})[step] = _value(value)
@@ -166,33 +182,46 @@ def read_metrics(paths: str | Path | Iterable[str | Path], name: str = "metrics"
 
 
 def _pick(raw: Mapping[str, Curve], metric: Metric) -> Curve:
-    names = list(metric.names)
-    if metric.reward_key:
-        names += [f"{prefix}{metric.reward_key}{end}" for prefix in _PREFIXES for end in ("/mean", "")]
-    return next((raw[name] for name in names if raw.get(name)), [])
+    return next((raw[name] for name in metric.names if raw.get(name)), [])
 
 
 def grpo_curves(raw: Mapping[str, Curve]) -> dict[str, Curve]:
-    """The report's curves from the logger's; those never logged are left out.
-
-    The reward's ``format`` is +1 or -1 (paper, section 3.5): where no ``format_rate`` is logged, the rate is had from
-    the mean of ``format``.
-    """
+    """The report's curves from the logger's (:attr:`Metrics.curves`); those never logged are left out."""
     found = {key: curve for key, metric in GRPO.items() if (curve := _pick(raw, metric))}
-    if "format" not in found and (signed := _pick(raw, Metric("", reward_key="format"))):
-        found["format"] = [(step, None if value is None else (1 + value) / 2) for step, value in signed]
+    if "format" not in found and (signs := _pick(raw, _SIGNED_FORMAT)):
+        found["format"] = [(step, None if value is None else (1 + value) / 2) for step, value in signs]
     return found
 
 
+def grpo_report(run: str | Path, audit: Mapping[str, Any] | None = None) -> Grpo:
+    """Everything the report says of GRPO that its log knows.
+
+    Args:
+        run: the stage's folder, or its ``metrics.jsonl``.
+        audit: of the stratified set.
+    """
+    raw = read_metrics(run).curves
+    curves = grpo_curves(raw)
+    reward = curves.get("reward", [])
+    calls = [value for _, value in finite(_pick(raw, _CALLS))]
+    gaps = [value for _, value in finite(curves.get("probs_diff_max", []))]
+    return Grpo(
+        curves,
+        mean_of(reward, 5),
+        mean_of(reward, -5),
+        round(sum(calls)) if calls else None,
+        max(gaps, default=None),
+        dict(audit or {}),
+    )
+
+
 def sft_curves(path: str | Path) -> dict[str, Curve]:
-    """The report's SFT curves from ms-swift's ``logging.jsonl``, or that of the newest run under a folder.
+    """The report's SFT curves from ms-swift's ``logging.jsonl``, or the newest such file under a folder.
 
     Raises:
         StarError: there is no such file.
     """
-    files = log_files(path, "logging")
-    newest = max(files, key=lambda file: file.stat().st_mtime)
-    raw = read_metrics([newest]).curves
+    raw = read_metrics(path, "logging").curves
     return {key: curve for key, metric in SFT.items() if (curve := _pick(raw, metric))}
 
 
@@ -214,22 +243,33 @@ def window_of(points: int) -> int:
 
 
 def smooth(points: Sequence[tuple[float, float]], window: int | None = None) -> list[tuple[float, float]]:
-    """Centred running mean; at the ends the window shrinks, on both sides alike, so nothing is shifted. Linear time."""
+    """Centred running mean; towards the ends, where half the window is missing, a straight line fitted to the rest.
+
+    So a trend is not flattened where a reader looks first, at the start and the end. Time linear in the points.
+    """
     half = (window_of(len(points)) if window is None else window) // 2
-    sums = [0.0]
-    for _, value in points:
-        sums.append(sums[-1] + value)
+    values = [value for _, value in points]
+    sums = [0.0, *accumulate(values)]
     result = []
     for index, (step, _) in enumerate(points):
-        reach = min(half, index, len(points) - 1 - index)
-        result.append((step, (sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1)))
+        first, end = max(0, index - half), min(len(points), index + half + 1)
+        mean = (sums[end] - sums[first]) / (end - first)
+        middle = (first + end - 1) / 2
+        if index != middle:
+            spread = sum((place - middle) ** 2 for place in range(first, end))
+            mean += (index - middle) * sum((place - middle) * values[place] for place in range(first, end)) / spread
+        result.append((step, mean))
     return result
 
 
-def _label(run: Path, labels: set[str]) -> str:
-    name = run.parent.name if run.is_file() else run.name
-    name = name or str(run)
-    return name if name not in labels else str(run)
+def _label(run: Path, labels: Collection[str]) -> str:
+    """What the legend calls a run: its folder; for the log of one start, the run's folder and the start."""
+    parts = [part for part in run.resolve().with_suffix("").parts[1:] if part not in ("attempts", "metrics")]
+    for depth in range(2 if run.parent.name == "attempts" else 1, len(parts) + 1):
+        name = "/".join(parts[-depth:])
+        if name not in labels:
+            return name
+    return f"{run} ({len(labels) + 1})"
 
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -261,7 +301,7 @@ def plot(
         curves = grpo_curves(metrics.curves)
         if not curves and report is not None:
             report(f"{run}: no curve of GRPO in its log")
-        read[_label(Path(run), set(read))] = (curves, metrics.resumed)
+        read[_label(Path(run), read)] = (curves, metrics.resumed)
     keys = [key for key in GRPO if any(finite(curves.get(key, [])) for curves, _ in read.values())]
     if not keys:
         raise StarError(f"no curve of GRPO in {', '.join(map(str, read)) or 'no run'}", "give a run that has trained")
@@ -304,6 +344,8 @@ def plot(
             )
             for step in resumed:
                 axes.axvline(step - 0.5, color=colour, linewidth=0.8, linestyle=":")
+        if key in LOGARITHMIC:
+            axes.set_yscale("log")
         axes.set_title(metric.title, fontsize=10, loc="left")
         axes.set_xlabel("step", fontsize=8)
         axes.set_ylabel(metric.unit, fontsize=8)

@@ -1,6 +1,6 @@
 """Line charts and interval bars as inline SVG, of our own making: no script, no font, no request.
 
-Colours come from the page's style sheet by class (``s0`` to ``s3``), so that dark mode and print need no second drawing.
+Colours come from the page's style sheet by class (``s0`` to ``s3``): dark mode and print need no second drawing.
 Series differ by dash pattern and by the legend's words too, never by colour alone.
 """
 
@@ -19,6 +19,10 @@ WIDTH, HEIGHT = 420, 250
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 12, 40
 
 
+#: Larger values would overflow the arithmetic of an axis.
+_DRAWABLE = 1e150
+
+
 @dataclass(frozen=True, slots=True)
 class Series:
     """One line: what the legend calls it, and its points in the unit of the axis."""
@@ -34,6 +38,8 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     if high <= low:
         return [low]
     raw = (high - low) / max(1, count)
+    if not 1e-300 < raw < 1e300:
+        return [low, high]
     base = 10.0 ** math.floor(math.log10(raw))
     step = next((base * factor for factor in (1, 2, 5, 10) if base * factor >= raw * 0.999), base * 10)
     first = math.ceil(low / step - 1e-9)
@@ -71,9 +77,10 @@ def describe(series: Sequence[Series], unit: str) -> str:
         if points:
             (s0, v0), (s1, v1) = points[0], points[-1]
             values = [value for _, value in points]
+            low, high = number(min(values)), number(max(values))
             parts.append(
-                f"{one.name}: {len(points)} points, {number(v0)} at step {number(s0)}, {number(v1)} at step {number(s1)}, "
-                f"lowest {number(min(values))}, highest {number(max(values))} {unit}".rstrip()
+                f"{one.name}: {len(points)} points, {number(v0)} at step {number(s0)}, "
+                f"{number(v1)} at step {number(s1)}, lowest {low}, highest {high} {unit}".rstrip()
             )
     return "; ".join(parts) or "no values"
 
@@ -97,7 +104,7 @@ def line_chart(
     """
     lines = []
     for one in series:
-        points = finite(one.curve)
+        points = [(step, value) for step, value in finite(one.curve) if abs(value) < _DRAWABLE]
         if log:
             points = [(step, math.log10(value)) for step, value in points if value > 0]
         lines.append(points)
@@ -129,7 +136,10 @@ def line_chart(
     out = [head]
     marks = [tick for tick in ticks(y0, y1) if y0 - 1e-12 <= tick <= y1 + 1e-12]
     if log:
-        marks = [float(power) for power in range(math.ceil(y0), math.floor(y1) + 1)] or [y0, y1]
+        low, high = math.floor(y0), math.ceil(y1)
+        factors = (1.0,) if high - low > 4 else (1.0, 2.0, 5.0)
+        marks = [power + math.log10(factor) for power in range(low, high + 1) for factor in factors]
+        marks = [mark for mark in marks if y0 <= mark <= y1]
     for tick in marks:
         y = py(tick)
         out.append(
@@ -143,7 +153,8 @@ def line_chart(
         x = px(tick)
         out.append(
             Markup(
-                '<path class="axis" d="M{:.1f} {}v4"/><text class="tick" x="{:.1f}" y="{}" text-anchor="middle">{}</text>'
+                '<path class="axis" d="M{:.1f} {}v4"/>'
+                '<text class="tick" x="{:.1f}" y="{}" text-anchor="middle">{}</text>'
             ).format(x, HEIGHT - BOTTOM, x, HEIGHT - BOTTOM + 17, number(tick))
         )
     out.append(Markup('<path class="axis" d="M{} {}V{}H{}"/>').format(LEFT, TOP, HEIGHT - BOTTOM, WIDTH - RIGHT))
@@ -187,7 +198,8 @@ def interval_bar(value: float | None, low: float | None, high: float | None, top
         return 2 + max(0.0, min(1.0, number / top)) * 136
 
     out = Markup(
-        '<svg class="bar" viewBox="0 0 140 16" aria-hidden="true"><path class="axis" d="M2 1V15M138 5V11"/>'
+        '<svg class="bar" viewBox="0 0 140 16" aria-hidden="true">'
+        '<rect class="track" x="2" y="4" width="136" height="8"/><path class="axis" d="M2 1V15"/>'
         '<rect class="fill" x="2" y="4" width="{:.1f}" height="8"/>'
     ).format(px(value) - 2)
     if low is not None and high is not None and math.isfinite(low) and math.isfinite(high):

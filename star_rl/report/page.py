@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from star_rl.files import write_text
 from star_rl.report import figure
-from star_rl.report.curves import GRPO, SFT, Metric, finite
+from star_rl.report.curves import GRPO, LOGARITHMIC, SFT, Metric, finite
 from star_rl.report.dialogue import panel
 from star_rl.report.model import JSON_NAME, Curve, Report, from_dict, plain, save
 
@@ -122,7 +122,7 @@ def _single(prefix: str, key: str, curve: Curve, known: Mapping[str, Metric]) ->
         [(metric.title, curve)],
         metric.unit,
         metric.percent,
-        log=key == "probs_diff_max",
+        log=key in LOGARITHMIC,
     )
 
 
@@ -186,7 +186,7 @@ def render_page(report: Report) -> str:
     ]
     return (
         _environment()
-        .get_template("page.html.j2")
+        .get_template("page.html.jinja")
         .render(
             report=report,
             run=report.run,

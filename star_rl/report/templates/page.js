@@ -24,10 +24,19 @@ document.querySelectorAll("table.sortable").forEach(function (table) {
     });
   });
 });
-/* On paper nothing is folded. */
+/* A block that scrolls can be reached by keyboard; one that does not is no stop. */
+function reach() {
+  document.querySelectorAll("pre").forEach(function (one) {
+    if (one.scrollHeight > one.clientHeight + 1) one.tabIndex = 0; else one.removeAttribute("tabindex");
+  });
+}
+document.querySelectorAll("details").forEach(function (one) { one.addEventListener("toggle", reach); });
+addEventListener("resize", reach);
+reach();
+/* On paper nothing is folded but prompts and the numbers under a figure. */
 var folded = [];
 addEventListener("beforeprint", function () {
-  folded = Array.prototype.slice.call(document.querySelectorAll("details:not([open])"));
+  folded = Array.prototype.slice.call(document.querySelectorAll("details:not([open]):not(.fold)"));
   folded.forEach(function (one) { one.open = true; });
 });
 addEventListener("afterprint", function () { folded.forEach(function (one) { one.open = false; }); folded = []; });
