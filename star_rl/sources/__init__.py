@@ -20,6 +20,9 @@ Source = Callable[[Path | None, Path, Mapping[str, Any], Progress | None], dict[
 SOURCES: dict[str, str] = {
     "synthetic": "star_rl.sources.synthetic",
     "movielens": "star_rl.sources.movielens",
+    "sequences": "star_rl.sources.sequences",
+    "columns": "star_rl.sources.columns",
+    "agentrecbench": "star_rl.sources.agentrecbench",
 }
 
 
@@ -52,8 +55,8 @@ def write_tables(
         progress: called with what is being done and the rows so far.
 
     Returns:
-        the manifest: ``source``, ``time`` (seconds or position), ``time_range``, ``read``, ``kept``, ``dropped`` by table
-        and reason, ``repaired``, ``bad_rows`` (file, line, reason of the first), ``fingerprint``.
+        the manifest: ``source``, ``time`` (seconds or position), ``time_range``, ``read``, ``kept``, ``dropped`` by
+        table and reason, ``repaired``, ``bad_rows`` (file, line, reason of the first), ``fingerprint``.
 
     Raises:
         StarError: a path, an option or the data as a whole is unusable.

@@ -1,4 +1,4 @@
-"""Delimited text as tables of strings, a block at a time; rows with a wrong number of fields are told with their line."""
+"""Delimited text as tables of strings, a block at a time; bad rows are told with their line."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def read_delimited(
         StarError: the file is absent, or a damaged gzip file.
     """
     wanted = list(take or columns)
-    for start, block in blocks(path):
+    for start, block, _ in blocks(path):
         if start == 1 and header:
             for _ in range(header):
                 block = block[block.find(b"\n") + 1 :] if b"\n" in block else b""

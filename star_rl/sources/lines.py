@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+import numpy as np
+
 from star_rl.errors import StarError
 
 #: Bytes of one block: large enough for a vectorised reader, small enough that a handful of them are nothing.
@@ -32,8 +34,8 @@ def open_raw(path: str | Path) -> IO[bytes]:
     return gzip.GzipFile(fileobj=handle) if magic == b"\x1f\x8b" else handle  # type: ignore[return-value]
 
 
-def blocks(path: str | Path, size: int = BLOCK) -> Iterator[tuple[int, bytes]]:
-    """Yield ``(number of the first line, bytes of whole lines)``; lines count from 1.
+def blocks(path: str | Path, size: int = BLOCK) -> Iterator[tuple[int, bytes, int]]:
+    """Yield ``(number of the first line, bytes of whole lines, how many)``; lines count from 1.
 
     A last line without a newline is yielded as it stands, so that a line cut in the middle is judged by its parser.
 
@@ -61,10 +63,11 @@ def blocks(path: str | Path, size: int = BLOCK) -> Iterator[tuple[int, bytes]]:
             rest = block[cut:]
             if line == 1 and whole.startswith(b"\xef\xbb\xbf"):
                 whole = whole[3:]
-            yield line, whole
-            line += whole.count(b"\n")
+            count = int(np.count_nonzero(np.frombuffer(whole, np.uint8) == 10))
+            yield line, whole, count
+            line += count
         if rest:
-            yield line, rest[3:] if line == 1 and rest.startswith(b"\xef\xbb\xbf") else rest
+            yield line, rest[3:] if line == 1 and rest.startswith(b"\xef\xbb\xbf") else rest, 1
 
 
 def first_line(path: str | Path) -> str:

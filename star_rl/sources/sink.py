@@ -6,11 +6,10 @@ users at a time. Distinct ids of items and users are held in memory, interaction
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,11 @@ from star_rl.errors import StarError
 from star_rl.files import atomic_path, fingerprint, sha256, write_json, writing_error
 from star_rl.records import INTERACTIONS, ITEMS, USERS
 from star_rl.sources import times
+from star_rl.sources.cleaning import clean_id, clean_ids, clean_ratings, clean_text, encode, whole
 
 #: ``progress(what, rows so far)``.
 Progress = Callable[[str, int], None]
 
-#: Ids go into JSON strings, tags and file lines that a model copies: no control or format characters, quotes,
-#: backslashes or angle brackets.
-UNSAFE_ID = r'[\p{Cc}\p{Cf}\p{Zl}\p{Zp}"\\<>]'
-ID_LENGTH = 128
 #: How many bad rows are reported one by one; all are counted.
 REPORTED = 20
 #: Reasons that say nothing about the quality of a file, and so do not count towards ``max_bad_share``.
@@ -68,6 +64,8 @@ class Sink:
         self.max_bad_share, self.memory = max_bad_share, memory
         self.latest = times.latest() if latest is None else latest
         self.progress = progress
+        #: Name of the raw column that holds the timestamps, for messages.
+        self.time_column = "timestamp"
         self.rows: Counter[str] = Counter()
         self.dropped: dict[str, Counter[str]] = {"interactions": Counter(), "items": Counter(), "users": Counter()}
         self.repaired: Counter[str] = Counter()
@@ -91,6 +89,14 @@ class Sink:
         if len(self.bad_rows) < REPORTED:
             self.bad_rows.append({"table": table, "file": str(file), "line": line, "reason": reason})
 
+    def drop(self, table: str, reason: str, count: int) -> None:
+        """Count rows that are left out. The caller counts them as read."""
+        self.dropped[table][reason] += count
+
+    def item_ids(self) -> Collection[str]:
+        """Ids of the items added so far."""
+        return self._items.keys()
+
     def item(self, item_id: object, title: object, categories: list[str], attributes: Mapping[str, Any]) -> None:
         """Add one item. The first row of an id stays; an item without a title is kept as ``Untitled`` and counted."""
         self.rows["items"] += 1
@@ -104,7 +110,7 @@ class Sink:
             if not name:
                 self.repaired["items without a title"] += 1
             labels = list(dict.fromkeys(label for label in map(clean_text, categories) if label))
-            self._items[key] = (name or UNTITLED, labels, json.dumps(attributes, ensure_ascii=False, default=str))
+            self._items[key] = (name or UNTITLED, labels, encode(attributes))
 
     def user(self, user_id: object, attributes: Mapping[str, Any]) -> None:
         """Add one user; users that only interact are added by :meth:`close`."""
@@ -115,7 +121,7 @@ class Sink:
         elif key in self._users:
             self.dropped["users"]["duplicate"] += 1
         else:
-            self._users[key] = json.dumps(attributes, ensure_ascii=False, default=str) if attributes else "{}"
+            self._users[key] = encode(attributes)
 
     def interactions(
         self,
@@ -139,7 +145,7 @@ class Sink:
         self.rows["interactions"] += count
         users, user_ok = clean_ids(users)
         items, item_ok = clean_ids(items)
-        stamp = _whole(stamps).cast(pa.int64()) if self.time == "position" else times.seconds(stamps)
+        stamp = whole(stamps).cast(pa.int64()) if self.time == "position" else times.seconds(stamps)
         value = pc.fill_null(stamp, -1).to_numpy(zero_copy_only=False)
         keep = np.ones(count, bool)
         checks = [("no usable user id", user_ok), ("no usable item id", item_ok)]
@@ -158,9 +164,10 @@ class Sink:
                 )
                 self.bad("interactions", file, where, reason, len(wrong))
                 keep &= good
-        batch = pa.RecordBatch.from_arrays(
-            [users, items, stamp, self._ratings(ratings, count), _texts(texts, count)], schema=_BUFFER
-        )
+        rating, wrong_ratings = clean_ratings(ratings, count)
+        if wrong_ratings:
+            self.repaired["ratings that are no number"] += wrong_ratings
+        batch = pa.RecordBatch.from_arrays([users, items, stamp, rating, _texts(texts, count)], schema=_BUFFER)
         if not keep.all():
             batch = batch.filter(pa.array(keep))
         if len(batch):
@@ -170,26 +177,6 @@ class Sink:
             self._write_run()
         if self.progress:
             self.progress("interactions", self.rows["interactions"])
-
-    def _ratings(self, ratings: pa.Array | None, count: int) -> pa.Array:
-        if ratings is None or pa.types.is_null(ratings.type):
-            return pa.nulls(count, pa.float32())
-        whole = _whole(ratings)
-        if pa.types.is_string(whole.type) or pa.types.is_large_string(whole.type):
-            text = pc.utf8_trim_whitespace(whole)
-            number = pc.match_substring_regex(text, r"^[+-]?\d+(\.\d*)?$")
-            whole = pc.if_else(number, text, pa.scalar(None, pa.string())).cast(pa.float32())
-            self.repaired["ratings that are no number"] += int(
-                pc.sum(pc.invert(pc.fill_null(number, True))).as_py() or 0
-            )
-            return whole
-        whole = whole.cast(pa.float32(), safe=False)
-        finite = pc.fill_null(pc.is_finite(whole), True)
-        wrong = len(finite) - finite.true_count
-        if wrong:
-            self.repaired["ratings that are no number"] += wrong
-            whole = pc.if_else(finite, whole, pa.scalar(None, pa.float32()))
-        return whole
 
     # ------------------------------------------------------------------ sorting in bounded memory
 
@@ -229,11 +216,17 @@ class Sink:
 
     # ------------------------------------------------------------------ the tables
 
-    def close(self, items_from_interactions: bool = False, **notes: Any) -> dict[str, Any]:
+    def close(
+        self,
+        items_from_interactions: bool = False,
+        finish: Callable[[], dict[str, Any]] | None = None,
+        **notes: Any,
+    ) -> dict[str, Any]:
         """Write the tables and ``tables.json``, and return the manifest that it holds.
 
         Args:
             items_from_interactions: the source has no item table; every item seen becomes one, its id as its title.
+            finish: called when the three tables stand; writes what else there is and returns entries of the manifest.
             notes: further entries of the manifest.
 
         Raises:
@@ -283,6 +276,7 @@ class Sink:
             "bad_rows": self.bad_rows,
             "fingerprint": fingerprint(files),
             **notes,
+            **(finish() if finish else {}),
         }
         write_json(self.out_dir / "tables.json", manifest)
         return manifest
@@ -313,6 +307,12 @@ class Sink:
         return table
 
     def _judge(self) -> None:
+        unreadable = self.dropped["interactions"]["no readable timestamp"]
+        if unreadable and unreadable == self.rows["interactions"]:
+            raise StarError(
+                f"column {self.time_column} of source {self.source} holds no readable timestamp",
+                "name another column, or use source columns with time=position if the order of rows is that of time",
+            )
         for table, counts in self.dropped.items():
             bad = sum(count for reason, count in counts.items() if reason not in HARMLESS)
             read = self.rows[table]
@@ -340,52 +340,12 @@ class Sink:
 _BUFFER = pa.schema([pa.field(field.name, field.type) for field in INTERACTIONS])
 
 
-def clean_id(value: object) -> str | None:
-    """An id as a string fit for prompts, or None: absent, empty, too long, or with characters of :data:`UNSAFE_ID`."""
-    if value is None or isinstance(value, (bool, dict, list)) or (isinstance(value, float) and value != value):
-        return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    array, good = clean_ids(pa.array([str(value).encode("utf-8", "replace").decode()]))
-    return str(array[0].as_py()) if good[0] else None
-
-
-def clean_ids(values: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
-    """Trim ids and say which are usable.
-
-    Returns:
-        the ids, shape (n,), and a mask of the usable ones, shape (n,).
-    """
-    codes = _whole(values).cast(pa.string()).dictionary_encode()
-    words = pc.utf8_trim_whitespace(codes.dictionary)
-    length = pc.utf8_length(words)
-    good = pc.and_(
-        pc.and_(pc.greater(length, 0), pc.less_equal(length, ID_LENGTH)),
-        pc.invert(pc.match_substring_regex(words, UNSAFE_ID)),
-    )
-    table = np.append(pc.fill_null(good, False).to_numpy(zero_copy_only=False), False)
-    index = pc.fill_null(codes.indices, len(words)).to_numpy(zero_copy_only=False)
-    return words.take(codes.indices), table[index]
-
-
-def clean_text(value: object) -> str:
-    """One line of text: white space runs become one space, control characters go."""
-    if value is None or (isinstance(value, float) and value != value):
-        return ""
-    text = " ".join(str(value).encode("utf-8", "replace").decode().split())
-    return text if text.isprintable() else "".join(c for c in text if c.isprintable())
-
-
-def _whole(values: pa.Array | pa.ChunkedArray) -> pa.Array:
-    return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-
-
 def _texts(texts: pa.Array | None, count: int) -> pa.Array:
-    return pa.nulls(count, pa.string()) if texts is None else _whole(texts).cast(pa.string())
+    return pa.nulls(count, pa.string()) if texts is None else whole(texts).cast(pa.string())
 
 
 def _codes(column: pa.ChunkedArray) -> np.ndarray:
-    return np.asarray(_whole(column).dictionary_encode().indices.to_numpy())
+    return np.asarray(whole(column).dictionary_encode().indices.to_numpy())
 
 
 def _sorted(table: pa.Table) -> pa.Table:
@@ -393,7 +353,7 @@ def _sorted(table: pa.Table) -> pa.Table:
     table = table.combine_chunks()
     if not len(table):
         return table
-    codes = _whole(table["user_id"]).dictionary_encode()
+    codes = whole(table["user_id"]).dictionary_encode()
     rank = np.empty(len(codes.dictionary), np.int64)
     rank[pc.sort_indices(codes.dictionary).to_numpy()] = np.arange(len(rank))
     user, stamp = rank[codes.indices.to_numpy()], table["timestamp"].to_numpy()

@@ -1,8 +1,8 @@
 """A seeded world whose next item co-occurrence can predict and popularity cannot.
 
 Items belong to a category and to a series of five within it. A user draws a taste over categories; each next item
-continues a series of a recent item with probability ``p_series``, else comes from a category of the user's taste by a long-tailed
-popularity. Good for showing that the chain learns; no claim about people.
+continues a series of a recent item with probability ``p_series``, else comes from a category of the user's taste by a
+long-tailed popularity. Good for showing that the chain learns; no claim about people.
 """
 
 from __future__ import annotations
