@@ -16,6 +16,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from star_rl.errors import StarError
@@ -271,8 +272,12 @@ def _leading(case: Case, shown: Sequence[Behaviour]) -> list[str]:
 def strength_of(store: Any) -> Strength:
     """Evidence behind an item: the weights of its stored neighbours that are candidates of the case."""
 
+    @lru_cache(maxsize=1 << 16)
+    def near(item_id: str) -> list[tuple[str, float]]:
+        return list(store.neighbours("ItemCF", item_id))
+
     def strength(case: Case, item_id: str) -> float:
         wanted = set(case.candidates)
-        return sum(float(weight) for item, weight in store.neighbours("ItemCF", item_id) if item in wanted)
+        return sum(float(weight) for item, weight in near(item_id) if item in wanted)
 
     return strength

@@ -1,0 +1,169 @@
+"""Many tasks, written as they end: resume after a kill, refusals, the record."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from star_rl.errors import StarError
+from star_rl.mars import from_json, identity_of, read_runs, teach, to_json
+from star_rl.mars.record import files_of
+
+
+def run(world, folder, identity=None, tasks=None, **more):
+    team = world.team()
+    chosen = identity or identity_of(team, {"agents": 1}, "rules", "store-1")
+    return asyncio.run(teach(tasks or world.tasks, team, world.case, folder, chosen, **more))
+
+
+def test_one_record_a_run(world, tmp_path):
+    lines = []
+    account = run(world, tmp_path, passes=3, progress=lambda done, total, note: lines.append((done, total, note)))
+    runs = list(read_runs(tmp_path))
+    assert Counter(r.id for r in runs) == Counter(f"{t.task_id}#{s}" for t in world.tasks for s in range(3))
+    assert account.ranked == len(runs) == 120 and lines[-1][:2] == (120, 120) and "hit@1" in lines[-1][2]
+    assert account.hits == sum(r.hit for r in runs) and account.tool_calls == sum(r.calls for r in runs)
+    for r in runs:
+        assert to_json(from_json(json.loads(json.dumps(to_json(r))))) == to_json(r)
+        assert (r.prompts, r.model, r.store, r.format) == ({"agents": 1}, "rules", "store-1", 1)
+        assert r.configuration["backend"]["backend"] == "rules"
+
+
+def test_a_second_call_finds_everything_done(world, tmp_path):
+    run(world, tmp_path, passes=2)
+    before = (tmp_path / "runs.jsonl").read_bytes()
+    account = run(world, tmp_path, passes=2)
+    assert account.found == 80 and account.ranked == 0
+    assert (tmp_path / "runs.jsonl").read_bytes() == before
+    assert run(world, tmp_path, passes=3).ranked == 40  # more passes go on from there
+
+
+def test_a_line_cut_by_a_kill_is_dropped_and_done_again(world, tmp_path):
+    run(world, tmp_path)
+    path = tmp_path / "runs.jsonl"
+    path.write_bytes(path.read_bytes()[:-50])
+    account = run(world, tmp_path)
+    assert (account.found, account.ranked) == (39, 1)
+    assert len({r.id for r in read_runs(tmp_path)}) == 40 == len(list(read_runs(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda i: i["prompts"].update(agents=2), "prompts.agents: 1 -> 2"),
+        (lambda i: i.update(store="store-2"), "store: store-1 -> store-2"),
+        (lambda i: i["configuration"]["team"].update(rounds=3), "configuration.team.rounds: 1 -> 3"),
+        (lambda i: i.update(model="other"), "model: rules -> other"),
+    ],
+)
+def test_a_changed_teacher_is_refused_and_says_what_changed(world, tmp_path, change, named):
+    run(world, tmp_path)
+    before = (tmp_path / "runs.jsonl").read_bytes()
+    identity = identity_of(world.team(), {"agents": 1}, "rules", "store-1")
+    change(identity)
+    with pytest.raises(StarError, match=named):
+        run(world, tmp_path, identity)
+    assert (tmp_path / "runs.jsonl").read_bytes() == before
+
+
+def test_a_task_that_reads_differently_is_refused(world, tmp_path):
+    run(world, tmp_path)
+    changed = replace(world.tasks[3], candidates=world.tasks[3].candidates[::-1])
+    with pytest.raises(StarError, match="t3"):
+        run(world, tmp_path, tasks=[changed])
+
+
+def test_other_refusals(world, tmp_path):
+    with pytest.raises(StarError, match="t0"):
+        run(world, tmp_path / "a", tasks=[world.tasks[0], world.tasks[0]])
+    with pytest.raises(StarError, match="passes"):
+        run(world, tmp_path / "a", passes=0)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "runs.jsonl").write_text('{"format": 99}\n')
+    with pytest.raises(StarError, match=r"teacher\.json"):
+        run(world, tmp_path / "b")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StarError):
+        run(world, tmp_path / "file" / "below")
+    with pytest.raises(StarError, match="no runs"):
+        files_of(tmp_path / "nowhere")
+    with pytest.raises(StarError, match="format 99"):
+        list(read_runs(tmp_path / "b"))
+    (tmp_path / "b" / "runs.jsonl").write_text("no json\n")
+    with pytest.raises(StarError, match="no run"):
+        list(read_runs(tmp_path / "b"))
+
+
+def test_two_processes_do_not_teach_into_one_folder(world, tmp_path):
+    import fcntl
+
+    tmp_path.mkdir(exist_ok=True)
+    with open(tmp_path / ".lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(StarError, match="another process"):
+            run(world, tmp_path)
+
+
+_KILLED = """
+import asyncio, importlib.util, sys
+from pathlib import Path
+here = Path(sys.argv[1])
+spec = importlib.util.spec_from_file_location("world", here / "conftest.py")
+module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)
+spec = importlib.util.spec_from_file_location("endpoint", here.parent / "chat" / "endpoint.py")
+endpoint = importlib.util.module_from_spec(spec); spec.loader.exec_module(endpoint)
+from star_rl.chat import ChatClient, ChatOptions
+from star_rl.mars import identity_of, teach
+from star_rl.mars.llm import LlmBackend
+async def main():
+    world = module.World(tasks=30)
+    async with ChatClient(ChatOptions((sys.argv[2],), model="m", cache=sys.argv[3] + "/cache.sqlite")) as chat:
+        team = world.team(LlmBackend(chat))
+        await teach(world.tasks, team, world.case, sys.argv[3] + "/runs", identity_of(team, {}, "m"), concurrency=8)
+asyncio.run(main())
+"""
+
+
+def test_kill_nine_loses_no_run_and_pays_none_twice(endpoint, world, tmp_path):
+    """Killed several times; each request reached the endpoint once, but for those in flight at a kill."""
+    arguments = [sys.executable, "-c", _KILLED, str(Path(__file__).parent)]
+
+    async def main():
+        async with endpoint.Endpoint(delay=0.02) as server:
+            for _ in range(3):
+                process = await asyncio.create_subprocess_exec(*arguments, server.url, str(tmp_path))
+                begun = server.seen["calls"]
+                deadline = time.monotonic() + 30
+                while server.seen["calls"] < begun + 60 and time.monotonic() < deadline:
+                    await asyncio.sleep(0.005)
+                os.kill(process.pid, signal.SIGKILL)
+                await process.wait()
+            process = await asyncio.create_subprocess_exec(*arguments, server.url, str(tmp_path))
+            assert await process.wait() == 0
+            return Counter(json.dumps(body, sort_keys=True) for body in server.bodies)
+
+    asked = asyncio.run(main())
+    runs = list(read_runs(tmp_path / "runs"))
+    assert Counter(r.task.task_id for r in runs) == Counter(f"t{n}" for n in range(30))
+    assert sum(count - 1 for count in asked.values()) <= 3 * 8
+
+
+def test_an_interrupt_between_two_runs_leaves_a_folder_that_goes_on(world, tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop(done, total, note):
+        if done == 7:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(world, tmp_path, progress=stop)
+    assert run(world, tmp_path).found >= 7
+    assert len(list(read_runs(tmp_path))) == 40
