@@ -25,7 +25,7 @@
 #endif
 
 /* Bumped whenever a signature below changes, so that a stale build is refused instead of called wrongly. */
-API int32_t star_kernel_version(void) { return 1; }
+API int32_t star_kernel_version(void) { return 2; }
 
 /* ---------------------------------------------------------------- building */
 
@@ -116,64 +116,135 @@ API int64_t star_compact(int64_t n_rows, const int64_t *starts, const int32_t *l
 
 /* ---------------------------------------------------------------- selection */
 
-typedef struct { float weight; int32_t id; int32_t support; } Entry;
-
-/* Order of the result: weight descending, then id ascending. */
-static inline int worse(Entry a, Entry b) { return a.weight < b.weight || (a.weight == b.weight && a.id > b.id); }
-
-static void sift_down(Entry *heap, int32_t size, Entry entry) {
-    int32_t at = 0;
-    for (;;) {
-        int32_t child = 2 * at + 1;
-        if (child >= size) break;
-        if (child + 1 < size && worse(heap[child + 1], heap[child])) child++;
-        if (!worse(heap[child], entry)) break;
-        heap[at] = heap[child];
-        at = child;
-    }
-    heap[at] = entry;
+/*
+ * A candidate is one 64-bit key: the bits of its weight (a float32 >= 0, whose bits order as its value does) above the complement of
+ * its id. Larger is better: weight descending, then id ascending. Keys are distinct, so the best k are one set and one order. Most
+ * weights of a row tie (one shared mid), which makes comparisons unpredictable: everything below avoids branches on them.
+ */
+static inline uint64_t key_of(float weight, int32_t id) {
+    uint32_t bits;
+    memcpy(&bits, &weight, sizeof bits);
+    return ((uint64_t)bits << 32) | (uint32_t)~(uint32_t)id;
 }
 
-/* Offers one entry to a heap of the k best (worst at the root); returns the new size. */
-static inline int32_t offer(Entry *heap, int32_t size, int32_t k, Entry entry) {
-    if (size == k) {
-        if (worse(heap[0], entry)) sift_down(heap, k, entry);
-        return size;
-    }
-    int32_t at = size;
-    while (at && worse(entry, heap[(at - 1) / 2])) {
-        heap[at] = heap[(at - 1) / 2];
-        at = (at - 1) / 2;
-    }
-    heap[at] = entry;
-    return size + 1;
+static inline int32_t id_of(uint64_t key) { return (int32_t)~(uint32_t)key; }
+
+static inline float weight_of(uint64_t key) {
+    uint32_t bits = (uint32_t)(key >> 32);
+    float weight;
+    memcpy(&weight, &bits, sizeof weight);
+    return weight;
 }
 
-/* Empties the heap into the output arrays, best first. */
-static void drain(Entry *heap, int32_t size, int32_t *indices, float *weights, int32_t *support) {
-    while (size) {
-        Entry last = heap[--size];
-        indices[size] = heap[0].id;
-        weights[size] = heap[0].weight;
-        support[size] = heap[0].support;
-        if (size) sift_down(heap, size, last);
+static inline uint64_t middle(uint64_t a, uint64_t b, uint64_t c) {
+    uint64_t low = a < b ? a : b, high = a < b ? b : a;
+    uint64_t upper = low > c ? low : c;
+    return upper < high ? upper : high;
+}
+
+static int descending(const void *a, const void *b) {
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x < y) - (x > y);
+}
+
+/* Brings the best k of n keys to the front, in no order. Expected time O(n); a run of bad pivots falls back to sorting. */
+static void select_best(uint64_t *keys, int64_t n, int64_t k) {
+    int64_t low = 0, high = n;
+    for (int rounds = 0; high - low > 1 && low < k && k < high; rounds++) {
+        if (rounds == 64) {
+            qsort(keys + low, (size_t)(high - low), sizeof *keys, descending);
+            return;
+        }
+        uint64_t pivot = middle(keys[low], keys[low + (high - low) / 2], keys[high - 1]);
+        int64_t split = low; /* everything before it is >= pivot */
+        for (int64_t e = low; e < high; e++) {
+            uint64_t key = keys[e];
+            keys[e] = keys[split];
+            keys[split] = key;
+            split += key >= pivot;
+        }
+        if (split == high) { /* the pivot is the smallest: put it last, it alone is settled */
+            int64_t at = low;
+            while (keys[at] != pivot) at++;
+            keys[at] = keys[high - 1];
+            keys[high - 1] = pivot;
+            high--;
+        } else if (split <= k) {
+            low = split;
+        } else {
+            high = split;
+        }
     }
+}
+
+static inline void order(uint64_t *a, uint64_t *b) {
+    uint64_t x = *a, y = *b;
+    *a = x > y ? x : y;
+    *b = x > y ? y : x;
+}
+
+/* Sorts n keys, best first: networks of four, then merges between keys and spare. Returns where the result is. */
+static uint64_t *sort_best(uint64_t *keys, uint64_t *spare, int64_t n) {
+    int64_t e = 0;
+    for (; e + 4 <= n; e += 4) {
+        uint64_t *q = keys + e;
+        order(q, q + 1), order(q + 2, q + 3), order(q, q + 2), order(q + 1, q + 3), order(q + 1, q + 2);
+    }
+    for (int64_t i = e + 1; i < n; i++)
+        for (int64_t j = i; j > e && keys[j - 1] < keys[j]; j--) order(keys + j - 1, keys + j);
+    for (int64_t width = 4; width < n; width *= 2) {
+        for (int64_t start = 0; start < n; start += 2 * width) {
+            int64_t a = start, a_end = start + width < n ? start + width : n;
+            int64_t b = a_end, b_end = start + 2 * width < n ? start + 2 * width : n, to = start;
+            while (a < a_end && b < b_end) {
+                uint64_t x = keys[a], y = keys[b];
+                int first = x > y;
+                spare[to++] = first ? x : y;
+                a += first;
+                b += !first;
+            }
+            while (a < a_end) spare[to++] = keys[a++];
+            while (b < b_end) spare[to++] = keys[b++];
+        }
+        uint64_t *swap = keys;
+        keys = spare;
+        spare = swap;
+    }
+    return keys;
+}
+
+/* Room beyond k before the buffer of candidates is thinned out. */
+#define SLACK(k) ((int64_t)(k) + 256)
+
+/* Thins the buffer down to its best k, puts them in order, and writes them out with their counts. Returns how many. */
+static int32_t finish(uint64_t *keys, uint64_t *spare, int64_t n, int32_t k, const uint32_t *counts, int32_t *indices,
+                      float *weights, int32_t *support) {
+    if (n > k) select_best(keys, n, k);
+    int32_t size = n < k ? (int32_t)n : k;
+    const uint64_t *best = sort_best(keys, spare, size);
+    for (int32_t e = 0; e < size; e++) {
+        int32_t j = id_of(best[e]);
+        indices[e] = j;
+        weights[e] = weight_of(best[e]);
+        support[e] = (int32_t)counts[j];
+    }
+    return size;
 }
 
 /* ---------------------------------------------------------------- walks */
 
 /*
  * Unweighted walk: weight(row, j) = count(row, j) * target_scale[j] * row_scale[row], rounded to float32; support = count.
- * The row itself is left out. counts: n_targets zeros, left as zeros; touched: n_targets + 1. filter: target_scale as float32.
- * Returns -1 when memory is short.
+ * The row itself is left out. counts: n_targets zeros, left as zeros; touched: n_targets + 1. Returns -1 when memory is short.
  */
 API int32_t star_count_rows(int64_t n_rows, const int32_t *rows, const int64_t *mid_indptr, const int32_t *mid_indices,
                             const int64_t *target_indptr, const int32_t *target_indices, const double *row_scale,
-                            const double *target_scale, const float *filter, int32_t k, uint32_t *counts,
-                            int32_t *touched, const int64_t *starts, int32_t *out_indices, float *out_weights,
-                            int32_t *out_support, int32_t *out_lengths) {
-    Entry *heap = malloc((size_t)(k > 0 ? k : 1) * sizeof *heap);
-    if (!heap) return -1;
+                            const double *target_scale, int32_t k, uint32_t *counts, int32_t *touched,
+                            const int64_t *starts, int32_t *out_indices, float *out_weights, int32_t *out_support,
+                            int32_t *out_lengths) {
+    int64_t room = k + SLACK(k);
+    uint64_t *keys = malloc(2 * (size_t)(room + 1) * sizeof *keys);
+    if (!keys) return -1;
     for (int64_t r = 0; r < n_rows; r++) {
         int32_t row = rows[r];
         int64_t seen = 0, last = mid_indptr[row + 1];
@@ -184,37 +255,32 @@ API int32_t star_count_rows(int64_t n_rows, const int32_t *rows, const int64_t *
             int32_t mid = mid_indices[a];
             for (int64_t b = target_indptr[mid]; b < target_indptr[mid + 1]; b++) {
                 int32_t j = target_indices[b];
-                touched[seen] = j; /* without a branch: whether a target is new cannot be predicted */
+                touched[seen] = j;
                 seen += counts[j]++ == 0;
             }
         }
         double scale = row_scale[row];
+        int64_t kept = 0;
+        uint64_t bar = 0;
         counts[row] = 0;
-        int32_t size = 0;
-        int64_t t = 0;
-        for (; t < seen && size < k; t++) {
+        for (int64_t t = 0; t < seen; t++) {
             int32_t j = touched[t];
             uint32_t count = counts[j];
-            counts[j] = 0;
-            if (!count) continue;
-            Entry entry = {(float)((double)count * target_scale[j] * scale), j, (int32_t)count};
-            size = offer(heap, size, k, entry);
+            uint64_t key = key_of((float)((double)count * target_scale[j] * scale), j);
+            keys[kept] = key;
+            kept += (key > bar) & (j != row);
+            if (kept == room) {
+                select_best(keys, kept, k);
+                kept = k;
+                bar = keys[0];
+                for (int32_t e = 1; e < k; e++) bar = keys[e] < bar ? keys[e] : bar;
+            }
         }
-        /* The float32 filter only lets through what may still enter; the exact comparison follows in offer(). */
-        float bar = size ? (float)((double)heap[0].weight / scale * 0.99999) : 0.0f;
-        for (; t < seen; t++) {
-            int32_t j = touched[t];
-            uint32_t count = counts[j];
-            counts[j] = 0;
-            if (!count || (float)count * filter[j] < bar) continue;
-            Entry entry = {(float)((double)count * target_scale[j] * scale), j, (int32_t)count};
-            size = offer(heap, size, k, entry);
-            bar = (float)((double)heap[0].weight / scale * 0.99999);
-        }
-        out_lengths[r] = size;
-        drain(heap, size, out_indices + starts[r], out_weights + starts[r], out_support + starts[r]);
+        int64_t to = starts[r];
+        out_lengths[r] = finish(keys, keys + room + 1, kept, k, counts, out_indices + to, out_weights + to, out_support + to);
+        for (int64_t t = 0; t < seen; t++) counts[touched[t]] = 0;
     }
-    free(heap);
+    free(keys);
     return 0;
 }
 
@@ -230,8 +296,9 @@ API int32_t star_weigh_rows(int64_t n_rows, const int32_t *rows, const int32_t *
                             const double *target_scale, int32_t k, double *sums, uint32_t *counts, int32_t *touched,
                             const int64_t *starts, int32_t *out_indices, float *out_weights, int32_t *out_support,
                             int32_t *out_lengths) {
-    Entry *heap = malloc((size_t)(k > 0 ? k : 1) * sizeof *heap);
-    if (!heap) return -1;
+    int64_t room = k + SLACK(k);
+    uint64_t *keys = malloc(2 * (size_t)(room + 1) * sizeof *keys);
+    if (!keys) return -1;
     for (int64_t r = 0; r < n_rows; r++) {
         int32_t row = rows[r], own = own_rows[r];
         int64_t seen = 0;
@@ -249,17 +316,25 @@ API int32_t star_weigh_rows(int64_t n_rows, const int32_t *rows, const int32_t *
             for (int64_t e = own_indptr[own]; e < own_indptr[own + 1]; e++) counts[own_indices[e]] = 0;
         else
             counts[own] = 0;
-        int32_t size = 0;
+        int64_t kept = 0;
+        uint64_t bar = 0;
         for (int64_t t = 0; t < seen; t++) {
             int32_t j = touched[t];
-            Entry entry = {(float)(sums[j] * target_scale[j] * row_scale[row]), j, (int32_t)counts[j]};
+            uint64_t key = key_of((float)(sums[j] * target_scale[j] * row_scale[row]), j);
             sums[j] = 0.0;
-            counts[j] = 0;
-            if (entry.support && k > 0) size = offer(heap, size, k, entry);
+            keys[kept] = key;
+            kept += (key > bar) & (counts[j] != 0);
+            if (kept == room) {
+                select_best(keys, kept, k);
+                kept = k;
+                bar = keys[0];
+                for (int32_t e = 1; e < k; e++) bar = keys[e] < bar ? keys[e] : bar;
+            }
         }
-        out_lengths[r] = size;
-        drain(heap, size, out_indices + starts[r], out_weights + starts[r], out_support + starts[r]);
+        int64_t to = starts[r];
+        out_lengths[r] = finish(keys, keys + room + 1, kept, k, counts, out_indices + to, out_weights + to, out_support + to);
+        for (int64_t t = 0; t < seen; t++) counts[touched[t]] = 0;
     }
-    free(heap);
+    free(keys);
     return 0;
 }

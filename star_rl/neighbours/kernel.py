@@ -17,7 +17,7 @@ import numpy as np
 from star_rl.errors import StarError
 from star_rl.neighbours import fallback
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -182,9 +182,7 @@ class Walker:
         if _library() is not None:
             self._counts = np.zeros(walk.n_targets, np.uint32)
             self._touched = np.empty(walk.n_targets + 1, np.int32)
-            if walk.unweighted:
-                self._filter = walk.target_scale.astype(np.float32)
-            else:
+            if not walk.unweighted:
                 self._sums = np.zeros(walk.n_targets, np.float64)
 
     def run(
@@ -211,7 +209,7 @@ class Walker:
         scratch = (_at(self._counts), _at(self._touched))
         if walk.unweighted:
             failed = library.star_count_rows(
-                _n(len(rows)), _at(rows), *hops[0], *hops[1], *scales, _at(self._filter), k, *scratch, *outputs
+                _n(len(rows)), _at(rows), *hops[0], *hops[1], *scales, k, *scratch, *outputs
             )
         else:
             values = (_at(walk.mid_values), _at(walk.mid_factor))
