@@ -93,6 +93,5 @@ setup(
     extras_require={"cpu": CPU, "gpu": GPU, "dev": DEV},
     entry_points={
         "console_scripts": ["star-rl = star_rl.cli:main"],
-        "verl.plugins": ["star_rl = star_rl.integrations.verl"],
     },
 )

@@ -19,10 +19,8 @@ _IMPORTS = {
     "vllm": "import vllm; print(vllm.__version__)",
     "ms-swift": "import swift; from swift import SftArguments; print(swift.__version__)",
     "verl": "import verl; from verl.trainer.main_ppo import main; print(verl.__version__)",
-    "plug-in": (
-        "from verl.plugin.platform.platform_manager import PlatformRegistry as P; import star_rl.integrations.verl;"
-        "print('registered')"
-    ),
+    # As every verl process of a CPU run loads it: through the variable, so that a failure is loud.
+    "plug-in": "import verl; from verl.plugin.platform import get_platform; print('platform', get_platform().device_name)",
 }
 _IMPORT_SECONDS = 180
 _CPU_MEMORY_GIB = 8
@@ -78,6 +76,8 @@ def _versions(extra: str) -> Iterator[Check]:
 def _import(item: tuple[str, str]) -> Check:
     name, code = item
     environment = os.environ | {"VLLM_PLUGINS": "none", "VLLM_LOGGING_LEVEL": "ERROR", "HF_HUB_OFFLINE": "1"}
+    if name == "plug-in":
+        environment |= {"VERL_PLATFORM": "cpu", "VERL_USE_EXTERNAL_MODULES": "star_rl.integrations.verl.register"}
     try:
         result = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=_IMPORT_SECONDS, env=environment

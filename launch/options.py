@@ -52,17 +52,21 @@ class Neighbours:
 
 @dataclass
 class Evidence:
-    """``size``: ``full`` (the paper's form) or ``short`` (one line, for a tiny student)."""
+    """``size``: ``full`` (the paper's form) or ``short`` (one line, for a tiny student); ``budget``: tokens a text."""
 
     size: str = "full"
+    budget: int | None = None
 
 
 @dataclass
 class Prompt:
-    """The student's prompt: ``profile`` ``full`` or ``compact``; ``history`` items shown at most."""
+    """The student's prompt: ``profile`` ``full`` or ``compact``; ``history`` items shown at most (0: what the profile
+    holds); ``budget`` of tokens (paper, table 5); ``top`` ids in the ranking."""
 
     profile: str = "full"
-    history: int = 50
+    history: int = 0
+    budget: int = 6000
+    top: int = 20
 
 
 @dataclass
@@ -208,7 +212,9 @@ class Recipe:
             ("neighbours.items_k", self.neighbours.items_k, 1, 10_000),
             ("neighbours.users_k", self.neighbours.users_k, 1, 10_000),
             ("neighbours.liked_k", self.neighbours.liked_k, 1, 10_000),
-            ("prompt.history", self.prompt.history, 1, 10_000),
+            ("evidence.budget", self.evidence.budget, 1, float("inf")),
+            ("prompt.history", self.prompt.history, 0, 10_000),
+            ("prompt.top", self.prompt.top, 1, 20),
             ("tools.lens_top", self.tools.lens_top, 1, 20),
             ("teacher.passes", self.teacher.passes, 1, 64),
             ("sft_set.max_tokens", self.sft_set.max_tokens, 64, float("inf")),

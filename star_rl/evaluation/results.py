@@ -1,0 +1,118 @@
+"""What a method answered to each task: one Parquet row an answer, from which every table is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from star_rl.errors import StarError
+from star_rl.evaluation.metrics import FAILED, Ranks, rank_of
+from star_rl.files import atomic_path
+from star_rl.records import Task
+
+SCHEMA = pa.schema(
+    [
+        pa.field("method", pa.string(), nullable=False),
+        pa.field("task_id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("scenario", pa.string(), nullable=False),
+        pa.field("sample", pa.int32(), nullable=False),
+        pa.field("ranking", pa.list_(pa.string())),
+        pa.field("rank", pa.int32(), nullable=False),
+        pa.field("well_formed", pa.bool_()),
+        pa.field("valid", pa.bool_()),
+        pa.field("tool_calls", pa.int32()),
+        pa.field("tokens", pa.int32()),
+        pa.field("seconds", pa.float32()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One method's answer to one task.
+
+    Attributes:
+        ranking: best first, as it stands; ``None`` where there is none, which counts as a miss.
+        well_formed: for methods that write trajectories.
+        valid: whether the list names the task's candidates and nothing else; ``None`` where that was not asked for.
+        tool_calls, tokens: of this answer, ``None`` where the method has none.
+        seconds: wall time of this answer.
+    """
+
+    method: str
+    task: Task
+    ranking: Sequence[str | None] | None
+    sample: int = 0
+    well_formed: bool | None = None
+    valid: bool | None = None
+    tool_calls: int | None = None
+    tokens: int | None = None
+    seconds: float | None = None
+
+    @property
+    def rank(self) -> int:
+        """Position of the truth from 1; see :func:`star_rl.evaluation.metrics.rank_of`."""
+        return rank_of(self.ranking, self.task.ground_truth)
+
+
+def table_of(answers: Iterable[Answer]) -> pa.Table:
+    """Answers as a table of :data:`SCHEMA`."""
+    rows = [
+        {
+            "method": answer.method,
+            "task_id": answer.task.task_id,
+            "source": answer.task.source,
+            "scenario": answer.task.scenario,
+            "sample": answer.sample,
+            "ranking": None if answer.ranking is None else list(answer.ranking),
+            "rank": answer.rank,
+            "well_formed": answer.well_formed,
+            "valid": answer.valid,
+            "tool_calls": answer.tool_calls,
+            "tokens": answer.tokens,
+            "seconds": answer.seconds,
+        }
+        for answer in answers
+    ]
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def write(path: str | Path, table: pa.Table) -> None:
+    """Write a table of answers atomically."""
+    with atomic_path(path) as temporary:
+        pq.write_table(table.cast(SCHEMA), temporary, compression="zstd")
+
+
+def ranks_by_task(table: pa.Table, method: str, tasks: Sequence[Task], samples: int = 1) -> Ranks:
+    """Ranks of one method over tasks in their order, a missing answer being a failure. Shape: (samples, n).
+
+    Raises:
+        StarError: an answer belongs to no task of the set: results of another set were mixed in.
+    """
+    place = {task.task_id: index for index, task in enumerate(tasks)}
+    found = np.full((samples, len(tasks)), FAILED, np.int32)
+    own = table.filter(pc.equal(table["method"], method))
+    for task_id, sample, rank in zip(*(own[name].to_pylist() for name in ("task_id", "sample", "rank")), strict=True):
+        if task_id not in place:
+            raise StarError(
+                f"{method} has an answer to task {task_id}, which is not among the {len(tasks)} tasks",
+                "judge each task set in a folder of its own",
+            )
+        if sample < samples:
+            found[sample, place[task_id]] = rank
+    return found
+
+
+def mean_of(table: pa.Table, method: str, column: str) -> float | None:
+    """Mean of a column over a method's answers; ``None`` where it was never measured."""
+    values = table.filter(pc.equal(table["method"], method))[column].drop_null()
+    if not len(values):
+        return None
+    return float(np.mean(values.to_numpy(zero_copy_only=False).astype(np.float64)))
