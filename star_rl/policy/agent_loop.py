@@ -103,7 +103,9 @@ class StarAgentLoop(AgentLoopBase):
             logger.warning("rollout of %s ended: %s (%s)", task.get("task_id"), result.stop, result.error)
         started = time.perf_counter()
         score, details = await self._score(kwargs, result, task)
-        return self._output(result, engine, score, details, time.perf_counter() - started)
+        output = self._output(result, engine, score, details, time.perf_counter() - started)
+        output.extra_fields.update(task_id=task.get("task_id"), stop=result.stop, messages=result.messages)
+        return output
 
     async def _score(
         self, row: Mapping[str, Any], result: Rollout, task: dict[str, Any]
@@ -142,7 +144,6 @@ class StarAgentLoop(AgentLoopBase):
             ),
             extra_fields={
                 "reward_extra_info": details,
-                "model_text": result.model_text,
                 "min_global_steps": engine.first_step if engine.first_step is not None else 0,
                 "max_global_steps": engine.last_step if engine.last_step is not None else 0,
                 "turn_scores": [],

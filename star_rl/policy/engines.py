@@ -41,16 +41,20 @@ class EngineOptions:
     kind          vllm, transformers, or auto: vllm where it is installed
     max_model_len tokens of prompt and response together, None for the model's own
     max_num_seqs  sequences in one batch; further requests wait in the engine
-    threads       threads of a CPU engine, None to leave them alone
+    threads       threads of a CPU engine, None to leave them alone; on a busy machine a tiny model is several times
+                  faster with one, because threads that spin for each other cost more than the arithmetic
     logprobs      whether to return the log-probabilities of the sampled tokens
+    seed          of the engine, not of a request (vLLM's CPU build has none such): the same seed gives the same distribution, and
+                  the same samples only where requests arrive in the same order
     extra         further arguments of vLLM's ``AsyncEngineArgs``
     """
 
     kind: Kind = "auto"
     max_model_len: int | None = None
     max_num_seqs: int = 256
-    threads: int | None = None
+    threads: int | None = 1
     logprobs: bool = False
+    seed: int = 0
     extra: tuple[tuple[str, Any], ...] = ()
 
 
@@ -85,6 +89,7 @@ class VllmEngine:
             "max_num_seqs": options.max_num_seqs,
             "enable_prefix_caching": True,
             "disable_log_stats": True,
+            "seed": options.seed,
             "generation_config": "vllm",  # sampling is the caller's, not the checkpoint's
         }
         if options.max_model_len:
@@ -142,6 +147,7 @@ class TransformersEngine:
 
         if options.threads:
             torch.set_num_threads(options.threads)
+        torch.manual_seed(options.seed)
         self._torch = torch
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if self._device == "cuda" else torch.float32

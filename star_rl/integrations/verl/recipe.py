@@ -222,6 +222,11 @@ class Paths:
         return self.run / "rollouts"
 
     @property
+    def details(self) -> Path:
+        """One JSON-lines file a step: scores, counts and messages of each rollout."""
+        return self.run / "details"
+
+    @property
     def agent_loops(self) -> Path:
         return self.run / "agent_loops.yaml"
 
@@ -313,7 +318,8 @@ def verl_tree(recipe: Recipe, paths: Paths, name: str) -> dict[str, Any]:
     }
     synchronous = recipe.verl.get("trainer", {}).get("v1", {}).get("trainer_mode", "sync") == "sync"
     strict = {"path": f"pkg://{_PACKAGE}.replay", "name": "StrictReplayBuffer"}  # asynchronous modes have a buffer of their own
-    sampler = {"trainer": {"v1": {"sampler": {"custom_sampler": strict}}}} if synchronous else {}
+    told = {"custom_sampler": strict, "sampler_kwargs": {"+details_dir": str(paths.details.resolve())}}
+    sampler = {"trainer": {"v1": {"sampler": told}}} if synchronous else {}
     return merge(BASE, CPU if cpu else {}, sampler, recipe.verl, places)
 
 

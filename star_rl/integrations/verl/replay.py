@@ -1,24 +1,44 @@
-"""A replay buffer that looks often and overlooks nothing (``trainer.v1.sampler.custom_sampler``, synchronous training).
+"""A replay buffer that looks often, overlooks nothing, and tells (``trainer.v1.sampler.custom_sampler``, synchronous training).
 
 Often: verl sleeps 2 s between two looks (verl/trainer/ppo/v1/replay_buffer.py:144), nothing beside minutes of generation but the
 larger part of a step where a tiny model needs one second.
 
-Nothing: where rollouts raise, verl trains on those that are left and fills up with padding (replay_buffer.py:84). The policy loop
-turns all that a model can do into data, so a rollout that raises is a fault of configuration or code, and training stops.
+Nothing overlooked: where rollouts raise, verl trains on those that are left and fills up with padding (replay_buffer.py:84). The
+policy loop turns all that a model can do into data, so a rollout that raises is a fault of configuration or code, and training
+stops.
+
+Tells: verl logs the sum of a reward, not its components, and dumps texts without them. What ``sample`` returns beside the batch
+goes into the metrics of the step, so the components and the loop's counts are added there, and each rollout's go to a file.
 """
 
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import transfer_queue as tq
+from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+
+from star_rl.files import write_jsonl
+
+#: Counts whose sum over a step is logged too, beside the mean.
+_SUMMED = ("loop_tool_calls", "loop_tool_calls_ok", "loop_unparsable_calls")
 
 
 class StrictReplayBuffer(ReplayBuffer):
-    """verl's synchronous replay buffer; ``sampler_kwargs.poll_interval`` (seconds) shortens the pause between two looks."""
+    """verl's synchronous replay buffer with the three additions above.
+
+    ``sampler_kwargs``: ``poll_interval`` (seconds), ``details_dir`` (where ``<step>.jsonl`` with one line a rollout goes).
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        poll_interval = (kwargs.get("sampler_kwargs") or {}).get("poll_interval")
-        if poll_interval is not None:
-            kwargs["poll_interval"] = float(poll_interval)
+        options = kwargs.get("sampler_kwargs") or {}
+        if options.get("poll_interval") is not None:
+            kwargs["poll_interval"] = float(options["poll_interval"])
+        self._details_dir = options.get("details_dir")
         super().__init__(*args, **kwargs)
 
     def _sync_metadata_from_transfer_queue(self) -> None:
@@ -31,3 +51,70 @@ class StrictReplayBuffer(ReplayBuffer):
         failed = [uid for uids in self.failure_keys.values() for uid in uids]
         if failed:
             raise RuntimeError(f"a rollout of group {failed[0]} raised: see 'Error in _run_prompt' in the log")
+
+    def sample(
+        self, global_steps: int, partition_id: str, batch_size: int
+    ) -> tuple[KVBatchMeta, dict[str, Any]]:
+        """As verl's, with reward components and counts among the metrics."""
+        batch, metrics = super().sample(global_steps, partition_id, batch_size)
+        if partition_id == "train":
+            details = self._details(batch)
+            metrics.update(summary(details))
+            if self._details_dir:
+                write_jsonl(Path(self._details_dir) / f"{global_steps}.jsonl", details)
+        return batch, metrics
+
+    @staticmethod
+    def _details(batch: KVBatchMeta) -> list[dict[str, Any]]:
+        """One mapping a rollout: group, sample, task, scores and counts, the model's text."""
+        keys = [key for key in batch.keys if key.count("_") >= 2]  # noqa: SIM118 - a list of verl's, no mapping
+        stored = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
+        rows = []
+        for key, entry in zip(keys, stored["extra_fields"], strict=True):
+            fields = getattr(entry, "data", entry)
+            group, sample, _ = key.rsplit("_", 2)
+            scores = fields.get("reward_extra_info", {})
+            rows.append(
+                {
+                    "group": group,
+                    "sample": int(sample),
+                    "task_id": fields.get("task_id"),
+                    "stop": fields.get("stop"),
+                    "scores": {name: float(value) for name, value in scores.items()},
+                    "messages": fields.get("messages", []),
+                }
+            )
+        return sorted(rows, key=lambda row: (row["group"], row["sample"]))
+
+
+def summary(details: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Metrics of one step from its rollouts: means, some sums, and how much signal the groups hold.
+
+    ``reward/<component>/mean``, ``rollout/<count>/mean`` and ``/sum``; ``groups/without_signal`` is the share of groups whose
+    samples all score the same, ``groups/successes/<k>`` the share with k samples of ``acc`` 1.
+    """
+    if not details:
+        return {}
+    columns: dict[str, list[float]] = defaultdict(list)
+    groups: dict[str, list[Mapping[str, float]]] = defaultdict(list)
+    for row in details:
+        groups[row["group"]].append(row["scores"])
+        for name, value in row["scores"].items():
+            columns[name].append(value)
+    out: dict[str, float] = {}
+    for name, values in columns.items():
+        place = f"rollout/{name.removeprefix('loop_')}" if name.startswith("loop_") else f"reward/{name}"
+        out[f"{place}/mean"] = _mean(values)
+        if name in _SUMMED:
+            out[f"{place}/sum"] = sum(values)
+    out["groups/without_signal"] = _mean(len({scores.get("score") for scores in group}) == 1 for group in groups.values())
+    if "acc" in columns:
+        wins = [round(sum(scores["acc"] for scores in group)) for group in groups.values()]
+        for number in range(max(map(len, groups.values())) + 1):
+            out[f"groups/successes/{number}"] = _mean(count == number for count in wins)
+    return out
+
+
+def _mean(values: Iterable[float]) -> float:
+    kept = [float(value) for value in values]
+    return sum(kept) / len(kept)

@@ -1,0 +1,233 @@
+"""Many rollouts of one checkpoint over many tasks: difficulty sampling, evaluation, best-of-k.
+
+Runs :func:`star_rl.policy.loop.rollout`, the loop that training runs. One JSON line a rollout, appended as each ends, so that a
+killed run goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from star_rl.errors import StarError
+from star_rl.files import fingerprint, read_jsonl
+from star_rl.policy.engines import EngineOptions, open_engine
+from star_rl.policy.loop import Budget, Engine, Rollout, render_prompt, rollout
+from star_rl.policy.tools import TOOL_SCHEMAS, Evidence, Lens, ToolBox
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyTask:
+    """One prompt for the policy. ``messages`` end with the user's; ``candidates`` are read by the lens of that name."""
+
+    task_id: str
+    messages: Sequence[Mapping[str, str]]
+    candidates: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingOptions:
+    """How tasks are sampled.
+
+    samples       rollouts a task
+    temperature, top_p, top_k   of the engine; 0.7 and 0.95 are the paper's at evaluation, temperature 0 is greedy
+    in_flight     rollouts under way at once; more than the engine's ``max_num_seqs`` keeps it full while tools answer
+    lens, lens_top, show_tools, budget   as in training
+    """
+
+    samples: int = 1
+    temperature: float = 0.7
+    top_p: float = 0.95
+    top_k: int = -1
+    in_flight: int = 192
+    lens: Lens = "text"
+    lens_top: int = 5
+    show_tools: bool = True
+    budget: Budget = field(default_factory=Budget)
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or self.in_flight < 1:
+            raise StarError(f"samples={self.samples}, in_flight={self.in_flight}", "give whole numbers from 1 upwards")
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise StarError(f"temperature={self.temperature}, top_p={self.top_p}", "0 <= temperature, 0 < top_p <= 1")
+
+    def engine_parameters(self) -> dict[str, Any]:
+        return {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where sampling stands: rollouts done (of them found done before), in all, tokens generated, seconds."""
+
+    done: int
+    resumed: int
+    total: int
+    model_tokens: int
+    seconds: float
+
+
+def tasks_of_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[PolicyTask]:
+    """Policy tasks from rows of a GRPO parquet (``prompt`` and ``extra_info``)."""
+    for row in rows:
+        info = row.get("extra_info") or {}
+        yield PolicyTask(str(info["task_id"]), list(row["prompt"]), list(info.get("candidates") or ()))
+
+
+def sample(
+    model: str | Path,
+    tasks: Iterable[PolicyTask],
+    store: Evidence,
+    out: str | Path,
+    options: SamplingOptions | None = None,
+    engine: EngineOptions | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Path:
+    """Sample every task and write ``out`` (JSON lines, sorted by task and sample when whole).
+
+    Fields of a line: ``task_id, sample, stop, error, model_text, messages, counts, prompt_tokens, seconds, engine_seconds,
+    tool_seconds``. ``seconds`` is wall time from the rollout's start to its end, waiting in the engine included.
+
+    Raises:
+        StarError: the model or the engine is missing, the engine failed in some rollouts, two tasks share an id, or ``out`` was begun with other settings.
+    """
+    return asyncio.run(sample_async(model, tasks, store, out, options, engine, on_progress))
+
+
+async def sample_async(
+    model: str | Path,
+    tasks: Iterable[PolicyTask],
+    store: Evidence,
+    out: str | Path,
+    options: SamplingOptions | None = None,
+    engine: EngineOptions | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Path:
+    """:func:`sample` inside a running event loop."""
+    options, target, wanted = options or SamplingOptions(), Path(out), list(tasks)
+    ids = [task.task_id for task in wanted]
+    if len(set(ids)) != len(ids):
+        twice = next(task_id for task_id in ids if ids.count(task_id) > 1)
+        raise StarError(f"two tasks have the id {twice!r}", "give each task an id of its own")
+    settings = fingerprint({"model": str(Path(model).resolve()), "options": asdict(options)})
+    lines = _Lines(target, settings)
+    missing = [
+        (task, number)
+        for task in wanted
+        for number in range(options.samples)
+        if (task.task_id, number) not in lines.done
+    ]
+    resumed, total = len(lines.done), len(lines.done) + len(missing)
+    if missing:
+        async with open_engine(model, engine) as opened:
+            await _sample_all(opened, _tokenizer(model), missing, store, options, lines, resumed, total, on_progress)
+    lines.finish({task_id: place for place, task_id in enumerate(ids)})
+    return target
+
+
+async def _sample_all(
+    engine: Engine,
+    tokenizer: Any,
+    missing: Sequence[tuple[PolicyTask, int]],
+    store: Evidence,
+    options: SamplingOptions,
+    lines: _Lines,
+    resumed: int,
+    total: int,
+    on_progress: Callable[[Progress], None] | None,
+) -> None:
+    gate, started = asyncio.Semaphore(options.in_flight), time.monotonic()
+    prompts: dict[str, list[int]] = {}
+    schemas = TOOL_SCHEMAS if options.show_tools else None
+    done, tokens = resumed, 0
+    failures: list[str] = []
+
+    async def one(task: PolicyTask, number: int) -> None:
+        nonlocal done, tokens
+        async with gate:
+            if task.task_id not in prompts:
+                prompts[task.task_id] = render_prompt(tokenizer, task.messages, schemas)
+            begun = time.monotonic()
+            result = await rollout(
+                engine,
+                tokenizer,
+                prompts[task.task_id],
+                ToolBox(store, task.candidates, options.lens, options.lens_top),
+                options.budget,
+                options.engine_parameters(),
+            )
+            lines.append(record(task.task_id, number, result, time.monotonic() - begun))
+        if result.stop in ("engine_error", "aborted"):
+            failures.append(result.error or result.stop)
+        done, tokens = done + 1, tokens + int(result.counts["model_tokens"])
+        if on_progress is not None:
+            on_progress(Progress(done, resumed, total, tokens, time.monotonic() - started))
+
+    await asyncio.gather(*(one(task, number) for task, number in missing))
+    if failures:
+        raise StarError(
+            f"the engine failed in {len(failures)} of {len(missing)} rollouts: {failures[0]}",
+            "see its output above; run again to sample those anew",
+        )
+
+
+def record(task_id: str, number: int, result: Rollout, seconds: float) -> dict[str, Any]:
+    """One line of the output."""
+    return {
+        "task_id": task_id,
+        "sample": number,
+        "stop": result.stop,
+        "error": result.error,
+        "model_text": result.model_text,
+        "messages": result.messages,
+        "counts": result.counts,
+        "prompt_tokens": len(result.prompt_ids),
+        "seconds": round(seconds, 6),
+        "engine_seconds": round(result.engine_seconds, 6),
+        "tool_seconds": round(result.tool_seconds, 6),
+    }
+
+
+def _tokenizer(model: str | Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(str(model))
+
+
+class _Lines:
+    """The output while it grows: ``<name>.part`` with a first line that names the settings; renamed when whole."""
+
+    def __init__(self, target: Path, settings: str) -> None:
+        self._target, self._part = target, target.with_name(target.name + ".part")
+        self.done: set[tuple[str, int]] = set()
+        self._settings = settings
+        target.parent.mkdir(parents=True, exist_ok=True)
+        kept: list[str] = []
+        if self._part.exists():
+            rows = list(read_jsonl(self._part))  # a line cut short by a kill is passed over
+            if rows and rows[0].get("settings") != settings:
+                raise StarError(f"{self._part} was begun with other settings", "delete it, or choose another file")
+            for row in rows[1:]:
+                if (row["task_id"], row["sample"]) not in self.done and row["stop"] not in ("engine_error", "aborted"):
+                    self.done.add((row["task_id"], row["sample"]))
+                    kept.append(json.dumps(row, ensure_ascii=False))
+        text = "".join(f"{line}\n" for line in (json.dumps({"settings": settings}), *kept))
+        self._part.write_text(text, encoding="utf-8")
+        self._handle = open(self._part, "a", encoding="utf-8")
+
+    def append(self, row: dict[str, Any]) -> None:
+        self._handle.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self._handle.flush()
+
+    def finish(self, order: Mapping[str, int]) -> None:
+        self._handle.close()
+        rows = [row for row in read_jsonl(self._part) if "task_id" in row]
+        rows = [row for row in rows if row["task_id"] in order]
+        rows.sort(key=lambda row: (order[row["task_id"]], row["sample"]))
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        self._part.write_text(text, encoding="utf-8")
+        self._part.replace(self._target)

@@ -1,0 +1,132 @@
+"""GRPO whole: verl's trainer, Ray, FSDP2, vLLM, real tool calls from a store, on this machine's CPU."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from star_rl.errors import StarError
+from star_rl.integrations.verl import processes
+from star_rl.integrations.verl.grpo import export, last_checkpoint, read_metrics, run_grpo
+from star_rl.integrations.verl.recipe import Paths, load_recipe
+
+pytestmark = pytest.mark.engine
+ROOT = Path(__file__).parents[2]
+TOY = ROOT / "tests/policy/toy.py"
+PROMPTS, SAMPLES = 4, 4
+
+
+def load_toy():
+    spec = importlib.util.spec_from_file_location("toy", TOY)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    toy, folder = load_toy(), tmp_path_factory.mktemp("grpo")
+    model, store, tasks = toy.make_policy(folder)
+    pq.write_table(pa.Table.from_pylist(toy.grpo_rows(tasks[:32])), folder / "train.parquet")
+    (folder / "reward.py").write_text(toy.REWARD)
+    return Paths(folder / "run", model, folder / "train.parquet", store)
+
+
+def recipe(world, steps, reward="reward.py"):
+    return load_recipe(
+        ROOT / "recipes/grpo/tiny.yaml",
+        {
+            "reward": str(world.train.parent / reward),
+            "device": "cpu",
+            "policy": {"opener": "toy:ToyStore.open"},
+            "env": {"PYTHONPATH": os.pathsep.join((str(ROOT), str(TOY.parent)))},
+            "verl": {
+                "data": {"train_batch_size": PROMPTS, "max_prompt_length": 128, "max_response_length": 192},
+                "actor_rollout_ref": {
+                    "actor": {"ppo_mini_batch_size": PROMPTS},
+                    "rollout": {"n": SAMPLES, "max_model_len": 320, "max_num_seqs": 32},
+                },
+                "trainer": {"total_training_steps": steps, "save_freq": 1},
+            },
+        },
+    )
+
+
+def test_two_steps_on_the_real_engines(world):
+    seen = []
+    result = run_grpo(recipe(world, 2), world, on_step=seen.append)
+    assert [step.step for step in seen] == [1, 2] and result.steps == 2 and result.resumed_from == 0
+    metrics = read_metrics(world)
+    # The second step samples from synchronised weights: a broken weight sync shows here.
+    assert all(row["training/rollout_probs_diff_max"] < 1e-4 for row in metrics)
+    assert all(row["rollout/tool_calls_ok/sum"] > 0 for row in metrics)
+    assert all(row["reward/leaked/mean"] == 0.0 for row in metrics), "a reward saw tool output"
+
+    details = [json.loads(line) for line in open(world.details / "1.jsonl")]
+    assert Counter(Counter(row["group"] for row in details).values()) == {SAMPLES: PROMPTS}
+    for group in {row["group"] for row in details}:
+        members = [row for row in details if row["group"] == group]
+        assert len({row["task_id"] for row in members}) == 1, "a group mixes prompts"
+        assert [row["sample"] for row in members] == list(range(SAMPLES))
+    tools = [m["content"] for row in details for m in row["messages"] if m["role"] == "tool"]
+    assert tools and all("Among the candidates" in text or text.endswith(".") for text in tools)
+
+    changed = export(result, world.run / "student")
+    assert (changed / "model.safetensors").is_file() and (changed / "tokenizer.json").is_file()
+    assert not processes.members(world.run), "processes of the run are left"
+
+    again = run_grpo(recipe(world, 3), world)
+    assert (again.resumed_from, again.steps) == (2, 3)
+    assert [row["step"] for row in read_metrics(world)] == [1, 2, 3]
+
+
+def test_a_reward_that_fails_in_training_stops_it_with_the_cause(world):
+    body = load_toy().REWARD.replace("found =", "assert extra_info['task_id'] == 'check', 'no such task'\n    found =")
+    (world.train.parent / "failing.py").write_text(body)
+    broken = Paths(world.run.with_name("broken"), world.model, world.train, world.store)
+    with pytest.raises(StarError, match="a rollout of group"):
+        run_grpo(recipe(world, 1, "failing.py"), broken)
+    assert not processes.members(broken.run)
+
+
+@pytest.mark.slow
+def test_killed_training_resumes_at_its_checkpoint_with_the_data_order_kept(world):
+    whole = Paths(world.run.with_name("whole"), world.model, world.train, world.store)
+    run_grpo(recipe(world, 4), whole)
+    cut = Paths(world.run.with_name("cut"), world.model, world.train, world.store)
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import test_verl_grpo as t; from pathlib import Path; from star_rl.integrations.verl.recipe import Paths\n"
+        "w = Paths(*map(Path, sys.argv[2:])); t.run_grpo(t.recipe(w, 4), w)\n"
+    )
+    arguments = [str(path) for path in (Path(__file__).parent, cut.run, cut.model, cut.train, cut.store)]
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=ROOT
+    )
+    deadline = time.monotonic() + 400
+    while (last_checkpoint(cut) or 0) < 2:
+        assert launcher.poll() is None and time.monotonic() < deadline, "no second checkpoint"
+        time.sleep(0.2)
+    launcher.kill()
+    launcher.wait()
+    for process in processes.members(cut.run):
+        process.send_signal(signal.SIGKILL)
+    wandb = (cut.run / "wandb_id").read_text()
+    result = run_grpo(recipe(world, 4), cut)
+    assert result.resumed_from >= 2 and result.steps == 4
+    assert (cut.run / "wandb_id").read_text() == wandb
+    assert [row["step"] for row in read_metrics(cut)] == [1, 2, 3, 4]
+
+    def tasks(paths, step):
+        return sorted({json.loads(line)["task_id"] for line in open(paths.details / f"{step}.jsonl")})
+
+    assert [tasks(cut, step) for step in range(1, 5)] == [tasks(whole, step) for step in range(1, 5)]

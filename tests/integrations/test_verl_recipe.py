@@ -1,0 +1,147 @@
+"""Recipes: layers, Hydra's grammar, and what a user can get wrong."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from star_rl.errors import StarError
+from star_rl.integrations.verl.grpo import check, read_metrics
+from star_rl.integrations.verl.recipe import (
+    Paths,
+    agent_loops,
+    compose,
+    load_recipe,
+    merge,
+    overrides_of,
+    ray_folder,
+    verl_tree,
+)
+from star_rl.integrations.verl.reward import check_reward
+
+ROOT = Path(__file__).parents[2]
+GOOD = "def compute_score(data_source, solution_str, ground_truth, extra_info):\n    return {'score': 1.0, 'acc': 0.0}\n"
+
+
+@pytest.fixture
+def paths(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "store").mkdir()
+    pq.write_table(pa.table({"prompt": list(range(40))}), tmp_path / "train.parquet")
+    (tmp_path / "reward.py").write_text(GOOD)
+    return Paths(tmp_path / "run", tmp_path / "model", tmp_path / "train.parquet", tmp_path / "store")
+
+
+def tiny(paths, **more):
+    return load_recipe(ROOT / "recipes/grpo/tiny.yaml", {"reward": str(paths.train.parent / "reward.py"), **more})
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "recipes/grpo").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_recipe_is_accepted_by_verl(file, paths):
+    config = compose(overrides_of(verl_tree(load_recipe(file), paths, "name")))
+    assert config.actor_rollout_ref.rollout.agent.default_agent_loop == "star_agent"
+    assert (config.actor_rollout_ref.rollout.top_p, config.actor_rollout_ref.rollout.top_k) == (1.0, -1)
+
+
+def test_the_run_s_paths_and_the_cpu_s_values_reach_verl(paths):
+    config = compose(check(tiny(paths, device="cpu"), paths))
+    assert config.trainer.device == "cpu" and config.ray_kwargs.ray_init.num_gpus == 1
+    assert config.actor_rollout_ref.model.path == str(paths.model)
+    assert config.reward.custom_reward_function.path == str(paths.train.parent / "reward.py")
+    assert config.trainer.v1.sampler.custom_sampler.name == "StrictReplayBuffer"
+
+
+def test_on_a_gpu_machine_nothing_of_the_cpu_is_left(paths):
+    config = compose(overrides_of(verl_tree(tiny(paths, device="cuda"), paths, "name")))
+    assert config.trainer.device == "cuda" and config.actor_rollout_ref.rollout.enforce_eager is False
+    assert "num_gpus" not in config.ray_kwargs.ray_init
+
+
+def test_a_running_cluster_is_joined_not_started(paths):
+    config = compose(overrides_of(verl_tree(tiny(paths, ray={"address": "auto"}), paths, "name")))
+    assert config.ray_kwargs.ray_init.address == "auto" and "_temp_dir" not in config.ray_kwargs.ray_init
+
+
+def test_the_reward_is_one_line(paths):
+    tree = verl_tree(load_recipe({"reward": "pkg://rewards.star:other"}), paths, "name")
+    assert tree["reward"]["custom_reward_function"] == {"path": "pkg://rewards.star", "name": "other"}
+
+
+def test_the_policy_s_options_reach_the_agent_loop(paths):
+    (loop,) = agent_loops(tiny(paths), paths)
+    assert loop["name"] == "star_agent" and loop["lens"] == "candidates" and loop["store"] == str(paths.store)
+
+
+def test_overrides_follow_hydra_s_grammar():
+    tree = {"a": {"+b": {"c": "it's"}, "d": [1, None]}, "e": {}, "f": True, "g": 4e-4}
+    assert overrides_of(tree) == ["+a.b.c='it\\'s'", "a.d=[1,null]", "e={}", "f=true", "g=0.0004"]
+
+
+def test_later_layers_win_and_an_added_key_is_the_same_key():
+    assert merge({"a": {"+x": 1, "y": 1}}, {"a": {"x": 2}}) == {"a": {"+x": 2, "y": 1}}
+
+
+def test_ray_s_folder_is_short_and_its_own(tmp_path):
+    one, two = ray_folder(tmp_path / ("long" * 40)), ray_folder(tmp_path)
+    assert one != two and len(str(one)) < 40
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"polcy": {}}, "polcy"),
+        ({"policy": {"lense": "text"}}, "lense"),
+        ({"policy": {"lens": "glasses"}}, "glasses"),
+        ({"policy": {"budget": {"turns": 0}}}, "turns"),
+        ({"policy": {"budget": {"steps": 1}}}, "steps"),
+    ],
+)
+def test_a_mistyped_recipe_is_named(source, message):
+    with pytest.raises(StarError, match=message):
+        load_recipe(source)
+
+
+def test_a_key_verl_does_not_have_is_refused(paths):
+    with pytest.raises(StarError, match="trainr"):
+        check(tiny(paths, verl={"trainr": {"x": 1}}), paths)
+
+
+def test_what_does_not_fit_is_said_before_anything_starts(paths):
+    with pytest.raises(StarError, match="40 rows"):
+        check(tiny(paths, verl={"data": {"train_batch_size": 64}}), paths)
+    with pytest.raises(StarError, match=r"rollout\.n"):
+        check(tiny(paths, verl={"actor_rollout_ref": {"rollout": {"n": 1}}}), paths)
+    with pytest.raises(StarError, match="evidence store"):
+        check(tiny(paths), Paths(paths.run, paths.model, paths.train, paths.store / "absent"))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("def compute_score(data_source, solution_str):\n    return {'score': 1}\n", "ground_truth"),
+        (GOOD.replace("'acc'", "'reward'"), "reward"),
+        (GOOD.replace("1.0", "float('nan')"), "nan"),
+        (GOOD.replace("'score'", "'points'"), "score"),
+        (GOOD.replace("return", "return 1 / len(solution_str) and"), "ZeroDivisionError"),
+        ("def compute_score(**k):\n    return {'score': 1.0, **({'x': 1.0} if k['solution_str'] else {})}\n", "other keys"),
+        ("x = 1\n", "compute_score"),
+        ("import nothing_of_that_name\n", "nothing_of_that_name"),
+    ],
+)
+def test_a_reward_that_breaks_its_contract_is_refused(tmp_path, body, message):
+    file = tmp_path / "mine.py"
+    file.write_text(body)
+    with pytest.raises(StarError, match=message):
+        check_reward(str(file))
+
+
+def test_metrics_of_a_resumed_run_hold_each_step_once(paths):
+    attempts = paths.run / "attempts"
+    attempts.mkdir(parents=True)
+    lines = [[(1, 0.1), (2, 0.2), (3, 0.3)], [(2, 0.9)]]
+    for number, steps in enumerate(lines, 1):
+        rows = [json.dumps({"step": step, "data": {"x": value}}) + "\n" for step, value in steps]
+        (attempts / f"{number:03d}.jsonl").write_text("".join(rows))
+    assert read_metrics(paths) == [{"step": 1, "x": 0.1}, {"step": 2, "x": 0.9}]
