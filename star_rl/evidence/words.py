@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Literal
 
 from star_rl.evidence.model import USER_CF, Catalogue, Category, Evidence
@@ -48,6 +49,7 @@ def approximate_tokens(text: str) -> int:
     return digits + -(-(len(text.encode("utf-8", "replace")) - digits) // 3)
 
 
+@lru_cache(maxsize=1 << 16)
 def clean(text: str, longest: int = 200) -> str:
     """Foreign text on one line, without control characters, shortened, with every tag defused."""
     line = " ".join(_CONTROL.sub(" ", text).split())

@@ -13,6 +13,7 @@ import os
 import shutil
 import struct
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -41,7 +42,8 @@ from star_rl.evidence.manifest import MANIFEST, building_folder, manifest_text, 
 from star_rl.files import fingerprint as digest_of
 from star_rl.files import read_json, write_json, writing_error
 
-#: Journal frame: bytes and checksum of the payload; the payload: lengths of name, text, details, then the three.
+#: Journal frame: bytes and checksum of the payload; the payload: lengths of name, text, details, then
+#: these three and the outcome.
 _FRAME = struct.Struct("<IQ")
 _LENGTHS = struct.Struct("<III")
 
@@ -128,6 +130,7 @@ class EvidenceWriter:
         text: str,
         neighbours: Sequence[Sequence[Any]] = (),
         structured: Any = None,
+        outcome: str = "template",
     ) -> None:
         """Append one entry.
 
@@ -137,6 +140,7 @@ class EvidenceWriter:
             text: what the tool answers.
             neighbours: (id, weight) or (id, weight, support), strongest first.
             structured: any JSON value: the evidence before it became words.
+            outcome: how the words came about; the manifest counts them.
 
         Raises:
             StarError: an id that is not UTF-8, or the disk is full.
@@ -156,7 +160,7 @@ class EvidenceWriter:
             ) from error
         hashed = hash_of(name)
         try:
-            self._journals[hashed % len(self._journals)].append(name, words, details, hashed)
+            self._journals[hashed % len(self._journals)].append(name, words, details, outcome.encode(), hashed)
         except OSError as error:
             raise writing_error(self.folder, error) from error
         self._names.add(name)
@@ -179,12 +183,13 @@ class EvidenceWriter:
         sealing = self.folder / "sealing"
         try:
             shutil.rmtree(sealing, ignore_errors=True)
-            tools: dict[str, int] = {}
+            tools: Counter[str] = Counter()
+            outcomes: Counter[str] = Counter()
             rows: list[dict[str, Any]] = []
             for number, journal in enumerate(self._journals):
                 folder = sealing / shard_name(number)
                 folder.mkdir(parents=True)
-                entries, slots = _write_shard(journal, folder, tools)
+                entries, slots = _write_shard(journal, folder, tools, outcomes)
                 rows.append(
                     {"entries": entries, "slots": slots, "files": {name: _described(folder / name) for name in FILES}}
                 )
@@ -195,6 +200,7 @@ class EvidenceWriter:
                 "about": self.identity["about"],
                 "entries": sum(row["entries"] for row in rows),
                 "tools": dict(sorted(tools.items())),
+                "outcomes": dict(sorted(outcomes.items())),
                 **facts,
                 "shards": rows,
             }
@@ -247,20 +253,21 @@ class _Journal:
             self._handle.truncate(self._end)
         self._handle.seek(0, os.SEEK_END)
 
-    def append(self, name: bytes, text: bytes, details: bytes, hashed: int) -> None:
-        payload = b"".join((_LENGTHS.pack(len(name), len(text), len(details)), name, text, details))
+    def append(self, name: bytes, text: bytes, details: bytes, outcome: bytes, hashed: int) -> None:
+        payload = b"".join((_LENGTHS.pack(len(name), len(text), len(details)), name, text, details, outcome))
         self._handle.write(_FRAME.pack(len(payload), xxh3_64_intdigest(payload)) + payload)
         self.hashes.append(hashed)
         self.offsets.append(self._end)
         self._end += _FRAME.size + len(payload)
 
-    def read(self, offset: int) -> tuple[bytes, bytes, bytes]:
+    def read(self, offset: int) -> tuple[bytes, bytes, bytes, bytes]:
         descriptor = self._handle.fileno()
         length, _ = _FRAME.unpack(os.pread(descriptor, _FRAME.size, offset))
         payload = os.pread(descriptor, length, offset + _FRAME.size)
         name, text, details = _LENGTHS.unpack_from(payload)
         first, second = _LENGTHS.size + name, _LENGTHS.size + name + text
-        return payload[_LENGTHS.size : first], payload[first:second], payload[second : second + details]
+        third = second + details
+        return payload[_LENGTHS.size : first], payload[first:second], payload[second:third], payload[third:]
 
     def names(self) -> Iterator[bytes]:
         for offset in self.offsets:
@@ -274,30 +281,30 @@ class _Journal:
         self._handle.close()
 
 
-def _ordered(journal: _Journal) -> Iterator[tuple[int, bytes, bytes, bytes]]:
-    """(hash, name, text, details) by hash, then name; of several frames of one name the last."""
+def _ordered(journal: _Journal) -> Iterator[tuple[int, bytes, bytes, bytes, bytes]]:
+    """(hash, name, text, details, outcome) by hash, then name; of several frames of one name the last."""
     hashes = np.frombuffer(journal.hashes, dtype=np.uint64) if len(journal.hashes) else np.empty(0, np.uint64)
     offsets = np.frombuffer(journal.offsets, dtype=np.uint64) if len(journal.offsets) else np.empty(0, np.uint64)
     order = np.argsort(hashes, kind="stable")  # stable: frames of one hash stay in the order they were put
     position = 0
     while position < len(order):
         hashed = int(hashes[order[position]])
-        group: dict[bytes, tuple[bytes, bytes]] = {}
+        group: dict[bytes, tuple[bytes, bytes, bytes]] = {}
         while position < len(order) and hashes[order[position]] == hashed:
-            name, text, details = journal.read(int(offsets[order[position]]))
-            group[name] = (text, details)
+            name, *rest = journal.read(int(offsets[order[position]]))
+            group[name] = (rest[0], rest[1], rest[2])
             position += 1
         for name in sorted(group):
             yield hashed, name, *group[name]
 
 
-def _write_shard(journal: _Journal, folder: Path, tools: dict[str, int]) -> tuple[int, int]:
-    """Write the three files of one shard; returns its entries and slots, and adds to the counts by tool."""
+def _write_shard(journal: _Journal, folder: Path, tools: Counter[str], outcomes: Counter[str]) -> tuple[int, int]:
+    """Write the three files of one shard; returns its entries and slots, and adds to the counts."""
     hashes, starts, checksums, names, texts = array("Q"), array("Q"), array("Q"), array("I"), array("I")
     position = 0
     with open(folder / RECORDS, "wb", buffering=1 << 20) as records, open(folder / DETAILS, "wb") as cold:
         blocks = _Blocks(cold)
-        for ordinal, (hashed, name, text, details) in enumerate(_ordered(journal)):
+        for ordinal, (hashed, name, text, details, outcome) in enumerate(_ordered(journal)):
             record = b"".join((name, text, ORDINAL.pack(ordinal)))
             records.write(record)
             hashes.append(hashed)
@@ -306,8 +313,8 @@ def _write_shard(journal: _Journal, folder: Path, tools: dict[str, int]) -> tupl
             names.append(len(name))
             texts.append(len(text))
             position += len(record)
-            tool = name[: name.index(b"\0")].decode()
-            tools[tool] = tools.get(tool, 0) + 1
+            tools[name[: name.index(b"\0")].decode()] += 1
+            outcomes[outcome.decode()] += 1
             blocks.append(details)
         blocks.finish()
         _sync_file(records)

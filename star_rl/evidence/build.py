@@ -1,0 +1,236 @@
+"""The pure step from neighbours to a sealed store, in streams: neighbours, items and histories in, one folder out.
+
+It may be killed at any point and run again; the sealed bytes are those of an undisturbed run. Memory holds the items,
+a few batches and about 100 bytes an entry, whatever the number of neighbours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from star_rl.errors import StarError
+from star_rl.evidence.leak import Contains, targets_of
+from star_rl.evidence.llm import LanguageModel
+from star_rl.evidence.manifest import read_manifest
+from star_rl.evidence.model import TOOLS, USER_CF, Neighbour, Words
+from star_rl.evidence.template import Template
+from star_rl.evidence.writer import EvidenceWriter
+from star_rl.records import Task
+
+#: A table of neighbours (``Neighbours.to_arrow()``: key, neighbours, weights, support) or its Parquet file.
+Source: TypeAlias = pa.Table | str | Path
+#: The items a user chose that are visible, oldest first.
+Histories: TypeAlias = Callable[[str], Sequence[str]]
+Verbaliser: TypeAlias = Template | LanguageModel
+_BATCH = 512
+_COLUMNS = ("key", "neighbours", "weights", "support")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One key that is to be put into words."""
+
+    tool: str
+    key: str
+    neighbours: list[Neighbour]
+    history: Sequence[str]
+
+
+def build_store(
+    path: str | Path,
+    sources: Mapping[str, Source],
+    verbaliser: Verbaliser,
+    *,
+    scenario: str,
+    fingerprint: str,
+    histories: Histories | None = None,
+    tasks: Sequence[Task] = (),
+    contains: Contains | None = None,
+    shards: int = 1,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Put every key of the sources into words and seal the store.
+
+    Args:
+        path: the store's folder. Where it is sealed already with the same identity, nothing is done.
+        sources: neighbours by tool (``UserCF``, ``ItemCF``).
+        verbaliser: :class:`Template` or :class:`LanguageModel`.
+        scenario, fingerprint: of the visible interactions that the neighbours were made of.
+        histories: for the reasons in UserCF's evidence.
+        tasks, contains: with both, the store is sealed with the proof that it saw no target of these tasks.
+        shards: see :class:`EvidenceWriter`.
+        workers: processes for the template; they do not change the result.
+        progress: called with (keys done, keys in all).
+
+    Returns:
+        The manifest of the sealed store.
+
+    Raises:
+        StarError: a target is visible, an input is not what it should be, or the store cannot be written.
+    """
+    path = Path(path)
+    for tool in sources:
+        if tool not in TOOLS:
+            raise StarError(f"there is no tool {tool!r}", f"choose one of {', '.join(TOOLS)}")
+    targets = targets_of(tasks, contains) if contains is not None else None
+    facts: dict[str, Any] = {} if targets is None else {"targets": targets}
+    about = verbaliser.about()
+    if path.exists():
+        manifest = read_manifest(path, scenario, fingerprint)
+        same = manifest["about"] == about and len(manifest["shards"]) == shards and manifest.get("targets") == targets
+        if not same:
+            raise StarError(f"{path} is sealed, and with other settings", "choose another path, or delete it")
+        return manifest
+    total = sum(_length(source) for source in sources.values())
+    with EvidenceWriter(path, scenario, fingerprint, about, shards) as writer:
+        done = len(writer)
+        jobs = _jobs(sources, histories or (lambda user: ()), writer)
+        finished = (
+            _by_model(jobs, verbaliser)
+            if isinstance(verbaliser, LanguageModel)
+            else (_by_template(jobs, verbaliser, workers))
+        )
+        for job, words in finished:
+            writer.put(job.tool, job.key, words.text, job.neighbours, words.evidence.as_json(), words.outcome)
+            done += 1
+            if progress is not None and done % 256 == 0:
+                progress(done, total)
+        writer.seal(**facts)
+    return read_manifest(path)
+
+
+def price(
+    sources: Mapping[str, Source], model: LanguageModel, histories: Histories | None = None, sample: int = 2000
+) -> dict[str, Any]:
+    """What :func:`build_store` with ``model`` would cost, from an even sample of about ``sample`` keys."""
+    total = sum(_length(source) for source in sources.values())
+    step = max(1, total // sample)
+    jobs = _jobs(sources, histories or (lambda user: ()), frozenset(), step)
+    return model.estimate(((job.tool, job.key, job.neighbours, job.history) for job in jobs), total)
+
+
+def _length(source: Source) -> int:
+    return source.num_rows if isinstance(source, pa.Table) else _opened(source).metadata.num_rows
+
+
+def _opened(source: str | Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(source)
+    except FileNotFoundError as error:
+        raise StarError(f"there is no table of neighbours {source}", "run the stage that writes it") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise StarError(f"{source} is not a readable Parquet file ({error})", "write it again") from error
+
+
+def _batches(source: Source) -> Iterator[pa.RecordBatch]:
+    names = source.column_names if isinstance(source, pa.Table) else _opened(source).schema_arrow.names
+    missing = [name for name in _COLUMNS if name not in names]
+    if missing:
+        raise StarError(
+            f"the neighbours lack the column(s) {', '.join(missing)}", f"they should have {', '.join(_COLUMNS)}"
+        )
+    if isinstance(source, pa.Table):
+        yield from source.select(list(_COLUMNS)).to_batches(max_chunksize=_BATCH)
+    else:
+        yield from _opened(source).iter_batches(batch_size=_BATCH, columns=list(_COLUMNS))
+
+
+def _jobs(
+    sources: Mapping[str, Source],
+    histories: Histories,
+    done: EvidenceWriter | frozenset[tuple[str, str]],
+    step: int = 1,
+) -> Iterator[Job]:
+    number = 0
+    for tool, source in sources.items():
+        for batch in _batches(source):
+            keys, *columns = (batch.column(name).to_pylist() for name in _COLUMNS)
+            for key, ids, weights, support in zip(keys, *columns, strict=True):
+                number += 1
+                if number % step or (tool, key) in done:
+                    continue
+                rows = [Neighbour(*row) for row in zip(ids, weights, support, strict=True)]
+                yield Job(tool, key, rows, tuple(histories(key)) if tool == USER_CF else ())
+
+
+# --------------------------------------------------------------------------------------------------------- template
+
+_template: Template | None = None  # of a worker process
+
+
+def _begin(template: Template) -> None:
+    global _template
+    _template = template
+
+
+def _written(jobs: list[Job]) -> list[Words]:
+    assert _template is not None
+    return [_template(job.tool, job.key, job.neighbours, job.history) for job in jobs]
+
+
+def _chunks(jobs: Iterable[Job]) -> Iterator[list[Job]]:
+    chunk: list[Job] = []
+    for job in jobs:
+        chunk.append(job)
+        if len(chunk) == _BATCH:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _by_template(jobs: Iterable[Job], template: Template, workers: int) -> Iterator[tuple[Job, Words]]:
+    if workers <= 1:
+        for job in jobs:
+            yield job, template(job.tool, job.key, job.neighbours, job.history)
+        return
+    context = multiprocessing.get_context("fork")  # the items are shared with the workers, not copied to them
+    with ProcessPoolExecutor(workers, context, _begin, (template,)) as pool:
+        flying: deque[tuple[list[Job], Future[list[Words]]]] = deque()
+        for chunk in _chunks(jobs):
+            flying.append((chunk, pool.submit(_written, chunk)))
+            if len(flying) > 2 * workers:
+                first, result = flying.popleft()
+                yield from zip(first, result.result(), strict=True)
+        for first, result in flying:
+            yield from zip(first, result.result(), strict=True)
+
+
+# ------------------------------------------------------------------------------------------------------------ model
+
+
+def _by_model(jobs: Iterator[Job], model: LanguageModel) -> Iterator[tuple[Job, Words]]:
+    """Keep ``model.concurrency`` keys in work; yield each as it is done."""
+    runner = asyncio.Runner()
+    pending: set[asyncio.Task[tuple[Job, Words]]] = set()
+
+    async def one(job: Job) -> tuple[Job, Words]:
+        return job, await model.words(job.tool, job.key, job.neighbours, job.history)
+
+    async def some() -> set[asyncio.Task[tuple[Job, Words]]]:
+        while len(pending) < model.concurrency and (job := next(jobs, None)) is not None:
+            pending.add(asyncio.create_task(one(job)))
+        if not pending:
+            return set()
+        done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        pending.difference_update(done)
+        return done
+
+    with runner:
+        try:
+            while done := runner.run(some()):
+                for task in done:
+                    yield task.result()
+        finally:
+            runner.run(model.close())

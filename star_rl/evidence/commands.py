@@ -1,0 +1,186 @@
+"""What ``star-rl evidence`` does: build, verify, inspect. Each function returns the lines that are printed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from star_rl.errors import StarError
+from star_rl.evidence.build import build_store, price
+from star_rl.evidence.leak import contains_of, visible_fingerprint
+from star_rl.evidence.ledger import Ledger
+from star_rl.evidence.llm import LanguageModel, Prices
+from star_rl.evidence.model import ITEM_CF, USER_CF, Catalogue
+from star_rl.evidence.store import EvidenceStore
+from star_rl.evidence.template import Template
+from star_rl.evidence.words import Size, clean
+from star_rl.files import write_json
+from star_rl.prompts.flavours import flavour_of
+from star_rl.records import items_from, read_table, tasks_from
+
+if TYPE_CHECKING:
+    from star_rl.chat import ChatOptions
+
+
+def verify(path: str | Path) -> str:
+    """Read every byte of a store and hold it to its checksums.
+
+    Raises:
+        StarError: the store is damaged, unsealed or absent.
+    """
+    with EvidenceStore.open(path) as store:
+        report = store.verify()
+        lines = [
+            f"{path}: sound. {report['entries']:,} entries, {report['bytes']:,} bytes in {report['shards']} shard(s)",
+            f"scenario {store.scenario}, data {store.fingerprint}, {json.dumps(store.manifest['about'])}",
+        ]
+        if report["absent"]:
+            lines.append(f"not on this machine, so not checked: {', '.join(report['absent'])}")
+        if "targets" in store.manifest:
+            lines.append(f"built without the targets of {store.manifest['targets']['tasks']:,} tasks")
+    return "\n".join(lines)
+
+
+def inspect(path: str | Path, tool: str, key: str, most: int = 20) -> str:
+    """All that a store holds of one id.
+
+    Raises:
+        StarError: the store does not hold it, or cannot be opened.
+    """
+    with EvidenceStore.open(path) as store:
+        entry = store.entry(tool, key)
+        if entry is None:
+            held = ", ".join(f"{name} {count:,}" for name, count in store.manifest["tools"].items())
+            raise StarError(f"{path} holds nothing of {tool} {clean(key, 80)!r}", f"it holds {held or 'no entries'}")
+    lines = [f"{tool} {clean(key, 80)}", "", entry["text"], "", f"{len(entry['neighbours'])} neighbours:"]
+    for row in entry["neighbours"][:most]:
+        lines.append("  " + "  ".join([clean(str(row[0]), 80), f"{row[1]:.4f}", *map(str, row[2:])]))
+    if len(entry["neighbours"]) > most:
+        lines.append(f"  .. and {len(entry['neighbours']) - most} more")
+    return "\n".join([*lines, "", json.dumps(entry["structured"], ensure_ascii=False, indent=1)])
+
+
+def build(
+    path: str | Path,
+    *,
+    tables: str | Path,
+    visible: str | Path,
+    scenario: str,
+    item_neighbours: str | Path | None = None,
+    user_neighbours: str | Path | None = None,
+    tasks: str | Path | None = None,
+    source: str = "generic",
+    size: Size = "full",
+    budget: int | None = None,
+    chat: ChatOptions | None = None,
+    dry_run: bool = False,
+    shards: int = 1,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> str:
+    """Neighbours into a sealed store.
+
+    Args:
+        path: the store's folder.
+        tables: folder (or file) of ``items``.
+        visible: folder or file of the ``interactions`` that the neighbours were made of.
+        scenario: the scenario these are of.
+        item_neighbours, user_neighbours: Parquet files (key, neighbours, weights, support).
+        tasks: tasks whose targets must not be visible; checked, and recorded in the manifest.
+        source: what items are called in the model's prompt.
+        size, budget: of a text (:class:`Template`).
+        chat: the model that verbalises; the template where it is ``None``.
+        dry_run: price the job instead (with ``chat``).
+        shards, workers, progress: see :func:`star_rl.evidence.build.build_store`.
+
+    The paid replies are kept in ``<path>.ledger.jsonl``, the account of the last run in ``<path>.account.json``.
+    """
+    sources = {
+        tool: file for tool, file in ((ITEM_CF, item_neighbours), (USER_CF, user_neighbours)) if file is not None
+    }
+    if not sources:
+        raise StarError("no neighbours are named", "name those of items, of users or both")
+    interactions = read_table(visible, "interactions")
+    template = Template(Catalogue(items_from(read_table(tables, "items"))), size, budget)
+    histories = _histories(interactions)
+    asked = list(tasks_from(read_table(tasks, "tasks"))) if tasks is not None else []
+    options: dict[str, Any] = {
+        "scenario": scenario,
+        "fingerprint": visible_fingerprint(interactions),
+        "histories": histories,
+        "tasks": asked,
+        "contains": contains_of(interactions, asked) if asked else None,
+        "shards": shards,
+        "workers": workers,
+        "progress": progress,
+    }
+    if chat is None:
+        if dry_run:
+            raise StarError("the template costs nothing, so there is nothing to price", "name a chat endpoint")
+        return _sealed(path, build_store(path, sources, template, **options))
+    ledger = Ledger(Path(f"{path}.ledger.jsonl"))
+    try:
+        model = _model(chat, ledger, template, source, dry_run)
+        if dry_run:
+            found = price(sources, model, histories)
+            return (
+                f"{found['keys']:,} keys: about {found['prompt_tokens']:,} tokens of prompts and "
+                f"{found['completion_tokens']:,} of answers, cost {found['cost']:,} at the prices given "
+                f"({found['sampled']:,} keys sampled; {found['paid_already']:.0%} paid already)"
+            )
+        try:
+            manifest = build_store(path, sources, model, **options)
+        finally:
+            write_json(f"{path}.account.json", model.figures())
+        return _sealed(path, manifest)
+    finally:
+        ledger.close()
+
+
+def _model(chat: ChatOptions, ledger: Ledger, template: Template, source: str, dry_run: bool) -> LanguageModel:
+    """The verbaliser on a client of its own; a first client finds out what is served."""
+    from star_rl.chat import ChatClient
+
+    async def named() -> str:
+        async with ChatClient(chat) as client:
+            await client.ready()
+            return client.model
+
+    if not dry_run:
+        chat = replace(chat, model=asyncio.run(named()))
+    client = ChatClient(chat)
+    prices = Prices(chat.price_prompt, chat.price_completion)
+    # The client retries by itself; a call that fails for good is not asked once more.
+    return LanguageModel(
+        client, client.describe, ledger, template, flavour_of(source), chat.concurrency, retries=0, prices=prices
+    )
+
+
+def _histories(interactions: Any) -> Callable[[str], list[str]]:
+    """Items of a user, oldest first, from a table that is sorted by user and time."""
+    import numpy as np
+
+    users = interactions["user_id"].combine_chunks().dictionary_encode()
+    items = interactions["item_id"]
+    codes = users.indices.to_numpy()
+    order = np.argsort(codes, kind="stable")
+    bounds = np.searchsorted(codes[order], np.arange(len(users.dictionary) + 1))
+    place = {user: number for number, user in enumerate(users.dictionary.to_pylist())}
+
+    def of_user(user: str) -> list[str]:
+        number = place.get(user)
+        if number is None:
+            return []
+        return items.take(order[bounds[number] : bounds[number + 1]]).to_pylist()
+
+    return of_user
+
+
+def _sealed(path: str | Path, manifest: dict[str, Any]) -> str:
+    by_tool = ", ".join(f"{tool} {count:,}" for tool, count in manifest["tools"].items())
+    outcomes = ", ".join(f"{name} {count:,}" for name, count in manifest["outcomes"].items())
+    return f"sealed: {path} ({manifest['entries']:,} entries: {by_tool}; by {outcomes})"
