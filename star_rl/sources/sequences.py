@@ -1,7 +1,8 @@
 """Files that hold each user's items in order and no times: RecBole's sequential files, and plain lists.
 
-``*.inter`` with a header and the columns ``user_id``, ``item_id_list`` (ids separated by spaces) and ``item_id`` (the next
-one); or ``*.txt`` without a header: a user's id and then its items, separated by white space. The timestamp is the position.
+``*.inter`` with a header and the columns ``user_id``, ``item_id_list`` (ids separated by spaces) and ``item_id`` (the
+next one); or ``*.txt`` without a header: a user's id and then its items, separated by white space. The timestamp is the
+position.
 """
 
 from __future__ import annotations

@@ -1,0 +1,51 @@
+import pyarrow as pa
+import pytest
+
+from star_rl.errors import StarError
+from star_rl.records import INTERACTIONS, Task
+from star_rl.scenarios import Histories, assert_no_leak, first_contact
+
+
+def table(*rows):
+    return pa.Table.from_pylist(
+        [{"user_id": u, "item_id": i, "timestamp": t, "rating": r, "text": None} for u, i, t, r in rows], INTERACTIONS
+    )
+
+
+def task(user="u", truth="x", cutoff=10):
+    return Task("t-1", "s", "classic", user, (truth,), truth, cutoff)
+
+
+ROWS = table(("u", "a", 1, 5.0), ("v", "x", 2, None), ("u", "b", 9, None), ("u", "c", 10, 3.0), ("u", "x", 10, 1.0))
+
+
+def test_a_history_is_strictly_before_the_cutoff_oldest_first():
+    histories = Histories(ROWS)
+    assert histories.history(task()) == [("a", 1, 5.0), ("b", 9, None)]
+    assert histories.history(task(cutoff=1)) == []
+    assert histories.history(task(user="nobody")) == []
+    assert [event[0] for event in histories.of_user("u")] == ["a", "b", "c", "x"]
+    assert [event[0] for event in histories.of_user("u", before=9)] == ["a"]
+
+
+def test_a_late_cutoff_still_ends_before_the_first_contact():
+    assert [event[0] for event in Histories(ROWS).history(task(cutoff=99))] == ["a", "b"]
+
+
+def test_no_interactions_at_all():
+    assert Histories(table()).history(task()) == []
+    assert_no_leak(table(), [task()])
+    assert_no_leak(ROWS, [])
+
+
+def test_first_contacts():
+    rows = table(("u", "a", 5, None), ("u", "a", 3, None), ("v", "a", 1, None))
+    assert first_contact(rows, [("u", "a"), ("v", "a"), ("u", "b"), ("w", "a")]) == [3, 1, None, None]
+
+
+def test_the_guard_names_the_pair_and_the_task():
+    assert_no_leak(table(("u", "a", 9, None), ("v", "x", 99, None)), [task()])
+    with pytest.raises(StarError, match=r"\(user u, item x\), which task t-1"):
+        assert_no_leak(table(("u", "a", 1, None), ("u", "x", 3, None)), [task()])
+    with pytest.raises(StarError, match=r"\(user u, item b\), which task t-1"):
+        assert_no_leak(table(("u", "b", 10, None)), [task()])
