@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -227,7 +227,7 @@ def sft_curves(path: str | Path) -> dict[str, Curve]:
 
 def finite(curve: Iterable[tuple[float, float | None]]) -> list[tuple[float, float]]:
     """The points that are numbers."""
-    return [(s, v) for s, v in curve if v is not None and math.isfinite(v) and math.isfinite(s)]
+    return [(float(s), float(v)) for s, v in curve if v is not None and math.isfinite(v) and math.isfinite(s)]
 
 
 def mean_of(curve: Curve, count: int) -> float | None:
@@ -245,10 +245,12 @@ def window_of(points: int) -> int:
 def smooth(points: Sequence[tuple[float, float]], window: int | None = None) -> list[tuple[float, float]]:
     """Centred running mean; towards the ends, where half the window is missing, a straight line fitted to the rest.
 
-    So a trend is not flattened where a reader looks first, at the start and the end. Time linear in the points.
+    So a trend is not flattened where a reader looks first, at the start and the end. The line stays between the lowest
+    and the highest point. Time linear in the points.
     """
     half = (window_of(len(points)) if window is None else window) // 2
     values = [value for _, value in points]
+    low, high = min(values, default=0.0), max(values, default=0.0)
     sums = [0.0, *accumulate(values)]
     result = []
     for index, (step, _) in enumerate(points):
@@ -258,7 +260,7 @@ def smooth(points: Sequence[tuple[float, float]], window: int | None = None) -> 
         if index != middle:
             spread = sum((place - middle) ** 2 for place in range(first, end))
             mean += (index - middle) * sum((place - middle) * values[place] for place in range(first, end)) / spread
-        result.append((step, mean))
+        result.append((step, min(max(mean, low), high)))
     return result
 
 
@@ -274,88 +276,98 @@ def _label(run: Path, labels: Collection[str]) -> str:
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
-_STYLES = ("-", "--", "-.", ":")
+_STYLES: tuple[Any, ...] = ("-", "--", "-.", ":")
 
 
-def plot(
-    runs: str | Path | Sequence[str | Path],
-    out: str | Path,
-    report: Callable[[str], None] | None = None,
-) -> Path:
+def _draw(axes: Any, key: str, runs: Sequence[tuple[dict[str, Curve], list[float]]]) -> None:
+    """One curve of all runs: raw points, the running mean, and a dotted upright where a run was resumed."""
+    metric = GRPO[key]
+    if key in LOGARITHMIC:
+        axes.set_yscale("log")
+    for number, (curves, resumed) in enumerate(runs):
+        colour = _COLOURS[number % len(_COLOURS)]
+        points = finite(curves.get(key, []))
+        if key in LOGARITHMIC:
+            points = [(step, value) for step, value in points if value > 0]
+            line = [(step, 10**value) for step, value in smooth([(s, math.log10(v)) for s, v in points])]
+        else:
+            points = [(step, value * (100.0 if metric.percent else 1.0)) for step, value in points]
+            line = smooth(points)
+        axes.plot(
+            [step for step, _ in points],
+            [value for _, value in points],
+            linestyle="none",
+            marker=_MARKERS[number % len(_MARKERS)],
+            markersize=3,
+            color=colour,
+            alpha=0.45 if window_of(len(points)) > 1 else 1.0,
+        )
+        axes.plot(
+            [step for step, _ in line],
+            [value for _, value in line],
+            linestyle=_STYLES[number % len(_STYLES)],
+            color=colour,
+            linewidth=1.6,
+        )
+        for step in resumed:
+            axes.axvline(step - 0.5, color=colour, linewidth=0.8, linestyle=":")
+    axes.set_title(metric.title, fontsize=10, loc="left")
+    axes.set_xlabel("step", fontsize=8)
+    axes.set_ylabel(metric.unit, fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.grid(True, linewidth=0.4, alpha=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def plot(runs: str | Path | Sequence[str | Path], out: str | Path) -> Path:
     """Draw the GRPO curves of one run, or of several over each other, into a picture.
 
     Args:
-        runs: folders or ``metrics.jsonl`` files; a run before and after its resume are laid over each other.
-        out: the picture; matplotlib takes the format from the suffix (``.png``, ``.svg``, ``.pdf``).
-        report: is told of each run that has none of the curves.
+        runs: folders of runs, or logs: those of two starts lay a run before its resume over the same run after it.
+        out: the picture; its suffix (``.png``, ``.svg``, ``.pdf``) is its format.
 
     Raises:
-        StarError: a run has no log, no run has a curve, the suffix is no picture's, or matplotlib is not installed.
+        StarError: a run has no log or no curve, the suffix is no picture's, or matplotlib is not installed.
     """
     target = Path(out)
     if target.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise StarError(f"{target} does not name a picture", "end it in .png, .svg or .pdf")
-    read: dict[str, tuple[dict[str, Curve], list[float]]] = {}
+    found: dict[str, tuple[dict[str, Curve], list[float]]] = {}
     for run in [runs] if isinstance(runs, str | Path) else runs:
         metrics = read_metrics(run)
         curves = grpo_curves(metrics.curves)
-        if not curves and report is not None:
-            report(f"{run}: no curve of GRPO in its log")
-        read[_label(Path(run), read)] = (curves, metrics.resumed)
-    keys = [key for key in GRPO if any(finite(curves.get(key, [])) for curves, _ in read.values())]
-    if not keys:
-        raise StarError(f"no curve of GRPO in {', '.join(map(str, read)) or 'no run'}", "give a run that has trained")
+        if not any(finite(curve) for curve in curves.values()):
+            raise StarError(f"the log of {run} holds no curve of GRPO", "give a run that has trained")
+        found[_label(Path(run), found)] = (curves, metrics.resumed)
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+        from matplotlib.lines import Line2D
     except ImportError as error:
-        raise StarError(
-            "matplotlib is not installed", "pip install matplotlib, or open the run's report.html"
-        ) from error
+        raise StarError("matplotlib is not installed", "pip install matplotlib, or open report.html") from error
 
+    keys = [key for key in GRPO if any(finite(curves.get(key, [])) for curves, _ in found.values())]
     columns = min(3, len(keys))
     rows = -(-len(keys) // columns)
     figure = Figure(figsize=(4.4 * columns, 2.9 * rows + 0.5), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     for position, key in enumerate(keys):
-        metric = GRPO[key]
-        axes = figure.add_subplot(rows, columns, position + 1)
-        for number, (label, (curves, resumed)) in enumerate(read.items()):
-            scale = 100.0 if metric.percent else 1.0
-            points = [(step, value * scale) for step, value in finite(curves.get(key, []))]
-            colour = _COLOURS[number % len(_COLOURS)]
-            axes.plot(
-                [step for step, _ in points],
-                [value for _, value in points],
-                linestyle="none",
-                marker=_MARKERS[number % len(_MARKERS)],
-                markersize=3,
-                color=colour,
-                alpha=0.45 if window_of(len(points)) > 1 else 1.0,
-            )
-            line = smooth(points)
-            axes.plot(
-                [step for step, _ in line],
-                [value for _, value in line],
-                _STYLES[number % len(_STYLES)],
-                color=colour,
-                linewidth=1.6,
-                label=label,
-            )
-            for step in resumed:
-                axes.axvline(step - 0.5, color=colour, linewidth=0.8, linestyle=":")
-        if key in LOGARITHMIC:
-            axes.set_yscale("log")
-        axes.set_title(metric.title, fontsize=10, loc="left")
-        axes.set_xlabel("step", fontsize=8)
-        axes.set_ylabel(metric.unit, fontsize=8)
-        axes.tick_params(labelsize=8)
-        axes.grid(True, linewidth=0.4, alpha=0.5)
-        axes.spines[["top", "right"]].set_visible(False)
-    handles, names = figure.axes[0].get_legend_handles_labels()
-    if len(names) > 1 or any(resumed for _, resumed in read.values()):
-        title = "dotted upright: resumed" if any(resumed for _, resumed in read.values()) else None
-        figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), fontsize=8, title=title)
+        _draw(figure.add_subplot(rows, columns, position + 1), key, list(found.values()))
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=_COLOURS[number % len(_COLOURS)],
+            linestyle=_STYLES[number % len(_STYLES)],
+            marker=_MARKERS[number % len(_MARKERS)],
+            label=" " + label.replace("$", r"\$"),  # neither hidden (a leading underscore) nor read as mathematics
+        )
+        for number, label in enumerate(found)
+    ]
+    if any(resumed for _, resumed in found.values()):
+        handles.append(Line2D([], [], color="black", linewidth=0.8, linestyle=":", label="resumed"))
+    if len(handles) > 1:
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), fontsize=8)
     with atomic_path(target) as temporary:
         figure.savefig(temporary, dpi=150, format=target.suffix[1:].lower())
     return target

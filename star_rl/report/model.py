@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from star_rl.errors import StarError
 from star_rl.files import read_json, write_json
 
 JSON_NAME = "report.json"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 #: ``(step, value)`` in the order of the steps; a value of ``None`` was logged but was no finite number.
 Curve = list[tuple[float, float | None]]
@@ -176,20 +178,26 @@ class Report:
 
 
 def plain(value: Any) -> Any:
-    """Any value as what JSON can hold: dataclasses and tuples opened, NumPy scalars unwrapped, no NaN or infinity."""
+    """Any value as what a JSON file can hold.
+
+    Dataclasses and tuples are opened, NumPy scalars unwrapped; NaN and infinity become ``None``, and half a surrogate
+    pair (a model can write one as an escape) the replacement character.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {entry.name: plain(getattr(value, entry.name)) for entry in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): plain(inner) for key, inner in value.items()}
+        return {plain(str(key)): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(inner) for inner in value]
-    if value is None or isinstance(value, str | bool | int):
+    if isinstance(value, str):
+        return _SURROGATE.sub("\ufffd", value)
+    if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if hasattr(value, "tolist"):  # a NumPy scalar or array
         return plain(value.tolist())
-    return str(value)
+    return plain(str(value))
 
 
 def from_dict(value: Mapping[str, Any]) -> Report:

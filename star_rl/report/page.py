@@ -75,11 +75,6 @@ def signed(value: Any) -> str:
     return DASH if value is None else f"{value:+.1f}".replace("-", "\u2212")
 
 
-def clean(value: Any) -> str:
-    """Any text without the characters that no HTML page may hold."""
-    return _CONTROL.sub("\ufffd", str(value))
-
-
 def pretty(value: Any) -> str:
     return json.dumps(plain(value), ensure_ascii=False, indent=2)
 
@@ -164,7 +159,6 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: value if isinstance(value, Markup) else clean(value),
     )
     environment.filters.update(
         fixed=fixed, percent=percent, duration=duration, signed=signed, pretty=pretty, bar=figure.interval_bar
@@ -184,14 +178,13 @@ def render_page(report: Report) -> str:
         )
         for example in report.examples
     ]
-    return (
+    page = (
         _environment()
         .get_template("page.html.jinja")
         .render(
             report=report,
             run=report.run,
             total=sum(value for value in report.run.seconds.values() if value is not None),
-            longest=max((value for value in report.run.seconds.values() if value is not None), default=0.0),
             sft_charts=_sft_charts(report.sft.curves) if report.sft else [],
             grpo_charts=main,
             more_charts=rest,
@@ -203,6 +196,7 @@ def render_page(report: Report) -> str:
             dash=DASH,
         )
     )
+    return _CONTROL.sub("\ufffd", page)
 
 
 def write_report(run_dir: str | Path, report: Report | Mapping[str, Any]) -> tuple[Path, Path]:

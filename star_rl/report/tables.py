@@ -80,14 +80,14 @@ def _rows(methods: Sequence[Method], strong: Callable[[str], str], words: Callab
         for column in _columns(methods):
             text = _number(method, column)
             shown = strong(text) if best.get(column.field) == text else text
-            cells.append(shown + (words(_interval(method)) if column.field == "hr_avg" else ""))
+            cells.append(shown + (_interval(method) if column.field == "hr_avg" else ""))
         rows.append(cells)
     return rows
 
 
 def _markdown_text(text: str) -> str:
     """Text that stays text in a Markdown cell: no cell border, no line break, no markup."""
-    return re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", " ".join(text.split()) if text.strip() else text)
+    return re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", " ".join(text.split()))
 
 
 def markdown(methods: Sequence[Method]) -> str:
@@ -97,7 +97,7 @@ def markdown(methods: Sequence[Method]) -> str:
         *(f"{column.head} [95 %]" if column.field == "hr_avg" else column.head for column in _columns(methods)),
     ]
     lines = [heads, ["---", *("---:" for _ in heads[1:])]]
-    lines += _rows(methods, lambda text: f"**{text}**", lambda text: _markdown_text(text) if text.strip() else text)
+    lines += _rows(methods, lambda text: f"**{text}**", _markdown_text)
     return "\n".join("| " + " | ".join(cell.strip() for cell in line) + " |" for line in lines) + "\n"
 
 
