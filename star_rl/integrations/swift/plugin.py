@@ -2,8 +2,8 @@
 
 Stock `qwen3` with `hermes` differs from Qwen3's own chat template and from verl's token builder in four places: an
 empty think block on every turn, no newline between text and `<tool_call>`, a blank line before `# Tools` where there is
-no system message, and the newline after `<|im_end|>` being trained. With the names registered here, ids and loss mask of
-an SFT row equal those of the rollout.
+no system message, and the newline after `<|im_end|>` being trained. With the names registered here, ids and loss mask
+of an SFT row equal those of the rollout.
 
 Importing this module registers everything (ms-swift imports it as a file).
 """
@@ -45,9 +45,9 @@ class StarAgentTemplate(HermesAgentTemplate):
 class StarTemplate(Template):
     """The non-thinking template, with a short way for the rows of an SFT set.
 
-    ms-swift encodes a row again each time it is drawn, at 2 to 3 ms: copies, regular expressions, one tokenizer call for
-    each context. A row of plain text needs one batched call. Whatever is not such a row goes the usual way, and a test
-    holds both ways to the same ids and labels.
+    ms-swift encodes a row again each time it is drawn, at 2 to 3 ms: copies, regular expressions, one tokenizer call
+    for each context. A row of plain text needs one batched call. Whatever is not such a row goes the usual way, and a
+    test holds both ways to the same ids and labels.
     """
 
     def encode(self, inputs: Any, return_template_inputs: bool = False, return_length: bool = False) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class StarTemplate(Template):
 
     @property
     def _short_way(self) -> bool:
-        """Whether this template is set up as the short way assumes; a row over `max_length` has been taken out before."""
+        """Whether this template is set up as the short way assumes."""
         return (
             self.mode == "train"
             and self.task_type == "causal_lm"
@@ -84,6 +84,7 @@ class StarTemplate(Template):
 
 
 _ROLES = {"system", "user", "assistant", "tool"}
+_COLUMNS = {"messages", "tools", "dataset"}
 
 
 def _plain_row(row: Any) -> tuple[list[dict[str, str]], list[Any]] | None:
