@@ -21,6 +21,8 @@ LEFT, RIGHT, TOP, BOTTOM = 58, 12, 12, 40
 
 #: Larger values would overflow the arithmetic of an axis.
 _DRAWABLE = 1e150
+#: From so many points on they are drawn smaller.
+_MANY = 150
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +33,17 @@ class Series:
     curve: Curve
 
 
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About ``count`` round numbers (1, 2 or 5 times a power of ten) that span ``low`` to ``high``."""
+def ticks(low: float, high: float, least: int = 3) -> list[float]:
+    """Round numbers (1, 2 or 5 times a power of ten) from ``low`` to ``high``, ``least`` intervals or somewhat more."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return []
     if high <= low:
         return [low]
-    raw = (high - low) / max(1, count)
-    if not 1e-300 < raw < 1e300:
+    widest = (high - low) / least
+    if not 1e-300 < widest < 1e300:
         return [low, high]
-    base = 10.0 ** math.floor(math.log10(raw))
-    step = next((base * factor for factor in (1, 2, 5, 10) if base * factor >= raw * 0.999), base * 10)
+    base = 10.0 ** math.floor(math.log10(widest))
+    step = next(base * factor for factor in (5, 2, 1) if base * factor <= widest * 1.001 or factor == 1)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [index * step for index in range(first, last + 1)]
@@ -147,7 +149,7 @@ def line_chart(
                 '<path class="grid" d="M{} {:.1f}H{}"/><text class="tick" x="{}" y="{:.1f}" text-anchor="end">{}</text>'
             ).format(LEFT, y, WIDTH - RIGHT, LEFT - 6, y + 4, number(10**tick if log else tick))
         )
-    for tick in ticks(x0, x1, 6):
+    for tick in ticks(x0, x1):
         if tick != round(tick):
             continue
         x = px(tick)
@@ -171,11 +173,11 @@ def line_chart(
             ).format(middle, unit + (" (log)" if log else ""))
         )
     for index, points in enumerate(lines):
-        if not points:
-            continue
-        smoothed = window_of(len(points)) > 1
-        dots = "".join(f"M{px(step):.1f} {py(value):.1f}h0" for step, value in points)
-        out.append(Markup('<path class="dots s{}{}" d="{}"/>').format(index % 4, " faint" if smoothed else "", dots))
+        if points:
+            kind = " many" if len(points) > _MANY else " faint" if window_of(len(points)) > 1 else ""
+            dots = "".join(f"M{px(step):.1f} {py(value):.1f}h0" for step, value in points)
+            out.append(Markup('<path class="dots s{}{}" d="{}"/>').format(index % 4, kind, dots))
+    for index, points in enumerate(lines):  # above every point
         if len(points) > 1:
             out.append(Markup('<path class="line s{}" d="{}"/>').format(index % 4, path(smooth(points))))
     out.append(Markup("</svg>"))
