@@ -234,7 +234,8 @@ class _Talk:
 
 
 def _as_block(call: CallRequest) -> str:
-    """A function call as the inside of a ``<tool_call>`` block; one that is no JSON stays as it was, its tags defused."""
+    """A function call as the inside of a ``<tool_call>`` block; one that is no JSON stays as it was, its tags
+    defused."""
     value, error = decode(call.arguments or "{}")
     if error:
         return neutral(valid(f"{call.name}: {call.arguments}")).strip()

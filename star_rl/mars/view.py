@@ -1,0 +1,188 @@
+"""Looking at the teacher's runs: one in the terminal, a folder of them as one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from star_rl.errors import StarError
+from star_rl.files import write_text
+from star_rl.mars.record import Run, read_runs
+from star_rl.records import Item
+from star_rl.trajectory import BadCall, Json, Response, Text, Thinking, ToolCall
+from star_rl.trajectory.grammar import REFLECTION
+from star_rl.trajectory.model import Block
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_TEMPLATE = Path(__file__).with_name("page.html")
+#: Phase -> colour in the terminal; the page has its own in its style sheet.
+_COLOURS = {
+    "plan": "blue",
+    "user_profile": "cyan",
+    "historical_analysis": "green",
+    "recent_analysis": "yellow",
+    "interest_divergence": "magenta",
+    "reflection": "bright_yellow",
+    "recommend": "bright_red",
+}
+_LONGEST = 8000  # characters of a block on the page; the record holds it whole
+#: What a model or a title must not send to a terminal: control characters, escape sequences among them.
+_CONTROL = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
+
+
+def verdict_of(run: Run) -> str:
+    """What the reflector said: ``content``, ``sent back``, or ``none`` where it did not speak."""
+    verdicts = [phase.result.value for phase in run.trajectory.of(REFLECTION) if phase.result]
+    found = [verdict.get("correct") for verdict in verdicts if isinstance(verdict, dict)]
+    return "sent back" if "no" in found else "content" if "yes" in found else "none"
+
+
+def result_of(run: Run) -> str:
+    """``hit``, ``miss`` or ``failed``."""
+    return "failed" if run.failure else "hit" if run.hit else "miss"
+
+
+def part_of(block: Block) -> tuple[str, str]:
+    """(kind, words) of a block."""
+    match block:
+        case Thinking(text):
+            return "thinking", text.strip()
+        case ToolCall(name, arguments):
+            return "call", f"{name}({', '.join(f'{key}={json.dumps(value)}' for key, value in arguments.items())})"
+        case BadCall():
+            return "bad", f"{block.text}\n(does not parse: {block.reason})"
+        case Response(text):
+            return "response", text
+        case Json(raw):
+            return "json", raw
+        case Text(text):
+            return "text", text
+
+
+# --------------------------------------------------------------------------------------------------------- terminal
+
+
+def show(run: Run, console: Console | None = None, items: Mapping[str, Item] | None = None) -> None:
+    """One run in the terminal, phases and calls told apart by colour."""
+    from rich.console import Console, Group
+    from rich.panel import Panel
+    from rich.text import Text as Words
+
+    styles = {
+        "thinking": "italic",
+        "call": "bold",
+        "bad": "bold red",
+        "response": "dim",
+        "json": "",
+        "text": "dim red",
+    }
+    marks = {"call": "-> ", "bad": "-> ", "response": "<- ", "json": "=  "}
+    out = console or Console()
+    task = run.task
+    title = Words(f"{run.id}  {task.source}/{task.scenario}  user {task.user_id}".translate(_CONTROL))
+    rank = f"rank {run.rank}" if run.rank else "not ranked"
+    out.print(title, style="bold")
+    out.print(
+        Words(
+            run.failure.translate(_CONTROL)
+            or f"{result_of(run)}, the truth {task.ground_truth} has {rank}; {run.seconds:.2f} s"
+        )
+    )
+    for phase in run.trajectory.phases:
+        colour = _COLOURS.get(phase.tag, "red")
+        parts = [
+            Words(marks.get(kind, "") + words, style=styles[kind])
+            for kind, words in map(part_of, phase.blocks)
+            if words
+        ]
+        out.print(
+            Panel(Group(*parts), title=phase.tag or "outside every phase", title_align="left", border_style=colour)
+        )
+    for place, item_id in enumerate(run.ranking, 1):
+        item = (items or {}).get(item_id)
+        words = f"{place:3}  {item_id}" + (f"  {item.title}" if item else "")
+        out.print(Words(words.translate(_CONTROL), style="bold green" if item_id == task.ground_truth else ""))
+
+
+def find(paths: str | Path | Iterable[str | Path], wanted: str) -> Run:
+    """The run with an id, or the first of a task.
+
+    Raises:
+        StarError: there is none.
+    """
+    for run in read_runs(paths):
+        if wanted in (run.id, run.task.task_id):
+            return run
+    raise StarError(f"there is no run {wanted!r}", "name a run (task#pass) or a task that stands in the file")
+
+
+# ------------------------------------------------------------------------------------------------------------- page
+
+
+def write_page(
+    paths: str | Path | Iterable[str | Path],
+    out: str | Path,
+    items: Mapping[str, Item] | None = None,
+    limit: int = 2000,
+) -> dict[str, Any]:
+    """Write one self-contained page with the runs of files and folders, to filter, search and read.
+
+    Args:
+        items: titles for the rankings.
+        limit: runs on the page at most; how many there were is said on it.
+
+    Returns:
+        ``read``, ``shown`` and counts by result.
+
+    Raises:
+        StarError: no runs, or the page cannot be written.
+    """
+    if limit < 1:
+        raise StarError(f"limit is {limit}", "give 1 or more")
+    rows: list[dict[str, Any]] = []
+    results: Counter[str] = Counter()
+    for run in read_runs(paths):
+        results[result_of(run)] += 1
+        if len(rows) < limit:
+            rows.append(_row(run, items or {}))
+    read = sum(results.values())
+    data = {"read": read, "runs": rows}
+    # "<" never stands in the data, so that no title can close the script element.
+    text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c").replace("\u2028", "\\u2028")
+    write_text(out, _TEMPLATE.read_text(encoding="utf-8").replace("@DATA@", text, 1))
+    return {"read": read, "shown": len(rows), **dict(results)}
+
+
+def _row(run: Run, items: Mapping[str, Item]) -> dict[str, Any]:
+    known = {item_id: items[item_id].title for item_id in run.ranking if item_id in items}
+    return {
+        "id": run.id,
+        "source": run.task.source,
+        "scenario": run.task.scenario,
+        "user": run.task.user_id,
+        "truth": run.task.ground_truth,
+        "result": result_of(run),
+        "verdict": verdict_of(run),
+        "failure": run.failure,
+        "rank": run.rank,
+        "seconds": run.seconds,
+        "tokens": run.tokens,
+        "calls": run.calls,
+        "model": run.model,
+        "ranking": [[item_id, known.get(item_id, "")] for item_id in run.ranking],
+        "phases": [
+            [phase.tag or "outside", [_shortened(*part_of(block)) for block in phase.blocks]]
+            for phase in run.trajectory.phases
+        ],
+    }
+
+
+def _shortened(kind: str, words: str) -> list[str]:
+    if len(words) <= _LONGEST:
+        return [kind, words]
+    return [kind, f"{words[:_LONGEST]}\n[{len(words) - _LONGEST} more characters in the record]"]
