@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from star_rl.trajectory import CRITICAL, PHASES, BadCall, faults, parse, ranking, repeated
+from star_rl.trajectory import CRITICAL, BadCall, ToolCall, faults, parse, ranking, repeated
 
 #: key -> meaning. Every reward returns exactly these, all finite floats. verl logs ``acc`` under ``val-core`` and the
 #: rest under ``val-aux``. No key is named ``reward``, which verl keeps for itself.
@@ -101,16 +101,15 @@ def read(solution_str: str, ground_truth: str, extra_info: Mapping[str, Any] | N
     ids = ranking(trajectory) or []
     truth = ground_truth if isinstance(ground_truth, str) else str(ground_truth)
     candidates = _strings(info.get("candidates"), ())
-    calls = trajectory.calls
     seen: set[str] = set()
-    again = bad = 0
-    for call in calls:
-        if isinstance(call, BadCall):
-            bad += 1
-            continue
-        key = f"{call.name}\0{call.arguments!r}"
-        again += key in seen
-        seen.add(key)
+    good = bad = 0
+    for phase in trajectory.phases:
+        for block in phase.blocks:
+            if isinstance(block, ToolCall):
+                good += 1
+                seen.add(f"{block.name}\0{block.arguments!r}")
+            elif isinstance(block, BadCall):
+                bad += 1
     rollout = info.get("rollout") or {}
     return Reading(
         ranks=tuple(ids),
@@ -118,11 +117,11 @@ def read(solution_str: str, ground_truth: str, extra_info: Mapping[str, Any] | N
         well_formed=not found,
         faults=tuple(found),
         valid_list=_valid(ids, candidates),
-        tool_calls=len(calls),
+        tool_calls=good + bad,
         invalid_calls=bad + sum(int(rollout.get(name) or 0) for name in _UNANSWERABLE),
-        repeated_calls=again,
-        repeated_phases=len(repeated(trajectory)),
-        phases=sum(1 for phase in trajectory.phases if phase.tag in PHASES),
+        repeated_calls=good - len(seen),
+        repeated_phases=len(repeated(trajectory)) if found else 0,  # repetition is a fault
+        phases=sum(1 for phase in trajectory.phases if phase.tag),
     )
 
 

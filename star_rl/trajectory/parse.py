@@ -6,7 +6,9 @@ phase named in a thought or in a JSON string is words, not structure.
 
 from __future__ import annotations
 
-from star_rl.trajectory.grammar import CALL, JSON, PHASES, RECOMMEND, RESPONSE, TAG, THINKING
+from collections.abc import Callable
+
+from star_rl.trajectory.grammar import CALL, JSON, RECOMMEND, RESPONSE, TAG, THINKING
 from star_rl.trajectory.model import (
     BadCall,
     Block,
@@ -20,17 +22,16 @@ from star_rl.trajectory.model import (
     call_of,
 )
 
-_PHASES = frozenset(PHASES)
+
+def _response(inside: str) -> Response:
+    return Response(inside.removeprefix("\n").removesuffix("\n"))
 
 
-def _block(tag: str, inside: str) -> Block:
-    if tag == THINKING:
-        return Thinking(inside)
-    if tag == JSON:
-        return Json(inside)
-    if tag == RESPONSE:
-        return Response(inside.removeprefix("\n").removesuffix("\n"))
-    return call_of(inside.strip())
+#: Block tag -> (how to make it of what stands inside, its closing tag).
+_BLOCKS: dict[str, tuple[Callable[[str], Block], str]] = {
+    tag: (make, f"</{tag}>")
+    for tag, make in ((THINKING, Thinking), (JSON, Json), (CALL, call_of), (RESPONSE, _response))
+}
 
 
 def parse(text: str) -> Trajectory:
@@ -40,59 +41,52 @@ def parse(text: str) -> Trajectory:
     ``nested:<tag>`` (a phase opened inside another, which it ends). Tags out of place are kept as :class:`Text`, so
     that rendering shows everything that was written.
     """
-    result = Trajectory()
-    phase: Phase | None = None
-    opened = ""  # the block that is open
-    start = 0  # where its inside, or the text between blocks, begins
+    phases: list[Phase] = []
+    problems: list[tuple[str, int]] = []
+    phase = Phase("")  # ``""``: outside of any
+    blocks = phase.blocks
+    place = 0  # all before it has been read
+    search, of_tag = TAG.search, _BLOCKS.get
 
-    def keep(block: Block) -> None:
-        if phase is None:
-            if not result.phases or result.phases[-1].tag:
-                result.phases.append(Phase(""))
-            result.phases[-1].blocks.append(block)
+    while (match := search(text, place)) is not None:
+        start, inside = match.span()
+        if start > place and (words := text[place:start].strip()):
+            blocks.append(Text(words))
+        place = inside
+        slash, tag = match.groups()
+        block = of_tag(tag)
+        if block is None and not slash:  # a phase begins
+            if phase.tag:
+                problems.append((f"nested:<{tag}>", start))
+            elif blocks:
+                phases.append(phase)
+            phase = Phase(tag, [], False)
+            blocks = phase.blocks
+            phases.append(phase)
+        elif block is None and phase.tag == tag:  # it ends
+            phase.closed = True
+            phase = Phase("")
+            blocks = phase.blocks
+        elif block is None or slash:
+            problems.append((f"stray:</{tag}>", start))
+            blocks.append(Text(match.group()))
         else:
-            phase.blocks.append(block)
-
-    def between(end: int) -> None:
-        if words := text[start:end].strip():
-            keep(Text(words))
-
-    for match in TAG.finditer(text):
-        closing, tag = bool(match.group(1)), match.group(2)
-        if opened:
-            if closing and tag == opened:
-                keep(_block(tag, text[start : match.start()]))
-                opened, start = "", match.end()
-            continue
-        between(match.start())
-        start = match.end()
-        if tag not in _PHASES:
-            if closing:
-                result.problems.append((f"stray:</{tag}>", match.start()))
-                keep(Text(match.group()))
-            else:
-                opened = tag
-        elif closing:
-            if phase is not None and phase.tag == tag:
-                phase.closed, phase = True, None
-            else:
-                result.problems.append((f"stray:</{tag}>", match.start()))
-                keep(Text(match.group()))
-        else:
-            if phase is not None:
-                result.problems.append((f"nested:<{tag}>", match.start()))
-            phase = Phase(tag, closed=False)
-            result.phases.append(phase)
-    if opened:
-        result.problems.append((f"unclosed:<{opened}>", start))
-        if opened == CALL:
-            keep(BadCall(text[start:].strip(), "not closed", closed=False))
-        else:
-            keep(Text(f"<{opened}>{text[start:]}"))
-    else:
-        between(len(text))
-    result.problems.extend((f"unclosed:<{p.tag}>", len(text)) for p in result.phases if p.tag and not p.closed)
-    return result
+            make, closing = block
+            end = text.find(closing, inside)
+            if end < 0:  # what is left belongs to it, so this search to the end of the text is the last
+                problems.append((f"unclosed:<{tag}>", inside))
+                rest = text[inside:]
+                blocks.append(BadCall(rest.strip(), "not closed", False) if tag == CALL else Text(f"<{tag}>{rest}"))
+                place = len(text)
+                break
+            blocks.append(make(text[inside:end]))
+            place = end + len(closing)
+    if words := text[place:].strip():
+        blocks.append(Text(words))
+    if not phase.tag and blocks:
+        phases.append(phase)
+    problems.extend((f"unclosed:<{entry.tag}>", len(text)) for entry in phases if not entry.closed)
+    return Trajectory(phases, problems)
 
 
 def tool_calls(turn: str) -> list[ToolCall | BadCall]:
@@ -104,7 +98,7 @@ def ranking(trajectory: Trajectory) -> list[str | None] | None:
     """The list in the last ``<recommend>`` phase, position by position, as AgentRecBench's evaluator would take it.
 
     Returns ``None`` when there is no closed phase with a JSON list. Entries that are no strings become ``None``:
-    they hold their position and match nothing. Duplicates and foreign ids stay (spec, section 9.5).
+    they hold their position and match nothing. Duplicates and foreign ids stay.
     """
     phases = trajectory.of(RECOMMEND)
     if not phases or not phases[-1].closed or phases[-1].result is None:

@@ -57,17 +57,17 @@ def faults(trajectory: Trajectory, required: Sequence[str] = CRITICAL, own_text:
         if tags.index(REFLECTION) < first_expert:
             found.append(f"order:{REFLECTION}")
     for phase in trajectory.phases:
+        result: Json | None = None
         results = 0
         for block in phase.blocks:
-            if isinstance(block, BadCall):
+            if isinstance(block, Json):
+                result, results = block, results + 1
+            elif isinstance(block, BadCall):
                 found.append(f"call:{block.reason}")
-            elif isinstance(block, Json):
-                results += 1
             elif own_text and isinstance(block, Response):
                 found.append(f"forged:{phase.tag}")
         if not phase.tag or not phase.closed:
             continue  # what stands outside promises nothing; an open phase is a fault of its tags already
-        result = phase.result
         if results > 1:
             found.append(f"repeated:JSON in {phase.tag}")
         if result is None or result.error:
