@@ -49,9 +49,11 @@ class Chart:
 
 
 def fixed(value: Any, digits: int = 1) -> str:
-    """A number with so many digits; a dash where there is none."""
+    """A number with so many digits; a dash where there is none. What would round to zero is not shown as zero."""
     if value is None or isinstance(value, str) or value != value:
         return DASH
+    if 0 < value < 0.5 * 10**-digits:
+        return f"<{10**-digits:.{digits}f}"
     return f"{value:,.{digits}f}"
 
 

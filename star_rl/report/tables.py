@@ -54,7 +54,11 @@ def _columns(methods: Sequence[Method]) -> list[_Column]:
 
 def _number(method: Method, column: _Column) -> str:
     value = getattr(method, column.field)
-    return f"{value * column.scale:.{column.digits}f}" if _measured(value) else DASH
+    if not _measured(value):
+        return DASH
+    if 0 < value * column.scale < 0.5 * 10**-column.digits:  # what would round to zero is not shown as zero
+        return f"<{10**-column.digits:.{column.digits}f}"
+    return f"{value * column.scale:.{column.digits}f}"
 
 
 def _interval(method: Method) -> str:
@@ -79,7 +83,7 @@ def _rows(methods: Sequence[Method], strong: Callable[[str], str], words: Callab
         cells = [words(method.name)]
         for column in _columns(methods):
             text = _number(method, column)
-            shown = strong(text) if best.get(column.field) == text else text
+            shown = strong(text) if best.get(column.field) == text else words(text)
             cells.append(shown + (_interval(method) if column.field == "hr_avg" else ""))
         rows.append(cells)
     return rows

@@ -68,3 +68,10 @@ def test_pairs():
     shown = pairs_markdown([Pair("a|b", "c", 9.1, 5.2, 13.0), Pair("x", "y")])
     assert r"| a\|b | c | +9.1 [+5.2, +13.0] |" in shown
     assert "| x | y | – |" in shown
+
+
+def test_what_rounds_to_zero_is_not_shown_as_zero():
+    methods = [Method("fast", 1, 0.0, latency_p50=0.0004, latency_p95=0.0)]
+    assert r"| \<0.01 | 0.00 |" in markdown(methods)
+    assert r"& \textless{}0.01 & 0.00 \\" in latex(methods)
+    assert "<0.01" in text_of(terminal(methods))
