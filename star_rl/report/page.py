@@ -202,7 +202,7 @@ def render_page(report: Report) -> str:
 
 
 def write_report(run_dir: str | Path, report: Report | Mapping[str, Any]) -> tuple[Path, Path]:
-    """Write ``report.json`` and ``report.html`` into a run's folder; returns their paths.
+    """Write ``report.html`` and ``report.json`` into a run's folder; returns their paths in this order.
 
     Raises:
         StarError: a mapping is not of the report's form, a number lies outside its unit, or the folder cannot be
@@ -213,4 +213,4 @@ def write_report(run_dir: str | Path, report: Report | Mapping[str, Any]) -> tup
     html = render_page(checked)
     save(folder / JSON_NAME, checked)
     write_text(folder / PAGE_NAME, html)
-    return folder / JSON_NAME, folder / PAGE_NAME
+    return folder / PAGE_NAME, folder / JSON_NAME

@@ -132,7 +132,7 @@ def test_the_policy_admits_the_script_and_the_style_that_are_there():
 
 
 def test_any_text_can_be_written(tmp_path):
-    json_path, html_path = write_report(tmp_path, full(NASTY))
+    html_path, json_path = write_report(tmp_path, full(NASTY))
     assert "alert(1)" in load(json_path).run.name
     check(html_path.read_text(encoding="utf-8"))
 
@@ -250,18 +250,26 @@ def test_long_blocks_are_cut_and_say_so():
 
 
 def test_write_and_load_round_trip(tmp_path):
-    json_path, html_path = write_report(tmp_path / "run", full("plain"))
+    html_path, json_path = write_report(tmp_path / "run", full("plain"))
     assert load(json_path) == load(tmp_path / "run")
     assert load(json_path).methods == full("plain").methods
     assert load(json_path).grpo.curves["reward"] == [(1.0, 0.5), (2.0, 0.7), (3.0, None)]
     check(html_path.read_text())
 
 
+def test_a_composed_recipe_is_a_configuration(tmp_path):
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.create({"a": {"b": [1, {"c": 2}]}, "d": b"x"})
+    _, path = write_report(tmp_path, Report(Run("r", config=config)))
+    assert load(path).run.config["a"] == {"b": [1, {"c": 2}]}
+
+
 def test_numbers_json_cannot_hold_become_null(tmp_path):
     import numpy as np
 
     report = Report(Run("r"), grpo=Grpo({"reward": [(np.int64(1), np.float32(0.5)), (2, math.nan)]}, math.inf))
-    path, _ = write_report(tmp_path, report)
+    _, path = write_report(tmp_path, report)
     grpo = load(path).grpo
     assert grpo.curves["reward"] == [(1.0, 0.5), (2.0, None)]
     assert grpo.first5 is None
