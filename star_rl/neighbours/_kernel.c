@@ -20,12 +20,14 @@
 
 #if defined(__GNUC__) || defined(__clang__)
 #define PREFETCH(p) __builtin_prefetch(p)
+#define PREFETCH_WRITE(p) __builtin_prefetch((p), 1)
 #else
 #define PREFETCH(p) ((void)0)
+#define PREFETCH_WRITE(p) ((void)0)
 #endif
 
 /* Bumped whenever a signature below changes, so that a stale build is refused instead of called wrongly. */
-API int32_t star_kernel_version(void) { return 2; }
+API int32_t star_kernel_version(void) { return 3; }
 
 /* ---------------------------------------------------------------- building */
 
@@ -47,6 +49,8 @@ API int32_t star_pointers(int64_t n, const int32_t *keys, int64_t n_keys, int64_
 API void star_scatter(int64_t n, const int32_t *keys, const int32_t *values, const int64_t *times, int64_t *cursor,
                       int32_t *out_values, int64_t *out_times) {
     for (int64_t e = 0; e < n; e++) {
+        if (e + 24 < n) PREFETCH_WRITE(&cursor[keys[e + 24]]);
+        if (e + 12 < n) PREFETCH_WRITE(&out_values[cursor[keys[e + 12]]]);
         int64_t at = cursor[keys[e]]++;
         out_values[at] = values[e];
         if (times) out_times[at] = times[e];
@@ -56,8 +60,12 @@ API void star_scatter(int64_t n, const int32_t *keys, const int32_t *values, con
 /* Transposes a CSR pattern; rows of the result list their indices in ascending row order. `cursor` as in star_scatter. */
 API void star_transpose(int64_t n_rows, const int64_t *indptr, const int32_t *indices, const int64_t *times,
                         int64_t *cursor, int32_t *out_indices, int64_t *out_times) {
+    int64_t n = indptr[n_rows];
     for (int64_t r = 0; r < n_rows; r++)
         for (int64_t e = indptr[r]; e < indptr[r + 1]; e++) {
+            /* Both the cursors and their places are scattered over memory: asked for ahead, they arrive in parallel. */
+            if (e + 24 < n) PREFETCH_WRITE(&cursor[indices[e + 24]]);
+            if (e + 12 < n) PREFETCH_WRITE(&out_indices[cursor[indices[e + 12]]]);
             int64_t at = cursor[indices[e]]++;
             out_indices[at] = (int32_t)r;
             if (times) out_times[at] = times[e];
@@ -216,69 +224,86 @@ static uint64_t *sort_best(uint64_t *keys, uint64_t *spare, int64_t n) {
 /* Room beyond k before the buffer of candidates is thinned out. */
 #define SLACK(k) ((int64_t)(k) + 256)
 
-/* Thins the buffer down to its best k, puts them in order, and writes them out with their counts. Returns how many. */
-static int32_t finish(uint64_t *keys, uint64_t *spare, int64_t n, int32_t k, const uint32_t *counts, int32_t *indices,
-                      float *weights, int32_t *support) {
+static uint64_t smallest(const uint64_t *keys, int32_t k) {
+    uint64_t low = keys[0];
+    for (int32_t e = 1; e < k; e++) low = keys[e] < low ? keys[e] : low;
+    return low;
+}
+
+/* The best min(n, k) of n keys, best first; works in both buffers and returns the one with the result. */
+static const uint64_t *in_order(uint64_t *keys, uint64_t *spare, int64_t n, int32_t k) {
     if (n > k) select_best(keys, n, k);
-    int32_t size = n < k ? (int32_t)n : k;
-    const uint64_t *best = sort_best(keys, spare, size);
-    for (int32_t e = 0; e < size; e++) {
-        int32_t j = id_of(best[e]);
-        indices[e] = j;
-        weights[e] = weight_of(best[e]);
-        support[e] = (int32_t)counts[j];
-    }
-    return size;
+    return sort_best(keys, spare, n < k ? n : k);
 }
 
 /* ---------------------------------------------------------------- walks */
 
+/* A target's counter beside the kind of its scale, so that counting brings in what weighing needs. */
+typedef struct { uint32_t count; uint32_t kind; } Cell;
+
 /*
- * Unweighted walk: weight(row, j) = count(row, j) * target_scale[j] * row_scale[row], rounded to float32; support = count.
- * The row itself is left out. counts: n_targets zeros, left as zeros; touched: n_targets + 1. Returns -1 when memory is short.
+ * Unweighted walk: weight(row, j) = count(row, j) * scales[cells[j].kind] * row_scale[row], rounded to float32; support = count.
+ * Scales depend on degrees, of which there are few kinds: a table of them stays in cache, and weights are exact float64 products.
+ * The row itself is left out. cells: n_targets with count 0, left so; touched: n_targets + 1. Returns -1 when memory is short.
  */
 API int32_t star_count_rows(int64_t n_rows, const int32_t *rows, const int64_t *mid_indptr, const int32_t *mid_indices,
                             const int64_t *target_indptr, const int32_t *target_indices, const double *row_scale,
-                            const double *target_scale, int32_t k, uint32_t *counts, int32_t *touched,
-                            const int64_t *starts, int32_t *out_indices, float *out_weights, int32_t *out_support,
-                            int32_t *out_lengths) {
+                            const double *scales, int32_t k, Cell *cells, int32_t *touched, const int64_t *starts,
+                            int32_t *out_indices, float *out_weights, int32_t *out_support, int32_t *out_lengths) {
     int64_t room = k + SLACK(k);
     uint64_t *keys = malloc(2 * (size_t)(room + 1) * sizeof *keys);
     if (!keys) return -1;
+    int64_t end = 0;
+    for (int64_t r = 0; r < n_rows; r++)
+        if (mid_indptr[rows[r] + 1] > end) end = mid_indptr[rows[r] + 1];
     for (int64_t r = 0; r < n_rows; r++) {
         int32_t row = rows[r];
-        int64_t seen = 0, last = mid_indptr[row + 1];
-        for (int64_t a = mid_indptr[row]; a < last; a++) {
-            /* Mids are scattered over memory: their row pointers and indices are asked for some steps ahead. */
-            if (a + 8 < last) PREFETCH(&target_indptr[mid_indices[a + 8]]);
-            if (a + 4 < last) PREFETCH(&target_indices[target_indptr[mid_indices[a + 4]]]);
+        int64_t seen = 0;
+        for (int64_t a = mid_indptr[row]; a < mid_indptr[row + 1]; a++) {
+            /* Mids, and the cells of their targets, are scattered over memory: asked for some steps ahead, beyond the end of
+             * the row too, since the next row mostly follows. */
+            if (a + 16 < end) {
+                PREFETCH(&target_indptr[mid_indices[a + 16]]);
+                const int32_t *soon = target_indices + target_indptr[mid_indices[a + 8]];
+                PREFETCH(soon);
+                PREFETCH(soon + 16);
+                int32_t next = mid_indices[a + 2];
+                for (int64_t b = target_indptr[next]; b < target_indptr[next + 1]; b++)
+                    PREFETCH_WRITE(&cells[target_indices[b]]);
+            }
             int32_t mid = mid_indices[a];
             for (int64_t b = target_indptr[mid]; b < target_indptr[mid + 1]; b++) {
                 int32_t j = target_indices[b];
                 touched[seen] = j;
-                seen += counts[j]++ == 0;
+                seen += cells[j].count++ == 0;
             }
         }
         double scale = row_scale[row];
         int64_t kept = 0;
         uint64_t bar = 0;
-        counts[row] = 0;
         for (int64_t t = 0; t < seen; t++) {
             int32_t j = touched[t];
-            uint32_t count = counts[j];
-            uint64_t key = key_of((float)((double)count * target_scale[j] * scale), j);
+            Cell cell = cells[j];
+            uint64_t key = key_of((float)((double)cell.count * scales[cell.kind] * scale), j);
             keys[kept] = key;
             kept += (key > bar) & (j != row);
             if (kept == room) {
                 select_best(keys, kept, k);
                 kept = k;
-                bar = keys[0];
-                for (int32_t e = 1; e < k; e++) bar = keys[e] < bar ? keys[e] : bar;
+                bar = smallest(keys, k);
             }
         }
         int64_t to = starts[r];
-        out_lengths[r] = finish(keys, keys + room + 1, kept, k, counts, out_indices + to, out_weights + to, out_support + to);
-        for (int64_t t = 0; t < seen; t++) counts[touched[t]] = 0;
+        int32_t size = kept < k ? (int32_t)kept : k;
+        const uint64_t *best = in_order(keys, keys + room + 1, kept, k);
+        for (int32_t e = 0; e < size; e++) {
+            int32_t j = id_of(best[e]);
+            out_indices[to + e] = j;
+            out_weights[to + e] = weight_of(best[e]);
+            out_support[to + e] = (int32_t)cells[j].count;
+        }
+        out_lengths[r] = size;
+        for (int64_t t = 0; t < seen; t++) cells[touched[t]].count = 0;
     }
     free(keys);
     return 0;
@@ -327,12 +352,19 @@ API int32_t star_weigh_rows(int64_t n_rows, const int32_t *rows, const int32_t *
             if (kept == room) {
                 select_best(keys, kept, k);
                 kept = k;
-                bar = keys[0];
-                for (int32_t e = 1; e < k; e++) bar = keys[e] < bar ? keys[e] : bar;
+                bar = smallest(keys, k);
             }
         }
         int64_t to = starts[r];
-        out_lengths[r] = finish(keys, keys + room + 1, kept, k, counts, out_indices + to, out_weights + to, out_support + to);
+        int32_t size = kept < k ? (int32_t)kept : k;
+        const uint64_t *best = in_order(keys, keys + room + 1, kept, k);
+        for (int32_t e = 0; e < size; e++) {
+            int32_t j = id_of(best[e]);
+            out_indices[to + e] = j;
+            out_weights[to + e] = weight_of(best[e]);
+            out_support[to + e] = (int32_t)counts[j];
+        }
+        out_lengths[r] = size;
         for (int64_t t = 0; t < seen; t++) counts[touched[t]] = 0;
     }
     free(keys);

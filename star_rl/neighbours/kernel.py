@@ -17,7 +17,7 @@ import numpy as np
 from star_rl.errors import StarError
 from star_rl.neighbours import fallback
 
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Walk:
     A walk goes row -> mid -> target over two CSR matrices. ``weight(row, j) = S * target_scale[j] * row_scale[row]``
     with ``S = sum over mids of mid_values[edge] * mid_factor[mid] * target_values[edge]``; a missing array counts as
     ones. Targets in the row's own list (``own_*``), or else the row itself, are left out.
+
+    Where paths are merely counted, targets of one degree have one scale: ``target_scale = kind_scale[target_kinds]``.
 
     Shapes: mid_indptr (n_rows + 1,) int64; target_indptr (n_mids + 1,) int64; indices int32; values and scales float64.
     """
@@ -38,6 +40,8 @@ class Walk:
     row_scale: np.ndarray
     target_scale: np.ndarray
     k: int
+    target_kinds: np.ndarray | None = None
+    kind_scale: np.ndarray | None = None
     mid_values: np.ndarray | None = None
     mid_factor: np.ndarray | None = None
     target_values: np.ndarray | None = None
@@ -50,9 +54,8 @@ class Walk:
 
     @property
     def unweighted(self) -> bool:
-        """Whether paths are merely counted, so that int32 counters do."""
-        extra = (self.mid_values, self.mid_factor, self.target_values, self.own_indptr)
-        return all(array is None for array in extra)
+        """Whether paths are merely counted, so that integer counters do."""
+        return self.target_kinds is not None
 
 
 @functools.cache
@@ -179,11 +182,15 @@ class Walker:
 
     def __init__(self, walk: Walk) -> None:
         self.walk = walk
-        if _library() is not None:
+        if _library() is None:
+            return
+        self._touched = np.empty(walk.n_targets + 1, np.int32)
+        if walk.unweighted:
+            self._cells = np.zeros((walk.n_targets, 2), np.uint32)  # count, kind of scale
+            self._cells[:, 1] = walk.target_kinds
+        else:
             self._counts = np.zeros(walk.n_targets, np.uint32)
-            self._touched = np.empty(walk.n_targets + 1, np.int32)
-            if not walk.unweighted:
-                self._sums = np.zeros(walk.n_targets, np.float64)
+            self._sums = np.zeros(walk.n_targets, np.float64)
 
     def run(
         self,
@@ -205,18 +212,26 @@ class Walker:
             return
         outputs = (_at(starts), *map(_at, out), _at(lengths))
         hops = (_at(walk.mid_indptr), _at(walk.mid_indices)), (_at(walk.target_indptr), _at(walk.target_indices))
-        scales, k = (_at(walk.row_scale), _at(walk.target_scale)), ctypes.c_int32(walk.k)
-        scratch = (_at(self._counts), _at(self._touched))
+        n, k, touched = _n(len(rows)), ctypes.c_int32(walk.k), _at(self._touched)
         if walk.unweighted:
+            scales = (_at(walk.row_scale), _at(walk.kind_scale))
             failed = library.star_count_rows(
-                _n(len(rows)), _at(rows), *hops[0], *hops[1], *scales, k, *scratch, *outputs
+                n, _at(rows), *hops[0], *hops[1], *scales, k, _at(self._cells), touched, *outputs
             )
         else:
             values = (_at(walk.mid_values), _at(walk.mid_factor))
             own = (_at(walk.own_indptr), _at(walk.own_indices))
             failed = library.star_weigh_rows(
-                *(_n(len(rows)), _at(rows), _at(own_rows), *hops[0], *values, *hops[1], _at(walk.target_values), *own),
-                *(*scales, k, _at(self._sums), *scratch, *outputs),
+                *(n, _at(rows), _at(own_rows), *hops[0], *values, *hops[1], _at(walk.target_values), *own),
+                *(
+                    _at(walk.row_scale),
+                    _at(walk.target_scale),
+                    k,
+                    _at(self._sums),
+                    _at(self._counts),
+                    touched,
+                    *outputs,
+                ),
             )
         if failed:
             raise MemoryError(f"no memory for a heap of k = {walk.k} entries")

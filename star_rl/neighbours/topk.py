@@ -192,7 +192,6 @@ def walk_of(graph: Graph, side: str, k: int, weighting: Weighting) -> Walk:
     degrees = np.diff(indptr)
     factor = weighting.factor(np.diff(back_indptr))
     values = back_values = None
-    masses: np.ndarray = degrees.astype(np.float64)
     if weighting.decay is not None:
         if times is None or back_times is None:
             raise StarError(
@@ -205,8 +204,26 @@ def walk_of(graph: Graph, side: str, k: int, weighting: Weighting) -> Walk:
             terms *= values * values
         rows = np.repeat(np.arange(len(degrees)), degrees)
         masses = np.bincount(rows, weights=terms, minlength=len(degrees))
-    row_scale, target_scale = weighting.scales(masses)
-    return Walk(indptr, indices, back_indptr, back_indices, row_scale, target_scale, k, values, factor, back_values)
+        row_scale, target_scale = weighting.scales(masses)
+        kinds = kind_scale = None
+    else:  # masses are degrees: scales are worked out once per degree
+        by_degree = weighting.scales(np.arange(int(degrees.max(initial=0)) + 1, dtype=np.float64))
+        kinds, kind_scale = degrees.astype(np.uint32), by_degree[1]
+        row_scale, target_scale = by_degree[0][degrees], kind_scale[degrees]
+    return Walk(
+        mid_indptr=indptr,
+        mid_indices=indices,
+        target_indptr=back_indptr,
+        target_indices=back_indices,
+        row_scale=row_scale,
+        target_scale=target_scale,
+        k=k,
+        target_kinds=kinds,
+        kind_scale=kind_scale,
+        mid_values=values,
+        mid_factor=factor,
+        target_values=back_values,
+    )
 
 
 def _checked(k: int) -> int:
