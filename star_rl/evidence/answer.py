@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from star_rl.evidence.model import REPRESENTATIVES, USER_CF, Category, Neighbour
 from star_rl.evidence.words import clean
-from star_rl.prompts.words import valid
 
 
 class Group(BaseModel):
@@ -60,7 +59,7 @@ def categories_in(
             elif item_id in seen:
                 faults.append(f"categories.{number}.item_ids: {item_id!r} is named twice")
             seen.add(item_id)
-        name, summary, why = (clean(valid(words), 400) for words in (group.name, group.summary, group.why))
+        name, summary, why = (clean(words, 400) for words in (group.name, group.summary, group.why))
         if not name or not summary or (tool == USER_CF and not why):
             faults.append(
                 f"categories.{number}: name, summary{' and why' if tool == USER_CF else ''} must say something"

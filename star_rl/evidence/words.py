@@ -52,10 +52,8 @@ def approximate_tokens(text: str) -> int:
 @lru_cache(maxsize=1 << 16)
 def clean(text: str, longest: int = 200) -> str:
     """Foreign text on one line, without control characters, shortened, with every tag defused."""
-    line = " ".join(_CONTROL.sub(" ", text).split())
-    if len(line) > longest:
-        line = line[: max(0, longest - 1)].rstrip() + "…"
-    return neutral(line)
+    line = neutral(" ".join(_CONTROL.sub(" ", text).split()))
+    return line if len(line) <= longest else line[: max(0, longest - 1)].rstrip() + "…"
 
 
 def in_words(

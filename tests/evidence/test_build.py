@@ -1,0 +1,402 @@
+import asyncio
+import json
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from star_rl.chat import ChatOptions
+from star_rl.errors import StarError
+from star_rl.evidence import Catalogue, EvidenceStore, Template, commands
+from star_rl.evidence.build import build_store, price
+from star_rl.evidence.leak import assert_no_targets, contains_of, visible_fingerprint
+from star_rl.evidence.ledger import Ledger
+from star_rl.evidence.llm import LanguageModel, Prices
+from star_rl.files import sha256
+from star_rl.records import INTERACTIONS, ITEMS, Task, tasks_to, write_table
+
+FACTS = {"scenario": "classic", "fingerprint": "data-1"}
+
+
+def test_every_key_is_put_into_words(tmp_path, world):
+    sources = {"ItemCF": world.neighbours(700), "UserCF": world.neighbours(40, "u", seed=6)}
+    seen = []
+    template = Template(Catalogue(world.items()))
+    manifest = build_store(
+        tmp_path / "s", sources, template, histories=world.history, progress=lambda *at: seen.append(at), **FACTS
+    )
+    assert manifest["tools"] == {"ItemCF": 700, "UserCF": 40} and manifest["outcomes"] == {"template": 740}
+    assert manifest["about"]["verbaliser"] == "template" and seen == [(256, 740), (512, 740)]
+    store = EvidenceStore.open(tmp_path / "s", "classic", "data-1")
+    for tool, table in sources.items():
+        for row in table.to_pylist():
+            near = list(zip(row["neighbours"], row["weights"], row["support"], strict=True))
+            past = world.history(row["key"]) if tool == "UserCF" else ()
+            assert store.get(tool, row["key"]) == template(tool, row["key"], near, past).text
+            assert store.neighbours(tool, row["key"]) == [(one, weight) for one, weight, _ in near]
+    assert "so there is no evidence" in store.get("ItemCF", "i16")
+
+
+def test_workers_files_and_chunks_do_not_change_a_byte(tmp_path, world):
+    table = world.neighbours(1500)
+    pq.write_table(table, tmp_path / "near.parquet", row_group_size=100)
+    template = Template(Catalogue(world.items()))
+    build_store(tmp_path / "a", {"ItemCF": table}, template, **FACTS)
+    build_store(tmp_path / "b", {"ItemCF": tmp_path / "near.parquet"}, template, workers=2, **FACTS)
+    shuffled = table.take(random.Random(1).sample(range(1500), 1500))
+    build_store(tmp_path / "c", {"ItemCF": shuffled}, template, **FACTS)
+    assert sha256(tmp_path / "a") == sha256(tmp_path / "b") == sha256(tmp_path / "c")
+
+
+def test_a_sealed_store_is_found_and_another_is_not_overwritten(tmp_path, world):
+    sources, template = {"ItemCF": world.neighbours(5)}, Template(Catalogue(world.items()))
+    first = build_store(tmp_path / "s", sources, template, **FACTS)
+    before = (tmp_path / "s" / "manifest.json").stat().st_mtime_ns
+    assert build_store(tmp_path / "s", sources, template, **FACTS) == first
+    assert (tmp_path / "s" / "manifest.json").stat().st_mtime_ns == before
+    for change in ({"scenario": "long_term"}, {"fingerprint": "data-2"}, {"shards": 2}):
+        with pytest.raises(StarError):
+            build_store(tmp_path / "s", sources, template, **{**FACTS, **change})
+    with pytest.raises(StarError, match="other settings"):
+        build_store(tmp_path / "s", sources, Template(template.catalogue, budget=50), **FACTS)
+
+
+def test_inputs_that_are_not_neighbours(tmp_path, world):
+    template = Template(Catalogue({}))
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
+    pq.write_table(pa.table({"key": ["a"]}), tmp_path / "short.parquet")
+    for source, words in (
+        (tmp_path / "absent.parquet", "there is no table of neighbours"),
+        (tmp_path / "bad.parquet", "not a readable Parquet file"),
+        (tmp_path / "short.parquet", "lack the column"),
+        (pa.table({"key": ["a"]}), "lack the column"),
+    ):
+        with pytest.raises(StarError, match=words):
+            build_store(tmp_path / "s", {"ItemCF": source}, template, **FACTS)
+    with pytest.raises(StarError, match="no tool 'X'"):
+        build_store(tmp_path / "s", {"X": world.neighbours(1)}, template, **FACTS)
+
+
+# ------------------------------------------------------------------------------------------------------------ kills
+
+
+def digest(folder):
+    EvidenceStore.open(folder).verify()
+    return sha256(folder)
+
+
+def killed_build(world_file, mode, folder, keys, kills, longest, seed):
+    """Run the build and kill it ``kills`` times at random moments; returns how often it was still at work."""
+    folder.mkdir()
+    source, hit = random.Random(seed), 0
+    command = [sys.executable, str(world_file), mode, str(folder), str(keys)]
+    for _ in range(kills):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == "started\n"
+        time.sleep(source.uniform(0, longest))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        hit += process.returncode == -signal.SIGKILL
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    return hit
+
+
+def check_kills(tmp_path, world, mode, keys, kills, longest, seed=0):
+    undisturbed = tmp_path / "undisturbed"
+    undisturbed.mkdir()
+    world.build(mode, undisturbed, keys)
+    hit = killed_build(world.__file__, mode, tmp_path / "killed", keys, kills, longest, seed)
+    assert hit == kills
+    assert digest(tmp_path / "killed" / "store") == digest(undisturbed / "store")
+    if mode == "llm":
+        rows = [json.loads(line) for line in open(tmp_path / "killed" / "ledger.jsonl")]
+        assert max(Counter(row["key"] for row in rows).values()) == 1  # nothing is paid twice
+        whole = sum(1 for _ in open(undisturbed / "ledger.jsonl"))
+        assert len(rows) == whole
+        # Asked more often than answered: what was on its way at a kill (8 slots), and calls that failed.
+        asked = sum(1 for _ in open(tmp_path / "killed" / "asked.log"))
+        failing = sum(1 for _ in open(undisturbed / "asked.log")) - whole
+        assert asked - whole <= kills * 8 + failing * (kills + 1)
+        outcomes = EvidenceStore.open(tmp_path / "killed" / "store").manifest["outcomes"]
+        assert all(outcomes[name] for name in ("llm", "repaired", "fallback", "template"))
+
+
+@pytest.mark.parametrize(("mode", "keys", "longest"), [("template", 4000, 0.8), ("llm", 400, 0.8)])
+def test_three_kills_change_nothing(tmp_path, world, mode, keys, longest):
+    check_kills(tmp_path, world, mode, keys, 3, longest)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "keys", "longest"), [("template", 30_000, 1.0), ("llm", 3000, 0.6)])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_twenty_kills_change_nothing(tmp_path, world, mode, keys, longest, seed):
+    check_kills(tmp_path, world, mode, keys, 20, longest, seed)
+
+
+@pytest.mark.slow
+def test_kills_while_sealing_change_nothing(tmp_path, world):
+    """All entries are there: every kill falls into the sealing, some after its last step."""
+    undisturbed = tmp_path / "undisturbed"
+    undisturbed.mkdir()
+    world.build("template", undisturbed, 6000)
+    code = (
+        "import sys; from star_rl.evidence import EvidenceWriter, EvidenceStore\n"
+        "import evidence_world as w; t = w.Template(w.Catalogue(w.items()))\n"
+        "from star_rl.evidence import build\n"
+        "real = build.EvidenceWriter.seal\n"
+        "def seal(self, **facts):\n"
+        "    self.flush(); print('sealing', flush=True); return real(self, **facts)\n"
+        "build.EvidenceWriter.seal = seal\n"
+        "w.build('template', sys.argv[1], 6000)\n"
+    )
+    source = random.Random(7)
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    command = [sys.executable, "-c", code, str(folder)]
+    here = Path(world.__file__).parent
+    for _ in range(20):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=here)
+        lines = [process.stdout.readline(), process.stdout.readline()]
+        if "sealing\n" in lines:
+            time.sleep(source.uniform(0, 0.6))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert subprocess.run(command, capture_output=True, cwd=here).returncode == 0
+    assert digest(folder / "store") == digest(undisturbed / "store")
+
+
+# ------------------------------------------------------------------------------------------------------------ model
+
+
+def test_a_model_builds_a_store_with_bounded_concurrency(tmp_path, world):
+    class Watched(world.Model):
+        flying = most = 0
+
+        async def complete(self, messages):
+            self.flying += 1
+            self.most = max(self.most, self.flying)
+            try:
+                return await super().complete(messages)
+            finally:
+                self.flying -= 1
+
+    chat = Watched(wait=0.001)
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    template = Template(Catalogue(world.items()))
+    model = LanguageModel(chat, {"model": "m"}, ledger, template, concurrency=5, backoff=0.0, prices=Prices(1, 1))
+    sources = {"ItemCF": world.neighbours(120)}
+    estimate = price(sources, model, sample=50)
+    assert estimate["keys"] == 120 and chat.calls == 0 and 0 < estimate["sampled"] <= 60
+    manifest = build_store(tmp_path / "s", sources, model, **FACTS)
+    assert chat.most == 5 and sum(manifest["outcomes"].values()) == 120
+    assert manifest["about"]["chat"] == {"model": "m"}
+    assert price(sources, model)["paid_already"] == 1.0
+    ledger.close()
+
+
+def test_a_model_that_dies_leaves_a_build_that_goes_on(tmp_path, world):
+    class Dying(world.Model):
+        async def complete(self, messages):
+            if self.calls >= 30:
+                raise ConnectionError("refused")
+            return await super().complete(messages)
+
+    template = Template(Catalogue(world.items()))
+    sources = {"ItemCF": world.neighbours(120)}
+
+    def run(chat):
+        ledger = Ledger(tmp_path / "ledger.jsonl")
+        options = {"concurrency": 4, "backoff": 0.0, "patience": 4}
+        try:
+            return build_store(
+                tmp_path / "s", sources, LanguageModel(chat, {"m": 1}, ledger, template, **options), **FACTS
+            )
+        finally:
+            ledger.close()
+
+    with pytest.raises(StarError, match="nothing paid is lost"):
+        run(Dying())
+    assert run(world.Model())["entries"] == 120
+
+
+class Endpoint(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        self.reply(200, {"data": [{"id": "small"}]})
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append(body)
+        if len(self.server.asked) % 5 == 2:
+            self.reply(503, {"error": "busy"})
+            return
+        message = {"content": self.server.answer(body["messages"])}
+        usage = {"prompt_tokens": 200, "completion_tokens": 50}
+        self.reply(200, {"choices": [{"message": message}], "usage": usage})
+
+    def reply(self, status, value):
+        content = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_):
+        """Quiet."""
+
+
+@pytest.fixture
+def endpoint(world):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
+    server.asked, server.answer = [], world.answer
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+# --------------------------------------------------------------------------------------------------- leaks, commands
+
+
+def interactions(rows):
+    columns = list(zip(*rows, strict=True)) if rows else [[], [], []]
+    empty = [None] * len(rows)
+    return pa.table([*map(list, columns), empty, empty], schema=INTERACTIONS)
+
+
+def task(number, user, truth):
+    candidates = (truth, *(f"n{one}" for one in range(19)))
+    return Task(f"t{number}", "world", "classic", user, candidates, truth, 100)
+
+
+VISIBLE = [("u0", "i1", 1), ("u0", "i2", 2), ("u1", "i5", 1), ("u3", "i9", 4)]
+
+
+def test_fingerprint_does_not_depend_on_chunks():
+    table = interactions(VISIBLE)
+    split = pa.concat_tables([table.slice(0, 1), table.slice(1)])
+    assert visible_fingerprint(split) == visible_fingerprint(table)
+    seen = {visible_fingerprint(table)}
+    for other in (VISIBLE[:3], VISIBLE[::-1], [("u0i", "1", 1), *VISIBLE[1:]], [("u0", "i1", 2), *VISIBLE[1:]], []):
+        seen.add(visible_fingerprint(interactions(other)))
+    assert len(seen) == 6
+
+
+def test_a_store_that_saw_a_target_is_refused(tmp_path, world):
+    table = interactions(VISIBLE)
+    mark = visible_fingerprint(table)
+    good, bad = [task(0, "u0", "i7"), task(1, "u1", "i2")], [task(2, "u3", "i9")]
+    sources, template = {"ItemCF": world.neighbours(5)}, Template(Catalogue(world.items()))
+    with pytest.raises(StarError, match=r"task t2: the visible data hold its target \(user 'u3', item 'i9'\)"):
+        facts = {"tasks": bad, "contains": contains_of(table, bad)}
+        build_store(tmp_path / "s", sources, template, scenario="classic", fingerprint=mark, **facts)
+    assert not (tmp_path / "s").exists()
+    facts = {"tasks": good, "contains": contains_of(table, good)}
+    build_store(tmp_path / "s", sources, template, scenario="classic", fingerprint=mark, **facts)
+    store = EvidenceStore.open(tmp_path / "s")
+    assert_no_targets(store, good)
+    assert_no_targets(store, good[::-1], mark)
+    assert_no_targets(store, good[:1], mark, contains_of(table, good))
+    with pytest.raises(StarError, match="holds no proof"):
+        assert_no_targets(store, good[:1])
+    with pytest.raises(StarError, match="was built from data"):
+        assert_no_targets(store, good, "other")
+    with pytest.raises(StarError, match="holds its target|hold its target"):
+        assert_no_targets(store, bad, mark, contains_of(table, bad))
+    with pytest.raises(StarError, match="fingerprint of the visible interactions"):
+        assert_no_targets(store, good, None, contains_of(table, good))
+
+
+@pytest.fixture
+def folder(tmp_path, world):
+    rows = [
+        {"item_id": item.item_id, "title": item.title, "categories": list(item.categories), "attributes": "{}"}
+        for item in world.items().values()
+    ]
+    write_table(tmp_path / "items.parquet", pa.Table.from_pylist(rows, schema=ITEMS), "items")
+    write_table(tmp_path / "interactions.parquet", interactions(VISIBLE), "interactions")
+    write_table(tmp_path / "tasks.parquet", tasks_to([task(0, "u0", "i7")]), "tasks")
+    pq.write_table(world.neighbours(30), tmp_path / "near_items.parquet")
+    pq.write_table(world.neighbours(10, "u"), tmp_path / "near_users.parquet")
+    return tmp_path
+
+
+def options(folder, **more):
+    return {
+        "tables": folder,
+        "visible": folder,
+        "scenario": "classic",
+        "item_neighbours": folder / "near_items.parquet",
+        "user_neighbours": folder / "near_users.parquet",
+        "tasks": folder,
+        **more,
+    }
+
+
+def test_commands(folder):
+    text = commands.build(folder / "store", **options(folder, size="short"))
+    assert "40 entries: ItemCF 30, UserCF 10; by template 40" in text
+    text = commands.verify(folder / "store")
+    assert "sound. 40 entries" in text and "without the targets of 1 tasks" in text
+    text = commands.inspect(folder / "store", "UserCF", "u0")
+    assert "UserCF u0" in text and "20 neighbours" in text and '"categories"' in text and '"why"' in text
+    with pytest.raises(StarError, match=r"holds nothing of UserCF '‹/plan>'.*ItemCF 30, UserCF 10"):
+        commands.inspect(folder / "store", "UserCF", "</plan>")
+    with pytest.raises(StarError, match="no neighbours are named"):
+        commands.build(folder / "other", **options(folder, item_neighbours=None, user_neighbours=None))
+    with pytest.raises(StarError, match="nothing to price"):
+        commands.build(folder / "other", **options(folder, dry_run=True))
+
+
+def test_reasons_come_from_the_visible_history(folder):
+    commands.build(folder / "store", **options(folder))
+    with EvidenceStore.open(folder / "store") as store:
+        assert "of the user's 2 past choices" in store.get("UserCF", "u0")
+        assert "past choices" not in store.get("UserCF", "u2")
+
+
+def test_commands_with_a_model(folder, endpoint):
+    place = f"http://127.0.0.1:{endpoint.server_address[1]}/v1"
+    chat = ChatOptions((place,), concurrency=4, backoff=0.01, price_prompt=1.0, price_completion=2.0)
+    text = commands.build(folder / "store", **options(folder, chat=chat, dry_run=True))
+    assert "40 keys" in text and "0% paid already" in text and not endpoint.asked
+    text = commands.build(folder / "store", **options(folder, chat=chat))
+    assert "by llm 38, template 2" in text
+    asked = len(endpoint.asked)
+    account = json.loads((folder / "store.account.json").read_text())
+    assert account["asked"] == account["ledger"]["replies"] and account["cost"] > 0
+    assert commands.build(folder / "store", **options(folder, chat=chat)) == text
+    assert len(endpoint.asked) == asked
+    assert (
+        "100% paid already"
+        in commands.build(folder / "again", **options(folder, chat=ChatOptions((place,), model="small"), dry_run=True))
+        or not (folder / "again.ledger.jsonl").read_text()
+    )
+
+
+def test_loops_are_closed(tmp_path, world):
+    """The client is closed in the loop that used it."""
+    closed = []
+
+    class Closing(world.Model):
+        async def close(self):
+            closed.append(asyncio.get_running_loop())
+
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    model = LanguageModel(Closing(), {}, ledger, Template(Catalogue(world.items())), backoff=0.0)
+    build_store(tmp_path / "s", {"ItemCF": world.neighbours(20)}, model, **FACTS)
+    assert len(closed) == 1 and closed[0].is_closed()
+    ledger.close()

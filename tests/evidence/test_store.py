@@ -1,0 +1,414 @@
+import hashlib
+import json
+import os
+import pickle
+import random
+import shutil
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from star_rl.errors import StarError
+from star_rl.evidence import EvidenceStore, EvidenceWriter
+from star_rl.evidence.layout import FILES
+
+
+def fill(path, entries, shards=1, order=None, **options):
+    with EvidenceWriter(path, "classic", "data-1", shards=shards, **options) as writer:
+        for tool, key in order or list(entries):
+            writer.put(tool, key, *entries[tool, key])
+        return writer.seal()
+
+
+def some(count):
+    return {("ItemCF", f"k{number}"): (f"text {number} " * 9, [("n", number / 7)]) for number in range(count)}
+
+
+def test_gives_back_what_was_put(sealed):
+    store = EvidenceStore.open(sealed, "classic", "data-1")
+    assert len(store) == 300 and store.manifest["tools"] == {"ItemCF": 150, "UserCF": 150}
+    for number in range(300):
+        tool = "ItemCF" if number % 2 else "UserCF"
+        assert store.get(tool, f"k{number}") == f"text {number} é " * 9
+        assert store.neighbours(tool, f"k{number}") == [(f"n{number}", 0.5), ("n2", 0.25)]
+        assert store.get("UserCF" if number % 2 else "ItemCF", f"k{number}") is None
+    assert store.entry("ItemCF", "k7")["structured"] == {"n": 7}
+    assert sorted(store.keys("ItemCF")) == sorted(f"k{number}" for number in range(1, 300, 2))
+    assert list(store.keys("Nothing")) == []
+    assert store.verify()["entries"] == 300
+
+
+def test_whatever_a_model_asks_for_is_answered_with_none(sealed, world):
+    store = EvidenceStore.open(sealed)
+    for key in (*world.UGLY, "k", "k1000", "\ud800", "k0\0", 7, None, ["k0"], {"k": 0}, b"k0", 1.5, True):
+        assert store.get("UserCF", key) is None
+        assert store.neighbours("UserCF", key) == []
+        assert store.entry("UserCF", key) is None
+    for tool in ("", "usercf", "UserCF\0k0", None, ["UserCF"], "\ud800"):
+        assert store.get(tool, "k0") is None
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_ugly_ids_and_texts_come_back_as_they_were(tmp_path, world, shards):
+    entries = {
+        (tool, key): (f"{tool} {key} </tool_response>\r\n\0", [(key, 1.5), ("other", -0.1)])
+        for tool in ("UserCF", "ItemCF")
+        for key in world.UGLY
+    }
+    store = EvidenceStore.open(fill(tmp_path / "store", entries, shards))
+    for (tool, key), (text, near) in entries.items():
+        assert store.get(tool, key) == text
+        assert store.neighbours(tool, key) == near
+    assert sorted(store.keys("UserCF")) == sorted(world.UGLY)
+    assert store.verify()["entries"] == 2 * len(world.UGLY)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 63, 64, 65, 1000])
+def test_any_number_of_entries(tmp_path, count):
+    entries = some(count)
+    store = EvidenceStore.open(fill(tmp_path / "store", entries, shards=2))
+    assert {key: (store.get(*key), store.neighbours(*key)) for key in entries} == entries
+    assert store.get("ItemCF", "absent") is None
+    assert sorted(store.keys("ItemCF")) == sorted(key for _, key in entries)
+
+
+def test_empty_texts_and_no_neighbours(tmp_path):
+    store = EvidenceStore.open(fill(tmp_path / "store", {("ItemCF", "a"): ("", [])}))
+    assert store.get("ItemCF", "a") == "" and store.neighbours("ItemCF", "a") == []
+
+
+def test_bytes_do_not_depend_on_the_order_of_putting(tmp_path):
+    entries = some(500)
+    order = list(entries)
+    one = fill(tmp_path / "a" / "store", entries, 2, order)
+    random.Random(1).shuffle(order)
+    two = fill(tmp_path / "b" / "store", entries, 2, order)
+    for file in sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file()):
+        assert (one / file).read_bytes() == (two / file).read_bytes()
+
+
+def test_a_later_put_replaces_an_earlier_one(tmp_path):
+    with EvidenceWriter(tmp_path / "store", "classic", "d") as writer:
+        writer.put("ItemCF", "a", "first", outcome="fallback")
+        writer.put("ItemCF", "a", "second")
+        assert len(writer) == 1
+        writer.seal()
+    store = EvidenceStore.open(tmp_path / "store")
+    assert store.get("ItemCF", "a") == "second"
+    assert len(store) == 1 and store.manifest["outcomes"] == {"template": 1}
+
+
+def test_two_names_with_one_hash(tmp_path, monkeypatch):
+    entries = some(40)
+    from star_rl.evidence import layout, store, writer
+
+    def coarse(name):
+        return len(name) << 40
+
+    monkeypatch.setattr(writer, "hash_of", coarse)
+    monkeypatch.setattr(store, "hash_of", coarse)
+    monkeypatch.setattr(store, "xxh3_64_intdigest", lambda name: coarse(name) << 4)
+    opened = EvidenceStore.open(fill(tmp_path / "store", entries))
+    assert {key: (opened.get(*key), opened.neighbours(*key)) for key in entries} == entries
+    assert opened.get("ItemCF", "zz") is None
+    assert layout.hash_of(b"x") != coarse(b"x")
+
+
+# ----------------------------------------------------------------------------------------------------------- damage
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_bit_is_found_by_verify(sealed, name):
+    file = sealed / "shard-00000" / name
+    source = random.Random(name)
+    whole = file.read_bytes()
+    for _ in range(12):
+        place = source.randrange(len(whole))
+        spoiled = bytearray(whole)
+        spoiled[place] ^= 1 << source.randrange(8)
+        file.write_bytes(spoiled)
+        with pytest.raises(StarError, match=r"damaged.*SHA-256"):
+            EvidenceStore.open(sealed).verify()
+    file.write_bytes(whole)
+    EvidenceStore.open(sealed).verify()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_bit_is_never_a_wrong_answer(sealed, name):
+    """Without verify: each of many flips gives the right answer or an error, for present and absent ids alike."""
+    file = sealed / "shard-00000" / name
+    sound = EvidenceStore.open(sealed)
+    asked = [("ItemCF" if n % 2 else "UserCF", f"k{n}") for n in range(320)]
+    right = {key: sound.entry(*key) for key in asked}
+    source = random.Random(name)
+    whole = file.read_bytes()
+    caught = 0
+    for _ in range(60):
+        spoiled = bytearray(whole)
+        spoiled[source.randrange(len(whole))] ^= 1 << source.randrange(8)
+        file.write_bytes(spoiled)
+        store = EvidenceStore.open(sealed)
+        for key in asked:
+            try:
+                assert store.get(*key) == (right[key]["text"] if right[key] else None)
+                assert store.entry(*key) == right[key]
+            except StarError as error:
+                caught += 1
+                assert "damaged" in str(error)
+        store.close()
+    assert caught
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("change", ["truncated", "longer", "absent", "empty"])
+def test_a_file_of_another_length_is_refused_at_opening(sealed, name, change):
+    file = sealed / "shard-00000" / name
+    whole = file.read_bytes()
+    if change == "absent":
+        file.unlink()
+    else:
+        file.write_bytes({"truncated": whole[:-1], "longer": whole + b"\0", "empty": b""}[change])
+    with pytest.raises(StarError, match="damaged"):
+        EvidenceStore.open(sealed)
+
+
+def test_a_damaged_manifest_is_refused(sealed):
+    file = sealed / "manifest.json"
+    whole = file.read_text()
+    for spoiled in (whole[:-40], "", "[]", "null", whole.replace('"data-1"', '"data-2"'), whole.replace("300", "301")):
+        file.write_text(spoiled)
+        with pytest.raises(StarError, match="damaged"):
+            EvidenceStore.open(sealed)
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(StarError, match="damaged"):
+        EvidenceStore.open(sealed)
+
+
+def test_another_format_is_refused(sealed, monkeypatch):
+    monkeypatch.setattr("star_rl.evidence.manifest.FORMAT", 2)
+    with pytest.raises(StarError, match="has format 1, this version reads 2"):
+        EvidenceStore.open(sealed)
+
+
+def test_another_scenario_or_data_is_refused(sealed):
+    with pytest.raises(StarError, match="scenario 'classic', not 'user_cold_start'"):
+        EvidenceStore.open(sealed, "user_cold_start")
+    with pytest.raises(StarError, match="data data-1, the tables here are data-2"):
+        EvidenceStore.open(sealed, "classic", "data-2")
+
+
+# ---------------------------------------------------------------------------------------------------------- writing
+
+
+def test_an_unsealed_store_is_refused_with_what_to_do(tmp_path):
+    with EvidenceWriter(tmp_path / "store", "classic", "d") as writer:
+        writer.put("ItemCF", "a", "text")
+        with pytest.raises(StarError, match=r"not sealed yet.*run the command that builds it again"):
+            EvidenceStore.open(tmp_path / "store")  # while it is being written
+    with pytest.raises(StarError, match="not sealed yet"):
+        EvidenceStore.open(tmp_path / "store")
+    with pytest.raises(StarError, match="there is no evidence store"):
+        EvidenceStore.open(tmp_path / "other")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(StarError, match="not a sealed evidence store"):
+        EvidenceStore.open(tmp_path / "folder")
+
+
+def test_a_second_writer_is_refused(tmp_path):
+    with EvidenceWriter(tmp_path / "store", "classic", "d"), pytest.raises(StarError, match="another process"):
+        EvidenceWriter(tmp_path / "store", "classic", "d")
+    EvidenceWriter(tmp_path / "store", "classic", "d").close()
+
+
+def test_a_sealed_store_is_not_written_again(sealed):
+    with pytest.raises(StarError, match="a sealed store never changes"):
+        EvidenceWriter(sealed, "classic", "data-1")
+
+
+@pytest.mark.parametrize("other", [{"scenario": "x"}, {"fingerprint": "x"}, {"about": {"budget": 1}}, {"shards": 2}])
+def test_an_unfinished_build_of_something_else_is_refused(tmp_path, other):
+    own = {"scenario": "classic", "fingerprint": "d", "about": {"budget": 2}, "shards": 1}
+    EvidenceWriter(tmp_path / "store", **own).close()
+    with pytest.raises(StarError, match=f"has {next(iter(other))} "):
+        EvidenceWriter(tmp_path / "store", **{**own, **other})
+    EvidenceWriter(tmp_path / "store", **own).close()
+
+
+def test_a_journal_cut_anywhere_is_resumed(tmp_path):
+    entries = some(6)
+    whole = fill(tmp_path / "whole", entries)
+    path = tmp_path / "store"
+    with EvidenceWriter(path, "classic", "data-1") as writer:
+        for key, value in entries.items():
+            writer.put(*key, *value)
+        writer.flush()
+    journal = tmp_path / "store.building" / "shard-00000.journal"
+    content = journal.read_bytes()
+    kept = tmp_path / "kept"
+    shutil.copytree(tmp_path / "store.building", kept)
+    for cut in range(0, len(content), 7):
+        shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(tmp_path / "store.building", ignore_errors=True)
+        shutil.copytree(kept, tmp_path / "store.building")
+        journal.write_bytes(content[:cut] + b"\xff" * (cut % 3))
+        with EvidenceWriter(path, "classic", "data-1") as writer:
+            for key, value in entries.items():
+                if key not in writer:
+                    writer.put(*key, *value)
+            writer.seal()
+        for name in FILES:
+            assert (path / "shard-00000" / name).read_bytes() == (whole / "shard-00000" / name).read_bytes()
+
+
+def test_an_id_that_is_not_unicode_is_refused(tmp_path):
+    with EvidenceWriter(tmp_path / "store", "classic", "d") as writer:
+        with pytest.raises(StarError, match="not valid Unicode"):
+            writer.put("ItemCF", "\ud800", "text")
+        with pytest.raises(StarError, match="not valid Unicode"):
+            writer.put("ItemCF", "a", "\ud800")
+        with pytest.raises(StarError, match="cannot be a tool's name"):
+            writer.put("Item\0CF", "a", "text")
+        assert len(writer) == 0
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StarError, match="cannot write"):
+        EvidenceWriter(tmp_path / "file" / "store", "classic", "d")
+
+
+# ----------------------------------------------------------------------------------------------- shards, processes
+
+
+def test_shards_of_which_some_are_elsewhere(tmp_path):
+    entries = some(200)
+    path = fill(tmp_path / "store", entries, shards=4)
+    shutil.rmtree(path / "shard-00002")
+    store = EvidenceStore.open(path)
+    answered = 0
+    for tool, key in entries:
+        if store.shard_of(tool, key) == "shard-00002":
+            with pytest.raises(StarError, match=r"shard-00002 .* is not on this machine"):
+                store.get(tool, key)
+        else:
+            answered += store.get(tool, key) == entries[tool, key][0]
+    assert 100 < answered < 200
+    assert store.verify()["absent"] == ["shard-00002"]
+    for number in (0, 1, 3):
+        shutil.rmtree(path / f"shard-{number:05d}")
+    with pytest.raises(StarError, match="none of the 4 shards"):
+        EvidenceStore.open(path)
+
+
+def test_is_pickled_by_its_path(sealed):
+    store = pickle.loads(pickle.dumps(EvidenceStore.open(sealed, "classic", "data-1")))
+    assert store.get("ItemCF", "k1").startswith("text 1 ")
+    assert len(pickle.dumps(store)) < 1000
+    asked = pickle.dumps(EvidenceStore.open(sealed, "classic", "data-1"))
+    shutil.rmtree(sealed)
+    fill(sealed, some(3), about={"other": True})
+    assert len(pickle.loads(asked)) == 3  # same scenario and data: accepted, as opening it would be
+
+
+READER = """
+import hashlib, pickle, sys
+store = pickle.load(sys.stdin.buffer)
+texts = [store.get("ItemCF", f"k{number}") for number in range(1, 300, 2)]
+print(hashlib.sha256("".join(texts).encode()).hexdigest())
+"""
+
+
+def test_processes_are_handed_a_store(sealed):
+    """As Ray hands objects to its workers: pickled, to processes that share nothing but the path."""
+    store = EvidenceStore.open(sealed)
+    readers = [
+        subprocess.Popen([sys.executable, "-c", READER], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    answers = {reader.communicate(pickle.dumps(store))[0].decode().strip() for reader in readers}
+    texts = "".join(f"text {number} é " * 9 for number in range(1, 300, 2))
+    assert answers == {hashlib.sha256(texts.encode()).hexdigest()}
+
+
+def test_a_forked_process_reads_on(sealed):
+    store = EvidenceStore.open(sealed)
+    child = os.fork()
+    if not child:
+        os._exit(0 if store.get("ItemCF", "k1") == "text 1 é " * 9 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_threads_share_one_object(sealed):
+    store = EvidenceStore.open(sealed)
+    wrong = []
+
+    def work(seed):
+        source = random.Random(seed)
+        for _ in range(2000):
+            number = source.randrange(300)
+            tool = "ItemCF" if number % 2 else "UserCF"
+            if store.get(tool, f"k{number}") != f"text {number} é " * 9:
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+WRITER = """
+import sys
+from star_rl.evidence import EvidenceWriter
+with EvidenceWriter(sys.argv[1], "classic", "d") as writer:
+    for number in range(3000):
+        writer.put("ItemCF", f"k{number}", f"text {number}")
+        if number == 100:
+            print("half", flush=True)
+            sys.stdin.readline()
+    writer.seal()
+"""
+
+
+def test_opened_while_another_process_writes(tmp_path):
+    """A reader sees no store, then the whole store; nothing between."""
+    path = tmp_path / "store"
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "half\n"
+    with pytest.raises(StarError, match="not sealed yet"):
+        EvidenceStore.open(path)
+    with pytest.raises(StarError, match="another process is building"):
+        EvidenceWriter(path, "classic", "d")
+    process.stdin.write("\n")
+    process.stdin.flush()
+    limit = time.monotonic() + 60
+    while time.monotonic() < limit:
+        try:
+            store = EvidenceStore.open(path)
+            break
+        except StarError as error:
+            assert "not sealed yet" in str(error)
+    assert len(store) == 3000 and store.get("ItemCF", "k2999") == "text 2999"
+    assert process.wait(60) == 0
+    assert not (tmp_path / "store.building").exists()
+
+
+def test_an_open_store_outlives_its_deletion(sealed):
+    store = EvidenceStore.open(sealed)
+    shutil.rmtree(sealed)
+    assert store.get("ItemCF", "k1").startswith("text 1 ")
+
+
+def test_manifest_tells_what_it_holds(sealed):
+    manifest = json.loads((sealed / "manifest.json").read_text())
+    assert manifest["format"] == 1 and manifest["scenario"] == "classic" and manifest["fingerprint"] == "data-1"
+    files = manifest["shards"][0]["files"]
+    assert {name: file["bytes"] for name, file in files.items()} == {
+        name: os.path.getsize(sealed / "shard-00000" / name) for name in FILES
+    }
