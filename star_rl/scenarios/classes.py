@@ -62,8 +62,9 @@ def classify(
     for u, i, cut in zip(user.tolist(), truth.tolist(), cutoff.tolist(), strict=True):
         mine = data.stamp[data.start[u] : data.start[u + 1]]
         before = int(np.searchsorted(mine, cut))
+        own = int((data.item[data.start[u] : data.start[u + 1]] == i).sum())
         everybody = stamps[edges[i] : edges[i + 1]]
-        support = int(np.searchsorted(everybody, cut)) if seconds else len(everybody) - 1
+        support = int(np.searchsorted(everybody, cut)) if seconds else len(everybody) - own
         recent = [before - int(np.searchsorted(mine, cut - days * day)) for days in (rules.short_days, rules.long_days)]
         if before <= rules.cold_user:
             names.append("user_cold_start")

@@ -59,8 +59,11 @@ def blocks(path: str | Path, size: int = BLOCK) -> Iterator[tuple[int, bytes, in
             if not cut:
                 rest += block
                 continue
-            whole = rest + block[:cut]
+            whole = rest + block[:cut] if rest else block if cut == len(block) else block[:cut]
             rest = block[cut:]
+            if rest and not isinstance(handle, gzip.GzipFile):
+                handle.seek(-len(rest), 1)  # cheaper than to join it to the next block, a copy of every byte
+                rest = b""
             if line == 1 and whole.startswith(b"\xef\xbb\xbf"):
                 whole = whole[3:]
             count = int(np.count_nonzero(np.frombuffer(whole, np.uint8) == 10))

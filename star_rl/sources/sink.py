@@ -10,6 +10,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from star_rl.files import atomic_path, fingerprint, sha256, write_json, writing_
 from star_rl.records import INTERACTIONS, ITEMS, USERS
 from star_rl.sources import times
 from star_rl.sources.cleaning import clean_id, clean_ids, clean_ratings, clean_text, encode, whole
+from star_rl.sources.lookahead import ahead
 
 #: ``progress(what, rows so far)``.
 Progress = Callable[[str, int], None]
@@ -181,13 +183,14 @@ class Sink:
     # ------------------------------------------------------------------ sorting in bounded memory
 
     def _write_run(self) -> None:
-        table = _sorted(pa.Table.from_batches(self._buffer, _BUFFER))
+        table = pa.Table.from_batches(self._buffer, _BUFFER)
         self._buffer, self._bytes = [], 0
         path = self._spill / f"{len(self._runs)}.arrow"
         try:
             self._spill.mkdir(parents=True, exist_ok=True)
             with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, _BUFFER) as writer:
-                writer.write_table(table, max_chunksize=1 << 16)
+                for piece in _sorted(table):
+                    writer.write_table(piece)
         except OSError as error:
             raise writing_error(path, error) from error
         self._runs.append(path)
@@ -195,7 +198,9 @@ class Sink:
     def _ranges(self) -> Iterator[pa.Table]:
         """Yield the interactions sorted by (user, timestamp, arrival), each user whole within one table."""
         if not self._runs:
-            yield _sorted(pa.Table.from_batches(self._buffer, _BUFFER))
+            table = pa.Table.from_batches(self._buffer, _BUFFER)
+            self._buffer = []
+            yield from _sorted(table)
             return
         if self._buffer:
             self._write_run()
@@ -210,9 +215,7 @@ class Sink:
         edges = [[0, *(_bisect(run["user_id"], cut) for cut in cuts), len(run)] for run in runs]
         for part in range(len(cuts) + 1):
             pieces = [run.slice(e[part], e[part + 1] - e[part]) for run, e in zip(runs, edges, strict=True)]
-            whole = pa.concat_tables([piece for piece in pieces if len(piece)] or [_BUFFER.empty_table()])
-            if len(whole):
-                yield _sorted(whole)
+            yield from _sorted(pa.concat_tables([piece for piece in pieces if len(piece)] or [_BUFFER.empty_table()]))
 
     # ------------------------------------------------------------------ the tables
 
@@ -241,8 +244,8 @@ class Sink:
             with pq.ParquetWriter(
                 temporary, INTERACTIONS, compression="zstd", use_dictionary=["user_id", "item_id"]
             ) as writer:
-                for table in self._ranges():
-                    table = self._filtered(table, known)
+                # Sorting the next piece overlaps with compressing this one.
+                for table in ahead(self._filtered(table, known) for table in self._ranges()):
                     if not len(table):
                         continue
                     if items_from_interactions:
@@ -337,6 +340,8 @@ class Sink:
             pq.write_table(table, temporary, compression="zstd")
 
 
+#: Bytes of rows that are gathered and written at a time.
+_PIECE = 32 << 20
 _BUFFER = pa.schema([pa.field(field.name, field.type) for field in INTERACTIONS])
 
 
@@ -348,11 +353,13 @@ def _codes(column: pa.ChunkedArray) -> np.ndarray:
     return np.asarray(whole(column).dictionary_encode().indices.to_numpy())
 
 
-def _sorted(table: pa.Table) -> pa.Table:
-    """Sort by (user, timestamp), equal ones in the order they stand in."""
+def _sorted(table: pa.Table) -> Iterator[pa.Table]:
+    """Yield the rows by (user, timestamp), equal ones in the order they stand in, in pieces of whole users."""
+    count = len(table)
+    if not count:
+        return
+    size = table.nbytes
     table = table.combine_chunks()
-    if not len(table):
-        return table
     codes = whole(table["user_id"]).dictionary_encode()
     rank = np.empty(len(codes.dictionary), np.int64)
     rank[pc.sort_indices(codes.dictionary).to_numpy()] = np.arange(len(rank))
@@ -362,7 +369,11 @@ def _sorted(table: pa.Table) -> pa.Table:
         order = np.argsort(user * span + (stamp - low), kind="stable")
     else:
         order = np.lexsort((stamp, user))
-    return table.take(pa.array(order))
+    user = user[order]
+    parts = max(1, -(-size // _PIECE))
+    edges = sorted({int(np.searchsorted(user, user[count * k // parts])) for k in range(parts)} | {count})
+    for start, stop in pairwise(edges):
+        yield table.take(pa.array(order[start:stop]))
 
 
 def _bisect(column: pa.ChunkedArray, value: str) -> int:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 #: Above these a number cannot be seconds (year 5138) or milliseconds (year 5138) any more.
 _MILLIS, _MICROS = 1e11, 1e14
-_MONTHS = pa.array(["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"])
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _FORMATS = ("%m %d, %Y", "%b %d, %Y", "%Y/%m/%d", "%Y/%m/%d %H:%M:%S", "%d %b %Y", "%Y-%m-%d %H:%M", "%Y%m%d")
 _ISO = r"^\d{4}-\d\d-\d\d( \d\d:\d\d:\d\d)?$"
 #: Twitter's form, which Goodreads uses: "Thu Aug 17 15:15:28 -0700 2017".
@@ -88,7 +88,7 @@ def _long(text: pa.Array) -> pa.Array:
     def part(start: int, stop: int) -> pa.Array:
         return pc.utf8_slice_codeunits(text, start, stop)
 
-    month = pc.utf8_lpad(pc.cast(pc.add(pc.index_in(part(4, 7), _MONTHS), 1), pa.string()), 2, "0")
+    month = pc.utf8_lpad(pc.cast(pc.add(pc.index_in(part(4, 7), pa.array(_MONTHS)), 1), pa.string()), 2, "0")
     day = pc.binary_join_element_wise(part(26, 30), month, part(8, 10), "-")
     local = _iso(pc.binary_join_element_wise(day, part(11, 19), " "))
     offset = pc.add(

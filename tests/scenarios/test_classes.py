@@ -14,7 +14,8 @@ def data(days_of_user, fans):
     rows += [(f"f{k}", "truth", 1) for k in range(fans)]
     return Indexed.of(
         pa.Table.from_pylist(
-            [{"user_id": u, "item_id": i, "timestamp": t, "rating": None, "text": None} for u, i, t in rows], INTERACTIONS
+            [{"user_id": u, "item_id": i, "timestamp": t, "rating": None, "text": None} for u, i, t in rows],
+            INTERACTIONS,
         )
     )
 

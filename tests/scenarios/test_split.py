@@ -18,7 +18,13 @@ def world(rows, items=60, tasks=None, time="seconds"):
     """Tables of (user, item, timestamp) rows, in the order given."""
     users, things, stamps = zip(*rows, strict=True) if rows else ((), (), ())
     table = pa.table(
-        {"user_id": users, "item_id": things, "timestamp": stamps, "rating": [4.0] * len(rows), "text": [None] * len(rows)}
+        {
+            "user_id": users,
+            "item_id": things,
+            "timestamp": stamps,
+            "rating": [4.0] * len(rows),
+            "text": [None] * len(rows),
+        }
     )
     names = [f"{k}" for k in range(items)]
     return Tables(
@@ -191,8 +197,9 @@ def test_short_users_and_short_item_lists_are_counted():
 def test_caps_draw_evenly_over_scenarios():
     slow = [row for u in range(20) for row in sequence(f"s{u}", range(12), 1, 400 * 86_400)]
     fast = [row for u in range(40) for row in sequence(f"f{u}", range(12), 1, 60)]
-    parts = split(world(slow + fast), {"test": "last", "scenario": "auto", "max_test": 10, "cold_item": 0}, 0)
-    check(world(slow + fast), parts)
+    tables = world(slow + fast + sequence("early", range(12), 0, 0))
+    parts = split(tables, {"test": "last", "scenario": "auto", "max_test": 10, "cold_item": 0}, 0)
+    check(tables, parts)
     assert Counter(task.scenario for task in parts.test) == {"classic": 5, "short_term": 5}
 
 

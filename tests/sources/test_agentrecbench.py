@@ -12,13 +12,14 @@ from star_rl.sources.societytasks import read_tasks
 
 ITEMS = [
     {"item_id": f"B{k:02d}", "main_category": "Games", "title": f"Game {k}", "price": None, "features": ["small"],
-     "description": ["one", "two"], "categories": ["Games", "Board"], "details": {}, "source": "amazon", "type": "product"}
+     "description": ["one", "two"], "categories": ["Games", "Board"], "details": {}, "source": "amazon"}
     for k in range(22)
 ] + [
-    {"item_id": "y-1", "name": "Corner Café", "city": "Reno", "stars": 4.5, "categories": "Coffee, Cake", "source": "yelp"},
+    {"item_id": "y-1", "name": "Corner Café", "city": "Reno", "stars": 4.5, "categories": "Coffee, Cake",
+     "source": "yelp"},
     {"item_id": "77", "title": "", "title_without_series": "A Book", "description": "", "source": "goodreads",
-     "popular_shelves": [{"count": "9", "name": "to-read"}, {"count": "5", "name": "fantasy"}], "authors": [{"author_id": "5"}],
-     "publication_year": "2001", "average_rating": "3.9"},
+     "popular_shelves": [{"count": "9", "name": "to-read"}, {"count": "5", "name": "fantasy"}],
+     "authors": [{"author_id": "5"}], "publication_year": "2001", "average_rating": "3.9"},
 ]  # fmt: skip
 REVIEWS = [
     {"stars": 5.0, "text": "good", "item_id": f"B{k:02d}", "user_id": "A1", "timestamp": 1_600_000_000_000 + k * 1000,
@@ -28,7 +29,10 @@ REVIEWS = [
     {"stars": "3", "text": "ok", "item_id": "77", "user_id": "G1", "date_added": "Thu Aug 17 15:15:28 -0700 2017",
      "read_at": "", "source": "goodreads"},
 ]  # fmt: skip
-USERS = [{"user_id": "A1", "source": "amazon"}, {"user_id": "Y1", "name": "Kim", "friends": "x" * 9999, "source": "yelp"}]
+USERS = [
+    {"user_id": "A1", "source": "amazon"},
+    {"user_id": "Y1", "name": "Kim", "friends": "x" * 9999, "source": "yelp"},
+]
 
 
 def lines(rows):
@@ -48,7 +52,13 @@ def task(folder, number, user="A1", truth="B09", candidates=None):
     for kind in ("tasks", "groundtruth"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
     listed = candidates or [f"B{k:02d}" for k in range(2, 22)]
-    row = {"type": "recommendation", "user_id": user, "candidate_category": "x", "candidate_list": listed, "loc": [-1, -1]}
+    row = {
+        "type": "recommendation",
+        "user_id": user,
+        "candidate_category": "x",
+        "candidate_list": listed,
+        "loc": [-1, -1],
+    }
     (folder / "tasks" / f"task_{number}.json").write_text(json.dumps(row))
     (folder / "groundtruth" / f"groundtruth_{number}.json").write_text(json.dumps({"ground truth": truth}))
 
@@ -171,7 +181,7 @@ def test_tasks_that_cannot_be_used_are_counted(tmp_path):
         "task or ground truth absent or no JSON": 2,
         "no user, candidates or ground truth": 1,
     }
-    with pytest.raises(StarError, match="no task_N.json"):
+    with pytest.raises(StarError, match=r"no task_N\.json"):
         read_tasks(tmp_path / "yelp" / "groundtruth")
 
 

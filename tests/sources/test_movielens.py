@@ -7,7 +7,8 @@ from star_rl.records import read_table
 from star_rl.sources import write_tables
 
 INTER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t10\t4\t900000000\n1\t11\t2\t900000001\n"
-ITEM = "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n10\tHeat\t1995\tAction Crime\n11\tÉté\t\t\n"
+ITEM = "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
+ITEM += "10\tHeat\t1995\tAction Crime\n11\tÉté\t\t\n"
 USER = "user_id:token\tage:token\n1\t24\n"
 
 
@@ -19,7 +20,9 @@ def files(folder, **contents):
 
 def result(folder, out, **options):
     manifest = write_tables("movielens", folder, out, options)
-    rows = [(r["user_id"], r["item_id"], r["timestamp"], r["rating"]) for r in read_table(out, "interactions").to_pylist()]
+    rows = [
+        (r["user_id"], r["item_id"], r["timestamp"], r["rating"]) for r in read_table(out, "interactions").to_pylist()
+    ]
     items = {r["item_id"]: (r["title"], r["categories"], r["attributes"]) for r in read_table(out, "items").to_pylist()}
     return manifest, rows, items
 
@@ -46,7 +49,12 @@ def test_grouplens_100k(tmp_path):
 
 def test_grouplens_1m(tmp_path):
     movies = "10::Heat (1995)::Action|Crime\n11::Été: la fin::Drama\n".encode("latin-1")
-    files(tmp_path, ratings__dat="1::10::4::900000000\n1::11::2::900000001\n", movies__dat=movies, users__dat="1::F::1::10::48067\n")
+    files(
+        tmp_path,
+        ratings__dat="1::10::4::900000000\n1::11::2::900000001\n",
+        movies__dat=movies,
+        users__dat="1::F::1::10::48067\n",
+    )
     _, rows, items = result(tmp_path, tmp_path / "out")
     assert rows == EXPECTED and items["11"][0] == "Été: la fin" and items["10"][1] == ["Action", "Crime"]
 
@@ -60,7 +68,9 @@ def test_grouplens_csv_gz(tmp_path):
 
 
 def test_bad_lines_keep_their_numbers(tmp_path):
-    broken = INTER.encode() + b"\n1\t10\n2\t10\tfour\t900000002\n2\t\xff\t4\t900000003\n2\t11\t5\tnever\n2\t11\t5\t900000004"
+    broken = (
+        INTER.encode() + b"\n1\t10\n2\t10\tfour\t900000002\n2\t\xff\t4\t900000003\n2\t11\t5\tnever\n2\t11\t5\t900000004"
+    )
     files(tmp_path, ml__inter=broken, ml__item=ITEM)
     manifest, rows, _ = result(tmp_path, tmp_path / "out", max_bad_share=0.6)
     assert rows == [*EXPECTED, ("2", "10", 900_000_002, None), ("2", "11", 900_000_004, 5.0)]

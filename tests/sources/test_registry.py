@@ -19,13 +19,15 @@ def test_wrong_names_and_paths_are_named(tmp_path):
         write_tables("netflix", tmp_path, tmp_path / "out")
     with pytest.raises(StarError, match="needs root"):
         write_tables("movielens", None, tmp_path / "out")
-    with pytest.raises(StarError, match="no folder .*nowhere"):
+    with pytest.raises(StarError, match=r"no folder .*nowhere"):
         write_tables("movielens", tmp_path / "nowhere", tmp_path / "out")
 
 
 def test_the_synthetic_world_is_seeded_and_its_ids_are_short(tmp_path):
     small = {"users": 60, "items": 120}
-    prints = [write_tables("synthetic", None, tmp_path / str(k), small | {"seed": k // 2})["fingerprint"] for k in range(3)]
+    prints = [
+        write_tables("synthetic", None, tmp_path / str(k), small | {"seed": k // 2})["fingerprint"] for k in range(3)
+    ]
     assert prints[0] == prints[1] != prints[2]
     items = read_table(tmp_path / "0", "items").to_pylist()
     assert len({item["title"] for item in items}) == 120 and all(item["categories"] for item in items)
@@ -34,7 +36,9 @@ def test_the_synthetic_world_is_seeded_and_its_ids_are_short(tmp_path):
     assert len(set(zip(rows["user_id"].to_pylist(), rows["item_id"].to_pylist(), strict=True))) == len(rows)
 
 
-@pytest.mark.parametrize("options", [{"users": 0}, {"items": 10}, {"longest": 5}, {"p_series": 2.0}, {"taste": 0.0}, {"categories": 99}])
+@pytest.mark.parametrize(
+    "options", [{"users": 0}, {"items": 10}, {"longest": 5}, {"p_series": 2.0}, {"taste": 0.0}, {"categories": 99}]
+)
 def test_synthetic_options_out_of_range(tmp_path, options):
     name = next(iter(options))
     with pytest.raises(StarError, match=f"synthetic: {name}="):
@@ -58,5 +62,8 @@ def test_reading_ahead_keeps_order_and_hands_on_errors():
 
 
 def test_the_package_starts_without_heavy_libraries():
-    code = "import sys, star_rl.sources, star_rl.scenarios; print([m for m in ('torch', 'pandas', 'ray') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = "import sys, star_rl.sources, star_rl.scenarios\n"
+    code += "print([m for m in ('torch', 'pandas', 'ray') if m in sys.modules])"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )
