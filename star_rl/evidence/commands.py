@@ -127,6 +127,8 @@ def build(
         model = _model(chat, ledger, template, source, dry_run)
         if dry_run:
             found = price(sources, model, histories)
+            if not len(ledger):
+                ledger.path.unlink()  # pricing leaves nothing behind
             return (
                 f"{found['keys']:,} keys: about {found['prompt_tokens']:,} tokens of prompts and "
                 f"{found['completion_tokens']:,} of answers, cost {found['cost']:,} at the prices given "

@@ -111,6 +111,10 @@ def killed_build(world_file, mode, folder, keys, kills, longest, seed):
     return hit
 
 
+def lines_of(file):
+    return file.read_text().splitlines()
+
+
 def check_kills(tmp_path, world, mode, keys, kills, longest, seed=0):
     undisturbed = tmp_path / "undisturbed"
     undisturbed.mkdir()
@@ -119,19 +123,19 @@ def check_kills(tmp_path, world, mode, keys, kills, longest, seed=0):
     assert hit == kills
     assert digest(tmp_path / "killed" / "store") == digest(undisturbed / "store")
     if mode == "llm":
-        rows = [json.loads(line) for line in open(tmp_path / "killed" / "ledger.jsonl")]
+        rows = [json.loads(line) for line in lines_of(tmp_path / "killed" / "ledger.jsonl")]
         assert max(Counter(row["key"] for row in rows).values()) == 1  # nothing is paid twice
-        whole = sum(1 for _ in open(undisturbed / "ledger.jsonl"))
+        whole = len(lines_of(undisturbed / "ledger.jsonl"))
         assert len(rows) == whole
         # Asked more often than answered: what was on its way at a kill (8 slots), and calls that failed.
-        asked = sum(1 for _ in open(tmp_path / "killed" / "asked.log"))
-        failing = sum(1 for _ in open(undisturbed / "asked.log")) - whole
+        asked = len(lines_of(tmp_path / "killed" / "asked.log"))
+        failing = len(lines_of(undisturbed / "asked.log")) - whole
         assert asked - whole <= kills * 8 + failing * (kills + 1)
         outcomes = EvidenceStore.open(tmp_path / "killed" / "store").manifest["outcomes"]
         assert all(outcomes[name] for name in ("llm", "repaired", "fallback", "template"))
 
 
-@pytest.mark.parametrize(("mode", "keys", "longest"), [("template", 4000, 0.8), ("llm", 400, 0.8)])
+@pytest.mark.parametrize(("mode", "keys", "longest"), [("template", 2000, 0.4), ("llm", 250, 0.4)])
 def test_three_kills_change_nothing(tmp_path, world, mode, keys, longest):
     check_kills(tmp_path, world, mode, keys, 3, longest)
 
@@ -314,7 +318,7 @@ def test_a_store_that_saw_a_target_is_refused(tmp_path, world):
         assert_no_targets(store, good[:1])
     with pytest.raises(StarError, match="was built from data"):
         assert_no_targets(store, good, "other")
-    with pytest.raises(StarError, match="holds its target|hold its target"):
+    with pytest.raises(StarError, match="hold its target"):
         assert_no_targets(store, bad, mark, contains_of(table, bad))
     with pytest.raises(StarError, match="fingerprint of the visible interactions"):
         assert_no_targets(store, good, None, contains_of(table, good))
@@ -374,17 +378,16 @@ def test_commands_with_a_model(folder, endpoint):
     text = commands.build(folder / "store", **options(folder, chat=chat, dry_run=True))
     assert "40 keys" in text and "0% paid already" in text and not endpoint.asked
     text = commands.build(folder / "store", **options(folder, chat=chat))
-    assert "by llm 38, template 2" in text
+    assert "by llm 39, template 1" in text
     asked = len(endpoint.asked)
     account = json.loads((folder / "store.account.json").read_text())
     assert account["asked"] == account["ledger"]["replies"] and account["cost"] > 0
     assert commands.build(folder / "store", **options(folder, chat=chat)) == text
     assert len(endpoint.asked) == asked
-    assert (
-        "100% paid already"
-        in commands.build(folder / "again", **options(folder, chat=ChatOptions((place,), model="small"), dry_run=True))
-        or not (folder / "again.ledger.jsonl").read_text()
-    )
+    named = ChatOptions((place,), model="small", price_prompt=1.0)
+    assert "100% paid already" in commands.build(folder / "store", **options(folder, chat=named, dry_run=True))
+    commands.build(folder / "other", **options(folder, chat=named, dry_run=True))
+    assert not list(folder.glob("other*"))
 
 
 def test_loops_are_closed(tmp_path, world):
