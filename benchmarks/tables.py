@@ -4,9 +4,9 @@
     .bench/tables/bin/python -m benchmarks.tables --lines 1000000 --runs 5 --out .bench/tables.json
 
 All do the same work on the same files: read the reviews, keep five columns, drop second copies of one (user, item,
-time), sort by user and time, write Parquet with zstd; and read the items and users. Ours also checks ids and times, counts
-what it drops and hashes what it writes. Each run is a process of its own; runs alternate; ratios are of medians. pandas
-stands twice: with its own JSON reader, and with Arrow's (``engine="pyarrow"``), which is the fastest that pandas can do.
+time), sort by user and time, write Parquet with zstd; and read the items and users. Ours also checks ids and times,
+counts what it drops and hashes what it writes. Each run is a process of its own; runs alternate; ratios are of medians.
+pandas stands twice: with its own JSON reader, and with Arrow's (``engine="pyarrow"``), its fastest.
 """
 
 from __future__ import annotations
