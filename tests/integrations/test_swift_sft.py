@@ -78,7 +78,7 @@ def test_recipes_compose(recipe, tmp_path):
     assert config["template"] == "star"
     assert all(isinstance(v, str) for v in config["ENV"].values())
     assert yaml.safe_load(yaml.safe_dump(config)) == config
-    assert config["learning_rate"] == {"section41": 2e-5, "lora": 1e-4, "tiny_cpu": 2e-3, "zero2_cpu": 3e-3}.get(
+    assert config["learning_rate"] == {"section41": 2e-5, "lora": 1e-4, "tiny_cpu": 1.2e-2, "zero2_cpu": 3e-3}.get(
         next((r for r in ("section41", "lora", "zero2_cpu", "tiny_cpu") if r in recipe), ""), 1e-5
     )
 
@@ -187,6 +187,19 @@ def test_newest_checkpoint_skips_what_was_cut_off(tmp_path):
             (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(json.dumps(state))
     assert sft.newest_checkpoint(tmp_path) == (tmp_path / "checkpoint-10", 10)
     assert not (tmp_path / "checkpoint-20").exists()
+
+
+def test_finished_is_told_from_cut_off(tmp_path):
+    def state(**values):
+        (tmp_path / "trainer_state.json").write_text(json.dumps(values))
+        return tmp_path
+
+    done = state(global_step=10, max_steps=10, num_train_epochs=2)
+    assert sft.finished(done, {"max_steps": 10})
+    assert not sft.finished(done, {"max_steps": 20})
+    assert sft.finished(done, {"num_train_epochs": 2})
+    assert not sft.finished(done, {"num_train_epochs": 4})
+    assert not sft.finished(state(global_step=9, max_steps=10, num_train_epochs=2), {"num_train_epochs": 2})
 
 
 SHORT = {"max_steps": 8, "per_device_train_batch_size": 4, "save_steps": 4, "logging_steps": 2}

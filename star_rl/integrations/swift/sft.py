@@ -212,6 +212,16 @@ def newest_checkpoint(out: Path) -> tuple[Path | None, int]:
     return best
 
 
+def finished(checkpoint: Path, config: Mapping[str, Any]) -> bool:
+    """Whether `checkpoint` is the end of the run that `config` asks for (the trainer would add a step to it)."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    steps = int(config.get("max_steps") or -1)
+    if steps > 0:
+        return int(state["global_step"]) >= steps
+    same_epochs = float(state["num_train_epochs"]) >= float(config.get("num_train_epochs") or 3)
+    return same_epochs and int(state["global_step"]) >= int(state["max_steps"])
+
+
 def sieve_long_rows(data: Path, tokenizer_dir: Path, max_length: int, kept: Path) -> tuple[Path, int, int, float]:
     """Takes out the rows over `max_length` tokens, which ms-swift would drop without a word.
 
@@ -286,7 +296,9 @@ def run_sft(
         )
         config["dataset"] = [str(kept)]
     file.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    steps, loss = _watch(config, file, log, work, dict(env or {}), progress)
+    steps, loss = 0, None
+    if checkpoint is None or not finished(checkpoint, config):
+        steps, loss = _watch(config, file, log, work, dict(env or {}), progress)
     last, step = newest_checkpoint(work)
     if last is None:
         raise StarError(f"ms-swift ended without a checkpoint in {work}", f"read {log}")
