@@ -1,12 +1,13 @@
 """The policy loop inside verl, as agent loop ``star_agent``.
 
-Only an adapter: verl's server client becomes an engine, :func:`star_rl.policy.loop.rollout` runs, and its result becomes verl's
-``AgentLoopOutput``. It is configured by the file named in ``actor_rollout_ref.rollout.agent.agent_loop_config_path``, which
-:mod:`star_rl.integrations.verl.recipe` writes for each run.
+Only an adapter: verl's server client becomes an engine, :func:`star_rl.policy.loop.rollout` runs, and its result
+becomes verl's ``AgentLoopOutput``. It is configured by the file named in
+``actor_rollout_ref.rollout.agent.agent_loop_config_path``, which :mod:`star_rl.integrations.verl.recipe` writes for
+each run.
 
 The reward is computed here and handed over as ``reward_score``, which verl accepts from any loop
-(verl/experimental/agent_loop/agent_loop.py:978). Its own reward manager would decode the whole response, tool output included,
-and a reward must read only what the model wrote. The function is still the one named by verl's own
+(verl/experimental/agent_loop/agent_loop.py:978). Its own reward manager would decode the whole response, tool output
+included, and a reward must read only what the model wrote. The function is still the one named by verl's own
 ``reward.custom_reward_function``.
 """
 
@@ -59,8 +60,8 @@ def open_store(path: str, opener: str) -> Evidence:
 class StarAgentLoop(AgentLoopBase):
     """One rollout of the policy on verl's rollout servers.
 
-    Not decorated with verl's ``register``: the decorator would replace the configured entry by a bare one when the first rollout
-    imports this module.
+    Not decorated with verl's ``register``: the decorator would replace the configured entry by a bare one when the
+    first rollout imports this module.
 
     Args:
         store: folder of the evidence store.

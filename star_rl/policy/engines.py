@@ -21,7 +21,8 @@ from star_rl.policy.loop import Engine, Generation
 
 Kind = Literal["auto", "vllm", "transformers"]
 
-#: Set before vLLM is imported in a process without accelerator; what each does stands in the GRPO launcher's environment.
+#: Set before vLLM is imported in a process without accelerator; what each does stands in the GRPO launcher's
+#: environment.
 CPU_VARIABLES = {
     "VLLM_PLUGINS": "none",
     "TORCHDYNAMO_DISABLE": "1",
@@ -44,8 +45,8 @@ class EngineOptions:
     threads       threads of a CPU engine, None to leave them alone; on a busy machine a tiny model is several times
                   faster with one, because threads that spin for each other cost more than the arithmetic
     logprobs      whether to return the log-probabilities of the sampled tokens
-    seed          of the engine, not of a request (vLLM's CPU build has none such): the same seed gives the same distribution, and
-                  the same samples only where requests arrive in the same order
+    seed          of the engine, not of a request (vLLM's CPU build has none such): the same samples come out only
+                  where requests arrive in the same order
     extra         further arguments of vLLM's ``AsyncEngineArgs``
     """
 
@@ -81,7 +82,8 @@ async def open_engine(model: str | Path, options: EngineOptions | None = None) -
 
 
 class VllmEngine:
-    """vLLM's asynchronous engine. Prefixes are cached: the samples of one task share its prompt, turns share what came before."""
+    """vLLM's asynchronous engine. Prefixes are cached: the samples of one task share its prompt, turns share what
+    came before."""
 
     def __init__(self, model: str | Path, options: EngineOptions) -> None:
         arguments: dict[str, Any] = {
@@ -116,17 +118,17 @@ class VllmEngine:
             detokenize=False,  # the loop decodes whole turns itself
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        last = None
+        last: Any = None
         request = f"{request_id}-{uuid4().hex[:8]}"
-        async for last in self._engine.generate({"prompt_token_ids": prompt_ids}, sampling, request):
-            pass
+        async for output in self._engine.generate({"prompt_token_ids": prompt_ids}, sampling, request):
+            last = output
         if last is None or not last.outputs:
             return Generation((), None, "aborted")
-        output = last.outputs[0]
+        said = last.outputs[0]
         logprobs = None
-        if output.logprobs is not None:
-            logprobs = [entry[token].logprob for entry, token in zip(output.logprobs, output.token_ids, strict=True)]
-        return Generation(list(output.token_ids), logprobs, "aborted" if output.finish_reason == "abort" else "stop")
+        if said.logprobs is not None:
+            logprobs = [entry[token].logprob for entry, token in zip(said.logprobs, said.token_ids, strict=True)]
+        return Generation(list(said.token_ids), logprobs, "aborted" if said.finish_reason == "abort" else "stop")
 
     def close(self) -> None:
         self._engine.shutdown()
@@ -171,7 +173,9 @@ class TransformersEngine:
             taken = {id(entry) for entry in batch}
             self._waiting = [entry for entry in self._waiting if id(entry) not in taken]
             try:
-                results = await asyncio.to_thread(self._run, [entry[0] for entry in batch], [entry[1] for entry in batch])
+                results = await asyncio.to_thread(
+                    self._run, [entry[0] for entry in batch], [entry[1] for entry in batch]
+                )
             except Exception as error:  # every waiting rollout learns of it, none hangs
                 for _, _, future in batch:
                     if not future.done():
@@ -194,7 +198,12 @@ class TransformersEngine:
         top_k = sampling[0].get("top_k", 0)
         chosen: dict[str, Any] = {"do_sample": False}
         if temperature:
-            chosen = {"do_sample": True, "temperature": temperature, "top_p": sampling[0].get("top_p", 1.0), "top_k": max(0, top_k)}
+            chosen = {
+                "do_sample": True,
+                "temperature": temperature,
+                "top_p": sampling[0].get("top_p", 1.0),
+                "top_k": max(0, top_k),
+            }
         with torch.inference_mode():
             out = self._model.generate(
                 input_ids=ids,

@@ -1,7 +1,8 @@
-"""One rollout of the policy: generate a turn, answer its tool calls, go on. Over token ids, and the same for every engine.
+"""One rollout of the policy: generate a turn, answer its tool calls, go on. Over token ids, and the same for every
+engine.
 
-Sampling for difficulty, GRPO rollouts, evaluation and serving all run :func:`rollout`; what differs is the engine behind it.
-Three things hold whatever the model writes:
+Sampling for difficulty, GRPO rollouts, evaluation and serving all run :func:`rollout`; what differs is the engine
+behind it. Three things hold whatever the model writes:
 
 - a token that the model sampled is never decoded and encoded again: the context grows by appending,
 - ``response_mask`` is 1 for exactly the model's tokens,
@@ -62,8 +63,9 @@ _CUT = "\n[cut]"
 class Generation(NamedTuple):
     """One turn as the engine returns it.
 
-    ``token_ids`` include the token that ended the turn; ``logprobs`` (natural log, of the sampled tokens, under the sampling
-    distribution) are as long or None; ``stop_reason`` is ``aborted`` where the engine gave up, else anything.
+    ``token_ids`` include the token that ended the turn; ``logprobs`` (natural log, of the sampled tokens, under the
+    sampling distribution) are as long or None; ``stop_reason`` is ``aborted`` where the engine gave up, else
+    anything.
     """
 
     token_ids: Sequence[int]
@@ -128,9 +130,9 @@ class Budget:
 class Rollout:
     """What came of one rollout.
 
-    Shape: ``response_ids``, ``response_mask`` and ``logprobs`` (where not None) are of length R; ``logprobs`` is 0 where the
-    mask is 0. ``turns`` holds what the model wrote, turn by turn, without the token that ended it; ``calls`` the tools it
-    called, in order; ``counts`` has the keys :data:`COUNTS`, always all of them.
+    Shape: ``response_ids``, ``response_mask`` and ``logprobs`` (where not None) are of length R; ``logprobs`` is 0
+    where the mask is 0. ``turns`` holds what the model wrote, turn by turn, without the token that ended it;
+    ``calls`` the tools it called, in order; ``counts`` has the keys :data:`COUNTS`, always all of them.
     """
 
     prompt_ids: list[int]
@@ -151,16 +153,22 @@ class Rollout:
         return "\n".join(self.turns)
 
 
-def render_prompt(tokenizer: Any, messages: Sequence[Mapping[str, Any]], tools: Sequence[dict[str, Any]] | None) -> list[int]:
+def render_prompt(
+    tokenizer: Any, messages: Sequence[Mapping[str, Any]], tools: Sequence[dict[str, Any]] | None
+) -> list[int]:
     """Prompt token ids of a conversation, ending in the generation prompt. Shape: (P,)."""
     text = tokenizer.apply_chat_template(
-        [dict(message) for message in messages], tools=list(tools) if tools else None, add_generation_prompt=True, tokenize=False
+        [dict(message) for message in messages],
+        tools=list(tools) if tools else None,
+        add_generation_prompt=True,
+        tokenize=False,
     )
     return list(tokenizer.encode(text, add_special_tokens=False))
 
 
 def tool_turn(answers: Sequence[str]) -> str:
-    """What stands between a turn that called tools and the next, as Qwen3's template renders consecutive tool messages."""
+    """What stands between a turn that called tools and the next, as Qwen3's template renders consecutive tool
+    messages."""
     responses = "\n".join(f"<tool_response>\n{answer}\n</tool_response>" for answer in answers)
     return f"\n<|im_start|>user\n{responses}<|im_end|>\n<|im_start|>assistant\n"
 

@@ -1,7 +1,7 @@
 """Many rollouts of one checkpoint over many tasks: difficulty sampling, evaluation, best-of-k.
 
-Runs :func:`star_rl.policy.loop.rollout`, the loop that training runs. One JSON line a rollout, appended as each ends, so that a
-killed run goes on with what is missing.
+Runs :func:`star_rl.policy.loop.rollout`, the loop that training runs. One JSON line a rollout, appended as each ends,
+so that a killed run goes on with what is missing.
 """
 
 from __future__ import annotations
@@ -89,11 +89,13 @@ def sample(
 ) -> Path:
     """Sample every task and write ``out`` (JSON lines, sorted by task and sample when whole).
 
-    Fields of a line: ``task_id, sample, stop, error, model_text, messages, counts, prompt_tokens, seconds, engine_seconds,
-    tool_seconds``. ``seconds`` is wall time from the rollout's start to its end, waiting in the engine included.
+    Fields of a line: ``task_id, sample, stop, error, model_text, messages, counts, prompt_tokens, seconds,
+    engine_seconds, tool_seconds``. ``seconds`` is wall time from the rollout's start to its end, waiting in the
+    engine included.
 
     Raises:
-        StarError: the model or the engine is missing, the engine failed in some rollouts, two tasks share an id, or ``out`` was begun with other settings.
+        StarError: the model or the engine is missing, the engine failed in some rollouts, two tasks share an id, or
+        ``out`` was begun with other settings.
     """
     return asyncio.run(sample_async(model, tasks, store, out, options, engine, on_progress))
 
@@ -217,7 +219,7 @@ class _Lines:
                     kept.append(json.dumps(row, ensure_ascii=False))
         text = "".join(f"{line}\n" for line in (json.dumps({"settings": settings}), *kept))
         self._part.write_text(text, encoding="utf-8")
-        self._handle = open(self._part, "a", encoding="utf-8")
+        self._handle = open(self._part, "a", encoding="utf-8")  # noqa: SIM115 - closed by `finish`
 
     def append(self, row: dict[str, Any]) -> None:
         self._handle.write(json.dumps(row, ensure_ascii=False) + "\n")

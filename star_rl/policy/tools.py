@@ -1,7 +1,7 @@
 """The two tools of the policy, answered from an evidence store by look-up alone (paper, section 3.3).
 
-A call never raises: what a model writes can be anything, so an unknown tool, wrong arguments or an unknown id are answered with
-a sentence the model can read, and named by a reason that is counted.
+A call never raises: what a model writes can be anything, so an unknown tool, wrong arguments or an unknown id are
+answered with a sentence the model can read, and named by a reason that is counted.
 """
 
 from __future__ import annotations
@@ -64,18 +64,17 @@ class ToolBox:
     Args:
         store: where answers are looked up.
         candidates: the item ids of the task; only the lens ``candidates`` reads them.
-        lens: ``text`` returns the stored text as it is, the paper's form. ``candidates`` adds one line that names the stored
-            neighbours of the key which are candidates of this task, best first: a pure look-up still, for students too small
-            to find 20 ids among 200 neighbours.
+        lens: ``text`` returns the stored text as it is, the paper's form. ``candidates`` adds one line that names the
+        stored
+            neighbours of the key which are candidates of this task, best first: a pure look-up still, for students
+            too small to find 20 ids among 200 neighbours.
         lens_top: ids in that line at most.
 
     Raises:
         StarError: the lens is unknown or ``lens_top`` is below 1.
     """
 
-    def __init__(
-        self, store: Evidence, candidates: Sequence[str] = (), lens: Lens = "text", lens_top: int = 5
-    ) -> None:
+    def __init__(self, store: Evidence, candidates: Sequence[str] = (), lens: Lens = "text", lens_top: int = 5) -> None:
         if lens not in LENSES:
             raise StarError(f"unknown lens {lens!r}", f"choose one of {', '.join(LENSES)}")
         if lens_top < 1:

@@ -1,4 +1,5 @@
-"""Every name and signature of verl, vLLM and TransferQueue that the plug-in touches. Fails where an upgrade moves one."""
+"""Every name and signature of verl, vLLM and TransferQueue that the plug-in touches. Fails where an upgrade moves
+one."""
 
 import importlib
 import importlib.metadata
@@ -35,7 +36,11 @@ NAMES = [
     ("verl.experimental.agent_loop.agent_loop", "AgentLoopBase.run", ("sampling_params",)),
     ("verl.trainer.ppo.reward", "get_custom_reward_fn", ("config",)),
     ("verl.workers.rollout.llm_server", "LLMServerClient.generate", ("request_id", "prompt_ids", "sampling_params")),
-    ("vllm", "SamplingParams", ("temperature", "top_p", "top_k", "max_tokens", "stop_token_ids", "logprobs", "detokenize")),
+    (
+        "vllm",
+        "SamplingParams",
+        ("temperature", "top_p", "top_k", "max_tokens", "stop_token_ids", "logprobs", "detokenize"),
+    ),
     ("vllm.v1.engine.async_llm", "AsyncLLM.from_engine_args", ("engine_args",)),
     ("vllm.v1.engine.async_llm", "AsyncLLM.generate", ("prompt", "sampling_params", "request_id")),
     ("vllm.v1.engine.async_llm", "AsyncLLM.shutdown", ("self",)),

@@ -71,7 +71,7 @@ def test_two_steps_on_the_real_engines(world):
     assert all(row["rollout/tool_calls_ok/sum"] > 0 for row in metrics)
     assert all(row["reward/leaked/mean"] == 0.0 for row in metrics), "a reward saw tool output"
 
-    details = [json.loads(line) for line in open(world.details / "1.jsonl")]
+    details = [json.loads(line) for line in (world.details / "1.jsonl").read_text().splitlines()]
     assert Counter(Counter(row["group"] for row in details).values()) == {SAMPLES: PROMPTS}
     for group in {row["group"] for row in details}:
         members = [row for row in details if row["group"] == group]
@@ -127,6 +127,8 @@ def test_killed_training_resumes_at_its_checkpoint_with_the_data_order_kept(worl
     assert [row["step"] for row in read_metrics(cut)] == [1, 2, 3, 4]
 
     def tasks(paths, step):
-        return sorted({json.loads(line)["task_id"] for line in open(paths.details / f"{step}.jsonl")})
+        return sorted(
+            {json.loads(line)["task_id"] for line in (paths.details / f"{step}.jsonl").read_text().splitlines()}
+        )
 
     assert [tasks(cut, step) for step in range(1, 5)] == [tasks(whole, step) for step in range(1, 5)]

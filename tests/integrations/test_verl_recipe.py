@@ -22,7 +22,9 @@ from star_rl.integrations.verl.recipe import (
 from star_rl.integrations.verl.reward import check_reward
 
 ROOT = Path(__file__).parents[2]
-GOOD = "def compute_score(data_source, solution_str, ground_truth, extra_info):\n    return {'score': 1.0, 'acc': 0.0}\n"
+GOOD = (
+    "def compute_score(data_source, solution_str, ground_truth, extra_info):\n    return {'score': 1.0, 'acc': 0.0}\n"
+)
 
 
 @pytest.fixture
@@ -125,7 +127,10 @@ def test_what_does_not_fit_is_said_before_anything_starts(paths):
         (GOOD.replace("1.0", "float('nan')"), "nan"),
         (GOOD.replace("'score'", "'points'"), "score"),
         (GOOD.replace("return", "return 1 / len(solution_str) and"), "ZeroDivisionError"),
-        ("def compute_score(**k):\n    return {'score': 1.0, **({'x': 1.0} if k['solution_str'] else {})}\n", "other keys"),
+        (
+            "def compute_score(**k):\n    return {'score': 1.0, **({'x': 1.0} if k['solution_str'] else {})}\n",
+            "other keys",
+        ),
         ("x = 1\n", "compute_score"),
         ("import nothing_of_that_name\n", "nothing_of_that_name"),
     ],

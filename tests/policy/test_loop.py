@@ -93,9 +93,9 @@ def test_answers_stand_between_turns_exactly_as_the_template_writes_them_and_are
     )
     assert tool_turn(["about 7", "about x"]) == between
     assert spans(result) == [(1, first), (0, between), (1, last)]
-    assert [value for value, mask in zip(result.logprobs, result.response_mask, strict=True) if not mask] == [0.0] * len(
-        TOKENIZER.encode(between, add_special_tokens=False)
-    )
+    assert [value for value, mask in zip(result.logprobs, result.response_mask, strict=True) if not mask] == [
+        0.0
+    ] * len(TOKENIZER.encode(between, add_special_tokens=False))
     assert result.model_text == first.removesuffix("<|im_end|>") + "\ndone"
     assert "about" not in result.model_text
     assert [message["role"] for message in result.messages] == ["assistant", "tool", "tool", "assistant"]
@@ -107,13 +107,19 @@ def test_the_context_grows_by_appending_what_was_sampled():
     result = run(engine)
     assert engine.asked[0][0] == PROMPT
     context = engine.asked[1][0]
-    assert context[: len(PROMPT)] == PROMPT and context[len(PROMPT) :] == result.response_ids[: len(context) - len(PROMPT)]
+    assert (
+        context[: len(PROMPT)] == PROMPT and context[len(PROMPT) :] == result.response_ids[: len(context) - len(PROMPT)]
+    )
     assert engine.asked[0][2] == engine.asked[1][2], "one request id for all turns"
     assert result.logprobs is None, "a turn without log-probabilities leaves none for the rollout"
 
 
 def test_counts_have_the_same_keys_whatever_happens():
-    results = [run(Script("a<|im_end|>")), run(Script(RuntimeError("dead"))), run(Script("cut"), Budget(response_tokens=2))]
+    results = [
+        run(Script("a<|im_end|>")),
+        run(Script(RuntimeError("dead"))),
+        run(Script("cut"), Budget(response_tokens=2)),
+    ]
     assert all(set(result.counts) == set(COUNTS) for result in results)
     assert all(sum(result.counts[f"stop_{stop}"] for stop in STOPS) == 1 for result in results)
 

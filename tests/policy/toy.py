@@ -1,4 +1,5 @@
-"""A toy world, and a student that learned in seconds to call both tools and to rank: small enough for tests on real engines."""
+"""A toy world, and a student that learned in seconds to call both tools and to rank: small enough for tests on real
+engines."""
 
 from __future__ import annotations
 
@@ -72,10 +73,13 @@ def turns_of(task: dict[str, Any], ranking: list[str]) -> list[str]:
         f'<tool_call>\n{{"name": "{name}", "arguments": {{"{argument}": "{key}"}}}}\n</tool_call>'
         for name, argument, key in (("UserCF", "user_id", task["user_id"]), ("ItemCF", "item_id", task["last"]))
     )
-    head = '<plan>\n<Thinking>Profile first.</Thinking>\n<JSON>["User_Profile_Summary"]</JSON>\n</plan>\n<user_profile>\n'
+    head = (
+        '<plan>\n<Thinking>Profile first.</Thinking>\n<JSON>["User_Profile_Summary"]</JSON>\n</plan>\n<user_profile>\n'
+    )
     tail = (
-        '<Thinking>Seen.</Thinking>\n<JSON>["likes it"]</JSON>\n</user_profile>\n<reflection>\n<Thinking>Fine.</Thinking>\n'
-        '<JSON>{"correct": "yes"}</JSON>\n</reflection>\n<recommend>\n<Thinking>Rank.</Thinking>\n'
+        '<Thinking>Seen.</Thinking>\n<JSON>["likes it"]</JSON>\n</user_profile>\n'
+        '<reflection>\n<Thinking>Fine.</Thinking>\n<JSON>{"correct": "yes"}</JSON>\n</reflection>\n'
+        "<recommend>\n<Thinking>Rank.</Thinking>\n"
     )
     return [head + calls, tail + f"<JSON>{json.dumps(ranking)}</JSON>\n</recommend>"]
 
@@ -100,7 +104,7 @@ def grpo_rows(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-REWARD = '''
+REWARD = """
 import re
 
 def compute_score(data_source, solution_str, ground_truth, extra_info):
@@ -109,7 +113,7 @@ def compute_score(data_source, solution_str, ground_truth, extra_info):
     rank = ranking.index(ground_truth) + 1 if ground_truth in ranking else 0
     calls, leaked = solution_str.count("<tool_call>"), "<tool_response>" in solution_str
     return {"score": (1.0 / rank if rank else 0.0) + 0.1 * calls, "acc": float(rank == 1), "leaked": float(leaked)}
-'''
+"""
 
 
 def make_policy(folder: Path, steps: int = 80, seed: int = 0) -> tuple[Path, Path, list[dict[str, Any]]]:

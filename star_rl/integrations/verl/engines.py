@@ -1,7 +1,7 @@
 """Training engines and rollout replica for the CPU, loaded by ``actor_rollout_ref.model.external_lib``.
 
-verl imports that module in the trainer and in every training worker (verl/workers/config/model.py), before engines are looked
-up. On a machine with an accelerator importing it changes nothing, so that one recipe serves both.
+verl imports that module in the trainer and in every training worker (verl/workers/config/model.py), before engines
+are looked up. On a machine with an accelerator importing it changes nothing, so that one recipe serves both.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from verl.workers.rollout.replica import RolloutReplicaRegistry
 class _WithoutOffload:
     """Keeps a reference model in place.
 
-    verl offloads forward-only FSDP2 modules to pinned CPU memory (verl/workers/engine/fsdp/transformer_impl.py:460); pinning
-    needs an accelerator, and the memory is the CPU's already.
+    verl offloads forward-only FSDP2 modules to pinned CPU memory (verl/workers/engine/fsdp/transformer_impl.py:460);
+    pinning needs an accelerator, and the memory is the CPU's already.
     """
 
     engine_config: Any

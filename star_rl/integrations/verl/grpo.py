@@ -2,9 +2,9 @@
 
 >>> run_grpo(load_recipe("recipes/grpo/tiny.yaml"), Paths(run, model, train, store), on_step=print)   # doctest: +SKIP
 
-In the run folder: ``train.log`` (all output), ``metrics.jsonl`` (one line a step), ``rollouts/<step>.jsonl``, ``checkpoints/``,
-``wandb/``, ``overrides.txt``, ``agent_loops.yaml``. Running again in the same folder continues from the last checkpoint, with the
-data order kept, under the same W&B run id.
+In the run folder: ``train.log`` (all output), ``metrics.jsonl`` (one line a step), ``rollouts/<step>.jsonl``,
+``checkpoints/``, ``wandb/``, ``overrides.txt``, ``agent_loops.yaml``. Running again in the same folder continues from
+the last checkpoint, with the data order kept, under the same W&B run id.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class GrpoResult:
-    """What a finished run left behind. ``startup_seconds`` is from the launch to the end of the first step, less that step."""
+    """What a finished run left behind. ``startup_seconds`` is from the launch to the end of the first step, less that
+    step."""
 
     steps: int
     checkpoint: Path
@@ -83,9 +84,10 @@ def check(recipe: Recipe, paths: Paths, name: str = "grpo") -> list[str]:
     rows, batch = _rows(paths.train), config.data.train_batch_size
     if rows < batch:
         raise StarError(f"{paths.train} has {rows} rows, a step takes {batch}", "lower verl.data.train_batch_size")
-    if batch % config.actor_rollout_ref.actor.ppo_mini_batch_size:
+    update = config.actor_rollout_ref.actor.ppo_mini_batch_size
+    if batch % update:
         raise StarError(
-            f"train_batch_size {batch} is no multiple of ppo_mini_batch_size {config.actor_rollout_ref.actor.ppo_mini_batch_size}",
+            f"train_batch_size {batch} is no multiple of ppo_mini_batch_size {update}",
             "both count prompts",
         )
     if config.actor_rollout_ref.rollout.n < 2:
@@ -99,7 +101,8 @@ def run_grpo(
     """Train to the end of the recipe, or go on from the last checkpoint in ``paths.run``.
 
     Raises:
-        StarError: the recipe does not fit (see :func:`check`), another process trains in this folder, or training failed; the
+        StarError: the recipe does not fit (see :func:`check`), another process trains in this folder, or training
+        failed; the
             message then holds the last lines of the log.
     """
     overrides = check(recipe, paths, name)
@@ -119,7 +122,8 @@ def run_grpo(
                 if on_step is not None:
                     on_step(step)
         finally:
-            # Also after success: Ray's daemons outlive the driver by some seconds. Also on Ctrl-C and on errors of `on_step`.
+            # Also after success: Ray's daemons outlive the driver by some seconds. Also on Ctrl-C and on errors of
+            # `on_step`.
             processes.end(paths.run)
             with contextlib.suppress(Exception):
                 trainer.wait(timeout=10)
@@ -127,7 +131,8 @@ def run_grpo(
             merge_metrics(paths)
         if trainer.returncode != 0:
             raise StarError(
-                f"GRPO failed with exit code {trainer.returncode}; the end of {paths.log}:\n{_tail(paths.log, log_start)}",
+                f"GRPO failed with exit code {trainer.returncode}; the end of {paths.log}:\n"
+                + _tail(paths.log, log_start),
                 "mend the cause and run again: training continues from its last checkpoint",
             )
         latest = last_checkpoint(paths)
@@ -146,7 +151,8 @@ def run_grpo(
 
 
 def export(result: GrpoResult, target: Path) -> Path:
-    """Make a Hugging Face model folder of a checkpoint: copied where verl saved one (``hf_model``), else merged from shards.
+    """Make a Hugging Face model folder of a checkpoint: copied where verl saved one (``hf_model``), else merged from
+    shards.
 
     Raises:
         StarError: merging failed.
@@ -227,9 +233,7 @@ def _wandb_id(run: Path) -> str:
     return file.read_text().strip()
 
 
-def _follow(
-    paths: Paths, attempt: int, started: float, total: int, ended: Callable[[], int | None]
-) -> Iterator[Step]:
+def _follow(paths: Paths, attempt: int, started: float, total: int, ended: Callable[[], int | None]) -> Iterator[Step]:
     """Yield each step as its metrics appear, until the trainer ends."""
     file, seen = paths.run / "attempts" / f"{attempt:03d}.jsonl", 0
     while True:

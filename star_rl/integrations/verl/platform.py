@@ -1,8 +1,8 @@
 """A CPU platform for verl 0.9.1 (verl/plugin/platform/platform_base.py), selected by ``VERL_PLATFORM=cpu``.
 
-verl ships CUDA, ROCm and NPU platforms. On a CPU the trainer needs three things they take for granted: a device module with
-the names of ``torch.cuda``, a process group for one device type, and a Ray resource that counts workers (Ray's logical GPUs,
-given to ``ray.init`` as a number).
+verl ships CUDA, ROCm and NPU platforms. On a CPU the trainer needs three things they take for granted: a device
+module with the names of ``torch.cuda``, a process group for one device type, and a Ray resource that counts workers
+(Ray's logical GPUs, given to ``ray.init`` as a number).
 """
 
 from __future__ import annotations
@@ -170,8 +170,9 @@ class CpuPlatform(PlatformBase):
 def use_single_backend_process_group() -> None:
     """The one patch of verl: give its Ray process group the backend ``cpu:gloo``.
 
-    verl composes ``cpu:gloo,<device>:<backend>`` (verl/utils/distributed.py:90), on a CPU ``cpu:gloo,cpu:gloo``, which torch
-    refuses as a duplicate. ``backend`` is a parameter of the function, so only its default changes. Idempotent.
+    verl composes ``cpu:gloo,<device>:<backend>`` (verl/utils/distributed.py:90), on a CPU ``cpu:gloo,cpu:gloo``,
+    which torch refuses as a duplicate. ``backend`` is a parameter of the function, so only its default changes.
+    Idempotent.
     """
     import verl.utils.distributed as distributed
 

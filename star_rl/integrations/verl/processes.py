@@ -1,7 +1,8 @@
 """A training run's processes: started together, found again, ended together.
 
-Ray's daemons leave the group of the process that starts them, and a killed launcher leaves everything running. So each process
-carries the run's folder in an environment variable, which children inherit; whoever carries it belongs to the run.
+Ray's daemons leave the group of the process that starts them, and a killed launcher leaves everything running. So
+each process carries the run's folder in an environment variable, which children inherit; whoever carries it belongs
+to the run.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A GRPO recipe, and what verl is told on its account: Hydra overrides, environment, the agent loop's file.
 
 A recipe is a short YAML of what differs. Its ``verl`` branch has the shape of verl's own configuration
-(verl/trainer/config/ppo_trainer.yaml); a key that verl's YAML lacks is written with a leading ``+``, as in Hydra, so that a
-mistyped key is an error and never a silent addition. Layers, later ones win: what this project always sets, what a CPU needs,
-the recipe, the paths of the run.
+(verl/trainer/config/ppo_trainer.yaml); a key that verl's YAML lacks is written with a leading ``+``, as in Hydra, so
+that a mistyped key is an error and never a silent addition. Layers, later ones win: what this project always sets,
+what a CPU needs, the recipe, the paths of the run.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BASE: dict[str, Any] = {
     "algorithm": {"adv_estimator": "grpo", "use_kl_in_reward": False},
     "data": {
         "dataloader_num_workers": 0,  # rows are short; a worker process costs seconds and gains nothing
-        "filter_overlong_prompts": False,  # a prompt that does not fit ends its rollout as `prompt_too_long`, and is counted
+        "filter_overlong_prompts": False,  # one that does not fit ends its rollout as `prompt_too_long`, counted
     },
     "actor_rollout_ref": {
         "hybrid_engine": True,
@@ -49,8 +49,8 @@ BASE: dict[str, Any] = {
             "agent": {"default_agent_loop": "star_agent"},
         },
     },
-    # The loop scores its own rollouts, because only it can tell the model's words from tool output. verl asks its reward workers
-    # only for rollouts without a score, so there is nothing for them to do.
+    # The loop scores its own rollouts, because only it can tell the model's words from tool output. verl asks its
+    # reward workers only for rollouts without a score, so there is nothing for them to do.
     "reward": {"num_workers": 0},
     "trainer": {
         "logger": ["console", "file", "wandb"],
@@ -101,7 +101,8 @@ CPU_ENVIRONMENT = {
     "VERL_PLATFORM": "cpu",
     "VERL_USE_EXTERNAL_MODULES": f"{_PACKAGE}.register",
     "TORCHDYNAMO_DISABLE": "1",  # eager anyway; the first import and the first batch come half a minute earlier
-    # vLLM's asynchronous engine is a process of its own whatever this says; 0 only lets the executor live in it (cpu.py:175).
+    # vLLM's asynchronous engine is a process of its own whatever this says; 0 only lets the executor live in it
+    # (cpu.py:175).
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # binding would pin the trainer's threads to the same cores
@@ -122,9 +123,9 @@ ENVIRONMENT = {
 class PolicyOptions:
     """How the student is let at the tools; the same values as in sampling and evaluation.
 
-    lens, lens_top: see :class:`star_rl.policy.tools.ToolBox`. show_tools: list the schemas in the prompt, as the SFT data does.
-    opener: ``module:function`` that opens the store, for a store of one's own.
-    budget: fields of :class:`star_rl.policy.loop.Budget`; the response length is ``verl.data.max_response_length``.
+    lens, lens_top: see :class:`star_rl.policy.tools.ToolBox`. show_tools: list the schemas in the prompt, as the SFT
+    data does. opener: ``module:function`` that opens the store, for a store of one's own. budget: fields of
+    :class:`star_rl.policy.loop.Budget`; the response length is ``verl.data.max_response_length``.
     """
 
     lens: str = "text"
@@ -168,7 +169,8 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, 
         StarError: the file is absent, no mapping, or holds an unknown key.
     """
     if isinstance(source, Mapping):
-        name, tree = "the recipe", OmegaConf.create(dict(source))
+        name = "the recipe"
+        tree: Any = OmegaConf.create(dict(source))
     else:
         name = str(source)
         try:
@@ -176,7 +178,7 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, 
         except (OSError, ValueError, OmegaConfBaseException) as error:
             raise StarError(f"cannot read the recipe {name}: {error}", "check the path and the YAML") from error
     try:
-        values = OmegaConf.to_container(OmegaConf.merge(tree, dict(overrides or {})), resolve=True)
+        values: Any = OmegaConf.to_container(OmegaConf.merge(tree, dict(overrides or {})), resolve=True)
     except OmegaConfBaseException as error:
         raise StarError(f"cannot read {name}: {error}", "mend its references") from error
     if not isinstance(values, dict):
@@ -196,7 +198,8 @@ def _known(values: Mapping[Any, Any], shape: type, where: str) -> None:
 
 
 def choose_device(device: str) -> str:
-    """``auto`` becomes cuda where this machine has an NVIDIA or AMD device, else cpu; no torch is imported to find out."""
+    """``auto`` becomes cuda where this machine has an NVIDIA or AMD device, else cpu; no torch is imported to find
+    out."""
     if device != "auto":
         return device
     present = any(Path(node).exists() for node in ("/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd"))
@@ -317,7 +320,10 @@ def verl_tree(recipe: Recipe, paths: Paths, name: str) -> dict[str, Any]:
         "ray_kwargs": {"ray_init": {key if key == "num_cpus" else f"+{key}": value for key, value in ray.items()}},
     }
     synchronous = recipe.verl.get("trainer", {}).get("v1", {}).get("trainer_mode", "sync") == "sync"
-    strict = {"path": f"pkg://{_PACKAGE}.replay", "name": "StrictReplayBuffer"}  # asynchronous modes have a buffer of their own
+    strict = {
+        "path": f"pkg://{_PACKAGE}.replay",
+        "name": "StrictReplayBuffer",
+    }  # asynchronous modes have a buffer of their own
     told = {"custom_sampler": strict, "sampler_kwargs": {"+details_dir": str(paths.details.resolve())}}
     sampler = {"trainer": {"v1": {"sampler": told}}} if synchronous else {}
     return merge(BASE, CPU if cpu else {}, sampler, recipe.verl, places)

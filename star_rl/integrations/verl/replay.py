@@ -1,14 +1,16 @@
-"""A replay buffer that looks often, overlooks nothing, and tells (``trainer.v1.sampler.custom_sampler``, synchronous training).
+"""A replay buffer that looks often, overlooks nothing, and tells (``trainer.v1.sampler.custom_sampler``, synchronous
+training).
 
-Often: verl sleeps 2 s between two looks (verl/trainer/ppo/v1/replay_buffer.py:144), nothing beside minutes of generation but the
-larger part of a step where a tiny model needs one second.
+Often: verl sleeps 2 s between two looks (verl/trainer/ppo/v1/replay_buffer.py:144), nothing beside minutes of
+generation but the larger part of a step where a tiny model needs one second.
 
-Nothing overlooked: where rollouts raise, verl trains on those that are left and fills up with padding (replay_buffer.py:84). The
-policy loop turns all that a model can do into data, so a rollout that raises is a fault of configuration or code, and training
-stops.
+Nothing overlooked: where rollouts raise, verl trains on those that are left and fills up with padding
+(replay_buffer.py:84). The policy loop turns all that a model can do into data, so a rollout that raises is a fault of
+configuration or code, and training stops.
 
-Tells: verl logs the sum of a reward, not its components, and dumps texts without them. What ``sample`` returns beside the batch
-goes into the metrics of the step, so the components and the loop's counts are added there, and each rollout's go to a file.
+Tells: verl logs the sum of a reward, not its components, and dumps texts without them. What ``sample`` returns beside
+the batch goes into the metrics of the step, so the components and the loop's counts are added there, and each
+rollout's go to a file.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ _SUMMED = ("loop_tool_calls", "loop_tool_calls_ok", "loop_unparsable_calls")
 class StrictReplayBuffer(ReplayBuffer):
     """verl's synchronous replay buffer with the three additions above.
 
-    ``sampler_kwargs``: ``poll_interval`` (seconds), ``details_dir`` (where ``<step>.jsonl`` with one line a rollout goes).
+    ``sampler_kwargs``: ``poll_interval`` (seconds), ``details_dir`` (where ``<step>.jsonl`` with one line a rollout
+    goes).
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -52,9 +55,7 @@ class StrictReplayBuffer(ReplayBuffer):
         if failed:
             raise RuntimeError(f"a rollout of group {failed[0]} raised: see 'Error in _run_prompt' in the log")
 
-    def sample(
-        self, global_steps: int, partition_id: str, batch_size: int
-    ) -> tuple[KVBatchMeta, dict[str, Any]]:
+    def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict[str, Any]]:
         """As verl's, with reward components and counts among the metrics."""
         batch, metrics = super().sample(global_steps, partition_id, batch_size)
         if partition_id == "train":
@@ -67,7 +68,7 @@ class StrictReplayBuffer(ReplayBuffer):
     @staticmethod
     def _details(batch: KVBatchMeta) -> list[dict[str, Any]]:
         """One mapping a rollout: group, sample, task, scores and counts, the model's text."""
-        keys = [key for key in batch.keys if key.count("_") >= 2]  # noqa: SIM118 - a list of verl's, no mapping
+        keys = [key for key in batch.keys if key.count("_") >= 2]
         stored = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
         rows = []
         for key, entry in zip(keys, stored["extra_fields"], strict=True):
@@ -90,8 +91,8 @@ class StrictReplayBuffer(ReplayBuffer):
 def summary(details: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Metrics of one step from its rollouts: means, some sums, and how much signal the groups hold.
 
-    ``reward/<component>/mean``, ``rollout/<count>/mean`` and ``/sum``; ``groups/without_signal`` is the share of groups whose
-    samples all score the same, ``groups/successes/<k>`` the share with k samples of ``acc`` 1.
+    ``reward/<component>/mean``, ``rollout/<count>/mean`` and ``/sum``; ``groups/without_signal`` is the share of
+    groups whose samples all score the same, ``groups/successes/<k>`` the share with k samples of ``acc`` 1.
     """
     if not details:
         return {}
@@ -107,7 +108,9 @@ def summary(details: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         out[f"{place}/mean"] = _mean(values)
         if name in _SUMMED:
             out[f"{place}/sum"] = sum(values)
-    out["groups/without_signal"] = _mean(len({scores.get("score") for scores in group}) == 1 for group in groups.values())
+    out["groups/without_signal"] = _mean(
+        len({scores.get("score") for scores in group}) == 1 for group in groups.values()
+    )
     if "acc" in columns:
         wins = [round(sum(scores["acc"] for scores in group)) for group in groups.values()]
         for number in range(max(map(len, groups.values())) + 1):

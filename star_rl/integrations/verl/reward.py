@@ -1,8 +1,8 @@
 """Load a reward function and try it before anything starts.
 
-Contract: ``compute_score(data_source, solution_str, ground_truth, extra_info) -> dict`` of finite numbers, with the same keys
-every time, ``score`` among them and ``reward`` not (verl keeps that name for itself). ``solution_str`` is what the model wrote,
-without tool output.
+Contract: ``compute_score(data_source, solution_str, ground_truth, extra_info) -> dict`` of finite numbers, with the
+same keys every time, ``score`` among them and ``reward`` not (verl keeps that name for itself). ``solution_str`` is
+what the model wrote, without tool output.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -21,10 +22,11 @@ _NEEDED = ("data_source", "solution_str", "ground_truth", "extra_info")
 _CANDIDATES = [str(item) for item in range(20)]
 #: A good answer, nothing, and noise: what a reward must bear.
 CANNED = (
-    "<plan>\n<Thinking>a</Thinking>\n<JSON>[]</JSON>\n</plan>\n<reflection>\n<JSON>{\"correct\": \"yes\"}</JSON>\n</reflection>\n"
-    "<recommend>\n<JSON>[" + ", ".join(f'"{item}"' for item in _CANDIDATES) + "]</JSON>\n</recommend>",
+    "<plan>\n<Thinking>a</Thinking>\n<JSON>[]</JSON>\n</plan>\n"
+    '<reflection>\n<JSON>{"correct": "yes"}</JSON>\n</reflection>\n'
+    f"<recommend>\n<JSON>{json.dumps(_CANDIDATES)}</JSON>\n</recommend>",
     "",
-    "<recommend><JSON>[1, null, {</tool_call>\n<tool_call>{\"name\":",
+    '<recommend><JSON>[1, null, {</tool_call>\n<tool_call>{"name":',
 )
 
 
@@ -51,7 +53,9 @@ def load_reward(spec: str) -> Callable[..., Any]:
     except StarError:
         raise
     except Exception as error:  # a user's module may fail in any way at import
-        raise StarError(f"cannot import the reward {spec}: {type(error).__name__}: {error}", "mend the module") from error
+        raise StarError(
+            f"cannot import the reward {spec}: {type(error).__name__}: {error}", "mend the module"
+        ) from error
     function = getattr(module, name, None)
     if not callable(function):
         raise StarError(f"the reward {spec} has no function {name}", "define it, or name another with :name at the end")
@@ -69,7 +73,9 @@ def check_reward(spec: str) -> Callable[..., Any]:
     takes_any = any(entry.kind is entry.VAR_KEYWORD for entry in parameters.values())
     for name in _NEEDED:
         if name not in parameters and not takes_any:
-            raise StarError(f"the reward {spec} takes no argument {name}", f"its signature is compute_score({', '.join(_NEEDED)})")
+            raise StarError(
+                f"the reward {spec} takes no argument {name}", f"its signature is compute_score({', '.join(_NEEDED)})"
+            )
     keys: set[str] | None = None
     for answer in CANNED:
         try:
@@ -80,10 +86,14 @@ def check_reward(spec: str) -> Callable[..., Any]:
                 extra_info={"task_id": "check", "candidates": list(_CANDIDATES), "rollout": {}},
             )
         except Exception as error:  # whatever a user's reward raises, it must not raise during training
-            raise StarError(f"the reward {spec} raises {type(error).__name__}: {error}", "score any text, also noise") from error
+            raise StarError(
+                f"the reward {spec} raises {type(error).__name__}: {error}", "score any text, also noise"
+            ) from error
         _check_scores(spec, scores)
         if keys is not None and keys != set(scores):
-            raise StarError(f"the reward {spec} returns other keys for other answers", "return the same keys every time")
+            raise StarError(
+                f"the reward {spec} returns other keys for other answers", "return the same keys every time"
+            )
         keys = set(scores)
     return function
 

@@ -1,8 +1,9 @@
 """The extension verl loads into vLLM's worker process; here it keeps linear weights reloadable on a CPU.
 
-vLLM's CPU build packs a linear weight for oneDNN and then drops it: ``layer.weight`` becomes an empty parameter without a weight
-loader (vllm/model_executor/layers/linear.py:198), and the first weight synchronisation fails. vLLM's own argument
-``remove_weight=False`` keeps it; verl's loader copies into it and packs again. Costs the linear weights a second time.
+vLLM's CPU build packs a linear weight for oneDNN and then drops it: ``layer.weight`` becomes an empty parameter
+without a weight loader (vllm/model_executor/layers/linear.py:198), and the first weight synchronisation fails. vLLM's
+own argument ``remove_weight=False`` keeps it; verl's loader copies into it and packs again. Costs the linear weights
+a second time.
 """
 
 from __future__ import annotations

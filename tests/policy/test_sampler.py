@@ -1,0 +1,128 @@
+"""Sampling many tasks: whole, resumed after a kill, and what a user can get wrong. The engine is scripted."""
+
+import contextlib
+import json
+
+import pytest
+
+from star_rl.errors import StarError
+from star_rl.policy import sampler
+from star_rl.policy.loop import Budget, Generation
+from star_rl.policy.sampler import PolicyTask, SamplingOptions, sample, tasks_of_rows
+
+
+class Words:
+    """A tokenizer of one token a character, with a chat template that joins the contents."""
+
+    def encode(self, text, *, add_special_tokens):
+        return [0 if character == "\0" else ord(character) for character in text.replace("<|im_end|>", "\0")]
+
+    def decode(self, ids, **_):
+        return "".join(map(chr, ids))
+
+    def convert_tokens_to_ids(self, token):
+        return 0
+
+    def apply_chat_template(self, messages, **_):
+        return "".join(message["content"] for message in messages)
+
+
+class Echo:
+    """Answers every prompt with itself; fails on request."""
+
+    failing = False
+
+    def __init__(self):
+        self.prompts = []
+
+    async def generate(self, prompt_ids, sampling_params, request_id):
+        if self.failing:
+            raise RuntimeError("no memory")
+        self.prompts.append(prompt_ids)
+        return Generation([*prompt_ids, 0], None, "stop")
+
+    def close(self):
+        pass
+
+
+class Store:
+    def get(self, tool, key):
+        return "x"
+
+    def neighbours(self, tool, key):
+        return []
+
+
+TASKS = [PolicyTask(f"t{number}", [{"role": "user", "content": f"task {number}"}]) for number in range(5)]
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    opened = Echo()
+
+    @contextlib.asynccontextmanager
+    async def open_engine(model, options=None):
+        yield opened
+
+    monkeypatch.setattr(sampler, "open_engine", open_engine)
+    monkeypatch.setattr(sampler, "_tokenizer", lambda model: Words())
+    return opened
+
+
+def rows(path):
+    return [json.loads(line) for line in open(path)]
+
+
+def test_every_task_is_sampled_as_often_as_asked_in_the_order_of_the_tasks(engine, tmp_path):
+    seen = []
+    out = sample("m", TASKS, Store(), tmp_path / "o.jsonl", SamplingOptions(samples=3), on_progress=seen.append)
+    assert [(row["task_id"], row["sample"]) for row in rows(out)] == [(f"t{t}", s) for t in range(5) for s in range(3)]
+    assert rows(out)[0]["model_text"] == "task 0" and rows(out)[0]["counts"]["turns"] == 1
+    assert (seen[-1].done, seen[-1].total) == (15, 15)
+    assert not (tmp_path / "o.jsonl.part").exists()
+
+
+def test_a_killed_run_samples_only_what_is_missing(engine, tmp_path):
+    out = tmp_path / "o.jsonl"
+    sample("m", TASKS[:2], Store(), out)
+    settings = sampler.fingerprint(
+        {"model": str(sampler.Path("m").resolve()), "options": sampler.asdict(SamplingOptions())}
+    )
+    lines = out.read_text().splitlines()
+    part = tmp_path / "o.jsonl.part"
+    part.write_text("\n".join([json.dumps({"settings": settings}), lines[0], lines[1][:20]]))
+    engine.prompts.clear()
+    sample("m", TASKS, Store(), out)
+    assert len(engine.prompts) == 4 and len(rows(out)) == 5
+
+
+def test_another_setting_does_not_mix_with_what_was_begun(engine, tmp_path):
+    (tmp_path / "o.jsonl.part").write_text(json.dumps({"settings": "other"}) + "\n")
+    with pytest.raises(StarError, match="other settings"):
+        sample("m", TASKS, Store(), tmp_path / "o.jsonl")
+
+
+def test_an_engine_that_fails_is_an_error_and_its_rollouts_are_sampled_again(engine, tmp_path):
+    engine.failing = True
+    with pytest.raises(StarError, match="no memory"):
+        sample("m", TASKS, Store(), tmp_path / "o.jsonl")
+    assert not (tmp_path / "o.jsonl").exists()
+    engine.failing = False
+    assert len(rows(sample("m", TASKS, Store(), tmp_path / "o.jsonl"))) == 5
+
+
+def test_bad_options_are_named(tmp_path):
+    with pytest.raises(StarError, match="two tasks"):
+        sample("m", [TASKS[0], TASKS[0]], Store(), tmp_path / "o.jsonl")
+    with pytest.raises(StarError, match="samples=0"):
+        SamplingOptions(samples=0)
+    with pytest.raises(StarError, match="top_p"):
+        SamplingOptions(top_p=0.0)
+    with pytest.raises(StarError, match="there is no model"):
+        sample(tmp_path / "absent", TASKS, Store(), tmp_path / "o.jsonl")
+
+
+def test_tasks_come_from_the_rows_that_training_reads():
+    row = {"prompt": [{"role": "user", "content": "x"}], "extra_info": {"task_id": "a", "candidates": ["1"]}}
+    assert list(tasks_of_rows([row])) == [PolicyTask("a", row["prompt"], ["1"])]
+    assert Budget().turns > 0
