@@ -27,7 +27,7 @@
 #endif
 
 /* Bumped whenever a signature below changes, so that a stale build is refused instead of called wrongly. */
-API int32_t star_kernel_version(void) { return 3; }
+API int32_t star_kernel_version(void) { return 4; }
 
 /* ---------------------------------------------------------------- building */
 
@@ -105,21 +105,14 @@ API void star_work(int64_t n_rows, const int32_t *rows, const int64_t *mid_indpt
     }
 }
 
-/* Closes the gaps between rows: row r moves from starts[r] to the end of row r-1. Returns the total length. */
-API int64_t star_compact(int64_t n_rows, const int64_t *starts, const int32_t *lengths, int32_t *indices, float *weights,
-                         int32_t *support) {
+/* Closes the gaps between rows of entries of `size` bytes: row r moves from starts[r] to the end of row r-1. */
+API void star_compact(int64_t n_rows, const int64_t *starts, const int32_t *lengths, int64_t size, char *entries) {
     int64_t to = 0;
     for (int64_t r = 0; r < n_rows; r++) {
         int64_t from = starts[r];
-        size_t count = (size_t)lengths[r];
-        if (from != to) {
-            memmove(indices + to, indices + from, count * sizeof *indices);
-            memmove(weights + to, weights + from, count * sizeof *weights);
-            memmove(support + to, support + from, count * sizeof *support);
-        }
-        to += (int64_t)count;
+        if (from != to) memmove(entries + to * size, entries + from * size, (size_t)(lengths[r] * size));
+        to += lengths[r];
     }
-    return to;
 }
 
 /* ---------------------------------------------------------------- selection */
@@ -221,6 +214,12 @@ static uint64_t *sort_best(uint64_t *keys, uint64_t *spare, int64_t n) {
     return keys;
 }
 
+/* Supports are written as uint16 where that holds every one of them, else as int32. */
+static inline void put_support(void *out, int32_t narrow, int64_t at, uint32_t support) {
+    if (narrow) ((uint16_t *)out)[at] = (uint16_t)support;
+    else ((int32_t *)out)[at] = (int32_t)support;
+}
+
 /* Room beyond k before the buffer of candidates is thinned out. */
 #define SLACK(k) ((int64_t)(k) + 256)
 
@@ -249,7 +248,8 @@ typedef struct { uint32_t count; uint32_t kind; } Cell;
 API int32_t star_count_rows(int64_t n_rows, const int32_t *rows, const int64_t *mid_indptr, const int32_t *mid_indices,
                             const int64_t *target_indptr, const int32_t *target_indices, const double *row_scale,
                             const double *scales, int32_t k, Cell *cells, int32_t *touched, const int64_t *starts,
-                            int32_t *out_indices, float *out_weights, int32_t *out_support, int32_t *out_lengths) {
+                            int32_t *out_indices, float *out_weights, void *out_support, int32_t narrow,
+                            int32_t *out_lengths) {
     int64_t room = k + SLACK(k);
     uint64_t *keys = malloc(2 * (size_t)(room + 1) * sizeof *keys);
     if (!keys) return -1;
@@ -300,7 +300,7 @@ API int32_t star_count_rows(int64_t n_rows, const int32_t *rows, const int64_t *
             int32_t j = id_of(best[e]);
             out_indices[to + e] = j;
             out_weights[to + e] = weight_of(best[e]);
-            out_support[to + e] = (int32_t)cells[j].count;
+            put_support(out_support, narrow, to + e, cells[j].count);
         }
         out_lengths[r] = size;
         for (int64_t t = 0; t < seen; t++) cells[touched[t]].count = 0;
@@ -319,8 +319,8 @@ API int32_t star_weigh_rows(int64_t n_rows, const int32_t *rows, const int32_t *
                             const int64_t *target_indptr, const int32_t *target_indices, const double *target_values,
                             const int64_t *own_indptr, const int32_t *own_indices, const double *row_scale,
                             const double *target_scale, int32_t k, double *sums, uint32_t *counts, int32_t *touched,
-                            const int64_t *starts, int32_t *out_indices, float *out_weights, int32_t *out_support,
-                            int32_t *out_lengths) {
+                            const int64_t *starts, int32_t *out_indices, float *out_weights, void *out_support,
+                            int32_t narrow, int32_t *out_lengths) {
     int64_t room = k + SLACK(k);
     uint64_t *keys = malloc(2 * (size_t)(room + 1) * sizeof *keys);
     if (!keys) return -1;
@@ -362,7 +362,7 @@ API int32_t star_weigh_rows(int64_t n_rows, const int32_t *rows, const int32_t *
             int32_t j = id_of(best[e]);
             out_indices[to + e] = j;
             out_weights[to + e] = weight_of(best[e]);
-            out_support[to + e] = (int32_t)counts[j];
+            put_support(out_support, narrow, to + e, counts[j]);
         }
         out_lengths[r] = size;
         for (int64_t t = 0; t < seen; t++) counts[touched[t]] = 0;

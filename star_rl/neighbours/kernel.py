@@ -17,7 +17,7 @@ import numpy as np
 from star_rl.errors import StarError
 from star_rl.neighbours import fallback
 
-_VERSION = 3
+_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,7 @@ def _library() -> ctypes.CDLL | None:
         except (OSError, AttributeError):
             continue  # built for another machine: NumPy takes over, with the warning below
         if version == _VERSION:
-            for name in ("star_dedupe", "star_compact"):
-                getattr(library, name).restype = ctypes.c_int64
+            library.star_dedupe.restype = ctypes.c_int64
             return library
     warnings.warn(
         "star_rl.neighbours._kernel was not built (no C compiler at installation?): neighbours run in NumPy, "
@@ -185,7 +184,7 @@ class Walker:
         if _library() is None:
             return
         self._touched = np.empty(walk.n_targets + 1, np.int32)
-        if walk.unweighted:
+        if walk.target_kinds is not None:
             self._cells = np.zeros((walk.n_targets, 2), np.uint32)  # count, kind of scale
             self._cells[:, 1] = walk.target_kinds
         else:
@@ -200,7 +199,7 @@ class Walker:
         out: tuple[np.ndarray, np.ndarray, np.ndarray],
         lengths: np.ndarray,
     ) -> None:
-        """Write the top-k of ``rows`` into ``out`` = (indices int32, weights float32, support int32).
+        """Write the top-k of ``rows`` into ``out`` = (indices int32, weights float32, support uint16 or int32).
 
         Args:
             rows: rows of ``mid_indptr``, int32. own_rows: rows of the own list (or the targets to leave out), int32.
@@ -210,7 +209,8 @@ class Walker:
         if library is None:
             fallback.walk_rows(walk, rows, own_rows, starts, out, lengths)
             return
-        outputs = (_at(starts), *map(_at, out), _at(lengths))
+        narrow = ctypes.c_int32(out[2].dtype == np.uint16)
+        outputs = (_at(starts), *map(_at, out), narrow, _at(lengths))
         hops = (_at(walk.mid_indptr), _at(walk.mid_indices)), (_at(walk.target_indptr), _at(walk.target_indices))
         n, k, touched = _n(len(rows)), ctypes.c_int32(walk.k), _at(self._touched)
         if walk.unweighted:
@@ -245,7 +245,7 @@ def compact(
     if library is None:
         place = fallback.expand(starts, starts + lengths)
         return out[0][place], out[1][place], out[2][place]
-    library.star_compact(_n(len(starts)), _at(starts), _at(lengths), *map(_at, out))
     for array in out:
+        library.star_compact(_n(len(starts)), _at(starts), _at(lengths), _n(array.itemsize), _at(array))
         array.resize(total, refcheck=False)  # realloc: shrinks in place
     return out

@@ -27,9 +27,10 @@ Ids: TypeAlias = Sequence[str] | np.ndarray | pa.Array
 class Neighbours:
     """Rows of (neighbour, weight, support), best first.
 
-    Shapes: codes (n_rows,) int32, -1 for a key that the graph does not hold (its row is empty); indptr (n_rows + 1,)
-    int64; indices, weights, support (n,) int32, float32, int32. Support counts the mids behind a weight: shared users
-    (ItemCF), shared items (UserCF), similar users who have the item (liked items).
+    Shapes: codes (n_rows,) int32, -1 for a key that the graph does not hold (its row is empty); indptr (n_rows +
+    1,) int64; indices, weights, support (n,) int32, float32, uint16 (or int32 where that is too small). Support
+    counts the mids behind a weight: shared users (ItemCF), shared items (UserCF), similar users who have the item
+    (liked items).
 
     ``keys`` and ``ids`` (of the neighbours, by code) are Arrow strings, or None where the graph holds codes only.
     ``side`` is ``"item"``, ``"user"`` or ``"liked"``; ``complete`` says that every row of the graph was asked for.
@@ -69,7 +70,9 @@ class Neighbours:
         keys = pa.array(self.codes).cast(pa.string()) if self.keys is None else self.keys
         codes = pa.array(self.indices)
         names = codes.cast(pa.string()) if self.ids is None else self.ids.take(codes)
-        lists = [pa.ListArray.from_arrays(offsets, values) for values in (names, self.weights, self.support)]
+        lists = [
+            pa.ListArray.from_arrays(offsets, values) for values in (names, self.weights, self.support.astype(np.int32))
+        ]
         return pa.table([keys, *lists], ["key", "neighbours", "weights", "support"])
 
 

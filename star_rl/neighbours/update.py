@@ -145,7 +145,7 @@ def _merge(
     size = int(indptr[-1])
     take = expand(old.indptr[source[kept]], old.indptr[source[kept] + 1])
     to_kept, to_fresh = expand(indptr[kept], indptr[kept + 1]), expand(indptr[again], indptr[again + 1])
-    indices, weights, support = np.empty(size, np.int32), np.empty(size, np.float32), np.empty(size, np.int32)
+    indices, weights, support = np.empty(size, np.int32), np.empty(size, np.float32), np.empty(size, fresh[3].dtype)
     indices[to_kept], indices[to_fresh] = shift[old.indices[take]], fresh[1]
     weights[to_kept], weights[to_fresh] = old.weights[take], fresh[2]
     support[to_kept], support[to_fresh] = old.support[take], fresh[3]

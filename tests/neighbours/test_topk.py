@@ -74,7 +74,7 @@ def oracle(rows, side, weight="cosine", alpha=0.5, half_life=None, now=None):
 
 
 def assert_matches(found, expected, k):
-    """Weights, supports, order and ties. Sums differ from the oracle\'s in the last bits: ties are judged as reported."""
+    """Weights, supports, order and ties. Sums differ from the oracle's in the last bits: ties as shown."""
     assert len(found) == len(expected)
     for key, row in found.rows():
         truth = expected[key]
@@ -263,6 +263,14 @@ def test_a_missing_kernel_warns_in_one_line(monkeypatch, tmp_path):
         assert not nb.kernel_available()
     finally:
         kernel._library.cache_clear()
+
+
+def test_supports_beyond_16_bits(engine):
+    n = 66_000
+    users = np.repeat(np.arange(n), 2)
+    graph = nb.Graph.from_codes(users, np.tile([0, 1], n))
+    assert nb.item_neighbours(graph).row(0) == [("1", 1.0, n)]
+    assert nb.user_neighbours(graph, np.array([5], np.int32), k=2).row(0) == [("0", 1.0, 2), ("1", 1.0, 2)]
 
 
 @pytest.mark.engine

@@ -1,0 +1,127 @@
+"""What the benchmarks share: contenders in processes of their own, taken in turns; medians, ratios, tables and JSON.
+
+A script that uses this answers ``--worker NAME CASE`` by running one contender once and printing one JSON object as its
+last line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = ROOT / ".bench"
+
+#: Linux counts ru_maxrss in KiB.
+MIB = 1024.0
+
+
+def two_cores(threads: int) -> None:
+    """Hold this process to as many cores as threads, and keep libraries' own pools out of the measurement."""
+    cores = sorted(os.sched_getaffinity(0))[:threads]
+    os.sched_setaffinity(0, cores)
+    for name in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = "1"  # implicit asks for it; no contender multiplies dense matrices
+
+
+def peak() -> float:
+    """Peak resident memory of this process so far, MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MIB
+
+
+@contextlib.contextmanager
+def measured(result: dict[str, Any]) -> Iterator[None]:
+    """Fill ``result`` with wall seconds, CPU seconds, peak MiB of the process, and MiB above the start of the block."""
+    before, cpu, wall = peak(), time.process_time(), time.perf_counter()
+    yield
+    result.update(seconds=time.perf_counter() - wall, cpu=time.process_time() - cpu)
+    result.update(peak=peak(), above=peak() - before)
+
+
+def child(script: str, *words: str, timeout: float = 3600.0) -> dict[str, Any]:
+    """Run ``script --worker words..`` in a new interpreter; its last line of output is the result."""
+    done = subprocess.run(
+        [sys.executable, script, "--worker", *words], capture_output=True, text=True, timeout=timeout, check=False
+    )
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(words)} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def in_turns(script: str, contenders: Sequence[str], case: str, runs: int) -> dict[str, list[dict[str, Any]]]:
+    """``runs`` rounds in which every contender runs once; the order turns round every time."""
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
+    for number in range(runs):
+        for name in contenders if number % 2 == 0 else list(reversed(contenders)):
+            results[name].append(child(script, name, case))
+            print(
+                f"  {case} {number + 1}/{runs} {name}: {results[name][-1]['seconds']:.3f} s",
+                file=sys.stderr,
+                flush=True,
+            )
+    return results
+
+
+def summary(runs: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Medians of the measured figures, the range of the seconds, and the number of runs."""
+    seconds = [run["seconds"] for run in runs]
+    medians = {name: statistics.median(run[name] for run in runs) for name in ("seconds", "cpu", "peak", "above")}
+    return {**medians, "min": min(seconds), "max": max(seconds), "runs": len(runs)}
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table; floats with three significant digits."""
+    shown = [[f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row] for row in [head, *rows]]
+    widths = [max(len(row[column]) for row in shown) for column in range(len(head))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in shown
+    ]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+def machine(packages: Sequence[str]) -> dict[str, Any]:
+    """Where and with what the figures were taken."""
+    versions = {}
+    for name in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "load": os.getloadavg(),
+        "python": platform.python_version(),
+        **versions,
+    }
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """The options every benchmark has."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--worker", nargs=2, metavar=("NAME", "CASE"), help=argparse.SUPPRESS)
+    parser.add_argument("--runs", type=int, default=5, help="alternating runs of every contender (default 5)")
+    parser.add_argument("--out", type=Path, help="where the JSON goes (default .bench/<name>.json)")
+    return parser
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write the result file and say where it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    print(f"\nwritten: {path}")
