@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from star_rl.files import fingerprint
-from star_rl.records import tasks_from, tasks_to, write_table
+from star_rl.evidence.leak import visible_fingerprint
+from star_rl.records import Task, read_table, tasks_from, tasks_to, write_table
 from star_rl.scenarios import Tables, split
 from star_rl.stage import Context
 
@@ -29,14 +30,6 @@ def build(context: Context) -> dict[str, Any]:
     }
 
 
-def visible_fingerprint(visible: Any) -> str:
-    """What a store records of the interactions it was built from: hash of the (user, item, timestamp) rows."""
-    columns = (visible[name].to_pylist() for name in ("user_id", "item_id", "timestamp"))
-    return fingerprint(list(zip(*columns, strict=True)))
-
-
-def read_tasks(folder: Any, part: str) -> list[Any]:
-    """Tasks of one part as :class:`star_rl.records.Task`."""
-    from star_rl.records import read_table
-
+def read_tasks(folder: Path, part: str) -> list[Task]:
+    """Tasks of one part, as this stage wrote them."""
     return list(tasks_from(read_table(folder / f"{part}.parquet", "tasks")))

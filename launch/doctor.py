@@ -20,7 +20,7 @@ _IMPORTS = {
     "ms-swift": "import swift; from swift import SftArguments; print(swift.__version__)",
     "verl": "import verl; from verl.trainer.main_ppo import main; print(verl.__version__)",
     # As every verl process of a CPU run loads it: through the variable, so that a failure is loud.
-    "plug-in": "import verl; from verl.plugin.platform import get_platform; print('platform', get_platform().device_name)",
+    "plug-in": "import verl; from verl.plugin.platform import get_platform as p; print('platform', p().device_name)",
 }
 _IMPORT_SECONDS = 180
 _CPU_MEMORY_GIB = 8

@@ -1,0 +1,41 @@
+"""Yardsticks: permutations of the candidates, no trust in their order, and the right winner by hand."""
+
+import pyarrow as pa
+
+from star_rl.baselines import ItemKNN, Popularity, Random
+from star_rl.records import INTERACTIONS, Task
+
+ROWS = [("a", "1"), ("a", "2"), ("b", "1"), ("b", "2"), ("c", "3"), ("c", "1"), ("d", "4")]
+VISIBLE = pa.Table.from_pylist(
+    [{"user_id": u, "item_id": i, "timestamp": n, "rating": None, "text": None} for n, (u, i) in enumerate(ROWS)],
+    schema=INTERACTIONS,
+)
+TASK = Task("t", "s", "classic", "u", ("4", "3", "unseen", "2"), "2", 99)
+
+
+def test_every_method_returns_each_candidate_once():
+    for method in (Random(0), Popularity(VISIBLE), ItemKNN(VISIBLE)):
+        assert sorted(method.rank(TASK, ["1"])) == sorted(TASK.candidates)
+
+
+def test_item_knn_follows_co_occurrence():
+    # users(1) = a b c, users(2) = a b, users(3) = c: cosines 2/sqrt(6) and 1/sqrt(3); items 4 and unseen share nobody.
+    assert ItemKNN(VISIBLE).rank(TASK, ["1"])[:2] == ["2", "3"]
+
+
+def test_popularity_counts_visible_users():
+    assert Popularity(VISIBLE).rank(TASK, [])[0] == "2"
+
+
+def test_an_empty_or_unknown_history_still_ranks():
+    assert sorted(ItemKNN(VISIBLE).rank(TASK, [])) == sorted(TASK.candidates)
+    assert sorted(ItemKNN(VISIBLE).rank(TASK, ["nobody"])) == sorted(TASK.candidates)
+
+
+def test_ties_do_not_follow_the_order_of_the_candidates():
+    first = {Random(0).rank(Task(f"t{n}", "s", "classic", "u", TASK.candidates, "2", 9), [])[0] for n in range(60)}
+    assert first == set(TASK.candidates)
+
+
+def test_the_same_seed_gives_the_same_order():
+    assert Random(3).rank(TASK, []) == Random(3).rank(TASK, [])
