@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import re
 import secrets
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -275,9 +273,9 @@ def _tail(log: Path, start: int) -> str:
     return "\n".join(tail if cause is None or cause in tail else [cause, "..", *tail])
 
 
-def launch_command(recipe: Recipe, paths: Paths, name: str = "grpo") -> tuple[list[str], Mapping[str, Any]]:
+def launch_command(recipe: Recipe, paths: Paths, name: str = "grpo") -> tuple[list[str], dict[str, str]]:
     """The command and the added environment of a run, for those who start it themselves (a cluster's job, a shell)."""
     overrides = check(recipe, paths, name)
-    _prepare(recipe, paths, overrides)
-    variables = environment(recipe, paths, _wandb_id(paths.run), 1)
-    return [sys.executable, "-m", "verl.trainer.main_ppo", *overrides], json.loads(json.dumps(variables))
+    attempt = _prepare(recipe, paths, overrides)
+    command = [sys.executable, "-m", "verl.trainer.main_ppo", *overrides]
+    return command, environment(recipe, paths, _wandb_id(paths.run), attempt)

@@ -56,12 +56,3 @@ def end(run: Path, grace_seconds: float = 5.0) -> int:
             process.kill()
     psutil.wait_procs(list(stubborn), timeout=grace_seconds)
     return len(found)
-
-
-def resident_bytes(run: Path) -> int:
-    """Proportional memory of all processes of a run (shared pages counted once)."""
-    total = 0
-    for process in members(run):
-        with contextlib.suppress(psutil.Error, OSError):
-            total += process.memory_full_info().pss
-    return total
