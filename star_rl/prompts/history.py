@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import NamedTuple
 
 #: Timestamps below this (March 1973) are positions in a user's order, not seconds: no source is that old.
@@ -23,12 +24,15 @@ class Behaviour(NamedTuple):
     @property
     def day(self) -> str:
         """``YYYY-MM-DD``, or empty where the source has no clock."""
-        if self.timestamp < _FIRST_SECOND:
-            return ""
-        try:
-            return datetime.fromtimestamp(self.timestamp, UTC).strftime("%Y-%m-%d")
-        except (ValueError, OverflowError, OSError):  # milliseconds taken for seconds, or nonsense in the source
-            return ""
+        return "" if self.timestamp < _FIRST_SECOND else _day(self.timestamp // 86400)
+
+
+@lru_cache(maxsize=1 << 16)
+def _day(number: int) -> str:
+    try:
+        return datetime.fromtimestamp(number * 86400, UTC).strftime("%Y-%m-%d")
+    except (ValueError, OverflowError, OSError):  # milliseconds taken for seconds, or nonsense in the source
+        return ""
 
 
 def before(history: Iterable[Event], cutoff: int) -> list[Behaviour]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from star_rl.trajectory import neutral
-
-_PIECES = re.compile(r"\d|[^\W\d_]+|[^\w\s]|_", re.UNICODE)
 
 
 def one_line(text: str, characters: int = 0) -> str:
@@ -35,10 +32,8 @@ def valid_json(value: Any) -> Any:
 def estimate_tokens(text: str) -> int:
     """An estimate of a text's tokens from above, for budgets where no tokenizer is at hand.
 
-    Qwen's tokenizer gives each digit and, mostly, each sign a token, and an English word about one per four letters; a
-    letter outside ASCII counts as one.
+    As Qwen's tokenizer counts: a token for each digit, and no fewer than one for three further UTF-8 bytes.
     """
-    total = text.count("\n")
-    for piece in _PIECES.findall(text):
-        total += 1 if len(piece) == 1 else -(-len(piece) // 4) if piece.isascii() else len(piece)
-    return total
+    digits = sum(map(text.count, "0123456789"))
+    size = len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+    return digits - (digits - size) // 3
