@@ -417,7 +417,7 @@ def export(checkpoint: Path, config: Mapping[str, Any], out: Path) -> None:
     shutil.rmtree(fresh, ignore_errors=True)
     if (checkpoint / "adapter_config.json").is_file():
         argv = [sys.executable, "-m", "swift.cli.export", "--adapters", str(checkpoint), "--merge_lora", "true",
-                "--output_dir", str(fresh), "--external_plugins", str(PLUGIN), "--check_model", "false"]  # fmt: skip
+                "--output_dir", str(fresh), "--external_plugins", str(PLUGIN)]  # fmt: skip
         log = out.with_name("export.log")
         with _group(argv, log, {**config["ENV"], **os.environ}) as child:
             code = child.wait()
