@@ -1,0 +1,141 @@
+"""A user's reward: every way to name one, and every way to get one wrong, told before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rewards import star
+from rewards.keys import KEYS
+from rewards.loading import NAMES, check, load, place
+from star_rl.errors import StarError
+
+GOOD = """
+def compute_score(data_source, solution_str, ground_truth, extra_info=None):
+    return {"score": float(ground_truth in solution_str), "acc": 0.0}
+
+def other(data_source, solution_str, ground_truth, extra_info=None, weight=1.0):
+    return {"score": weight * (ground_truth in solution_str), "acc": 0, "mine": 3}
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.py"
+    path.write_text(GOOD)
+    return path
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_projects_own_pass(name: str) -> None:
+    assert check(load(name), name) == tuple(sorted(KEYS))
+    assert place(name) == (f"pkg://rewards.{name}", "compute_score")
+
+
+def test_a_file(own: Path) -> None:
+    assert check(load(str(own))) == ("acc", "score")
+    assert check(load(f"{own}:other"), weight=2.0) == ("acc", "mine", "score")
+    assert place(f"{own}:other") == (str(own.resolve()), "other")
+
+
+def test_a_relative_file(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(own.parent)
+    assert place("mine.py") == (str(own.resolve()), "compute_score")
+    assert load("mine.py") is not None
+
+
+def test_a_module() -> None:
+    assert load("pkg://rewards.star") is star.compute_score
+    assert load("pkg://rewards/star:compute_score") is star.compute_score
+    assert place("pkg://rewards/star") == ("pkg://rewards.star", "compute_score")
+
+
+@pytest.mark.engine
+def test_verl_finds_the_same_function() -> None:
+    utils = pytest.importorskip("verl.utils.import_utils", reason="verl is not installed")
+    path, name = place("star")
+    assert utils.load_extern_object(path, name) is star.compute_score
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("nonsense", "reward=nonsense is unknown"),
+        ("", "is unknown"),
+        ("no/such/file.py", "there is no reward file no/such/file.py"),
+        ("pkg://", "names no module"),
+        ("pkg://a-b", "names no module"),
+        ("pkg://no_such_module", "cannot be imported: ModuleNotFoundError"),
+        ("pkg://rewards.star:missing", "has no function missing"),
+    ],
+)
+def test_a_spec_that_names_nothing(spec: str, words: str) -> None:
+    with pytest.raises(StarError, match=words):
+        load(spec)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("def compute_score(:", "cannot be imported: SyntaxError"),
+        ("raise RuntimeError('no')", "cannot be imported: RuntimeError: no"),
+        ("x = 1", "has no function compute_score"),
+        ("compute_score = 3", "has no function compute_score"),
+    ],
+)
+def test_a_file_that_does_not_load(tmp_path: Path, source: str, words: str) -> None:
+    path = tmp_path / "bad.py"
+    path.write_text(source)
+    with pytest.raises(StarError, match=words):
+        load(str(path))
+
+
+_HEAD = "def compute_score(data_source, solution_str, ground_truth, extra_info=None):\n    "
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("def compute_score(text, truth): return {}", "cannot be called with"),
+        ("def compute_score(data_source, solution_str, ground_truth): return {}", "cannot be called with"),
+        (
+            "def compute_score(data_source, solution_str, ground_truth, extra_info, must): return {}",
+            "cannot be called with",
+        ),
+        (_HEAD + "return 1.0", "returns float"),
+        (_HEAD + "return None", "returns NoneType"),
+        (_HEAD + "return {}", "returns no score, acc"),
+        (_HEAD + "return {'score': 1.0}", "returns no acc"),
+        (_HEAD + "return {'score': 1.0, 'acc': 1.0, 'reward': 1.0}", "a key named reward"),
+        (_HEAD + "return {'score': float('nan'), 'acc': 1.0}", "score=nan on a well formed response"),
+        (_HEAD + "return {'score': float('inf'), 'acc': 1.0}", "score=inf"),
+        (_HEAD + "return {'score': '1', 'acc': 1.0}", "score='1'"),
+        (_HEAD + "return {'score': 1.0, 'acc': None}", "acc=None"),
+        (_HEAD + "return {'score': 1.0, 'acc': [1.0]}", "acc="),
+        (_HEAD + "return {'score': 1.0, 'acc': 1.0, 3: 1.0}", "3=1.0"),
+        (
+            _HEAD + "return {'score': 1.0, 'acc': 1.0, 'n' if solution_str else 'm': 1.0}",
+            "changes its keys on an empty",
+        ),
+        (_HEAD + "return {'score': 1.0 / len(solution_str), 'acc': 1.0}", "raises ZeroDivisionError on an empty"),
+        (_HEAD + "return {'score': float('</tool_call>\\n<' in solution_str), 'acc': 0.0}", "scores a right answer 0"),
+        ("async " + _HEAD + "return {'score': 1.0, 'acc': 1.0}", "is asynchronous"),
+    ],
+)
+def test_a_reward_that_breaks_its_contract(tmp_path: Path, source: str, words: str) -> None:
+    path = tmp_path / "bad.py"
+    path.write_text(source)
+    with pytest.raises(StarError, match=words):
+        check(load(str(path)), "the reward bad.py")
+
+
+def test_an_option_that_the_reward_does_not_take(own: Path) -> None:
+    with pytest.raises(StarError, match="weight"):
+        check(load(str(own)), weight=2.0)
+
+
+def test_numpy_numbers_are_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "np.py"
+    path.write_text("import numpy as np\n" + _HEAD + "return {'score': np.float32(1), 'acc': np.int64(0)}")
+    assert check(load(str(path))) == ("acc", "score")
