@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +20,7 @@ from star_rl.files import write_text, writing_error
 from star_rl.stage import Outcome, Stage, run_stage
 
 _HEARTBEAT = 15.0  # seconds between lines where the output is no terminal
+_LAST_LINES = 12  # of a stage's log, shown when it fails
 
 
 class Line:
@@ -49,6 +51,48 @@ class Line:
         text = f"{self._label}{text}"
         self._out.write(("\r" + text + " " * max(0, self._width - len(text)) if self._live else text) + "\n")
         self._out.flush()
+
+
+@contextlib.contextmanager
+def _logged(log: Path) -> Iterator[Any]:
+    """Send everything that this process and its children print to ``log``; yields the terminal.
+
+    File descriptors are moved, not Python's streams: the engines print from C++ and from processes of their own.
+    """
+    try:
+        terminal = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8", errors="replace")
+    except (OSError, ValueError):  # a stream without a descriptor: a test, a notebook
+        yield sys.stdout
+        return
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [(number, os.dup(number)) for number in (1, 2)]
+    with (
+        open(log, "a", encoding="utf-8", errors="replace", buffering=1) as handle,
+        terminal,
+        contextlib.redirect_stdout(handle),
+        contextlib.redirect_stderr(handle),
+    ):
+        for number, _ in kept:
+            os.dup2(handle.fileno(), number)
+        try:
+            yield terminal
+        finally:
+            handle.flush()
+            for number, before in kept:
+                os.dup2(before, number)
+                os.close(before)
+
+
+def _failure(stage: str, log: Path, error: Exception) -> StarError:
+    """An engine's failure as one message: what it was, and the last lines of the stage's log."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    last = "\n".join(line.rsplit("\r", 1)[-1] for line in lines[-_LAST_LINES:])
+    return StarError(
+        f"stage {stage} failed: {type(error).__name__}: {error}; the end of {log}:\n{last}\n",
+        "mend the cause and run the same command again: it goes on from here",
+    )
 
 
 @contextlib.contextmanager
@@ -119,16 +163,21 @@ def run(
         write_text(folder / "recipe.yaml", _yaml(options))
         print(f"{recipe.name} -> {folder}", flush=True)
         for number, stage in enumerate(stages[: last + 1]):
-            line = Line(f"{number + 1:>2}/{last + 1} {stage.name:<11} ")
             config = {name: options[name] for name in stage.config}
-            try:
-                outcome = run_stage(stage, folder, config, recipe.seed, line, force=number >= again)
-            except BaseException as error:
-                line.end("stopped" if isinstance(error, KeyboardInterrupt) else "FAILED")
-                raise
-            summary = outcome.manifest["figures"].get("summary", "")
-            spent = "" if outcome.state == "done" else f"  {outcome.seconds:.1f} s"
-            line.end(f"{outcome.state:<7} {summary}{spent}")
+            log = folder / "logs" / f"{stage.name}.log"
+            with _logged(log) as terminal:
+                line = Line(f"{number + 1:>2}/{last + 1} {stage.name:<11} ", terminal)
+                try:
+                    outcome = run_stage(stage, folder, config, recipe.seed, line, force=number >= again)
+                except BaseException as error:
+                    line.end("stopped" if isinstance(error, KeyboardInterrupt) else "FAILED")
+                    if isinstance(error, StarError) or not isinstance(error, Exception):
+                        raise
+                    traceback.print_exc()
+                    raise _failure(stage.name, log, error) from error
+                summary = outcome.manifest["figures"].get("summary", "")
+                spent = "" if outcome.state == "done" else f"  {outcome.seconds:.1f} s"
+                line.end(f"{outcome.state:<7} {summary}{spent}")
             outcomes.append(outcome)
     return outcomes
 

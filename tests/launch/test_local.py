@@ -1,6 +1,7 @@
 """The local runner: from a stage, until a stage, one process per run, and what the terminal shows."""
 
 import io
+import os
 
 import pytest
 
@@ -71,3 +72,25 @@ def test_without_a_terminal_a_line_is_written_once_at_the_end():
     line(1, 2, "half")
     line.end("ran")
     assert out.getvalue() == "1/1 one ran\n"
+
+
+def test_what_a_stage_prints_goes_to_its_log_and_its_end_is_shown_when_it_fails(demo, tmp_path, capfd):
+    def noisy(context):
+        os.system("echo from a child")
+        print("from Python")
+        if context.seed == 13:
+            raise RuntimeError("engine died")
+        return {"summary": "fine"}
+
+    stages = (Stage("noisy", noisy),)
+    local.run(demo, stages)
+    shown = capfd.readouterr().out
+    assert "fine" in shown
+    assert "from" not in shown
+    log = (tmp_path / "demo" / "logs" / "noisy.log").read_text()
+    assert "from a child" in log
+    assert "from Python" in log
+    demo.seed = 13
+    with pytest.raises(StarError, match=r"stage noisy failed: RuntimeError: engine died; the end of .*noisy\.log"):
+        local.run(demo, stages)
+    assert "FAILED" in capfd.readouterr().out
