@@ -270,14 +270,17 @@ def _leading(case: Case, shown: Sequence[Behaviour]) -> list[str]:
 
 
 def strength_of(store: Any) -> Strength:
-    """Evidence behind an item: the weights of its stored neighbours that are candidates of the case."""
+    """Evidence behind an item: the weights of its stored neighbours that are candidates of the case.
 
-    @lru_cache(maxsize=1 << 16)
-    def near(item_id: str) -> list[tuple[str, float]]:
-        return list(store.neighbours("ItemCF", item_id))
+    The latest few thousand items are kept: a store reads an item's neighbours from its file each time.
+    """
+
+    @lru_cache(maxsize=4096)
+    def weights(item_id: str) -> dict[str, float]:
+        return {item: float(weight) for item, weight in store.neighbours("ItemCF", item_id)}
 
     def strength(case: Case, item_id: str) -> float:
-        wanted = set(case.candidates)
-        return sum(float(weight) for item, weight in near(item_id) if item in wanted)
+        known = weights(item_id)
+        return sum(known.get(candidate, 0.0) for candidate in case.candidates)
 
     return strength
