@@ -29,6 +29,7 @@ from star_rl.integrations.verl.recipe import (
     Paths,
     Recipe,
     agent_loops,
+    cluster_overrides,
     compose,
     environment,
     overrides_of,
@@ -108,8 +109,9 @@ def run_grpo(
         processes.end(paths.run)  # what an earlier, killed launcher may have left running
         attempt = _prepare(recipe, paths, overrides)
         resumed = last_checkpoint(paths) or 0
-        command = [sys.executable, "-m", "verl.trainer.main_ppo", *overrides]
         variables = environment(recipe, paths, _wandb_id(paths.run), attempt)
+        overrides += cluster_overrides(recipe, variables)
+        command = [sys.executable, "-m", "verl.trainer.main_ppo", *overrides]
         started = time.monotonic()
         log_start = paths.log.stat().st_size if paths.log.exists() else 0
         trainer = processes.start(command, variables, paths.run, paths.log)
@@ -277,5 +279,6 @@ def launch_command(recipe: Recipe, paths: Paths, name: str = "grpo") -> tuple[li
     """The command and the added environment of a run, for those who start it themselves (a cluster's job, a shell)."""
     overrides = check(recipe, paths, name)
     attempt = _prepare(recipe, paths, overrides)
-    command = [sys.executable, "-m", "verl.trainer.main_ppo", *overrides]
-    return command, environment(recipe, paths, _wandb_id(paths.run), attempt)
+    variables = environment(recipe, paths, _wandb_id(paths.run), attempt)
+    overrides += cluster_overrides(recipe, variables)
+    return [sys.executable, "-m", "verl.trainer.main_ppo", *overrides], variables

@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from star_rl.errors import StarError
 from star_rl.policy.loop import Budget
@@ -163,7 +164,7 @@ class Recipe:
 
 
 def load_recipe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """Read a recipe from YAML or from a mapping; ``overrides`` of the same shape win.
+    """Read a recipe from YAML (over its ``base:``, if it has one) or from a mapping; ``overrides`` of the same shape win.
 
     Raises:
         StarError: the file is absent, no mapping, or holds an unknown key.
@@ -173,10 +174,7 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, 
         tree: Any = OmegaConf.create(dict(source))
     else:
         name = str(source)
-        try:
-            tree = OmegaConf.load(name)
-        except (OSError, ValueError, OmegaConfBaseException) as error:
-            raise StarError(f"cannot read the recipe {name}: {error}", "check the path and the YAML") from error
+        tree = _layered(Path(source))
     try:
         values: Any = OmegaConf.to_container(OmegaConf.merge(tree, dict(overrides or {})), resolve=True)
     except OmegaConfBaseException as error:
@@ -188,6 +186,16 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, 
     _known(policy, PolicyOptions, f"{name}: policy")
     env = {str(key): str(value) for key, value in (values.pop("env", None) or {}).items()}
     return Recipe(policy=PolicyOptions(**policy), env=env, **values)
+
+
+def _layered(path: Path) -> Any:
+    """A recipe's YAML over the one that its ``base:`` names, relative to it."""
+    try:
+        tree = OmegaConf.load(path)
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise StarError(f"cannot read the recipe {path}: {error}", "check the path and the YAML") from error
+    base = tree.pop("base", None) if isinstance(tree, DictConfig) else None
+    return OmegaConf.merge(_layered(path.parent / base), tree) if base else tree
 
 
 def _known(values: Mapping[Any, Any], shape: type, where: str) -> None:
@@ -361,6 +369,13 @@ def environment(recipe: Recipe, paths: Paths, wandb_id: str, attempt: int) -> di
     if paths.model.exists():
         fixed.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
     return {**fixed, **recipe.env}
+
+
+def cluster_overrides(recipe: Recipe, variables: Mapping[str, str]) -> list[str]:
+    """What carries the environment to the processes of a cluster that is joined: they are no children of this one."""
+    if not recipe.ray.get("address"):
+        return []
+    return overrides_of({"ray_kwargs": {"ray_init": {"+runtime_env": {"env_vars": dict(variables)}}}})
 
 
 def compose(overrides: list[str]) -> Any:
