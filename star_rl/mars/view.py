@@ -96,7 +96,7 @@ def show(run: Run, console: Console | None = None, items: Mapping[str, Item] | N
     for phase in run.trajectory.phases:
         colour = _COLOURS.get(phase.tag, "red")
         parts = [
-            Words(marks.get(kind, "") + words, style=styles[kind])
+            Words((marks.get(kind, "") + words).translate(_CONTROL), style=styles[kind])
             for kind, words in map(part_of, phase.blocks)
             if words
         ]

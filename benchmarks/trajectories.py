@@ -1,0 +1,113 @@
+"""Trajectories through the builders: serialised, filtered, written as an SFT set; seconds and peak memory.
+
+    python benchmarks/trajectories.py [--runs 10000] [--profile full] [--json FILE]
+
+The teacher's rules make the runs, so that the texts are real ones; making them is timed apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import resource
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from data_builders.sft import SftOptions, build_sft
+from data_builders.trajectories import filter_runs
+from star_rl.files import write_json
+from star_rl.mars import Case, RuleBackend, RuleOptions, Team, TeamOptions, identity_of, strength_of, teach
+from star_rl.policy.tools import ToolBox
+from star_rl.prompts import PromptOptions
+from star_rl.records import SCENARIOS, Item, Task
+
+_HISTORY, _PASSES = 60, 4
+
+
+class Store:
+    """Evidence of a usual length: five groups, neighbours in a seeded order."""
+
+    def __init__(self, items: list[str]) -> None:
+        self.items = items
+        self.text = "\n".join(f"{n}. Kind {n}: often chosen together.\n   items: 1, 2, 3" for n in range(5))
+
+    def get(self, tool: str, key: str) -> str:
+        return self.text
+
+    def neighbours(self, tool: str, key: str) -> list[tuple[str, float]]:
+        start = hash((tool, key)) % len(self.items)
+        return [(self.items[(start + 7 * step) % len(self.items)], 1.0 / (1 + step)) for step in range(50)]
+
+
+def world(tasks: int) -> tuple[dict[str, Item], dict[str, list[tuple[str, int, float | None]]], list[Task]]:
+    chance = random.Random(0)
+    items = {f"{n}": Item(f"{n}", f"A title of usual length {n}", (f"Kind {n % 17}",)) for n in range(2000)}
+    ids = list(items)
+    histories: dict[str, list[tuple[str, int, float | None]]] = {}
+    listed = []
+    for n in range(tasks):
+        taken = chance.sample(ids, _HISTORY + 20)
+        histories[f"u{n}"] = [(item, 10**9 + 86400 * place, 4.0) for place, item in enumerate(taken[:_HISTORY])]
+        candidates = taken[_HISTORY:]
+        truth = chance.choice(candidates)
+        listed.append(Task(f"t{n}", "books", SCENARIOS[n % 5], f"u{n}", tuple(candidates), truth, 2 * 10**9))
+    return items, histories, listed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--runs", type=int, default=10000)
+    parser.add_argument("--profile", choices=("full", "compact"), default="full")
+    parser.add_argument("--json", help="file to write the figures to")
+    options = parser.parse_args()
+    items, histories, tasks = world(options.runs // _PASSES)
+    store = Store(list(items))
+    team = Team(
+        RuleBackend(RuleOptions(), strength_of(store)),
+        lambda case: ToolBox(store, case.candidates, "candidates"),
+        TeamOptions(),
+    )
+    figures: dict[str, Any] = {"runs": len(tasks) * _PASSES, "profile": options.profile}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        began = time.perf_counter()
+        asyncio.run(
+            teach(
+                tasks,
+                team,
+                lambda task: Case.of(task, histories[task.user_id], items),
+                root / "runs",
+                identity_of(team, {}),
+                passes=_PASSES,
+            )
+        )
+        figures["teach_seconds"] = round(time.perf_counter() - began, 2)
+        began, work = time.perf_counter(), time.process_time()
+        filter_runs(root / "runs", root / "kept.jsonl", "ranked")
+        figures["filter_seconds"] = round(time.perf_counter() - began, 2)
+        began = time.perf_counter()
+        audit = build_sft(
+            root / "kept.jsonl",
+            lambda task: histories[task.user_id],
+            items,
+            root / "sft",
+            SftOptions(prompt=PromptOptions(options.profile), keep="ranked", per_task=_PASSES),
+        )
+        figures["sft_seconds"] = round(time.perf_counter() - began, 2)
+        figures["cpu_seconds"] = round(time.process_time() - work, 2)
+        figures["kept"] = audit["kept"]
+        figures["prompt_tokens_p50"] = audit["tokens"]["prompt"]["p50"]
+        figures["mebibytes"] = round((root / "sft" / "sft.parquet").stat().st_size / 2**20, 1)
+    figures["seconds"] = round(figures["filter_seconds"] + figures["sft_seconds"], 2)
+    figures["peak_mebibytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    for name, value in figures.items():
+        print(f"{name:18} {value}")
+    if options.json:
+        write_json(options.json, figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""The sub-commands ``teach`` and ``view``."""
+
+import argparse
+import asyncio
+import threading
+
+import pyarrow as pa
+import pytest
+
+from star_rl.errors import StarError
+from star_rl.mars import read_runs
+from star_rl.mars.command import register
+from star_rl.records import INTERACTIONS, ITEMS, tasks_to, write_table
+
+
+def command(*words):
+    parser = argparse.ArgumentParser()
+    register(parser.add_subparsers(required=True))
+    arguments = parser.parse_args([str(word) for word in words])
+    return arguments.call(arguments)
+
+
+@pytest.fixture
+def tables(world, tmp_path):
+    folder = tmp_path / "tables"
+    rows = [
+        {"user_id": user, "item_id": item, "timestamp": time, "rating": rating, "text": None}
+        for user in sorted(world.histories)
+        for item, time, rating in world.histories[user]
+    ]
+    items = [
+        {"item_id": item.item_id, "title": item.title, "categories": list(item.categories), "attributes": "{}"}
+        for item in world.items.values()
+    ]
+    write_table(folder / "interactions.parquet", pa.Table.from_pylist(rows, schema=INTERACTIONS), "interactions")
+    write_table(folder / "items.parquet", pa.Table.from_pylist(items, schema=ITEMS), "items")
+    write_table(folder / "tasks.parquet", tasks_to(world.tasks), "tasks")
+    return folder
+
+
+def test_rules_without_tools_then_view(tables, tmp_path, capsys):
+    assert command("teach", tables, tmp_path / "out", "--no-tools", "--passes", 2, "--first", 5) == 0
+    assert len(list(read_runs(tmp_path / "out"))) == 10
+    assert "10 of 10 runs" in capsys.readouterr().out
+    assert command("view", tmp_path / "out", "--page", tmp_path / "page.html", "--items", tables) == 0
+    assert command("view", tmp_path / "out", "--run", "t2#1") == 0
+    assert "t2#1" in capsys.readouterr().out
+
+
+def test_over_http_and_again(endpoint, tables, tmp_path, capsys):
+    """The server runs in a loop of its own; the second call pays for nothing."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    server = asyncio.run_coroutine_threadsafe(endpoint.Endpoint().__aenter__(), loop).result(10)
+    words = ["teach", tables, tmp_path / "out", "--no-tools", "--endpoint", server.url, "--prices", 1, 2, "--first", 6]
+    assert command(*words) == 0
+    paid = server.seen["calls"]
+    assert command(*words) == 0 and server.seen["calls"] == paid > 0
+    assert "6 found" in capsys.readouterr().out
+    with pytest.raises(StarError, match="temperature"):
+        command(*words, "--temperature", 0.1)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(10)
+
+
+def test_refusals(tables, tmp_path):
+    with pytest.raises(StarError, match="evidence store"):
+        command("teach", tables, tmp_path / "out")
+    with pytest.raises(StarError, match="does not answer"):
+        command("teach", tables, tmp_path / "out", "--no-tools", "--endpoint", "http://127.0.0.1:9/v1", "--model", "m")
+    with pytest.raises(StarError, match="--first"):
+        command("teach", tables, tmp_path / "out", "--no-tools", "--first", -1)
+    with pytest.raises(StarError, match="no table"):
+        command("teach", tmp_path / "nowhere", tmp_path / "out", "--no-tools")
+    with pytest.raises(StarError, match="no runs"):
+        command("view", tmp_path / "nowhere")
