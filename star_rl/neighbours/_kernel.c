@@ -19,15 +19,17 @@
 #endif
 
 #if defined(__GNUC__) || defined(__clang__)
+#define ALWAYS_INLINE inline __attribute__((always_inline))
 #define PREFETCH(p) __builtin_prefetch(p)
 #define PREFETCH_WRITE(p) __builtin_prefetch((p), 1)
 #else
+#define ALWAYS_INLINE inline
 #define PREFETCH(p) ((void)0)
 #define PREFETCH_WRITE(p) ((void)0)
 #endif
 
 /* Bumped whenever a signature below changes, so that a stale build is refused instead of called wrongly. */
-API int32_t star_kernel_version(void) { return 4; }
+API int32_t star_kernel_version(void) { return 5; }
 
 /* ---------------------------------------------------------------- building */
 
@@ -45,7 +47,7 @@ API int32_t star_pointers(int64_t n, const int32_t *keys, int64_t n_keys, int64_
     return ascending;
 }
 
-/* Stable scatter of values (and times, which may be NULL) into the rows given by keys. `cursor` holds row starts and is consumed. */
+/* Stable scatter of values (and times, which may be NULL) by keys. `cursor` holds row starts and is consumed. */
 API void star_scatter(int64_t n, const int32_t *keys, const int32_t *values, const int64_t *times, int64_t *cursor,
                       int32_t *out_values, int64_t *out_times) {
     for (int64_t e = 0; e < n; e++) {
@@ -57,7 +59,7 @@ API void star_scatter(int64_t n, const int32_t *keys, const int32_t *values, con
     }
 }
 
-/* Transposes a CSR pattern; rows of the result list their indices in ascending row order. `cursor` as in star_scatter. */
+/* Transposes a CSR pattern; the result's rows list their indices in ascending order. `cursor` as in star_scatter. */
 API void star_transpose(int64_t n_rows, const int64_t *indptr, const int32_t *indices, const int64_t *times,
                         int64_t *cursor, int32_t *out_indices, int64_t *out_times) {
     int64_t n = indptr[n_rows];
@@ -118,9 +120,10 @@ API void star_compact(int64_t n_rows, const int64_t *starts, const int32_t *leng
 /* ---------------------------------------------------------------- selection */
 
 /*
- * A candidate is one 64-bit key: the bits of its weight (a float32 >= 0, whose bits order as its value does) above the complement of
- * its id. Larger is better: weight descending, then id ascending. Keys are distinct, so the best k are one set and one order. Most
- * weights of a row tie (one shared mid), which makes comparisons unpredictable: everything below avoids branches on them.
+ * A candidate is one 64-bit key: the bits of its weight (a float32 >= 0, whose bits order as its value does) above
+ * the complement of its id. Larger is better: weight descending, then id ascending. Keys are distinct, so the best k
+ * are one set and one order. Most weights of a row tie (one shared mid), which makes comparisons unpredictable:
+ * everything below avoids branches on them.
  */
 static inline uint64_t key_of(float weight, int32_t id) {
     uint32_t bits;
@@ -148,7 +151,7 @@ static int descending(const void *a, const void *b) {
     return (x < y) - (x > y);
 }
 
-/* Brings the best k of n keys to the front, in no order. Expected time O(n); a run of bad pivots falls back to sorting. */
+/* Brings the best k of n keys to the front, unordered. Expected time O(n); after bad pivots it falls back to sorting. */
 static void select_best(uint64_t *keys, int64_t n, int64_t k) {
     int64_t low = 0, high = n;
     for (int rounds = 0; high - low > 1 && low < k && k < high; rounds++) {
@@ -237,19 +240,37 @@ static const uint64_t *in_order(uint64_t *keys, uint64_t *spare, int64_t n, int3
 
 /* ---------------------------------------------------------------- walks */
 
-/* A target's counter beside the kind of its scale, so that counting brings in what weighing needs. */
-typedef struct { uint32_t count; uint32_t kind; } Cell;
-
 /*
- * Unweighted walk: weight(row, j) = count(row, j) * scales[cells[j].kind] * row_scale[row], rounded to float32; support = count.
- * Scales depend on degrees, of which there are few kinds: a table of them stays in cache, and weights are exact float64 products.
- * The row itself is left out. cells: n_targets with count 0, left so; touched: n_targets + 1. Returns -1 when memory is short.
+ * A target's counter (low half) beside the kind of its scale (high half), so that counting brings in what weighing
+ * needs. Where both fit 16 bits a cell has 4 bytes instead of 8: whether the cells fit the cache decides the speed
+ * of large graphs.
  */
-API int32_t star_count_rows(int64_t n_rows, const int32_t *rows, const int64_t *mid_indptr, const int32_t *mid_indices,
-                            const int64_t *target_indptr, const int32_t *target_indices, const double *row_scale,
-                            const double *scales, int32_t k, Cell *cells, int32_t *touched, const int64_t *starts,
-                            int32_t *out_indices, float *out_weights, void *out_support, int32_t narrow,
-                            int32_t *out_lengths) {
+typedef struct { uint32_t count, kind; } Cell;
+
+static inline int count_one(void *cells, int32_t narrow, int32_t j) {
+    if (narrow) return (((uint32_t *)cells)[j]++ & 0xffffu) == 0;
+    return (uint32_t)((uint64_t *)cells)[j]++ == 0;
+}
+
+static inline Cell cell_at(const void *cells, int32_t narrow, int32_t j) {
+    uint32_t small = narrow ? ((const uint32_t *)cells)[j] : 0;
+    uint64_t wide = narrow ? 0 : ((const uint64_t *)cells)[j];
+    Cell cell = {narrow ? small & 0xffffu : (uint32_t)wide, narrow ? small >> 16 : (uint32_t)(wide >> 32)};
+    return cell;
+}
+
+static inline void clear(void *cells, int32_t narrow, int32_t j) {
+    if (narrow) ((uint32_t *)cells)[j] &= ~(uint32_t)0xffffu;
+    else ((uint64_t *)cells)[j] &= ~(uint64_t)0xffffffffu;
+}
+
+/* The body of star_count_rows; inlined twice, once for each width. */
+static ALWAYS_INLINE int32_t count_rows(int64_t n_rows, const int32_t *rows, const int64_t *mid_indptr,
+                                        const int32_t *mid_indices, const int64_t *target_indptr,
+                                        const int32_t *target_indices, const double *row_scale, const double *scales,
+                                        int32_t k, void *cells, int32_t *touched, const int64_t *starts,
+                                        int32_t *out_indices, float *out_weights, void *out_support, int32_t narrow,
+                                        int32_t *out_lengths) {
     int64_t room = k + SLACK(k);
     uint64_t *keys = malloc(2 * (size_t)(room + 1) * sizeof *keys);
     if (!keys) return -1;
@@ -260,22 +281,19 @@ API int32_t star_count_rows(int64_t n_rows, const int32_t *rows, const int64_t *
         int32_t row = rows[r];
         int64_t seen = 0;
         for (int64_t a = mid_indptr[row]; a < mid_indptr[row + 1]; a++) {
-            /* Mids, and the cells of their targets, are scattered over memory: asked for some steps ahead, beyond the end of
-             * the row too, since the next row mostly follows. */
+            /* Mids are scattered over memory: asked for some steps ahead, beyond the end of the row too, since the next
+             * row mostly follows. */
             if (a + 16 < end) {
                 PREFETCH(&target_indptr[mid_indices[a + 16]]);
                 const int32_t *soon = target_indices + target_indptr[mid_indices[a + 8]];
                 PREFETCH(soon);
                 PREFETCH(soon + 16);
-                int32_t next = mid_indices[a + 2];
-                for (int64_t b = target_indptr[next]; b < target_indptr[next + 1]; b++)
-                    PREFETCH_WRITE(&cells[target_indices[b]]);
             }
             int32_t mid = mid_indices[a];
             for (int64_t b = target_indptr[mid]; b < target_indptr[mid + 1]; b++) {
                 int32_t j = target_indices[b];
                 touched[seen] = j;
-                seen += cells[j].count++ == 0;
+                seen += count_one(cells, narrow, j);
             }
         }
         double scale = row_scale[row];
@@ -283,7 +301,7 @@ API int32_t star_count_rows(int64_t n_rows, const int32_t *rows, const int64_t *
         uint64_t bar = 0;
         for (int64_t t = 0; t < seen; t++) {
             int32_t j = touched[t];
-            Cell cell = cells[j];
+            Cell cell = cell_at(cells, narrow, j);
             uint64_t key = key_of((float)((double)cell.count * scales[cell.kind] * scale), j);
             keys[kept] = key;
             kept += (key > bar) & (j != row);
@@ -300,19 +318,39 @@ API int32_t star_count_rows(int64_t n_rows, const int32_t *rows, const int64_t *
             int32_t j = id_of(best[e]);
             out_indices[to + e] = j;
             out_weights[to + e] = weight_of(best[e]);
-            put_support(out_support, narrow, to + e, cells[j].count);
+            put_support(out_support, narrow, to + e, cell_at(cells, narrow, j).count);
         }
         out_lengths[r] = size;
-        for (int64_t t = 0; t < seen; t++) cells[touched[t]].count = 0;
+        for (int64_t t = 0; t < seen; t++) clear(cells, narrow, touched[t]);
     }
     free(keys);
     return 0;
 }
 
 /*
- * Weighted walk: weight = sum over mids of mid_values[edge] * mid_factor[mid] * target_values[edge], times both scales;
- * support = number of mids. The three value arrays may be NULL (= 1). Targets listed in row own_rows[r] of the own CSR are left
- * out; when own_indptr is NULL the target own_rows[r] itself is. sums/counts: n_targets zeros, left as zeros.
+ * Unweighted walk: weight(row, j) = count(row, j) * scales[kind of j] * row_scale[row], rounded to float32; support
+ * = count. Scales depend on degrees, of which there are few kinds: a table of them stays in cache, and weights are
+ * exact float64 products. The row itself is left out. cells: n_targets, uint32 (narrow: kinds and counts fit 16
+ * bits) or uint64, the kind in the high half and 0 in the low, left so; touched: n_targets + 1. Returns -1 when
+ * memory is short.
+ */
+API int32_t star_count_rows(int64_t n_rows, const int32_t *rows, const int64_t *mid_indptr, const int32_t *mid_indices,
+                            const int64_t *target_indptr, const int32_t *target_indices, const double *row_scale,
+                            const double *scales, int32_t k, void *cells, int32_t *touched, const int64_t *starts,
+                            int32_t *out_indices, float *out_weights, void *out_support, int32_t narrow,
+                            int32_t *out_lengths) {
+    if (narrow)
+        return count_rows(n_rows, rows, mid_indptr, mid_indices, target_indptr, target_indices, row_scale, scales, k,
+                          cells, touched, starts, out_indices, out_weights, out_support, 1, out_lengths);
+    return count_rows(n_rows, rows, mid_indptr, mid_indices, target_indptr, target_indices, row_scale, scales, k, cells,
+                      touched, starts, out_indices, out_weights, out_support, 0, out_lengths);
+}
+
+/*
+ * Weighted walk: weight = sum over mids of mid_values[edge] * mid_factor[mid] * target_values[edge], times both
+ * scales; support = number of mids. The three value arrays may be NULL (= 1). Targets listed in row own_rows[r] of
+ * the own CSR are left out; when own_indptr is NULL the target own_rows[r] itself is. sums/counts: n_targets zeros,
+ * left as zeros.
  */
 API int32_t star_weigh_rows(int64_t n_rows, const int32_t *rows, const int32_t *own_rows, const int64_t *mid_indptr,
                             const int32_t *mid_indices, const double *mid_values, const double *mid_factor,

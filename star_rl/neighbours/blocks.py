@@ -62,12 +62,6 @@ def _bounds(walk: Walk, rows: np.ndarray, steps: np.ndarray) -> np.ndarray:
     return starts
 
 
-def support_type(walk: Walk) -> type[np.uint16] | type[np.int32]:
-    """The smaller type that holds every support of the walk: no more than the mids of its largest row."""
-    most = int(np.diff(walk.mid_indptr).max(initial=0))
-    return np.uint16 if most <= np.iinfo(np.uint16).max else np.int32
-
-
 def _edges(steps: np.ndarray, blocks: int) -> list[int]:
     """Where to cut the rows into at most ``blocks`` pieces of about equal cost."""
     cost = np.cumsum(steps + ROW_COST)
@@ -83,7 +77,7 @@ def _over_threads(
     starts = _bounds(walk, rows, steps)
     # Memory is only taken up page by page as rows are written; what the bound overstates costs nothing.
     size = int(starts[-1])
-    out = (np.empty(size, np.int32), np.empty(size, np.float32), np.empty(size, support_type(walk)))
+    out = (np.empty(size, np.int32), np.empty(size, np.float32), np.empty(size, walk.support_type))
     lengths = np.zeros(len(rows), np.int32)
     pieces = iter(list(pairwise(_edges(steps, threads * BLOCKS_PER_THREAD if threads > 1 else 1))))
 

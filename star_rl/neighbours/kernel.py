@@ -17,7 +17,7 @@ import numpy as np
 from star_rl.errors import StarError
 from star_rl.neighbours import fallback
 
-_VERSION = 4
+_VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,12 @@ class Walk:
     @property
     def n_targets(self) -> int:
         return len(self.target_scale)
+
+    @functools.cached_property
+    def support_type(self) -> type[np.uint16] | type[np.int32]:
+        """The smaller type that holds every support: no more than the mids of the largest row."""
+        most = int(np.diff(self.mid_indptr).max(initial=0))
+        return np.uint16 if most <= np.iinfo(np.uint16).max else np.int32
 
     @property
     def unweighted(self) -> bool:
@@ -185,8 +191,11 @@ class Walker:
             return
         self._touched = np.empty(walk.n_targets + 1, np.int32)
         if walk.target_kinds is not None:
-            self._cells = np.zeros((walk.n_targets, 2), np.uint32)  # count, kind of scale
-            self._cells[:, 1] = walk.target_kinds
+            # A cell holds the kind of its scale in the high half and the counter in the low one. Counts and kinds of a
+            # row go up to its degree, so they fit half a cell where supports fit 16 bits.
+            narrow = walk.support_type == np.uint16
+            self._cells = walk.target_kinds.astype(np.uint32 if narrow else np.uint64)
+            self._cells <<= 16 if narrow else 32
         else:
             self._counts = np.zeros(walk.n_targets, np.uint32)
             self._sums = np.zeros(walk.n_targets, np.float64)
