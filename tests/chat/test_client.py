@@ -24,18 +24,20 @@ def said(words):
 
 def test_reply_and_account(endpoint):
     async def main():
-        async with endpoint.Endpoint(answer=said("hi")) as server:
-            async with ChatClient(options(server, price_prompt=10, price_completion=100)) as chat:
-                await chat.ready()
-                reply = await chat.complete(ASK, max_tokens=7)
-                assert (reply.text, reply.prompt_tokens, reply.completion_tokens, reply.cached) == (
-                    "hi",
-                    100,
-                    10,
-                    False,
-                )
-                assert chat.usage.cost == pytest.approx((100 * 10 + 10 * 100) / 1e6)
-                assert server.bodies[0]["max_tokens"] == 7 and server.bodies[0]["messages"] == ASK
+        async with (
+            endpoint.Endpoint(answer=said("hi")) as server,
+            ChatClient(options(server, price_prompt=10, price_completion=100)) as chat,
+        ):
+            await chat.ready()
+            reply = await chat.complete(ASK, max_tokens=7)
+            assert (reply.text, reply.prompt_tokens, reply.completion_tokens, reply.cached) == (
+                "hi",
+                100,
+                10,
+                False,
+            )
+            assert chat.usage.cost == pytest.approx((100 * 10 + 10 * 100) / 1e6)
+            assert server.bodies[0]["max_tokens"] == 7 and server.bodies[0]["messages"] == ASK
 
     asyncio.run(main())
 
@@ -47,11 +49,13 @@ def test_tool_calls_come_as_text_whatever_form_the_server_gives(endpoint):
     ]
 
     async def main():
-        async with endpoint.Endpoint(answer=lambda body: {"content": None, "tool_calls": calls}) as server:
-            async with ChatClient(options(server)) as chat:
-                reply = await chat.complete(ASK, tools=[{"type": "function"}])
-                assert [call.arguments for call in reply.tool_calls] == ['{"user_id": "1"}', "not json"]
-                assert all(call.id for call in reply.tool_calls) and reply.text == ""
+        async with (
+            endpoint.Endpoint(answer=lambda body: {"content": None, "tool_calls": calls}) as server,
+            ChatClient(options(server)) as chat,
+        ):
+            reply = await chat.complete(ASK, tools=[{"type": "function"}])
+            assert [call.arguments for call in reply.tool_calls] == ['{"user_id": "1"}', "not json"]
+            assert all(call.id for call in reply.tool_calls) and reply.text == ""
 
     asyncio.run(main())
 
@@ -59,23 +63,27 @@ def test_tool_calls_come_as_text_whatever_form_the_server_gives(endpoint):
 @pytest.mark.parametrize("kind", ["429", "500", "reset", "silence", "truncated", "not_json", "no_choices", "endless"])
 def test_each_fault_is_retried_and_named(endpoint, kind):
     async def main():
-        async with endpoint.Endpoint(faulty=1.0, kinds=(kind,), answer=said("hi")) as server:
-            async with ChatClient(options(server, retries=2, timeout=0.4)) as chat:
-                with pytest.raises(ChatError):
-                    await chat.complete(ASK)
-                assert chat.usage.attempts == 3 and sum(chat.usage.faults.values()) == 3 and chat.usage.failed == 1
-                server.faulty = 0.0
-                assert (await chat.complete(ASK)).text == "hi"
+        async with (
+            endpoint.Endpoint(faulty=1.0, kinds=(kind,), answer=said("hi")) as server,
+            ChatClient(options(server, retries=2, timeout=0.4)) as chat,
+        ):
+            with pytest.raises(ChatError):
+                await chat.complete(ASK)
+            assert chat.usage.attempts == 3 and sum(chat.usage.faults.values()) == 3 and chat.usage.failed == 1
+            server.faulty = 0.0
+            assert (await chat.complete(ASK)).text == "hi"
 
     asyncio.run(main())
 
 
 def test_endless_output_ends_at_the_size_limit(endpoint):
     async def main():
-        async with endpoint.Endpoint(faulty=1.0, kinds=("endless",)) as server:
-            async with ChatClient(options(server, retries=0, timeout=30.0)) as chat:
-                with pytest.raises(ChatError, match="endless"):
-                    await chat.complete(ASK)
+        async with (
+            endpoint.Endpoint(faulty=1.0, kinds=("endless",)) as server,
+            ChatClient(options(server, retries=0, timeout=30.0)) as chat,
+        ):
+            with pytest.raises(ChatError, match="endless"):
+                await chat.complete(ASK)
 
     asyncio.run(main())
 
@@ -84,14 +92,16 @@ def test_a_refused_request_is_not_retried_and_a_refused_key_stops(endpoint, monk
     monkeypatch.setenv("STAR_RL_API_KEY", KEY)
 
     async def main():
-        async with endpoint.Endpoint(faulty=1.0, kinds=("400",)) as server:
-            async with ChatClient(options(server, retries=5)) as chat:
-                with pytest.raises(ChatError, match="http_400"):
-                    await chat.complete(ASK)
-                assert chat.usage.attempts == 1
-                server.kinds = ("401",)
-                with pytest.raises(StarError, match="STAR_RL_API_KEY"):
-                    await chat.complete(ASK)
+        async with (
+            endpoint.Endpoint(faulty=1.0, kinds=("400",)) as server,
+            ChatClient(options(server, retries=5)) as chat,
+        ):
+            with pytest.raises(ChatError, match="http_400"):
+                await chat.complete(ASK)
+            assert chat.usage.attempts == 1
+            server.kinds = ("401",)
+            with pytest.raises(StarError, match="STAR_RL_API_KEY"):
+                await chat.complete(ASK)
 
     asyncio.run(main())
 
@@ -102,16 +112,18 @@ def test_the_key_is_sent_and_appears_nowhere(endpoint, monkeypatch, tmp_path, ca
     words = []
 
     async def main():
-        async with endpoint.Endpoint(faulty=1.0, kinds=("500",), answer=said("hi")) as server:
-            async with ChatClient(options(server, retries=1, cache=str(tmp_path / "cache.sqlite"))) as chat:
-                await chat.ready()
-                with pytest.raises(ChatError) as error:  # the server echoes the key in its error
-                    await chat.complete(ASK)
-                server.faulty = 0
+        async with (
+            endpoint.Endpoint(faulty=1.0, kinds=("500",), answer=said("hi")) as server,
+            ChatClient(options(server, retries=1, cache=str(tmp_path / "cache.sqlite"))) as chat,
+        ):
+            await chat.ready()
+            with pytest.raises(ChatError) as error:  # the server echoes the key in its error
                 await chat.complete(ASK)
-                words.extend([repr(chat), str(chat.describe), str(error.value), repr(error.value), str(chat.usage)])
-                with pytest.raises(TypeError):
-                    chat.__reduce__()
+            server.faulty = 0
+            await chat.complete(ASK)
+            words.extend([repr(chat), str(chat.describe), str(error.value), repr(error.value), str(chat.usage)])
+            with pytest.raises(TypeError):
+                chat.__reduce__()
         assert server.keys[-1] == f"Bearer {KEY}"
 
     asyncio.run(main())
