@@ -16,6 +16,10 @@ from star_rl.prompts import STUDENT_VERSION
 from star_rl.stage import Context
 
 
+#: Conversations that the tiny student's tokenizer is trained on; more find no other phrases.
+_TOKENIZER_TEXTS = 2000
+
+
 def team_of(world: World, config: Mapping[str, Any], seed: int) -> Team:
     """The teacher of a recipe, lacking what its SFT setting lacks."""
     lacks = LACKING.get(config["sft_set"]["setting"], "")
@@ -88,7 +92,8 @@ def student_stage(context: Context) -> dict[str, Any]:
     from star_rl.student.tokenizer import train_tokenizer
 
     world = World(context.run, context.config)
-    rows = pq.read_table(context.inputs["sft_set"] / "sft.parquet", columns=["messages", "tools"]).to_pylist()
+    table = pq.read_table(context.inputs["sft_set"] / "sft.parquet", columns=["messages", "tools"])
+    rows = table.slice(0, _TOKENIZER_TEXTS).to_pylist()
     texts = [render(row["messages"], row["tools"]) for row in rows]
     model = context.folder / "model"
     context.progress(0, 2, "tokenizer")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from xxhash import xxh3_64_intdigest
 from star_rl.errors import StarError
 from star_rl.evidence.layout import Shard, damaged, hash_of, name_of
 from star_rl.evidence.manifest import read_manifest, shard_name
+
+#: Entries whose neighbours stay decoded: about 30 kB each at 200 neighbours.
+_DECODED = 1024
 
 
 class EvidenceStore:
@@ -30,6 +34,7 @@ class EvidenceStore:
         self._prefix = {tool: name_of(tool, "") for tool in manifest["tools"]}
         self._count = len(manifest["shards"])
         self._shards: list[Shard | None] = [None] * self._count
+        self._decoded = lru_cache(maxsize=_DECODED)(self._neighbours)
 
     @classmethod
     def open(cls, path: str | Path, scenario: str | None = None, fingerprint: str | None = None) -> EvidenceStore:
@@ -83,9 +88,16 @@ class EvidenceStore:
         return (self._shards[number] or self._shard(number)).text(name, hashed)
 
     def neighbours(self, tool: str, key: str) -> list[tuple[str, float]]:
-        """(id, weight) of an entry's neighbours, strongest first; empty for an unknown id."""
+        """(id, weight) of an entry's neighbours, strongest first; empty for an unknown id.
+
+        They lie in compressed blocks, so the last that were asked for are kept decoded: items are asked for again and
+        again, and the samples of one task ask for the same.
+        """
+        return list(self._decoded(tool, key)) if isinstance(key, str) and tool in self._prefix else []
+
+    def _neighbours(self, tool: str, key: str) -> tuple[tuple[str, float], ...]:
         entry = self.entry(tool, key)
-        return [] if entry is None else [(row[0], row[1]) for row in entry["neighbours"]]
+        return () if entry is None else tuple((row[0], row[1]) for row in entry["neighbours"])
 
     def entry(self, tool: str, key: str) -> dict[str, Any] | None:
         """All that is stored of an id: ``{tool, key, text, neighbours: [[id, weight, support]], structured}``."""
