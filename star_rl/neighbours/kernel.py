@@ -194,8 +194,8 @@ class Walker:
             # A cell holds the kind of its scale in the high half and the counter in the low one. Counts and kinds of a
             # row go up to its degree, so they fit half a cell where supports fit 16 bits.
             narrow = walk.support_type == np.uint16
-            self._cells = walk.target_kinds.astype(np.uint32 if narrow else np.uint64)
-            self._cells <<= 16 if narrow else 32
+            cells: np.ndarray = walk.target_kinds.astype(np.uint32 if narrow else np.uint64)
+            self._cells = np.left_shift(cells, 16 if narrow else 32, out=cells)
         else:
             self._counts = np.zeros(walk.n_targets, np.uint32)
             self._sums = np.zeros(walk.n_targets, np.float64)
