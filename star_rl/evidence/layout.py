@@ -4,20 +4,20 @@ A shard is three files, written once and then only mapped:
 
 ``records.bin``
     One record an entry, ordered by the hash of its name (``tool \\0 id``), then by name: the name and the text, both
-    UTF-8, and the record's ordinal as a uint32.
+    UTF-8, the record's ordinal as a uint32, and a checksum of these three.
 ``index.bin``
-    A hash table of 32-byte slots: hash of the name, offset, checksum of the record, length of the name, length of the
-    text. An entry's slot is the first free one from ``hash >> (60 - bits)`` on; as records are in the order of their
-    hashes, so are the slots, and a search ends at the first larger hash. At most two thirds of the slots are used. A
-    checksum of every 128 slots follows.
+    A hash table of 24-byte slots: hash of the name, offset of the record, lengths of name and text. An entry's slot is
+    the first free one from ``hash >> (60 - bits)`` on; as records are in the order of their hashes, so are the slots,
+    and a search ends at the first larger hash. At most two fifths of the slots are taken. A checksum of every 128 slots
+    follows.
 ``details.bin``
     What the hot path never reads (neighbours, structured evidence): zstd blocks of 64 entries in record order, then the
     uint64 offset of every block and of their end.
 
 All numbers are little-endian; hashes and checksums are XXH3. The idea is that of D. J. Bernstein's "constant database"
 (cdb), with 64-bit offsets. Nothing is locked and nothing is parsed at opening; every process that maps the files
-shares one page cache. Every answer, "not stored" included, is checked before it is given, so that a flipped bit is an
-error and never a wrong answer.
+shares one page cache. A record is checked when a process first reads it, and "not stored" every time it is said, so
+that a flipped bit in a file is an error and never a wrong answer.
 """
 
 from __future__ import annotations
@@ -36,14 +36,15 @@ from star_rl.errors import StarError
 RECORDS, INDEX, DETAILS = "records.bin", "index.bin", "details.bin"
 FILES = (RECORDS, INDEX, DETAILS)
 
-#: hash of the name, offset of the record, checksum of the record, bytes of the name, bytes of the text.
-SLOT = struct.Struct("<QQQII")
+#: hash of the name, offset of the record, bytes of the name, bytes of the text.
+SLOT = struct.Struct("<QQII")
 #: Hashes have 60 bits, so that an empty slot's hash is larger than any and ends a search.
 HASH_BITS = 60
 EMPTY = (1 << 64) - 1
 #: Slots under one checksum.
 GROUP = 128
-ORDINAL = struct.Struct("<I")
+#: End of a record: its ordinal, and the checksum of all before it and of the ordinal.
+TAIL = struct.Struct("<IQ")
 RANGE = struct.Struct("<QQ")
 #: Head of a block of details: checksum of what follows, bytes of the decompressed block.
 BLOCK = struct.Struct("<QI")
@@ -61,8 +62,8 @@ def hash_of(name: bytes) -> int:
 
 
 def table_bits(entries: int) -> int:
-    """Bits of the home slot: at least one and a half slots an entry."""
-    return max(1, (entries + entries // 2).bit_length())
+    """Bits of the home slot: at least two and a half slots an entry, so that runs of taken slots stay short."""
+    return max(1, (2 * entries + entries // 2).bit_length())
 
 
 def codec() -> Any:
@@ -85,7 +86,7 @@ class Shard:
         StarError: a file is absent or has another length than the manifest says.
     """
 
-    __slots__ = ("details", "entries", "folder", "index", "records", "shift", "slots")
+    __slots__ = ("details", "entries", "folder", "index", "records", "shift", "slots", "sound")
 
     def __init__(self, folder: Path, entries: int, slots: int, sizes: dict[str, int]) -> None:
         self.folder, self.entries, self.slots = folder, entries, slots
@@ -93,6 +94,7 @@ class Shard:
         self.records = _map(folder / RECORDS, sizes[RECORDS])
         self.index = _map(folder / INDEX, sizes[INDEX])
         self.details = _map(folder / DETAILS, sizes[DETAILS])
+        self.sound = bytearray(slots)  # 1 where this process has checked the slot's record
         if len(self.index) != slots * SLOT.size + -(-slots // GROUP) * 8 or slots <= 1 << table_bits(entries):
             raise damaged(folder / INDEX, f"{len(self.index)} bytes do not fit {entries} entries")
 
@@ -102,18 +104,16 @@ class Shard:
         Raises:
             StarError: the bytes on the way to the answer are damaged.
         """
-        place = (hashed >> self.shift) * 32
-        index = self.index
-        found, start, checksum, name_length, text_length = _slot_at(index, place)
+        index, slot = self.index, hashed >> self.shift
+        found, start, name_length, text_length = _slot_at(index, slot * 24)
         while found < hashed:
-            place += 32
-            found, start, checksum, name_length, text_length = _slot_at(index, place)
-        if found == hashed:
-            after = name_length + text_length
-            record = self.records[start : start + after + 4]
-            if xxh3_64_intdigest(record) == checksum and record[:name_length] == name:
-                return record[name_length:after].decode()
-        checked = self.find(name, hashed)  # absent, damaged, or one of two names with one hash
+            slot += 1
+            found, start, name_length, text_length = _slot_at(index, slot * 24)
+        if found == hashed and self.sound[slot]:
+            records, begins = self.records, start + name_length
+            if records[start:begins] == name:
+                return records[begins : begins + text_length].decode()
+        checked = self.find(name, hashed)  # read for the first time, absent, or one of two names with one hash
         return None if checked is None else checked[0].decode()
 
     def find(self, name: bytes, hashed: int) -> tuple[bytes, int] | None:
@@ -133,6 +133,7 @@ class Shard:
                 return None
             if found[0] == hashed:
                 stored, text, ordinal = self._record(*found[1:])
+                self.sound[slot] = 1
                 if stored == name:
                     return text, ordinal
             slot += 1
@@ -164,12 +165,14 @@ class Shard:
             if isinstance(mapped, mmap.mmap):
                 mapped.close()
 
-    def _record(self, start: int, checksum: int, name_length: int, text_length: int) -> tuple[bytes, bytes, int]:
+    def _record(self, start: int, name_length: int, text_length: int) -> tuple[bytes, bytes, int]:
         after = name_length + text_length
-        record = self.records[start : start + after + ORDINAL.size]
-        if xxh3_64_intdigest(record) != checksum:
-            raise damaged(self.folder / RECORDS, f"the record at byte {start} fails its checksum")
-        return record[:name_length], record[name_length:after], ORDINAL.unpack_from(record, after)[0]
+        record = self.records[start : start + after + TAIL.size]
+        if len(record) == after + TAIL.size:
+            ordinal, checksum = TAIL.unpack_from(record, after)
+            if xxh3_64_intdigest(record[:-8]) == checksum:
+                return record[:name_length], record[name_length:after], ordinal
+        raise damaged(self.folder / RECORDS, f"the record at byte {start} fails its checksum")
 
     def _check_group(self, group: int) -> None:
         low, high = group * GROUP * SLOT.size, min((group + 1) * GROUP, self.slots) * SLOT.size

@@ -30,9 +30,9 @@ from star_rl.evidence.layout import (
     GROUP,
     HASH_BITS,
     INDEX,
-    ORDINAL,
     RECORDS,
     SLOT,
+    TAIL,
     codec,
     hash_of,
     name_of,
@@ -300,19 +300,18 @@ def _ordered(journal: _Journal) -> Iterator[tuple[int, bytes, bytes, bytes, byte
 
 def _write_shard(journal: _Journal, folder: Path, tools: Counter[str], outcomes: Counter[str]) -> tuple[int, int]:
     """Write the three files of one shard; returns its entries and slots, and adds to the counts."""
-    hashes, starts, checksums, names, texts = array("Q"), array("Q"), array("Q"), array("I"), array("I")
+    hashes, starts, names, texts = array("Q"), array("Q"), array("I"), array("I")
     position = 0
     with open(folder / RECORDS, "wb", buffering=1 << 20) as records, open(folder / DETAILS, "wb") as cold:
         blocks = _Blocks(cold)
         for ordinal, (hashed, name, text, details, outcome) in enumerate(_ordered(journal)):
-            record = b"".join((name, text, ORDINAL.pack(ordinal)))
-            records.write(record)
+            record = name + text + struct.pack("<I", ordinal)
+            records.write(record + struct.pack("<Q", xxh3_64_intdigest(record)))
             hashes.append(hashed)
             starts.append(position)
-            checksums.append(xxh3_64_intdigest(record))
             names.append(len(name))
             texts.append(len(text))
-            position += len(record)
+            position += len(name) + len(text) + TAIL.size
             tools[name[: name.index(b"\0")].decode()] += 1
             outcomes[outcome.decode()] += 1
             blocks.append(details)
@@ -325,11 +324,9 @@ def _write_shard(journal: _Journal, folder: Path, tools: Counter[str], outcomes:
     # An entry's slot is its home, or the one after its predecessor's if that is further on.
     places = np.maximum.accumulate(homes - order) + order if entries else order
     slots = max(1 << bits, int(places[-1]) + 1 if entries else 0) + 1
-    table = np.zeros(
-        slots, dtype=[("hash", "<u8"), ("start", "<u8"), ("checksum", "<u8"), ("name", "<u4"), ("text", "<u4")]
-    )
+    table = np.zeros(slots, dtype=[("hash", "<u8"), ("start", "<u8"), ("name", "<u4"), ("text", "<u4")])
     table["hash"] = EMPTY
-    for column, values in zip(table.dtype.names or (), (hashes, starts, checksums, names, texts), strict=True):
+    for column, values in zip(table.dtype.names or (), (hashes, starts, names, texts), strict=True):
         table[column][places] = values
     written = table.tobytes()
     step = GROUP * SLOT.size
