@@ -1,6 +1,6 @@
 """The teacher over HTTP against a real vLLM server that this script starts and stops.
 
-    python benchmarks/teacher_vllm.py [--model DIR] [--tasks 12] [--in-flight 4] [--out DIR]
+    python benchmarks/teacher_vllm.py [--model DIR] [--tasks 8] [--in-flight 4] [--out DIR]
 
 Without ``--model`` a Qwen3 of under a million random parameters is made: its answers are noise, which is the point.
 Every run has to end as a trajectory or as a recorded failure. Exit code 1 where a run is missing or stands twice.
@@ -84,7 +84,8 @@ def start(model: Path, port: int, log: Path) -> subprocess.Popen[bytes]:
         **os.environ,
         "VLLM_PLUGINS": "none",
         "VLLM_CPU_KVCACHE_SPACE": "1",
-        "OMP_NUM_THREADS": "2",
+        "OMP_NUM_THREADS": "1",  # threads that wait for each other cost a tiny model more than its arithmetic
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
     }
@@ -117,7 +118,7 @@ async def run(options: argparse.Namespace, port: int, out: Path, world: Any) -> 
     chat_options = ChatOptions(
         (f"http://127.0.0.1:{port}/v1",),
         "teacher",
-        max_tokens=256,
+        max_tokens=128,
         concurrency=options.in_flight,
         timeout=120.0,
         cache=str(out / "cache.sqlite"),
@@ -140,7 +141,7 @@ async def run(options: argparse.Namespace, port: int, out: Path, world: Any) -> 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", type=Path, help="folder of a model with a chat template")
-    parser.add_argument("--tasks", type=int, default=12)
+    parser.add_argument("--tasks", type=int, default=8)
     parser.add_argument("--in-flight", type=int, default=4)
     parser.add_argument("--no-planner", dest="planner", action="store_false", help="go on to the experts at once")
     parser.add_argument("--out", type=Path, help="keep runs, page and the server's log here")
