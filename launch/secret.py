@@ -1,0 +1,88 @@
+"""Environment variables that travel to a cluster by name.
+
+Ray shows a job's runtime environment on its dashboard and writes it to its logs, so a value must not stand there. It is
+split in two: a random pad in the job's environment, and the value XOR the pad in a file of the package. Either half
+alone is noise. Each process of the job puts the two together when it starts (:func:`load`, Ray's
+``worker_process_setup_hook``), so the values are in the processes' memory and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from star_rl.errors import StarError
+
+#: Variable with the pad, and the file beside the code with the rest.
+PAD = "STAR_RL_PAD"
+FILE = ".star_rl_env.json"
+MASK = "***"
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class Secrets:
+    """Values by name, shown nowhere: neither by ``repr`` nor by :meth:`mask`."""
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        self._values = dict(values)
+
+    @classmethod
+    def from_environment(cls, names: Iterable[str]) -> Secrets:
+        """The submitter's own values.
+
+        Raises:
+            StarError: a name is none (``NAME=value`` for instance), or the variable is not set.
+        """
+        values = {}
+        for name in names:
+            if not _NAME.fullmatch(name):
+                shown = re.split(r"[^A-Za-z0-9_]", name, maxsplit=1)[0]
+                raise StarError(
+                    f"--env {shown}.. is no name of a variable", "export the variable and give its name alone"
+                )
+            if name not in os.environ:
+                raise StarError(f"--env {name}: the variable is not set here", f"export {name}, or leave it out")
+            values[name] = os.environ[name]
+        return cls(values)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(sorted(self._values))
+
+    def __repr__(self) -> str:
+        return f"Secrets({', '.join(self.names)})"
+
+    def mask(self, text: str) -> str:
+        """``text`` with every value of three characters or more replaced."""
+        for value in sorted(self._values.values(), key=len, reverse=True):
+            if len(value) >= 3:
+                text = text.replace(value, MASK)
+        return text
+
+    def split(self) -> tuple[str, bytes]:
+        """(pad for the job's environment, content of :data:`FILE`)."""
+        plain = json.dumps(self._values).encode()
+        pad = secrets.token_bytes(len(plain))
+        mixed = bytes(a ^ b for a, b in zip(plain, pad, strict=True))
+        return pad.hex(), json.dumps({"names": self.names, "mixed": mixed.hex()}).encode()
+
+
+def load(folder: str | Path | None = None) -> Secrets:
+    """Put the submitted variables into this process's environment; nothing where none were submitted."""
+    pad = os.environ.get(PAD, "")
+    file = Path(folder or Path(__file__).resolve().parents[1]) / FILE
+    if not pad or not file.is_file():
+        return Secrets({})
+    mixed = bytes.fromhex(json.loads(file.read_text(encoding="utf-8"))["mixed"])
+    values = json.loads(bytes(a ^ b for a, b in zip(mixed, bytes.fromhex(pad), strict=True)))
+    os.environ.update(values)
+    return Secrets(values)
+
+
+def setup() -> None:
+    """What Ray calls in every worker process of the job."""
+    load()

@@ -1,0 +1,357 @@
+"""A recipe as a job of a Ray cluster: sent, followed, stopped, taken up again.
+
+Nothing is kept on the submitter's side: what a job is stands in its metadata on the cluster, what it did in its run
+folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets as random_source
+import shlex
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from launch import job, package, preflight, secret
+from launch.options import Recipe
+from star_rl.errors import StarError
+
+#: Key of a job's metadata that marks it as ours and holds its specification as JSON.
+MARK = "star_rl"
+TERMINAL = ("SUCCEEDED", "FAILED", "STOPPED")
+_TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A submitted job: its id, the bytes of its package and the seconds that sending took."""
+
+    id: str
+    bytes: int
+    seconds: float
+
+
+def connect(address: str) -> Any:
+    """Ray's client for jobs.
+
+    Args:
+        address: of the dashboard, ``http://host:8265``.
+
+    Raises:
+        StarError: nothing answers there.
+    """
+    if not address:
+        raise StarError("no cluster is named", "give --address http://HOST:8265, or set RAY_API_SERVER_ADDRESS")
+    url = address if "://" in address else f"http://{address}"
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 8265)
+    remedy = "give the address of the cluster's dashboard (port 8265), and forward it if it is not reachable from here"
+    try:
+        socket.create_connection((parts.hostname or "", port), timeout=10).close()
+    except OSError as error:
+        raise StarError(f"nothing answers at {parts.hostname}:{port} ({error})", remedy) from error
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        return JobSubmissionClient(url if parts.port else f"{url}:{port}")
+    except (ConnectionError, RuntimeError) as error:
+        raise StarError(f"{parts.hostname}:{port} is no Ray dashboard ({_first(error)})", remedy) from error
+
+
+def _first(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+# ------------------------------------------------------------------------------------------------------- what is sent
+
+
+def prepare(recipe: Recipe, root: Path) -> Recipe:
+    """A recipe as the cluster's nodes can read it: paths into the tree relative to it, data and runs on shared paths.
+
+    Raises:
+        StarError: a path that a node could not follow, or a reward that breaks its contract.
+    """
+    from launch.training import overlay
+    from rewards import loading
+
+    if not Path(recipe.out).is_absolute():
+        raise StarError(
+            f"out={recipe.out} is relative", "set out= to an absolute path that every node sees: out=/shared/runs"
+        )
+    for name, value in (("source.root", recipe.source.root), ("student.path", recipe.student.path)):
+        if value and (value.startswith(".") or (Path(value).exists() and not Path(value).is_absolute())):
+            raise StarError(f"{name}={value} is relative", "give the absolute path that the nodes see")
+    loading.check(loading.load(recipe.grpo.reward), f"reward {recipe.grpo.reward}")
+    file, colon, function = recipe.grpo.reward.partition(".py")
+    if colon and not recipe.grpo.reward.startswith("pkg://"):
+        recipe.grpo.reward = _inside(Path(file + ".py"), root, "grpo.reward") + function
+    recipe.sft.recipe = _inside(overlay(recipe.sft.recipe), root, "sft.recipe")
+    recipe.grpo.recipe = _inside(overlay(recipe.grpo.recipe), root, "grpo.recipe")
+    ray = dict(recipe.grpo.overrides.get("ray") or {})
+    recipe.grpo.overrides = {**recipe.grpo.overrides, "ray": {"address": "auto", **ray}}
+    return recipe
+
+
+def _inside(path: Path, root: Path, name: str) -> str:
+    try:
+        return path.resolve().relative_to(root).as_posix()
+    except ValueError:
+        raise StarError(f"{name}={path} lies outside {root}", "put the file into the tree that is sent") from None
+
+
+def needs_of(recipe: Recipe, root: Path, extra: str | None, until: str | None) -> preflight.Needs:
+    """What the cluster must have for these stages."""
+    from launch import chain, local
+    from launch.doctor import installed_extra
+    from star_rl.integrations.verl.recipe import compose, load_recipe, overrides_of
+
+    grpo = load_recipe(root / recipe.grpo.recipe, recipe.grpo.overrides)
+    extra = extra or {"cpu": "cpu", "cuda": "gpu"}.get(grpo.device) or installed_extra()
+    wanted = preflight.pins(root / "setup.py", extra)
+    wanted = {name: version for name, version in wanted.items() if name in preflight.ENGINES}
+    trains = until is None or local.first_of(chain.STAGES, until) >= local.first_of(chain.STAGES, "sft")
+    nodes, gpus = 1, 0
+    if trains and extra == "gpu":
+        trainer = compose(overrides_of(grpo.verl)).trainer
+        nodes, gpus = int(trainer.nnodes), int(trainer.n_gpus_per_node)
+    return preflight.Needs(nodes, gpus, wanted, str(Path(recipe.out)))
+
+
+def submit(
+    recipe: Recipe,
+    client: Any,
+    held: secret.Secrets,
+    *,
+    root: Path | None = None,
+    start: str | None = None,
+    until: str | None = None,
+    extra: str | None = None,
+    python: str = "python",
+    limit: int = package.LIMIT,
+) -> Sent:
+    """Send a recipe.
+
+    Args:
+        recipe: as loaded; :func:`prepare` is applied.
+        client: of :func:`connect`.
+        held: the submitter's variables.
+        root: the tree to send, default :func:`launch.package.project_root`.
+        start, until: as for ``star-rl run``.
+        extra: which pins the nodes are held to, ``cpu`` or ``gpu``; default from the GRPO recipe's device.
+        python: interpreter on the cluster.
+        limit: bytes of the package at most.
+
+    Raises:
+        StarError: the recipe cannot run there, a job of this run is under way, the package is too large, or Ray
+            refuses it.
+    """
+    root = (root or package.project_root()).resolve()
+    recipe = prepare(recipe, root)
+    needs = needs_of(recipe, root, extra, until)
+    spec = {
+        "name": recipe.name,
+        "out": str(recipe.out),
+        "recipe": _yaml(recipe),
+        "start": start,
+        "until": until,
+        "needs": asdict(needs),
+    }
+    about = {**spec, "env": held.names, "extra": extra, "python": python}
+    return _send(spec, about, client, held, root, limit)
+
+
+def _yaml(recipe: Recipe) -> str:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(asdict(recipe)))
+
+
+def _send(
+    spec: Mapping[str, Any], about: Mapping[str, Any], client: Any, held: secret.Secrets, root: Path, limit: int
+) -> Sent:
+    began = time.monotonic()
+    for other in jobs(client):
+        if other["name"] == spec["name"] and other["out"] == spec["out"] and other["status"] not in TERMINAL:
+            raise StarError(
+                f"job {other['id']} works on run {spec['name']} already",
+                f"follow it (star-rl status {spec['name']}), stop it, or set another name=",
+            )
+    tree = package.collect(root)
+    text = json.dumps({key: spec[key] for key in ("recipe", "start", "until", "needs")})
+    if held.mask(text) != text:
+        raise StarError(
+            "the recipe holds the value of a variable given by --env", "name the variable in the recipe instead"
+        )
+    extra: dict[str, bytes] = {job.SPEC: text.encode()}
+    runtime: dict[str, Any] = {}
+    if held.names:
+        pad, extra[secret.FILE] = held.split()
+        runtime = {"env_vars": {secret.PAD: pad}, "worker_process_setup_hook": "launch.secret.setup"}
+    name = f"star-{spec['name']}-{random_source.token_hex(4)}"
+    with tempfile.TemporaryDirectory(prefix="star-rl-") as folder:
+        archive = Path(folder) / f"{name}.zip"
+        size = package.write(tree, archive, extra, limit)
+        try:
+            sent = client.submit_job(
+                entrypoint=f"{shlex.quote(str(about['python']))} -m launch.job {job.SPEC}",
+                submission_id=name,
+                runtime_env={"working_dir": str(archive), **runtime},
+                metadata={MARK: json.dumps({**about, "package": tree.digest})},
+            )
+        except (RuntimeError, ConnectionError, ValueError) as error:
+            raise StarError(f"Ray refuses the job: {held.mask(_first(error))}", "see the cluster's dashboard") from None
+    return Sent(sent, size, time.monotonic() - began)
+
+
+# ------------------------------------------------------------------------------------------------- what is under way
+
+
+def jobs(client: Any) -> list[dict[str, Any]]:
+    """Our jobs on the cluster, newest first: ``id, status, message, started, ended`` (seconds) and what was sent."""
+    found = []
+    for entry in client.list_jobs():
+        text = (entry.metadata or {}).get(MARK)
+        if text and entry.submission_id:
+            found.append(
+                {
+                    **json.loads(text),
+                    "id": entry.submission_id,
+                    "status": str(getattr(entry.status, "value", entry.status)),
+                    "message": entry.message or "",
+                    "started": (entry.start_time or 0) / 1000,
+                    "ended": (entry.end_time or 0) / 1000,
+                    "exit": getattr(entry, "driver_exit_code", None),
+                }
+            )
+    return sorted(found, key=lambda entry: -entry["started"])
+
+
+def find(client: Any, name: str) -> dict[str, Any]:
+    """The job of that id, or the newest of that run.
+
+    Raises:
+        StarError: there is none.
+    """
+    known = jobs(client)
+    for entry in known:
+        if name in (entry["id"], entry["name"]):
+            return entry
+    names = ", ".join(dict.fromkeys(entry["name"] for entry in known)) or "none"
+    raise StarError(
+        f"this cluster has no job of {name!r}", f"its runs are {names}; a new cluster forgets: submit again"
+    )
+
+
+def status_lines(client: Any, name: str | None = None, last: int = 3) -> list[str]:
+    """One line a job, and the last lines of the log where one is named."""
+    if name is None:
+        return [_line(entry) for entry in jobs(client)] or ["no jobs"]
+    entry = find(client, name)
+    lines = client.get_job_logs(entry["id"]).rstrip().splitlines()[-last:]
+    return [_line(entry), *(f"  {line}" for line in lines)]
+
+
+def _line(entry: Mapping[str, Any]) -> str:
+    spent = (entry["ended"] or time.time()) - entry["started"] if entry["started"] else 0.0
+    folder = Path(entry["out"]) / entry["name"]
+    return f"{entry['id']}  {entry['status']:<9} {spent:>7.0f} s  {folder}"
+
+
+def stop(client: Any, name: str, patience: float = 30.0) -> str:
+    """Stop a job; returns its state afterwards.
+
+    Raises:
+        StarError: there is none, or it has ended already.
+    """
+    entry = find(client, name)
+    if entry["status"] in TERMINAL:
+        raise StarError(f"{entry['id']} has ended already ({entry['status']})", "nothing has to be stopped")
+    client.stop_job(entry["id"])
+    until = time.monotonic() + patience
+    while time.monotonic() < until:
+        state = find(client, entry["id"])["status"]
+        if state in TERMINAL:
+            return state
+        time.sleep(0.2)
+    return find(client, entry["id"])["status"]
+
+
+def resume(client: Any, name: str, names: Iterable[str], root: Path | None = None, limit: int = package.LIMIT) -> Sent:
+    """Send a run's recipe again: the same run folder, so finished stages are found and training goes on from its last
+    checkpoint under its W&B run id.
+
+    Args:
+        names: variables to send; those of the earlier job where none are named.
+
+    Raises:
+        StarError: there is no such run, or it is under way.
+    """
+    entry = find(client, name)
+    held = secret.Secrets.from_environment(list(names) or entry["env"])
+    spec = {key: entry[key] for key in ("name", "out", "recipe", "until", "needs")} | {"start": None}
+    about = {**spec, **{key: entry[key] for key in ("extra", "python")}, "env": held.names}
+    return _send(spec, about, client, held, (root or package.project_root()).resolve(), limit)
+
+
+def follow(client: Any, name: str, held: secret.Secrets, out: Any = None) -> int:
+    """Print a job's log as it grows, until it ends.
+
+    Returns:
+        0 when it succeeded, the driver's exit code when it failed, 130 when it was stopped or following was.
+    """
+    out = out or sys.stdout
+    try:
+        asyncio.run(_tail(client, name, held, out))
+    except KeyboardInterrupt:
+        print(f"star-rl: no longer following; {name} goes on (star-rl status, star-rl stop)", file=sys.stderr)
+        return 130
+    entry = find(client, name)
+    print(f"{entry['id']}: {entry['status'].lower()}", file=out, flush=True)
+    if entry["status"] == "SUCCEEDED":
+        return 0
+    if entry["status"] == "STOPPED":
+        return 130
+    if entry["exit"] is None:
+        print(f"star-rl: {held.mask(entry['message'])}", file=sys.stderr)
+    print(f"star-rl: when the cause is mended: star-rl resume {entry['name']}", file=sys.stderr)
+    return entry["exit"] or 1
+
+
+async def _tail(client: Any, name: str, held: secret.Secrets, out: Any) -> None:
+    printed, failures = 0, 0
+    while True:
+        skip, rest = printed, ""
+        try:
+            async for chunk in client.tail_job_logs(name):
+                new, skip = chunk[skip:], max(0, skip - len(chunk))
+                *lines, rest = (rest + new).split("\n")
+                # Whole lines only: a value must not slip through cut in two.
+                for line in lines:
+                    print(held.mask(line), file=out, flush=True)
+                    printed += len(line) + 1
+                failures = 0
+        except (RuntimeError, OSError) as error:
+            failures += 1
+            if failures > _TRIES:
+                raise StarError(
+                    f"the log of {name} cannot be followed ({held.mask(_first(error))})", "star-rl status"
+                ) from None
+        if str(getattr(client.get_job_status(name), "value", "")) in TERMINAL:
+            if rest:
+                print(held.mask(rest), file=out, flush=True)
+            return
+        await asyncio.sleep(1.0)
+
+
+def options(arguments: Any) -> tuple[secret.Secrets, Sequence[str]]:
+    """Variables and overrides of a command line."""
+    held = secret.Secrets.from_environment(arguments.env)
+    return held, [*arguments.overrides, *([f"out={arguments.out}"] if arguments.out else [])]
