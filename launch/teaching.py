@@ -12,9 +12,9 @@ from data_builders.sft import SftOptions, build_sft
 from launch.world import LACKING, World
 from star_rl.errors import StarError
 from star_rl.mars import RuleBackend, RuleOptions, Team, TeamOptions, identity_of, strength_of, teach
+from star_rl.mars.rules import TRUST
 from star_rl.prompts import STUDENT_VERSION
 from star_rl.stage import Context
-
 
 #: Conversations that the tiny student's tokenizer is trained on; more find no other phrases.
 _TOKENIZER_TEXTS = 2000
@@ -95,9 +95,11 @@ def student_stage(context: Context) -> dict[str, Any]:
     table = pq.read_table(context.inputs["sft_set"] / "sft.parquet", columns=["messages", "tools"])
     rows = table.slice(0, _TOKENIZER_TEXTS).to_pylist()
     texts = [render(row["messages"], row["tools"]) for row in rows]
+    # The signal that is trusted stays a token of its own, so that one decision is one token.
+    words = sorted(TRUST.values())
     model = context.folder / "model"
     context.progress(0, 2, "tokenizer")
-    report = train_tokenizer(texts, world.items, model, **options["tokenizer"])
+    report = train_tokenizer(texts, world.items, model, words=words, **options["tokenizer"])
     context.progress(1, 2, "weights")
     parameters = make_student(model, model, StudentShape(**{"seed": context.seed, **options["shape"]}))
     return {
