@@ -24,6 +24,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".bench"
 
+#: Seconds after which a contender is not run again.
+PATIENCE = 90.0
+
 #: Linux counts ru_maxrss in KiB.
 MIB = 1024.0
 
@@ -63,16 +66,18 @@ def child(script: str, *words: str, timeout: float = 3600.0) -> dict[str, Any]:
 
 
 def in_turns(script: str, contenders: Sequence[str], case: str, runs: int) -> dict[str, list[dict[str, Any]]]:
-    """``runs`` rounds in which every contender runs once; the order turns round every time."""
+    """``runs`` rounds in which every contender runs once; the order turns round every time.
+
+    A contender that takes longer than :data:`PATIENCE` is not run again: its single figure shows as ``runs`` = 1.
+    """
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
     for number in range(runs):
         for name in contenders if number % 2 == 0 else list(reversed(contenders)):
+            if results[name] and results[name][-1]["seconds"] > PATIENCE:
+                continue
             results[name].append(child(script, name, case))
-            print(
-                f"  {case} {number + 1}/{runs} {name}: {results[name][-1]['seconds']:.3f} s",
-                file=sys.stderr,
-                flush=True,
-            )
+            seconds = results[name][-1]["seconds"]
+            print(f"  {case} {number + 1}/{runs} {name}: {seconds:.3f} s", file=sys.stderr, flush=True)
     return results
 
 
