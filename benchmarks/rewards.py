@@ -4,8 +4,8 @@
 
 Goals: 10,000 scores a second for responses of 2,000 tokens; time linear in the length whatever the text (nanoseconds
 per character must not grow from 1 to 4 MB); 10^6 rankings in under 5 s; bootstrap of 1,500 tasks x 20 methods in under
-10 s. One process; each figure is CPU time (all threads), the best of ``--rounds`` rounds, for scores the best of ten
-times as many for each response. ``json.loads`` of 20 ids is timed beside them: on a quiet machine about 1.2 us.
+10 s. One process; each figure is CPU time (all threads), the best of ``--rounds`` rounds, for scores the best of 40
+times as many for each response. ``json.loads`` of 20 ids is timed beside them, to tell machines and loads apart.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def best(rounds: int, run: Callable[[], Any]) -> float:
     return min(seconds)
 
 
-def throughput(rounds: int, tokens: int = 2000, count: int = 200) -> dict[str, Any]:
+def throughput(rounds: int, tokens: int = 2000, count: int = 50) -> dict[str, Any]:
     """Scores a second by reward, over different responses."""
     texts = [response(tokens, seed) for seed in range(count)]
     truths = [json.loads(text.rsplit("<JSON>", 1)[1].split("</JSON>")[0])[seed % 20] for seed, text in enumerate(texts)]
@@ -108,8 +108,8 @@ def throughput(rounds: int, tokens: int = 2000, count: int = 200) -> dict[str, A
             functools.partial(score, "bench", text, truth, info)
             for text, truth, info in zip(texts, truths, infos, strict=True)
         ]
-        result["scores_per_second"][name] = count / sum(best(10 * rounds, call) for call in calls)
-    result["parses_per_second"] = count / sum(best(10 * rounds, functools.partial(parse, text)) for text in texts)
+        result["scores_per_second"][name] = count / sum(best(40 * rounds, call) for call in calls)
+    result["parses_per_second"] = count / sum(best(40 * rounds, functools.partial(parse, text)) for text in texts)
     sample = json.dumps([f"B{number:09d}" for number in range(20)])
     result["json_loads_us"] = best(200 * rounds, lambda: json.loads(sample)) * 1e6
     return result

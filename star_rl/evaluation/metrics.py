@@ -205,6 +205,10 @@ def _resampled_means(rows: Floats, resamples: int, seed: int, sizes: NDArray[np.
     a multinomial variable, and hit rates have so few kinds that a million tasks cost no more than ten.
     """
     rng = np.random.default_rng(seed)
+    if sizes is None and len(rows) == 1:
+        kinds, found = np.unique(rows[0], return_counts=True)
+        if 8 * kinds.size <= rows.size:
+            rows, sizes = kinds[None], found
     if sizes is not None:
         return rng.multinomial(sizes.sum(), sizes / sizes.sum(), size=resamples) @ rows.T / sizes.sum()
     tasks = rows.shape[1]
