@@ -94,9 +94,10 @@ class Shard:
         self.records = _map(folder / RECORDS, sizes[RECORDS])
         self.index = _map(folder / INDEX, sizes[INDEX])
         self.details = _map(folder / DETAILS, sizes[DETAILS])
-        self.sound = bytearray(slots)  # 1 where this process has checked the slot's record
         if len(self.index) != slots * SLOT.size + -(-slots // GROUP) * 8 or slots <= 1 << table_bits(entries):
             raise damaged(folder / INDEX, f"{len(self.index)} bytes do not fit {entries} entries")
+        # 1 where this process has checked the slot's record; zeroed by the kernel, and only where it is touched.
+        self.sound = mmap.mmap(-1, slots, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
     def text(self, name: bytes, hashed: int) -> str | None:
         """The text stored under ``name``, or ``None``.
@@ -161,7 +162,7 @@ class Shard:
         return plain[first:last]
 
     def close(self) -> None:
-        for mapped in (self.records, self.index, self.details):
+        for mapped in (self.records, self.index, self.details, self.sound):
             if isinstance(mapped, mmap.mmap):
                 mapped.close()
 
