@@ -37,7 +37,7 @@ KEYS = {
 _UNANSWERABLE = ("unknown_tools", "bad_arguments")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reading:
     """What a reward needs to know of a response.
 
@@ -127,7 +127,7 @@ def read(solution_str: str, ground_truth: str, extra_info: Mapping[str, Any] | N
 
 def _strings(value: Iterable[Any] | None, default: tuple[str, ...]) -> tuple[str, ...]:
     """Parquet hands over lists or arrays; absent means the default, an empty list means none."""
-    return default if value is None else tuple(str(entry) for entry in value)
+    return default if value is None else tuple(map(str, value))
 
 
 def _valid(ids: list[str | None], candidates: tuple[str, ...]) -> bool:
