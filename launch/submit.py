@@ -58,10 +58,16 @@ def connect(address: str) -> Any:
         socket.create_connection((parts.hostname or "", port), timeout=10).close()
     except OSError as error:
         raise StarError(f"nothing answers at {parts.hostname}:{port} ({error})", remedy) from error
+    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     try:
         return JobSubmissionClient(url if parts.port else f"{url}:{port}")
+    except AuthenticationError:
+        raise StarError(
+            f"the cluster at {parts.hostname}:{port} wants a token",
+            "export RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH, the file with the cluster's token",
+        ) from None
     except (ConnectionError, RuntimeError) as error:
         raise StarError(f"{parts.hostname}:{port} is no Ray dashboard ({_first(error)})", remedy) from error
 

