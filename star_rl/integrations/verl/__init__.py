@@ -6,7 +6,6 @@ Modules
     engines    training engines and rollout replica for the CPU (``actor_rollout_ref.model.external_lib``)
     worker     the extension vLLM's worker loads, which keeps weights reloadable
     replay     a replay buffer that polls quickly
-    reward     loads and checks a reward function
     recipe     a recipe (YAML, dict) -> verl's overrides and environment
     grpo       runs ``verl.trainer.main_ppo`` with them, follows it, ends it
 

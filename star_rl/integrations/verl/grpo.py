@@ -22,6 +22,7 @@ from pathlib import Path
 
 import yaml
 
+from rewards import loading
 from star_rl.errors import StarError
 from star_rl.files import read_jsonl, write_jsonl, write_text
 from star_rl.integrations.verl import processes
@@ -36,7 +37,6 @@ from star_rl.integrations.verl.recipe import (
     ray_folder,
     verl_tree,
 )
-from star_rl.integrations.verl.reward import check_reward
 
 _POLL_SECONDS = 0.5
 _TAIL_LINES = 25
@@ -77,7 +77,7 @@ def check(recipe: Recipe, paths: Paths, name: str = "grpo") -> list[str]:
     for what, path in (("model", paths.model), ("training set", paths.train), ("evidence store", paths.store)):
         if not path.exists():
             raise StarError(f"there is no {what} at {path}", "check the path, or run the stage that writes it")
-    check_reward(recipe.reward)
+    loading.check(loading.load(recipe.reward), f"the reward {recipe.reward}")
     overrides = overrides_of(verl_tree(recipe, paths, name))
     config = compose(overrides)
     rows, batch = _rows(paths.train), config.data.train_batch_size

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from rewards.loading import place
 from star_rl.errors import StarError
 from star_rl.policy.loop import Budget
 from star_rl.policy.tools import LENSES
@@ -164,7 +165,7 @@ class Recipe:
 
 
 def load_recipe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """Read a recipe from YAML (over its ``base:``, if it has one) or from a mapping; ``overrides`` of the same shape win.
+    """Read a recipe from YAML (over its ``base:``, if any) or from a mapping; ``overrides`` of the same shape win.
 
     Raises:
         StarError: the file is absent, no mapping, or holds an unknown key.
@@ -302,9 +303,7 @@ def _literal(value: Any) -> str:
 def verl_tree(recipe: Recipe, paths: Paths, name: str) -> dict[str, Any]:
     """The whole overlay of verl's configuration for one run."""
     cpu = choose_device(recipe.device) == "cpu"
-    reward, _, function = recipe.reward.partition(":") if "://" not in recipe.reward else _split_package(recipe.reward)
-    if not reward.startswith("pkg://"):
-        reward = str(Path(reward).resolve())
+    reward, function = place(recipe.reward)
     ray: dict[str, Any] = dict(recipe.ray)
     if not ray.get("address"):
         ray = {"include_dashboard": False, "_temp_dir": str(ray_folder(paths.run)), **ray}
@@ -318,7 +317,7 @@ def verl_tree(recipe: Recipe, paths: Paths, name: str) -> dict[str, Any]:
             "model": {"path": str(paths.model.resolve())},
             "rollout": {"agent": {"agent_loop_config_path": str(paths.agent_loops.resolve())}},
         },
-        "reward": {"custom_reward_function": {"path": reward, "name": function or "compute_score"}},
+        "reward": {"custom_reward_function": {"path": reward, "name": function}},
         "trainer": {
             "project_name": "star_rl",
             "experiment_name": name,
@@ -335,12 +334,6 @@ def verl_tree(recipe: Recipe, paths: Paths, name: str) -> dict[str, Any]:
     told = {"custom_sampler": strict, "sampler_kwargs": {"+details_dir": str(paths.details.resolve())}}
     sampler = {"trainer": {"v1": {"sampler": told}}} if synchronous else {}
     return merge(BASE, CPU if cpu else {}, sampler, recipe.verl, places)
-
-
-def _split_package(spec: str) -> tuple[str, str, str]:
-    scheme, rest = spec.split("://", 1)
-    module, colon, function = rest.partition(":")
-    return f"{scheme}://{module}", colon, function
 
 
 def agent_loops(recipe: Recipe, paths: Paths) -> list[dict[str, Any]]:
