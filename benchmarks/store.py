@@ -5,8 +5,8 @@
 
 Every engine holds the same entries under the same keys and answers with a ``str``; answers are compared before anything
 is timed. Calls are timed one by one (``perf_counter_ns``, its own cost included in every figure), warm, in ``--runs``
-rounds, each with the engines in another order. LMDB is timed in its faster form (one read transaction kept open) and with a new
-transaction a look-up. A dict is the limit, not a peer: every process would hold its own copy.
+rounds, each with the engines in another order. LMDB is timed in its faster form (one read transaction kept open) and
+with a new transaction a look-up. A dict is the limit, not a peer: every process would hold its own copy.
 """
 
 from __future__ import annotations
