@@ -265,6 +265,7 @@ def compare(script: str, case: str, names: tuple[str, ...], runs: int, peers: tu
     first = out[names[0]]
     for name in names[1:]:
         out[name]["times"] = out[name]["seconds"] / first["seconds"]
+        out[name]["times_cpu"] = out[name]["cpu"] / first["cpu"]
         out[name]["memory"] = first["peak"] / out[name]["peak"]
         out[name]["memory_above"] = first["above"] / max(out[name]["above"], 1e-9)
     out["checks"] = {peer: harness.child(script, f"check:{peer}", case) for peer in peers}
@@ -278,7 +279,7 @@ def show(title: str, case: dict[str, Any], result: dict[str, Any], names: tuple[
     rows = []
     for name in names:
         r = result[name]
-        ratios = ["1", "1", "1"] if "times" not in r else [r["times"], r["memory"], r["memory_above"]]
+        ratios = ["1"] * 4 if "times" not in r else [r["times"], r["times_cpu"], r["memory"], r["memory_above"]]
         rows.append(
             [
                 name,
@@ -297,7 +298,8 @@ def show(title: str, case: dict[str, Any], result: dict[str, Any], names: tuple[
         "runs",
         "peak MiB",
         "above start",
-        "times star_rl's",
+        "x star_rl's s",
+        "x its CPU s",
         "our peak / its",
         "above / above",
     ]

@@ -67,8 +67,8 @@ def _edges(steps: np.ndarray, blocks: int) -> list[int]:
     cost = np.cumsum(steps + ROW_COST)
     if not len(cost):
         return [0, 0]
-    cuts = np.searchsorted(cost, np.arange(1, blocks) * (cost[-1] / blocks)) + 1
-    return [0, *(int(cut) for cut in np.unique(cuts) if cut < len(steps)), len(steps)]
+    cuts = (np.searchsorted(cost, np.arange(1, blocks) * (cost[-1] / blocks)) + 1).tolist()
+    return [0, *(cut for cut in dict.fromkeys(cuts) if cut < len(steps)), len(steps)]
 
 
 def _over_threads(

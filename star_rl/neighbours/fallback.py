@@ -41,6 +41,14 @@ def transpose(
     return rows[order], None if times is None else times[order]
 
 
+def ascends(indptr: np.ndarray, indices: np.ndarray) -> bool:
+    """Whether the indices of every row ascend strictly."""
+    rises = indices[1:] > indices[:-1]
+    starts = indptr[1:-1]
+    rises[starts[(starts > 0) & (starts < len(indices))] - 1] = True  # from one row to the next anything goes
+    return bool(np.all(rises))
+
+
 def dedupe(
     indptr: np.ndarray, indices: np.ndarray, times: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

@@ -87,7 +87,17 @@ class Graph:
 
     @classmethod
     def from_csr(cls, indptr: np.ndarray, indices: np.ndarray, n_items: int) -> Graph:
-        """Build from a users x items CSR pattern (as SciPy holds it). Shapes: indptr (n_users + 1,), indices (n,)."""
+        """Build from a users x items CSR pattern, as SciPy holds it; rows may be unsorted and hold repeats.
+
+        Shapes: indptr (n_users + 1,), indices (n,). Sorted int32 indices are not copied: leave them be.
+
+        Raises:
+            StarError: the pointers do not fit the indices, or an index is out of range.
+        """
+        if not len(indptr) or indptr[0] != 0 or indptr[-1] != len(indices) or np.any(np.diff(indptr) < 0):
+            raise StarError(
+                f"row pointers do not fit {len(indices)} indices", "pass indptr and indices of one CSR matrix"
+            )
         indptr, indices = np.ascontiguousarray(indptr, np.int64), _codes(indices, "items")
         return _both_ways(indptr, indices, None, n_items, None, None)
 
@@ -200,8 +210,11 @@ def _both_ways(
     user_ids: pa.Array | None,
     item_ids: pa.Array | None,
 ) -> Graph:
-    """Transposing twice sorts both directions; in between, repeats of a pair stand side by side."""
+    """Transposing twice sorts both directions, and in between repeats stand side by side; once does for sorted rows."""
+    sorted_already = kernel.ascends(indptr, indices)
     item_indptr, item_users, item_times = kernel.transpose(indptr, indices, n_items, times)
+    if sorted_already:
+        return Graph(indptr, indices, item_indptr, item_users, user_ids, item_ids, times, item_times)
     item_indptr, item_users, item_times = kernel.dedupe(item_indptr, item_users, item_times)
     user_indptr, user_items, user_times = kernel.transpose(item_indptr, item_users, len(indptr) - 1, item_times)
     return Graph(user_indptr, user_items, item_indptr, item_users, user_ids, item_ids, user_times, item_times)

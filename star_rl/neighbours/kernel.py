@@ -17,7 +17,7 @@ import numpy as np
 from star_rl.errors import StarError
 from star_rl.neighbours import fallback
 
-_VERSION = 5
+_VERSION = 6
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,14 @@ def transpose(
         _n(len(indptr) - 1), _at(indptr), _at(indices), _at(times), _at(cursor), _at(out), _at(out_times)
     )
     return to, out, out_times
+
+
+def ascends(indptr: np.ndarray, indices: np.ndarray) -> bool:
+    """Whether the indices of every row ascend strictly."""
+    library = _library()
+    if library is None:
+        return fallback.ascends(indptr, indices)
+    return bool(library.star_ascends(_n(len(indptr) - 1), _at(indptr), _at(indices)))
 
 
 def dedupe(
