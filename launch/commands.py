@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from star_rl.errors import StarError
 
 if TYPE_CHECKING:
+    from launch.local import Line
     from launch.options import Recipe
 
 
@@ -29,6 +31,19 @@ def values(pairs: Sequence[str]) -> dict[str, Any]:
             raise StarError(f"{pair!r} is no option", "write key=value")
     found: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(pairs)))
     return dict(found)
+
+
+@contextlib.contextmanager
+def _line(label: str) -> Iterator[Line]:
+    """A live line on stderr while something works."""
+    from launch.local import Line
+
+    line, ended = Line(f"{label}  ", sys.stderr), "stopped"
+    try:
+        yield line
+        ended = "done"
+    finally:
+        line.end(ended)
 
 
 def run(arguments: Namespace) -> int:
@@ -57,14 +72,16 @@ def doctor(arguments: Namespace) -> int:
 
 def tables(arguments: Namespace) -> int:
     """``star-rl tables``."""
-    from launch.local import Line
     from star_rl.sources import write_tables
 
-    show = Line(f"{arguments.source}  ", sys.stderr)
-    manifest = write_tables(
-        arguments.source, arguments.root, arguments.out, values(arguments.set),
-        lambda note, rows: show(rows, None, str(note)),
-    )  # fmt: skip
+    with _line(arguments.source) as line:
+        manifest = write_tables(
+            arguments.source,
+            arguments.root,
+            arguments.out,
+            values(arguments.set),
+            lambda note, rows: line(rows, None, str(note)),
+        )
     for name, count in manifest["kept"].items():
         dropped = ", ".join(
             f"{reason} {number:,}" for reason, number in manifest["dropped"].get(name, {}).items() if number
@@ -92,7 +109,6 @@ def evidence_inspect(arguments: Namespace) -> int:
 
 def evidence_build(arguments: Namespace) -> int:
     """``star-rl evidence build``."""
-    from launch.local import Line
     from star_rl.chat import ChatOptions
     from star_rl.evidence import commands
 
@@ -106,9 +122,8 @@ def evidence_build(arguments: Namespace) -> int:
             price_prompt=arguments.prices[0],
             price_completion=arguments.prices[1],
         )
-    show = Line("evidence  ", sys.stderr)
-    print(
-        commands.build(
+    with _line("evidence") as line:
+        said = commands.build(
             arguments.store,
             tables=arguments.tables,
             visible=arguments.visible,
@@ -123,9 +138,9 @@ def evidence_build(arguments: Namespace) -> int:
             dry_run=arguments.dry_run,
             shards=arguments.shards,
             workers=arguments.workers,
-            progress=lambda done, total: show(done, total, "keys"),
+            progress=lambda done, total: line(done, total, "keys"),
         )
-    )
+    print(said)
     return 0
 
 
@@ -169,7 +184,6 @@ def export(arguments: Namespace) -> int:
 
 def sample(arguments: Namespace) -> int:
     """``star-rl sample``: rollouts of a checkpoint over tasks of a run, and how often they hit."""
-    from launch.local import Line
     from launch.training import rollouts
     from launch.world import World
     from star_rl.stage import Context
@@ -186,11 +200,17 @@ def sample(arguments: Namespace) -> int:
     if not tasks:
         raise StarError(f"{folder} has no tasks of part {arguments.part}", "one of train, valid, test")
     out = Path(arguments.out or f"{arguments.stage}-{arguments.part}.jsonl")
-    context = Context(out.parent, config, recipe.seed, {}, folder, Line("sample  ", sys.stderr))
-    rollouts(
-        context, world, model, tasks, out,
-        samples=arguments.samples, temperature=arguments.temperature, top_p=arguments.top_p,
-    )  # fmt: skip
+    with _line("sample") as line:
+        rollouts(
+            Context(out.parent, config, recipe.seed, {}, folder, line),
+            world,
+            model,
+            tasks,
+            out,
+            samples=arguments.samples,
+            temperature=arguments.temperature,
+            top_p=arguments.top_p,
+        )
     print(f"{out}: {_hits(out, {task.task_id: task.ground_truth for task in tasks})}")
     return 0
 

@@ -28,6 +28,7 @@ from star_rl.errors import StarError
 MARK = "star_rl"
 TERMINAL = ("SUCCEEDED", "FAILED", "STOPPED")
 _TRIES = 5
+_AGENT_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,16 +206,33 @@ def _send(
     with tempfile.TemporaryDirectory(prefix="star-rl-") as folder:
         archive = Path(folder) / f"{name}.zip"
         size = package.write(tree, archive, extra, limit)
+        _hand_over(
+            client,
+            held,
+            entrypoint=f"{shlex.quote(str(about['python']))} -m launch.job {job.SPEC}",
+            submission_id=name,
+            runtime_env={"working_dir": str(archive), **runtime},
+            metadata={MARK: json.dumps({**about, "package": tree.digest})},
+        )
+    return Sent(name, size, time.monotonic() - began)
+
+
+def _hand_over(client: Any, held: secret.Secrets, **request: Any) -> None:
+    """Submit, and wait for the job agent of a head that has only just started.
+
+    Raises:
+        StarError: Ray refuses the job, or has no agent after :data:`_AGENT_SECONDS`.
+    """
+    patience = time.monotonic() + _AGENT_SECONDS
+    while True:
         try:
-            sent = client.submit_job(
-                entrypoint=f"{shlex.quote(str(about['python']))} -m launch.job {job.SPEC}",
-                submission_id=name,
-                runtime_env={"working_dir": str(archive), **runtime},
-                metadata={MARK: json.dumps({**about, "package": tree.digest})},
-            )
+            client.submit_job(**request)
+            return
         except (RuntimeError, ConnectionError, ValueError) as error:
-            raise StarError(f"Ray refuses the job: {held.mask(_first(error))}", "see the cluster's dashboard") from None
-    return Sent(sent, size, time.monotonic() - began)
+            reason = held.mask(_first(error))
+            if "No available agent" not in reason or time.monotonic() > patience:
+                raise StarError(f"Ray refuses the job: {reason}", "see the cluster's dashboard") from None
+        time.sleep(1.0)
 
 
 # ------------------------------------------------------------------------------------------------- what is under way
