@@ -230,8 +230,13 @@ def _hand_over(client: Any, held: secret.Secrets, **request: Any) -> None:
             return
         except (RuntimeError, ConnectionError, ValueError) as error:
             reason = held.mask(_first(error))
-            if "No available agent" not in reason or time.monotonic() > patience:
+            if "No available agent" not in reason:
                 raise StarError(f"Ray refuses the job: {reason}", "see the cluster's dashboard") from None
+            if time.monotonic() > patience:
+                raise StarError(
+                    f"the cluster's head has had no job agent for {_AGENT_SECONDS:.0f} s",
+                    "another Ray on that node may hold its port: ray start --dashboard-agent-listen-port=PORT",
+                ) from None
         time.sleep(1.0)
 
 

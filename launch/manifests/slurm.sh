@@ -16,6 +16,7 @@ shift
 bin=${STAR_RL_BIN:-$PWD/.venv/bin}   # holds ray and star-rl, at the same path on every node
 port=${RAY_PORT:-6379}
 board=${RAY_DASHBOARD_PORT:-8265}
+agent=${RAY_AGENT_PORT:-52365}       # of the process that starts jobs; another Ray on the node may hold it
 gpus=${SLURM_GPUS_ON_NODE:-8}
 temp=/tmp/ray_${SLURM_JOB_ID}
 
@@ -31,7 +32,7 @@ trap finish EXIT
 
 srun --nodes=1 --ntasks=1 --overlap --nodelist="$head" \
   "$bin/ray" start --head --block --node-ip-address="$address" --port="$port" --num-gpus="$gpus" \
-  --dashboard-host=0.0.0.0 --dashboard-port="$board" --temp-dir="$temp" &
+  --dashboard-host=0.0.0.0 --dashboard-port="$board" --dashboard-agent-listen-port="$agent" --temp-dir="$temp" &
 pids+=($!)
 for ((tries = 0; tries < 120; tries++)); do
   (exec 3<>"/dev/tcp/$address/$board") 2>/dev/null && break
@@ -39,7 +40,7 @@ for ((tries = 0; tries < 120; tries++)); do
 done
 for host in "${hosts[@]:1}"; do
   srun --nodes=1 --ntasks=1 --overlap --nodelist="$host" \
-    "$bin/ray" start --block --address="$address:$port" --num-gpus="$gpus" &
+    "$bin/ray" start --block --address="$address:$port" --dashboard-agent-listen-port="$agent" --num-gpus="$gpus" &
   pids+=($!)
 done
 sleep "${RAY_JOIN_SECONDS:-15}"   # nodes that come later are missed by the preflight, which says so

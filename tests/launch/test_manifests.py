@@ -1,6 +1,7 @@
 """Cluster manifests: valid YAML, the pinned Ray, GPUs as the recipe asks; the Slurm script starts a real cluster."""
 
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -56,7 +57,7 @@ def test_the_slurm_script_starts_a_cluster_and_runs_a_recipe(tmp_path):
         file.write_text(f"#!/usr/bin/env bash\n{body}\n")
         file.chmod(file.stat().st_mode | stat.S_IXUSR)
     ports = []
-    for _ in range(2):
+    for _ in range(3):
         with socket.socket() as one:
             one.bind(("127.0.0.1", 0))
             ports.append(one.getsockname()[1])
@@ -64,13 +65,16 @@ def test_the_slurm_script_starts_a_cluster_and_runs_a_recipe(tmp_path):
         "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": f"t{os.getpid()}",
         "SLURM_JOB_NODELIST": "localhost",
         "SLURM_GPUS_ON_NODE": "0", "STAR_RL_BIN": str(Path(sys.executable).parent), "RAY_PORT": str(ports[0]),
-        "RAY_DASHBOARD_PORT": str(ports[1]), "RAY_JOIN_SECONDS": "2", "RAY_AUTH_MODE": "disabled",
+        "RAY_DASHBOARD_PORT": str(ports[1]), "RAY_AGENT_PORT": str(ports[2]),
+        "RAY_JOIN_SECONDS": "2", "RAY_AUTH_MODE": "disabled",
         "OMP_NUM_THREADS": "1",
     }  # fmt: skip
+    temporary = Path(f"/tmp/ray_t{os.getpid()}")
     result = subprocess.run(
         ["bash", str(FOLDER / "slurm.sh"), "recipes/quickstart.yaml", f"out={tmp_path}/runs",
          "source.options={users: 100, items: 80}", "--until", "tables", "--extra", "cpu"],
         capture_output=True, text=True, env=environment, timeout=300,
     )  # fmt: skip
+    shutil.rmtree(temporary, ignore_errors=True)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     assert "preflight: 1 node(s)" in result.stdout and (tmp_path / "runs/quickstart/tables/manifest.json").is_file()
