@@ -31,14 +31,22 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     merged: Any = OmegaConf.structured(Recipe)
     try:
         for layer in _layers(Path(path)):
-            merged = OmegaConf.merge(merged, layer)
+            merged = _over(merged, layer)
         for text in overrides:
-            merged = OmegaConf.merge(merged, _override(merged, text))
+            merged = _over(merged, _override(merged, text))
         recipe: Any = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise _explain(error, path) from error
     recipe.check()
     return recipe
+
+
+def _over(merged: Any, layer: DictConfig) -> Any:
+    """``layer`` over what there is. Another source has other options: those of the one before are dropped with it."""
+    name = OmegaConf.select(layer, "source.name", throw_on_missing=False)
+    if name is not None and name != merged.source.name:
+        merged.source.options = {}
+    return OmegaConf.merge(merged, layer)
 
 
 def _layers(path: Path) -> Iterator[DictConfig]:

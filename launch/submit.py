@@ -115,7 +115,7 @@ def _inside(path: Path, root: Path, name: str) -> str:
 
 
 def needs_of(recipe: Recipe, root: Path, extra: str | None, until: str | None) -> preflight.Needs:
-    """What the cluster must have for these stages."""
+    """What the cluster must have for these stages; verl's keys are checked on the way."""
     from launch import chain, local
     from launch.doctor import installed_extra
     from star_rl.integrations.verl.recipe import compose, load_recipe, overrides_of
@@ -126,9 +126,9 @@ def needs_of(recipe: Recipe, root: Path, extra: str | None, until: str | None) -
     wanted = {name: version for name, version in wanted.items() if name in preflight.ENGINES}
     trains = until is None or local.first_of(chain.STAGES, until) >= local.first_of(chain.STAGES, "sft")
     nodes, gpus = 1, 0
-    if trains and extra == "gpu":
+    if trains:
         trainer = compose(overrides_of(grpo.verl)).trainer
-        nodes, gpus = int(trainer.nnodes), int(trainer.n_gpus_per_node)
+        nodes, gpus = int(trainer.nnodes), int(trainer.n_gpus_per_node) if extra == "gpu" else 0
     return preflight.Needs(nodes, gpus, wanted, str(Path(recipe.out)))
 
 

@@ -39,6 +39,14 @@ def test_the_options_of_components_are_theirs(path):
     EngineOptions(**recipe.engine.options)
 
 
+def test_another_source_drops_the_options_of_the_one_before():
+    assert load("recipes/quickstart.yaml").source.options
+    assert load("recipes/movielens.yaml").source.options == {}
+    assert load("recipes/quickstart.yaml", ["source=movielens"]).source.options == {}
+    kept = load("recipes/quickstart.yaml", ["source.name=synthetic", "source.options.users=50"]).source.options
+    assert kept["users"] == 50 and len(kept) > 1
+
+
 def composed(path):
     recipe = load_recipe(path)
     folder = Path("run")
