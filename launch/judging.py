@@ -162,7 +162,7 @@ def _student(context: Context, world: World, tasks: list[Task], name: str, model
                 valid=names_candidates(ranked, task),
                 tool_calls=int(line["counts"]["tool_calls"]),
                 tokens=int(line["counts"]["model_tokens"]),
-                seconds=line["seconds"],
+                # No time: hundreds of rollouts share the engine here, so each waits for the others.
             )
         )
     return answers
@@ -218,8 +218,8 @@ def _notes(context: Context) -> list[str]:
     notes = []
     if context.config["teacher"]["backend"] == "rules":
         notes.append(
-            "The teacher is made of rules whose strategies differ in quality on purpose. What GRPO shows here is that "
-            "it finds and drops an inferior strategy that the student inherited; it is no claim about language models."
+            "The teacher is made of rules whose strategies differ in quality on purpose, so that GRPO has an inferior "
+            "strategy to drop which the student inherited. It is no claim about language models."
         )
     if context.config["source"]["name"] == "synthetic":
         notes.append("The data are synthetic: good for seeing the chain work, never for a claim about recommendation.")
