@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -88,6 +89,13 @@ class Catalogue:
         for item in items.values():
             for category in dict.fromkeys(item.categories):
                 self.frequency[category] = self.frequency.get(category, 0) + 1
+
+        total = max(1, len(items))
+        self._telling = {name: 0.05 + math.log(total / count) for name, count in self.frequency.items()}
+
+    def telling(self, category: str) -> float:
+        """How much a category tells: the log of its inverse share of the catalogue; a little above 0 for one of all."""
+        return self._telling[category]
 
     def title(self, item_id: str) -> str:
         item = self.items.get(item_id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -108,28 +107,32 @@ def _groups(rows: list[Neighbour], catalogue: Catalogue, most: int) -> list[tupl
     Greedy: the category with the largest weight of neighbours not yet placed, times how telling it is (log of its
     inverse share of the catalogue), takes them all. A category of nearly every item thus comes last.
     """
-    total = max(1, len(catalogue.items))
+    kinds = [dict.fromkeys(catalogue.categories(row.id)) for row in rows]
     members: dict[str, list[int]] = {}
-    for place, row in enumerate(rows):
-        for category in dict.fromkeys(catalogue.categories(row.id)):
-            members.setdefault(category, []).append(place)
-    telling = {name: 0.05 + math.log(total / catalogue.frequency.get(name, 1)) for name in members}
-    scores = {name: sum(rows[place].weight for place in places) for name, places in members.items()}
+    for place, names in enumerate(kinds):
+        for name in names:
+            members.setdefault(name, []).append(place)
+
+    def rank(name: str) -> tuple[bool, float, str]:
+        # No group of one where larger ones are left: a single item says nothing about a taste.
+        places = members[name]
+        weight = rows[places[0]].weight if len(places) == 1 else sum([rows[place].weight for place in places])
+        return len(places) == 1, -weight * catalogue.telling(name), name
+
+    ranks = {name: rank(name) for name in members}
     free = set(range(len(rows)))
     groups: list[tuple[str, list[Neighbour]]] = []
-    while scores and len(groups) < most:
-        # No group of one where larger ones are left: a single item says nothing about a taste.
-        name = min(scores, key=lambda name: (len(members[name]) == 1, -scores[name] * telling[name], name))
-        taken = [place for place in members[name] if place in free]
+    while ranks and len(groups) < most:
+        name = min(ranks.values())[2]
+        taken = members[name]
         groups.append((name, [rows[place] for place in taken]))
         free.difference_update(taken)
-        del scores[name]
-        for other in list(scores):
+        for other in {other: None for place in taken for other in kinds[place]}:
             members[other] = [place for place in members[other] if place in free]
             if members[other]:
-                scores[other] = sum(rows[place].weight for place in members[other])
+                ranks[other] = rank(other)
             else:
-                del scores[other]
+                del ranks[other]
     if free and len(groups) < most:
         groups.append((OTHER, [rows[place] for place in sorted(free)]))
     return groups
