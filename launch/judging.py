@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from launch.teaching import team_of
+from launch.teaching import open_teacher
 from launch.training import required_phases, rollouts
 from launch.world import World
 from rewards import star
@@ -19,6 +19,7 @@ from star_rl.baselines import ItemKNN, Popularity, Random
 from star_rl.evaluation import metrics, results
 from star_rl.evaluation.results import Answer
 from star_rl.files import read_json, read_jsonl, write_json
+from star_rl.mars import Team
 from star_rl.records import Task
 from star_rl.stage import Context, manifest_of, versions
 from star_rl.trajectory import faults, parse, ranking
@@ -102,30 +103,32 @@ def _yardsticks(context: Context, world: World, tasks: Sequence[Task]) -> Iterab
 
 
 def _teacher(context: Context, world: World, tasks: Sequence[Task]) -> list[Answer]:
-    team = team_of(world, context.config, context.seed)
+    required = required_phases(context.config["sft_set"]["setting"])
+    done = 0
 
-    async def all_tasks() -> list[Answer]:
-        answers = []
-        for done, task in enumerate(tasks):
+    async def one(team: Team, gate: asyncio.Semaphore, task: Task) -> Answer:
+        nonlocal done
+        async with gate:
             outcome = await team.run(world.case(task))
-            ranked = None if outcome.failure else outcome.ranking
-            well = not faults(outcome.trajectory, required_phases(context.config["sft_set"]["setting"]), own_text=False)
-            calls = len(outcome.trajectory.calls)
-            answers.append(
-                Answer(
-                    "teacher",
-                    task,
-                    ranked,
-                    well_formed=well,
-                    valid=names_candidates(ranked, task),
-                    tool_calls=calls,
-                    seconds=outcome.seconds,
-                )
-            )
-            context.progress(done, len(tasks), "teacher")
-        return answers
+        done += 1
+        context.progress(done, len(tasks), "teacher")
+        ranked = None if outcome.failure else outcome.ranking
+        return Answer(
+            "teacher",
+            task,
+            ranked,
+            well_formed=not faults(outcome.trajectory, required, own_text=False),
+            valid=names_candidates(ranked, task),
+            tool_calls=len(outcome.trajectory.calls),
+        )
 
-    return asyncio.run(all_tasks())
+    async def work() -> list[Answer]:
+        cache = context.folder / "teacher.sqlite"
+        async with open_teacher(world, context.config, context.seed, cache) as teacher:
+            gate = asyncio.Semaphore(teacher.in_flight)
+            return list(await asyncio.gather(*(one(teacher.team, gate, task) for task in tasks)))
+
+    return asyncio.run(work())
 
 
 def names_candidates(ranked: Sequence[str | None] | None, task: Task) -> bool:
