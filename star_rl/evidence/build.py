@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +24,15 @@ from star_rl.evidence.llm import LanguageModel
 from star_rl.evidence.manifest import read_manifest
 from star_rl.evidence.model import TOOLS, USER_CF, Neighbour, Words
 from star_rl.evidence.template import Template
-from star_rl.evidence.writer import EvidenceWriter
+from star_rl.evidence.writer import Encoded, EvidenceWriter, encoded
 from star_rl.records import Task
 
 #: A table of neighbours (``Neighbours.to_arrow()``: key, neighbours, weights, support) or its Parquet file.
 Source: TypeAlias = pa.Table | str | Path
 #: The items a user chose that are visible, oldest first.
 Histories: TypeAlias = Callable[[str], Sequence[str]]
+#: Rows to be put into words: the tool and a batch of neighbours.
+Pending: TypeAlias = Iterator[tuple[str, pa.RecordBatch]]
 Verbaliser: TypeAlias = Template | LanguageModel
 _BATCH = 512
 _COLUMNS = ("key", "neighbours", "weights", "support")
@@ -95,14 +97,13 @@ def build_store(
     total = sum(_length(source) for source in sources.values())
     with EvidenceWriter(path, scenario, fingerprint, about, shards) as writer:
         done = len(writer)
-        jobs = _jobs(sources, histories or (lambda user: ()), writer)
-        finished = (
-            _by_model(jobs, verbaliser)
-            if isinstance(verbaliser, LanguageModel)
-            else (_by_template(jobs, verbaliser, workers))
-        )
-        for job, words in finished:
-            writer.put(job.tool, job.key, words.text, job.neighbours, words.evidence.as_json(), words.outcome)
+        pending = _pending(sources, writer)
+        if isinstance(verbaliser, LanguageModel):
+            entries = _by_model(pending, verbaliser, histories or _nothing)
+        else:
+            entries = _by_template(pending, verbaliser, histories or _nothing, workers)
+        for entry in entries:
+            writer.put_encoded(entry)
             done += 1
             if progress is not None and done % 256 == 0:
                 progress(done, total)
@@ -116,8 +117,17 @@ def price(
     """What :func:`build_store` with ``model`` would cost, from an even sample of about ``sample`` keys."""
     total = sum(_length(source) for source in sources.values())
     step = max(1, total // sample)
-    jobs = _jobs(sources, histories or (lambda user: ()), frozenset(), step)
-    return model.estimate(((job.tool, job.key, job.neighbours, job.history) for job in jobs), total)
+    jobs = (
+        (job.tool, job.key, job.neighbours, job.history)
+        for tool, source in sources.items()
+        for batch in _batches(source)
+        for job in _read(tool, batch.take(pa.array(range(0, len(batch), step))), histories or _nothing)
+    )
+    return model.estimate(jobs, total)
+
+
+def _nothing(user: str) -> Sequence[str]:
+    return ()
 
 
 def _length(source: Source) -> int:
@@ -146,85 +156,83 @@ def _batches(source: Source) -> Iterator[pa.RecordBatch]:
         yield from _opened(source).iter_batches(batch_size=_BATCH, columns=list(_COLUMNS))
 
 
-def _jobs(
-    sources: Mapping[str, Source],
-    histories: Histories,
-    done: EvidenceWriter | frozenset[tuple[str, str]],
-    step: int = 1,
-) -> Iterator[Job]:
-    number = 0
+def _pending(sources: Mapping[str, Source], writer: EvidenceWriter) -> Pending:
+    """Batches of the rows that are not in the writer yet."""
     for tool, source in sources.items():
         for batch in _batches(source):
-            keys, *columns = (batch.column(name).to_pylist() for name in _COLUMNS)
-            for key, ids, weights, support in zip(keys, *columns, strict=True):
-                number += 1
-                if number % step or (tool, key) in done:
-                    continue
-                rows = [Neighbour(*row) for row in zip(ids, weights, support, strict=True)]
-                yield Job(tool, key, rows, tuple(histories(key)) if tool == USER_CF else ())
+            keys = batch.column("key").to_pylist()
+            left = [place for place, key in enumerate(keys) if (tool, key) not in writer]
+            if left:
+                yield tool, batch if len(left) == len(keys) else batch.take(pa.array(left))
+
+
+def _read(tool: str, batch: pa.RecordBatch, histories: Histories) -> Iterator[Job]:
+    keys, *columns = (batch.column(name).to_pylist() for name in _COLUMNS)
+    for key, ids, weights, support in zip(keys, *columns, strict=True):
+        rows = [Neighbour(*row) for row in zip(ids, weights, support, strict=True)]
+        yield Job(tool, key, rows, tuple(histories(key)) if tool == USER_CF else ())
+
+
+def _encoded(job: Job, words: Words) -> Encoded:
+    return encoded(job.tool, job.key, words.text, job.neighbours, words.evidence.as_json(), words.outcome)
 
 
 # --------------------------------------------------------------------------------------------------------- template
 
-_template: Template | None = None  # of a worker process
+_worker: tuple[Template, Histories] | None = None  # of a worker process
 
 
-def _begin(template: Template) -> None:
-    global _template
-    _template = template
+def _begin(template: Template, histories: Histories) -> None:
+    global _worker
+    _worker = template, histories
 
 
-def _written(jobs: list[Job]) -> list[Words]:
-    assert _template is not None
-    return [_template(job.tool, job.key, job.neighbours, job.history) for job in jobs]
+def _entries(tool: str, schema: pa.Schema, content: bytes) -> list[Encoded]:
+    """One batch into entries; runs in a worker, so that the parent only appends bytes."""
+    assert _worker is not None
+    template, histories = _worker
+    batch = pa.ipc.read_record_batch(pa.py_buffer(content), schema)
+    return [
+        _encoded(job, template(job.tool, job.key, job.neighbours, job.history)) for job in _read(tool, batch, histories)
+    ]
 
 
-def _chunks(jobs: Iterable[Job]) -> Iterator[list[Job]]:
-    chunk: list[Job] = []
-    for job in jobs:
-        chunk.append(job)
-        if len(chunk) == _BATCH:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
-def _by_template(jobs: Iterable[Job], template: Template, workers: int) -> Iterator[tuple[Job, Words]]:
+def _by_template(pending: Pending, template: Template, histories: Histories, workers: int) -> Iterator[Encoded]:
     if workers <= 1:
-        for job in jobs:
-            yield job, template(job.tool, job.key, job.neighbours, job.history)
+        for tool, batch in pending:
+            for job in _read(tool, batch, histories):
+                yield _encoded(job, template(job.tool, job.key, job.neighbours, job.history))
         return
     context = multiprocessing.get_context("fork")  # the items are shared with the workers, not copied to them
-    with ProcessPoolExecutor(workers, context, _begin, (template,)) as pool:
-        flying: deque[tuple[list[Job], Future[list[Words]]]] = deque()
-        for chunk in _chunks(jobs):
-            flying.append((chunk, pool.submit(_written, chunk)))
+    with ProcessPoolExecutor(workers, context, _begin, (template, histories)) as pool:
+        flying: deque[Future[list[Encoded]]] = deque()
+        for tool, batch in pending:
+            flying.append(pool.submit(_entries, tool, batch.schema, batch.serialize().to_pybytes()))
             if len(flying) > 2 * workers:
-                first, result = flying.popleft()
-                yield from zip(first, result.result(), strict=True)
-        for first, result in flying:
-            yield from zip(first, result.result(), strict=True)
+                yield from flying.popleft().result()
+        while flying:
+            yield from flying.popleft().result()
 
 
 # ------------------------------------------------------------------------------------------------------------ model
 
 
-def _by_model(jobs: Iterator[Job], model: LanguageModel) -> Iterator[tuple[Job, Words]]:
+def _by_model(pending: Pending, model: LanguageModel, histories: Histories) -> Iterator[Encoded]:
     """Keep ``model.concurrency`` keys in work; yield each as it is done."""
     runner = asyncio.Runner()
-    pending: set[asyncio.Task[tuple[Job, Words]]] = set()
+    jobs = (job for tool, batch in pending for job in _read(tool, batch, histories))
+    flying: set[asyncio.Task[Encoded]] = set()
 
-    async def one(job: Job) -> tuple[Job, Words]:
-        return job, await model.words(job.tool, job.key, job.neighbours, job.history)
+    async def one(job: Job) -> Encoded:
+        return _encoded(job, await model.words(job.tool, job.key, job.neighbours, job.history))
 
-    async def some() -> set[asyncio.Task[tuple[Job, Words]]]:
-        while len(pending) < model.concurrency and (job := next(jobs, None)) is not None:
-            pending.add(asyncio.create_task(one(job)))
-        if not pending:
+    async def some() -> set[asyncio.Task[Encoded]]:
+        while len(flying) < model.concurrency and (job := next(jobs, None)) is not None:
+            flying.add(asyncio.create_task(one(job)))
+        if not flying:
             return set()
-        done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-        pending.difference_update(done)
+        done, _ = await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
+        flying.difference_update(done)
         return done
 
     with runner:

@@ -16,7 +16,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from xxhash import xxh3_64_intdigest
@@ -46,6 +46,29 @@ from star_rl.files import read_json, write_json, writing_error
 #: these three and the outcome.
 _FRAME = struct.Struct("<IQ")
 _LENGTHS = struct.Struct("<III")
+
+
+class Encoded(NamedTuple):
+    """The bytes of one entry."""
+
+    name: bytes
+    text: bytes
+    details: bytes
+    outcome: bytes
+
+
+def encoded(
+    tool: str, key: str, text: str, neighbours: Sequence[Sequence[Any]], structured: Any, outcome: str
+) -> Encoded:
+    """The bytes of one entry; arguments and errors as of :meth:`EvidenceWriter.put`."""
+    if not tool or "\0" in tool:
+        raise StarError(f"{tool!r} cannot be a tool's name", "use UserCF or ItemCF")
+    details = {"neighbours": [list(row) for row in neighbours], "structured": structured}
+    try:
+        written = json.dumps(details, ensure_ascii=False, separators=(",", ":")).encode()
+        return Encoded(name_of(tool, key), text.encode(), written, outcome.encode())
+    except UnicodeEncodeError as error:
+        raise StarError(f"the entry of {tool} {key!r} is not valid Unicode", "mend the source's encoding") from error
 
 
 class EvidenceWriter:
@@ -145,25 +168,16 @@ class EvidenceWriter:
         Raises:
             StarError: an id that is not UTF-8, or the disk is full.
         """
-        if not tool or "\0" in tool:
-            raise StarError(f"{tool!r} cannot be a tool's name", "use UserCF or ItemCF")
+        self.put_encoded(encoded(tool, key, text, neighbours, structured, outcome))
+
+    def put_encoded(self, entry: Encoded) -> None:
+        """Append what :func:`encoded` made, perhaps in another process."""
+        hashed = hash_of(entry.name)
         try:
-            name, words = name_of(tool, key), text.encode()
-            details = json.dumps(
-                {"neighbours": [list(row) for row in neighbours], "structured": structured},
-                ensure_ascii=False,
-                separators=(",", ":"),
-            ).encode()
-        except UnicodeEncodeError as error:
-            raise StarError(
-                f"the entry of {tool} {key!r} is not valid Unicode", "mend the source's encoding"
-            ) from error
-        hashed = hash_of(name)
-        try:
-            self._journals[hashed % len(self._journals)].append(name, words, details, outcome.encode(), hashed)
+            self._journals[hashed % len(self._journals)].append(entry, hashed)
         except OSError as error:
             raise writing_error(self.folder, error) from error
-        self._names.add(name)
+        self._names.add(entry.name)
 
     def flush(self) -> None:
         """After this returns, no kill and no power cut loses what was put before."""
@@ -253,7 +267,8 @@ class _Journal:
             self._handle.truncate(self._end)
         self._handle.seek(0, os.SEEK_END)
 
-    def append(self, name: bytes, text: bytes, details: bytes, outcome: bytes, hashed: int) -> None:
+    def append(self, entry: Encoded, hashed: int) -> None:
+        name, text, details, outcome = entry
         payload = b"".join((_LENGTHS.pack(len(name), len(text), len(details)), name, text, details, outcome))
         self._handle.write(_FRAME.pack(len(payload), xxh3_64_intdigest(payload)) + payload)
         self.hashes.append(hashed)
