@@ -10,7 +10,6 @@ SciPy's column is the product X^T X of the normalised matrix alone, with no sele
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import sys
@@ -312,23 +311,24 @@ def growth(script: str, runs: int) -> dict[str, Any]:
     """Twice the interactions at the same mean degree: sizes 0.5, 1, 2 and 4 million, in turns."""
     sizes = ("5e5", "1e6", "2e6", "4e6")
     counts = {size: harness.child(script, "prepare", size)["interactions"] for size in sizes}
-    seconds: dict[str, list[float]] = {size: [] for size in sizes}
-    for _ in range(runs):
+    results = {size: [harness.child(script, "star_rl", size)] for size in sizes}
+    for _ in range(runs - 1):
         for size in sizes:
-            seconds[size].append(harness.child(script, "star_rl", size)["seconds"])
-    medians = {size: float(np.median(seconds[size])) for size in sizes}
-    steps = [medians[b] / medians[a] / (counts[b] / counts[a]) * 2 for a, b in itertools.pairwise(sizes)]
-    print("\nGrowth\n")
-    print(
-        harness.table(
-            ["interactions", "median s", "times per doubling"],
-            [
-                [counts[size], medians[size], "" if number == 0 else steps[number - 1]]
-                for number, size in enumerate(sizes)
-            ],
-        )
-    )
-    return {"interactions": counts, "seconds": medians, "per_doubling": steps}
+            results[size].append(harness.child(script, "star_rl", size))
+    medians = {size: harness.summary(results[size]) for size in sizes}
+    rows: list[list[object]] = []
+    for before, size in zip((None, *sizes[:-1]), sizes, strict=True):
+        row: list[object] = [counts[size], medians[size]["seconds"], medians[size]["cpu"]]
+        for name in ("seconds", "cpu"):
+            if before is not None:  # sizes are not doubled to the last interaction
+                medians[size][f"{name}_per_doubling"] = (
+                    2 * medians[size][name] / medians[before][name] * counts[before] / counts[size]
+                )
+            row.append(medians[size].get(f"{name}_per_doubling", ""))
+        rows.append(row)
+    print(f"\nGrowth, {runs} runs\n")
+    print(harness.table(["interactions", "median s", "CPU s", "s per doubling", "CPU s per doubling"], rows))
+    return {"interactions": counts, **medians}
 
 
 def main() -> None:
@@ -352,7 +352,7 @@ def main() -> None:
         return
     script, parts = str(Path(__file__).resolve()), options.only.split(",")
     report: dict[str, Any] = {"k": K, "threads": THREADS, "machine": harness.machine(PACKAGES)}
-    for case in options.cases.split(","):
+    for case in options.cases.split(",") if {"item", "user"} & set(parts) else ():
         if case == "games" and games_folder() is None:
             print("amazon-games-6k is not here (set STAR_RL_DATA): left out")
             continue
