@@ -38,8 +38,8 @@ teacher-vllm: install ## the teacher against a real vLLM server over HTTP
 	$(PYTHON) -m venv .bench/$*
 
 bench-neighbours: install .bench/neighbours/bin/python ## neighbours beside implicit, LensKit and SciPy
-	.bench/neighbours/bin/pip install -q implicit==0.7.3 "lenskit==2025.8.*" numpy scipy pyarrow
-	.bench/neighbours/bin/python -m benchmarks.neighbours
+	.bench/neighbours/bin/pip install -q implicit==0.7.3 "lenskit==2025.8.*" numpy scipy pyarrow pandas
+	.bench/neighbours/bin/python benchmarks/neighbours.py
 
 bench-store: install .bench/store/bin/python ## the evidence store beside dict, LMDB and SQLite
 	.bench/store/bin/pip install -q lmdb numpy pyarrow xxhash
