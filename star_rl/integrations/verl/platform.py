@@ -21,7 +21,9 @@ from verl.plugin.platform.platform_base import PlatformBase
 from verl.plugin.platform.platform_manager import PlatformRegistry
 
 _KIB = 1024
-_ROLLOUT_VARIABLES = ("VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_OMP_THREADS_BIND", "OMP_NUM_THREADS", "VLLM_PLUGINS")
+_ROLLOUT_VARIABLES = ("VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_OMP_THREADS_BIND", "OMP_WAIT_POLICY", "VLLM_PLUGINS")
+#: Threads of the rollout server, where ``OMP_NUM_THREADS`` speaks for the trainer: sampling of small models gains none.
+ROLLOUT_THREADS = "STAR_RL_ROLLOUT_THREADS"
 
 
 def _resident_bytes(*_: Any, **__: Any) -> int:
@@ -161,7 +163,8 @@ class CpuPlatform(PlatformBase):
         return False
 
     def rollout_env_vars(self) -> dict[str, str]:
-        return {name: os.environ[name] for name in _ROLLOUT_VARIABLES if name in os.environ}
+        found = {name: os.environ[name] for name in _ROLLOUT_VARIABLES if name in os.environ}
+        return {**found, "OMP_NUM_THREADS": os.environ.get(ROLLOUT_THREADS, "1")}
 
     def cudart(self) -> None:
         return None
