@@ -19,7 +19,7 @@ def test_a_missing_table_and_a_missing_column_are_named(tmp_path):
     with pytest.raises(StarError, match=r"no table .*items\.parquet"):
         records.read_table(tmp_path, "items")
     pq.write_table(pa.table({"item_id": ["1"]}), tmp_path / "items.parquet")
-    with pytest.raises(StarError, match="lacks the column.*title, categories, attributes"):
+    with pytest.raises(StarError, match=r"lacks the column.*title, categories, attributes"):
         records.read_table(tmp_path, "items")
 
 

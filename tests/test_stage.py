@@ -52,7 +52,7 @@ def test_what_changes_upstream_reaches_downstream(tmp_path):
 
 
 def test_a_missing_input_is_named(tmp_path):
-    with pytest.raises(StarError, match="second reads first.*--from first"):
+    with pytest.raises(StarError, match=r"second reads first.*--from first"):
         run_stage(SECOND, tmp_path, {"word": "x"}, 1, quiet)
 
 
