@@ -12,7 +12,6 @@ BASE = [
     "matplotlib>=3.9",
     "numpy>=2.0",
     "omegaconf>=2.3",
-    "openai>=1.60",
     "orjson>=3.10",
     "psutil>=5.9",
     "pyarrow>=19.0",
