@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from star_rl.chat import ChatClient, ChatError
+from star_rl.chat import ChatClient
 from star_rl.errors import StarError
 from star_rl.files import fingerprint
 from star_rl.mars.case import Case
@@ -25,13 +25,17 @@ NAME = "Long_Sequence_Abstractor"
 class Abstract:
     """A history made short: the summary, what stays raw, and what making it cost *this* call (0 where it was known)."""
 
-    summary: str
-    raw: tuple[Behaviour, ...]
+    summary: str = ""
+    raw: tuple[Behaviour, ...] = ()
     prompt_tokens: int = 0
     completion_tokens: int = 0
     model_calls: int = 0
     cached_calls: int = 0
     messages: list[dict[str, Any]] = field(default_factory=list)
+
+
+class EmptySummary(Exception):
+    """The model wrote nothing, twice. Data: the run that needed the summary is recorded as failed."""
 
 
 class Abstractor:
@@ -54,14 +58,19 @@ class Abstractor:
         self._known: dict[str, str] = {}
         self._locks: dict[str, asyncio.Lock] = {}
 
-    async def abstract(self, case: Case) -> Abstract:
+    async def abstract(self, case: Case, made: Abstract | None = None) -> Abstract:
         """The case's history made short.
 
+        Args:
+            made: filled and returned; after an error it holds what was paid for until then.
+
         Raises:
-            ChatError: the endpoint failed, or wrote nothing.
+            ChatError: the endpoint failed.
+            EmptySummary: it wrote nothing, and nothing again when asked once more.
         """
         chunks = [case.history[start : start + self.chunk] for start in range(0, len(case.history), self.chunk)]
-        made = Abstract("", chunks[-1] if chunks else ())
+        made = Abstract() if made is None else made
+        made.raw = chunks[-1] if chunks else ()
         if len(chunks) < 2:
             return made
         async with self._locks.setdefault(f"{case.source}\n{case.user_id}", asyncio.Lock()):
@@ -74,14 +83,14 @@ class Abstractor:
 
     async def _ask(self, case: Case, made: Abstract, chunk: Sequence[Behaviour]) -> str:
         messages = abstractor_messages(flavour_of(case.source), made.summary, chunk, case.items, self.words)
-        reply = await self._chat.complete(messages, max_tokens=self.words * 3)
-        made.model_calls += 1
-        made.cached_calls += reply.cached
-        made.prompt_tokens += reply.prompt_tokens
-        made.completion_tokens += reply.completion_tokens
-        made.messages += [*messages, {"role": "assistant", "content": reply.text}]
-        text = valid(reply.text).strip()
-        if not text:
-            raise ChatError("the abstractor wrote an empty summary")
-        words = text.split()
-        return text if len(words) <= self.words else " ".join(words[: self.words])
+        for sample in (0, 1):  # a number of its own: the cache would answer with the same nothing
+            reply = await self._chat.complete(messages, sample=sample, max_tokens=self.words * 3)
+            made.model_calls += 1
+            made.cached_calls += reply.cached
+            made.prompt_tokens += reply.prompt_tokens
+            made.completion_tokens += reply.completion_tokens
+            made.messages += [*messages, {"role": "assistant", "content": reply.text}]
+            words = valid(reply.text).split()
+            if words:
+                return valid(reply.text).strip() if len(words) <= self.words else " ".join(words[: self.words])
+        raise EmptySummary("the abstractor wrote an empty summary twice")

@@ -14,7 +14,7 @@ from typing import Any
 from star_rl.chat import CallRequest, ChatClient, ChatError, ChatReply
 from star_rl.errors import StarError
 from star_rl.mars.abstractor import NAME as ABSTRACTOR
-from star_rl.mars.abstractor import Abstract, Abstractor
+from star_rl.mars.abstractor import Abstract, Abstractor, EmptySummary
 from star_rl.mars.agents import Agent, AgentFailure, Step, View
 from star_rl.policy.tools import TOOL_SCHEMAS
 from star_rl.prompts import Behaviour, flavour_of, valid, valid_json
@@ -98,17 +98,21 @@ class LlmBackend:
             return await _Talk(self, agent, view, step, abstract).run()
         except ChatError as error:
             raise AgentFailure("endpoint", str(error), step) from None
+        except EmptySummary as error:
+            raise AgentFailure("malformed", str(error), step) from None
 
     async def _abstract(self, view: View, step: Step) -> Abstract:
         if self.abstractor is None:
             return Abstract("", view.case.history)
-        abstract = await self.abstractor.abstract(view.case)
-        step.model_calls += abstract.model_calls
-        step.cached_calls += abstract.cached_calls
-        step.prompt_tokens += abstract.prompt_tokens
-        step.completion_tokens += abstract.completion_tokens
-        step.messages += [{**message, "agent": ABSTRACTOR} for message in abstract.messages]
-        return abstract
+        abstract = Abstract()
+        try:
+            return await self.abstractor.abstract(view.case, abstract)
+        finally:  # what was paid for is recorded whatever came of it
+            step.model_calls += abstract.model_calls
+            step.cached_calls += abstract.cached_calls
+            step.prompt_tokens += abstract.prompt_tokens
+            step.completion_tokens += abstract.completion_tokens
+            step.messages += [{**message, "agent": ABSTRACTOR} for message in abstract.messages]
 
 
 class _Talk:

@@ -187,6 +187,26 @@ def test_abstractor_summarises_once_per_user_and_leaves_the_last_chunk_raw(endpo
     asyncio.run(main())
 
 
+def test_empty_summary_is_asked_for_once_more_then_recorded(endpoint, world):
+    def run(silent):
+        said = {"n": 0}
+
+        def answer(body):
+            if endpoint.agent_of(body["messages"]) != "Abstractor":
+                return endpoint.play(body)
+            said["n"] += 1
+            return {"content": " \n"} if said["n"] <= silent else endpoint.play(body)
+
+        return run_one(endpoint, world, options=LlmOptions(chunk=4), answer=answer)[0]
+
+    assert run(silent=1).failure == ""
+    outcome = run(silent=9)
+    assert outcome.failure == "malformed: Planner: the abstractor wrote an empty summary twice"
+    step = outcome.steps[0]
+    assert (step.model_calls, step.prompt_tokens, step.completion_tokens) == (2, 200, 20)
+    assert {message["agent"] for message in step.messages} == {"Long_Sequence_Abstractor"}
+
+
 def test_prompts_keep_to_their_budget(endpoint, world):
     world.histories["u0"] = [(f"i{n % 100}", n, 3.0) for n in range(20)] * 40
     outcome, bodies = run_one(endpoint, world, options=LlmOptions(chunk=0, prompt_tokens=1500))
