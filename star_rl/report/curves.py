@@ -65,6 +65,8 @@ LOGARITHMIC = frozenset({"probs_diff_max"})
 _SIGNED_FORMAT = Metric("", names=("reward/format/mean",))
 #: Tool calls that were executed in one step.
 _CALLS = Metric("", names=("rollout/tool_calls/sum",))
+#: Difference between engine and trainer, mean over the tokens of one step.
+_MEAN_GAP = Metric("", names=("training/rollout_probs_diff_mean",))
 #: Curves of SFT by the report's names, as ms-swift logs them.
 SFT: dict[str, Metric] = {
     "loss": Metric("Training loss", "nats per token", ("loss",)),
@@ -205,12 +207,14 @@ def grpo_report(run: str | Path, audit: Mapping[str, Any] | None = None) -> Grpo
     reward = curves.get("reward", [])
     calls = [value for _, value in finite(_pick(raw, _CALLS))]
     gaps = [value for _, value in finite(curves.get("probs_diff_max", []))]
+    means = [value for _, value in finite(_pick(raw, _MEAN_GAP))]
     return Grpo(
         curves,
         mean_of(reward, 5),
         mean_of(reward, -5),
         round(sum(calls)) if calls else None,
         max(gaps, default=None),
+        max(means, default=None),
         dict(audit or {}),
     )
 

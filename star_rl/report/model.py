@@ -108,6 +108,7 @@ class Grpo:
         first5: mean reward of the first five steps; ``last5`` of the last five.
         tool_calls_total: executed during all rollouts.
         probs_diff_max: largest difference between the engine's and the trainer's token probabilities.
+        probs_diff_mean: the same, mean over a step's tokens, of the step where that is largest.
         set: the audit of the stratified set.
     """
 
@@ -116,6 +117,7 @@ class Grpo:
     last5: float | None = None
     tool_calls_total: int | None = None
     probs_diff_max: float | None = None
+    probs_diff_mean: float | None = None
     set: dict[str, Any] = field(default_factory=dict)
 
 
