@@ -214,8 +214,8 @@ def grpo_report(run: str | Path, audit: Mapping[str, Any] | None = None) -> Grpo
         mean_of(reward, -5),
         round(sum(calls)) if calls else None,
         max(gaps, default=None),
-        max(means, default=None),
         dict(audit or {}),
+        max(means, default=None),
     )
 
 

@@ -117,8 +117,8 @@ class Grpo:
     last5: float | None = None
     tool_calls_total: int | None = None
     probs_diff_max: float | None = None
-    probs_diff_mean: float | None = None
     set: dict[str, Any] = field(default_factory=dict)
+    probs_diff_mean: float | None = None
 
 
 @dataclass(slots=True)
