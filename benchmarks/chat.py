@@ -68,8 +68,8 @@ async def rate(call: Callable[[int], Awaitable[Any]], calls: int, flying: int) -
     return calls / (time.perf_counter() - began)
 
 
-async def compare(url: str, calls: int, flying: int, rounds: int) -> dict[str, list[float]]:
-    """Calls per second of both clients, round by round."""
+async def compare(url: str, calls: int, flying: int, rounds: int) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """Calls per second of both clients, round by round, and the account of ours: a slow round by retries would show."""
     from openai import AsyncOpenAI
 
     def talk(number: int) -> list[dict[str, str]]:
@@ -91,8 +91,9 @@ async def compare(url: str, calls: int, flying: int, rounds: int) -> dict[str, l
             order = (("ours", ours), ("bare", theirs))
             for name, call in order if turn % 2 == 0 else order[::-1]:
                 found[name].append(await rate(call, calls, flying))
+        account = chat.usage.figures()
     await bare.close()
-    return found
+    return found, account
 
 
 def main() -> None:
@@ -110,7 +111,7 @@ def main() -> None:
         while not port.value:
             time.sleep(0.01)
         url = f"http://127.0.0.1:{port.value}/v1"
-        found = asyncio.run(compare(url, options.calls, options.flying, options.rounds))
+        found, account = asyncio.run(compare(url, options.calls, options.flying, options.rounds))
     finally:
         server.terminate()
     medians = {name: statistics.median(rates) for name, rates in found.items()}
@@ -120,8 +121,12 @@ def main() -> None:
         print(f"  {title:14} {medians[name]:7.1f} calls/s   rounds: {', '.join(f'{r:.1f}' for r in found[name])}")
     ratio = medians["ours"] / medians["bare"]
     print(f"  ratio          {ratio:7.3f}")
+    retried = account["attempts"] - account["calls"]
+    print(f"  star_rl.chat   {account['calls']} calls, {retried} retried, faults: {account['faults'] or 'none'}")
     if options.json:
-        write_json(options.json, {**vars(options), "rates": found, "medians": medians, "ratio": ratio})
+        write_json(
+            options.json, {**vars(options), "rates": found, "medians": medians, "ratio": ratio, "account": account}
+        )
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
     python -m benchmarks.faults [--tasks 200] [--share 0.3] [--in-flight 32] [--silence 60] [--timeout 3] [--out FILE]
 
 The endpoint is the one of the tests (``tests/chat/endpoint.py``): it plays the agents, and answers with 429, 500,
-resets, silence, truncated, invalid and endless replies, and with what a model says that does its job badly (wrong tools,
-broken JSON, forged tags, foreign ids). Exit code 1 where a task is missing or stands twice, or where a text does not
-survive the way through the grammar.
+resets, silence, truncated, invalid and endless replies, and with what a model says that does its job badly (wrong
+tools, broken JSON, forged tags, foreign ids). Exit code 1 where a task is missing or stands twice, or where a text
+does not survive the way through the grammar.
 """
 
 from __future__ import annotations

@@ -209,9 +209,8 @@ def main() -> None:
     figures: dict[str, Any] = {"machine": machine(("numpy", "pyarrow")), "strategies": EQUAL, "methods": rows}
     if options.audits:
         tasks = len(world.tasks("train"))
-        print(
-            f"\nSFT sets of {tasks} training tasks, {PASSES} passes each, equal weights, filter top-1, tokens estimated\n"
-        )
+        print(f"\nSFT sets of {tasks} training tasks, {PASSES} passes each, equal weights, filter top-1;")
+        print("tokens are estimated from characters\n")
         figures["audits"] = audits(world, options.work)
         print(show_audits(figures["audits"]))
     write_json(options.out, figures)
