@@ -6,7 +6,7 @@ EXTRA ?= cpu
 STAMP := $(VENV)/.installed-$(EXTRA)
 
 .PHONY: help install quickstart test test-slow lint doctor clean qwen3-tokenizer teacher-vllm \
-  bench-neighbours bench-store bench-tables bench-rewards
+  bench-neighbours bench-store bench-tables bench-teacher bench-faults bench-rewards
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
 
@@ -48,6 +48,12 @@ bench-store: install .bench/store/bin/python ## the evidence store beside dict, 
 bench-tables: install .bench/tables/bin/python ## ingestion beside pandas
 	.bench/tables/bin/pip install -q numpy orjson pandas pyarrow
 	.bench/tables/bin/python -m benchmarks.tables
+
+bench-teacher: install ## the teacher by rules on MovieLens 100K, and the SFT sets' audits
+	$(BIN)/python -m benchmarks.teacher --audits
+
+bench-faults: install ## the teacher against a faulty endpoint
+	$(BIN)/python -m benchmarks.faults
 
 bench-rewards: install ## rewards and metrics: throughput and growth
 	$(BIN)/python -m benchmarks.rewards

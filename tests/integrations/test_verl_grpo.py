@@ -68,6 +68,7 @@ def test_two_steps_on_the_real_engines(world):
     metrics = read_metrics(world)
     # The second step samples from synchronised weights: a broken weight sync shows here.
     assert all(row["training/rollout_probs_diff_max"] < 1e-4 for row in metrics)
+    assert all(row["training/rollout_probs_diff_mean"] < 1e-5 for row in metrics)
     assert all(row["rollout/tool_calls_ok/sum"] > 0 for row in metrics)
     assert all(row["reward/leaked/mean"] == 0.0 for row in metrics), "a reward saw tool output"
 
@@ -84,11 +85,17 @@ def test_two_steps_on_the_real_engines(world):
     assert (changed / "model.safetensors").is_file() and (changed / "tokenizer.json").is_file()
     assert not processes.members(world.run), "processes of the run are left"
 
-    again = run_grpo(recipe(world, 3), world)
-    assert (again.resumed_from, again.steps) == (2, 3)
-    assert [row["step"] for row in read_metrics(world)] == [1, 2, 3]
+
+@pytest.mark.slow
+def test_a_finished_run_goes_on_to_more_steps(world):
+    paths = Paths(world.run.with_name("more"), world.model, world.train, world.store)
+    run_grpo(recipe(world, 1), paths)
+    again = run_grpo(recipe(world, 2), paths)
+    assert (again.resumed_from, again.steps) == (1, 2)
+    assert [row["step"] for row in read_metrics(paths)] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_reward_that_fails_in_training_stops_it_with_the_cause(world):
     body = load_toy().REWARD.replace("found =", "assert extra_info['task_id'] == 'check', 'no such task'\n    found =")
     (world.train.parent / "failing.py").write_text(body)
