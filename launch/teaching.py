@@ -85,13 +85,14 @@ async def open_teacher(world: World, config: Mapping[str, Any], seed: int, cache
             backend = RuleBackend(RuleOptions(**{"seed": seed, **given}), strength_of(world.store))
         else:
             from star_rl.mars.llm import LlmBackend, LlmOptions
+            from star_rl.mars.planner import TrainedPlanner
 
             llm = LlmOptions(**_only(parts["llm"], LlmOptions, "teacher.options.llm"))
             clients.append(_client("chat", parts["chat"], cache))
             backend = LlmBackend(clients[0], llm)
             if parts["planner_chat"]:
                 clients.append(_client("planner_chat", parts["planner_chat"], cache))
-                planner = LlmBackend(clients[1], llm)
+                planner = TrainedPlanner(clients[1], world.prompt)
         await asyncio.gather(*(client.ready() for client in clients))
         team = Team(backend, lambda case: world.toolbox(case.candidates), team_options, planner)
         yield Teacher(team, clients[0].model if clients else "rules", tuple(clients), 32 if clients else 1)

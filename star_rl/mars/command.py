@@ -17,6 +17,7 @@ from star_rl.files import fingerprint, write_json
 from star_rl.mars.agents import Backend
 from star_rl.mars.case import Case
 from star_rl.mars.llm import LlmBackend, LlmOptions
+from star_rl.mars.planner import TrainedPlanner
 from star_rl.mars.record import read_runs
 from star_rl.mars.rules import RuleBackend, RuleOptions, strength_of
 from star_rl.mars.teach import RUNS, Account, Progress, identity_of, teach
@@ -100,7 +101,7 @@ async def run_teach(arguments: argparse.Namespace) -> int:
     planner: Backend | None = None
     if arguments.planner_endpoint:
         clients.append(_client(arguments, arguments.planner_endpoint, arguments.planner_model))
-        planner = LlmBackend(clients[-1], llm)
+        planner = TrainedPlanner(clients[-1])
     options = TeamOptions(
         arguments.planner,
         arguments.reflector,

@@ -1,0 +1,59 @@
+"""A planner trained on plans is asked as it was trained, and a bad plan is asked for once more."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import ClassVar
+
+import pytest
+
+from star_rl.mars.agents import PLANNER, AgentFailure, View
+from star_rl.mars.case import Case
+from star_rl.mars.planner import TrainedPlanner
+from star_rl.prompts import PromptOptions, student_messages
+from star_rl.records import Item, Task
+
+ITEMS = {str(n): Item(str(n), f"Title {n}", ("Books",)) for n in range(30)}
+TASK = Task("t", "synthetic", "classic", "u", tuple(str(n) for n in range(20)), "3", 9)
+HISTORY = [("21", 1, None), ("22", 8, 4.0)]
+GOOD = '<plan>\n<Thinking>Steady.</Thinking>\n<JSON>["Recent_Interest_Analysis"]</JSON>\n</plan>'
+
+
+class Wire:
+    """The other end: answers in turn, and keeps what it was asked."""
+
+    describe: ClassVar = {"model": "planner"}
+
+    def __init__(self, *answers):
+        self.answers, self.asked = list(answers), []
+
+    async def complete(self, messages, **options):
+        self.asked.append(list(messages))
+        text = self.answers.pop(0)
+        return SimpleNamespace(text=text, cached=False, prompt_tokens=10, completion_tokens=5)
+
+
+def act(wire, **prompt):
+    view = View(Case.of(TASK, HISTORY, ITEMS), None, (), "", 0, 20, 0)
+    return asyncio.run(TrainedPlanner(wire, PromptOptions(**prompt)).act(PLANNER, view))
+
+
+def test_it_is_asked_with_the_prompt_of_the_planner_set():
+    wire = Wire(GOOD)
+    step = act(wire)
+    assert wire.asked[0] == student_messages(TASK, HISTORY, ITEMS, PromptOptions(scope="plan", tools=False))
+    assert step.value == ["Recent_Interest_Analysis"]
+    assert (step.attempts, step.model_calls, step.prompt_tokens) == (1, 1, 10)
+
+
+@pytest.mark.parametrize("bad", ["", "no plan", "<plan><JSON>[]</JSON></plan>", '<plan><JSON>["Nobody"]</JSON></plan>'])
+def test_a_bad_plan_is_asked_for_once_more_with_the_fault(bad):
+    wire = Wire(bad, GOOD)
+    step = act(wire, profile="compact")
+    assert step.attempts == 2
+    assert "once more" in wire.asked[1][-1]["content"]
+
+
+def test_two_bad_plans_are_a_recorded_failure_with_what_was_paid():
+    with pytest.raises(AgentFailure) as failed:
+        act(Wire("nothing", "nothing"))
+    assert failed.value.step.model_calls == 2
