@@ -78,7 +78,7 @@ def test_recipes_compose(recipe, tmp_path):
     assert config["template"] == "star"
     assert all(isinstance(v, str) for v in config["ENV"].values())
     assert yaml.safe_load(yaml.safe_dump(config)) == config
-    assert config["learning_rate"] == {"section41": 2e-5, "lora": 1e-4, "tiny_cpu": 1.2e-2, "zero2_cpu": 3e-3}.get(
+    assert config["learning_rate"] == {"section41": 2e-5, "lora": 1e-4, "tiny_cpu": 1.6e-2, "zero2_cpu": 3e-3}.get(
         next((r for r in ("section41", "lora", "zero2_cpu", "tiny_cpu") if r in recipe), ""), 1e-5
     )
 
