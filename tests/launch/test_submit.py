@@ -55,7 +55,7 @@ def cluster():
             try:
                 submit.connect(address).list_jobs()
                 break
-            except Exception:
+            except Exception:  # whatever a dashboard that is still starting answers; the deadline decides
                 if time.monotonic() > deadline or head.poll() is not None:
                     pytest.fail("no Ray head: " + Path(f"{folder}.log").read_text()[-2000:])
                 time.sleep(0.5)
