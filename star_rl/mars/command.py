@@ -24,6 +24,7 @@ from star_rl.mars.teach import RUNS, Account, Progress, identity_of, teach
 from star_rl.mars.team import Team, TeamOptions
 from star_rl.mars.view import find, show, write_page
 from star_rl.policy.tools import LENSES, ToolBox
+from star_rl.prompts import PromptOptions
 from star_rl.prompts.agents import prompts_version
 from star_rl.records import Item, Task, items_from, read_table, tasks_from
 
@@ -46,6 +47,9 @@ def _register_teach(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="", help="served model (default: the only one there is)")
     parser.add_argument("--planner-endpoint", action="append", default=[], metavar="URL", help="one for the planner")
     parser.add_argument("--planner-model", default="", help="the planner's model")
+    parser.add_argument(
+        "--planner-profile", choices=("full", "compact"), default="full", help="the prompt profile it was trained with"
+    )
     parser.add_argument(
         "--key", default="STAR_RL_API_KEY", metavar="VARIABLE", help="environment variable with the key"
     )
@@ -101,7 +105,7 @@ async def run_teach(arguments: argparse.Namespace) -> int:
     planner: Backend | None = None
     if arguments.planner_endpoint:
         clients.append(_client(arguments, arguments.planner_endpoint, arguments.planner_model))
-        planner = TrainedPlanner(clients[-1])
+        planner = TrainedPlanner(clients[-1], PromptOptions(profile=arguments.planner_profile))
     options = TeamOptions(
         arguments.planner,
         arguments.reflector,

@@ -190,7 +190,7 @@ class _Talk:
         if calls:
             return "there are no tools to call"
         if result is None:
-            return "there is no result in <JSON> .. </JSON>"
+            return "it holds no JSON result"  # no tag here: what is told is defused as foreign words are
         return f"the result is not JSON: {result.error}" if result.error else self.agent.check(result.value, self.view)
 
     def _again(self, reply: ChatReply, fault: str) -> None:

@@ -11,10 +11,13 @@ from typing import Any
 from star_rl.chat import ChatClient, ChatError
 from star_rl.mars.agents import Agent, AgentFailure, Step, View
 from star_rl.mars.case import Case
-from star_rl.prompts import PromptOptions, student_messages
+from star_rl.prompts import PromptOptions, one_line, student_messages, valid_json
 from star_rl.records import Task
 from star_rl.trajectory import Thinking, json_block, parse
 from star_rl.trajectory.grammar import PLAN
+
+#: Told after a plan that cannot be used. The fault may quote the model, so it is defused like any foreign words.
+_COMPLAINT = "That plan cannot be used: {fault}. Write the plan once more."
 
 
 class TrainedPlanner:
@@ -59,13 +62,13 @@ class TrainedPlanner:
             step.completion_tokens += reply.completion_tokens
             said = {"role": "assistant", "content": reply.text}
             step.messages.append(said)
-            value, thought = _plan_in(reply.text)
-            fault = agent.check(value, view)
+            value, thought, fault = _plan_in(reply.text)
+            fault = fault or agent.check(value, view)
             if not fault:
                 step.value = value
                 step.blocks = [*([Thinking(thought)] if thought else []), json_block(value)]
                 return step
-            again = {"role": "user", "content": f"That plan cannot be used: {fault}. Write the plan once more."}
+            again = {"role": "user", "content": _COMPLAINT.format(fault=one_line(fault, 300))}
             talk = [*talk, said, again]
             step.messages.append(again)
         raise AgentFailure("malformed", fault, step)
@@ -77,10 +80,11 @@ def task_of(case: Case) -> Task:
     return Task(case.task_id, case.source, case.scenario, case.user_id, case.candidates, "", cutoff)
 
 
-def _plan_in(text: str) -> tuple[Any, str]:
-    """The list of a plan phase and the thought before it."""
+def _plan_in(text: str) -> tuple[Any, str, str]:
+    """(the list of the first plan phase that has a result, the thought before it, why it cannot be read)."""
     for phase in parse(text).of(PLAN):
         if phase.result is not None:
             thoughts = [block.text for block in phase.blocks if isinstance(block, Thinking)]
-            return phase.result.value, "\n".join(thoughts)
-    return None, ""
+            error = phase.result.error and f"the result is not JSON: {phase.result.error}"
+            return valid_json(phase.result.value), "\n".join(thoughts), error
+    return None, "", "it holds no plan with a JSON result"

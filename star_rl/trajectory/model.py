@@ -167,7 +167,7 @@ def decode(raw: str) -> tuple[Any, str]:
     except StopIteration as error:
         return None, f"a value is expected at character {error.value}"
     except json.JSONDecodeError as error:
-        return None, f"{error.msg} at character {error.pos}"
+        return None, f"{error.msg.removesuffix(' at')} at character {error.pos}"  # some messages end in "at"
     except ValueError as error:
         return None, str(error)
     except RecursionError:

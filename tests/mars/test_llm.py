@@ -109,6 +109,20 @@ def test_malformed_answer_is_asked_for_once_more(endpoint, world):
     assert render(outcome.trajectory).count("<recommend>") == 1
 
 
+@pytest.mark.parametrize("kind", ["prose", "empty", "broken_json", "foreign_ids"])
+def test_the_second_question_shows_the_tags_as_they_are_to_be_written(endpoint, world, kind):
+    turn = Counter()
+
+    def answer(body):
+        turn["n"] += 1
+        return endpoint.spoil(kind, body) if turn["n"] == 1 else endpoint.play(body)
+
+    _, bodies = run_one(endpoint, world, answer=answer)
+    told = bodies[1]["messages"][-1]["content"]
+    assert "cannot be used" in told and "<JSON> .. </JSON>" in told
+    assert "\u2039" not in told
+
+
 def test_malformed_twice_is_a_recorded_failure(endpoint, world):
     def answer(body):
         agent = endpoint.agent_of(body["messages"])

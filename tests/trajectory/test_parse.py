@@ -261,3 +261,9 @@ def test_ranking_is_the_last_closed_one() -> None:
     assert ranking(parse(first + last.removesuffix("</recommend>"))) is None
     assert ranking(parse('<recommend><JSON>{"a": 1}</JSON></recommend>')) is None
     assert ranking(parse("<recommend></recommend>")) is None
+
+
+@pytest.mark.parametrize("raw", ['["a', '["a\n"]', '{"a" 1}', '["\\q"]', '{"a": 1,}', "[1 2]", '{"a": }'])
+def test_the_reason_names_the_place_once(raw):
+    _, reason = decode(raw)
+    assert reason.count(" at ") == 1 and "character" in reason
