@@ -1,5 +1,23 @@
-"""Yardsticks that need no language model."""
+"""Yardsticks that need no language model. Those that are trained import torch when they are first asked for."""
 
-from star_rl.baselines.simple import ItemKNN, Popularity, Random
+from __future__ import annotations
 
-__all__ = ["ItemKNN", "Popularity", "Random"]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from star_rl.baselines.simple import ItemKNN, Popularity, Random, UserKNN
+
+if TYPE_CHECKING:
+    from star_rl.baselines.graph import LightGCN
+    from star_rl.baselines.matrix import MF
+    from star_rl.baselines.sequential import SASRec
+
+_TRAINED = {"MF": "matrix", "LightGCN": "graph", "SASRec": "sequential"}
+
+__all__ = ["MF", "ItemKNN", "LightGCN", "Popularity", "Random", "SASRec", "UserKNN"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _TRAINED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_TRAINED[name]}"), name)

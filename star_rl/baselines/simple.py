@@ -1,4 +1,4 @@
-"""Random, popularity and ItemKNN: what every figure of a student is read against.
+"""Random, popularity, ItemKNN and UserKNN: what every figure of a student is read against.
 
 All of them see what the evidence store saw, the split's visible interactions, and the history of the task.
 """
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
+from star_rl.errors import StarError
 from star_rl.neighbours import Graph
 from star_rl.records import Task
 
@@ -21,7 +22,8 @@ def _jitter(task: Task, seed: int) -> np.ndarray:
     return np.random.default_rng(int.from_bytes(digest[:8], "little")).random(len(task.candidates))
 
 
-def _ranked(task: Task, scores: np.ndarray, seed: int) -> list[str]:
+def ranked(task: Task, scores: np.ndarray, seed: int) -> list[str]:
+    """The candidates by falling score, ties by seed. Shape of scores: (candidates,)."""
     order = np.lexsort((_jitter(task, seed), -scores))
     return [task.candidates[index] for index in order]
 
@@ -35,7 +37,7 @@ class Random:
         self._seed = seed
 
     def rank(self, task: Task, history: Sequence[str]) -> list[str]:
-        return _ranked(task, np.zeros(len(task.candidates)), self._seed)
+        return ranked(task, np.zeros(len(task.candidates)), self._seed)
 
 
 class Popularity:
@@ -50,7 +52,7 @@ class Popularity:
 
     def rank(self, task: Task, history: Sequence[str]) -> list[str]:
         codes = self._graph.item_codes(list(task.candidates))  # -1 for an unseen item: the appended zero
-        return _ranked(task, self._users[codes].astype(float), self._seed)
+        return ranked(task, self._users[codes].astype(float), self._seed)
 
 
 class ItemKNN:
@@ -80,4 +82,46 @@ class ItemKNN:
         if len(seen) and known.any():
             profile = self._by_item[seen].sum(axis=0)
             scores[known] = self._by_item[asked[known]] @ np.asarray(profile).ravel()
-        return _ranked(task, scores, self._seed)
+        return ranked(task, scores, self._seed)
+
+
+class UserKNN:
+    """Candidates by the summed weight of the most similar visible users who have them.
+
+    ``score(c) = sum over the k nearest users v that have c of cosine(history, items(v))``, where the cosine of two sets
+    is ``|a & b| / sqrt(|a| |b|)``. The history stands for the user, so one that is absent from ``visible`` is served
+    alike; the user's own row is never a neighbour. Without a history, or where no neighbour has any of the candidates,
+    all tie.
+
+    Args:
+        neighbours: k. Users as similar as the last of them count as well.
+    """
+
+    name = "user_knn"
+
+    def __init__(self, visible: pa.Table, seed: int = 0, *, neighbours: int = 200) -> None:
+        if neighbours < 1:
+            raise StarError(f"neighbours={neighbours} is below 1", "give 1 or more")
+        self._graph, self._seed, self._k = Graph.from_table(visible), seed, neighbours
+        self._norm = np.sqrt(np.maximum(np.diff(self._graph.user_indptr), 1))
+
+    def rank(self, task: Task, history: Sequence[str]) -> list[str]:
+        graph = self._graph
+        seen = graph.item_codes(list(dict.fromkeys(history)))
+        seen, asked = seen[seen >= 0], graph.item_codes(list(task.candidates))
+        scores = np.zeros(len(asked))
+        if len(seen):
+            shared = np.bincount(np.concatenate([self._users(item) for item in seen]), minlength=graph.n_users)
+            weight = shared / self._norm / np.sqrt(len(seen))
+            own = graph.user_codes([task.user_id])[0]
+            if own >= 0:
+                weight[own] = 0.0
+            if self._k < len(weight):
+                weight[weight < np.partition(weight, -self._k)[-self._k]] = 0.0
+            for place, item in enumerate(asked):
+                if item >= 0:
+                    scores[place] = weight[self._users(item)].sum()
+        return ranked(task, scores, self._seed)
+
+    def _users(self, item: int) -> np.ndarray:
+        return self._graph.item_users[self._graph.item_indptr[item] : self._graph.item_indptr[item + 1]]

@@ -30,6 +30,11 @@ SCHEMA = pa.schema(
         pa.field("tool_calls", pa.int32()),
         pa.field("tokens", pa.int32()),
         pa.field("seconds", pa.float32()),
+        pa.field("calls", pa.int32()),
+        pa.field("tokens_in", pa.int32()),
+        pa.field("tool_seconds", pa.float32()),
+        pa.field("confidence", pa.float32()),
+        pa.field("failure", pa.string()),
     ]
 )
 
@@ -42,8 +47,12 @@ class Answer:
         ranking: best first, as it stands; ``None`` where there is none, which counts as a miss.
         well_formed: for methods that write trajectories.
         valid: whether the list names the task's candidates and nothing else; ``None`` where that was not asked for.
-        tool_calls, tokens: of this answer, ``None`` where the method has none.
-        seconds: wall time of this answer.
+        tool_calls: of this answer, ``None`` where the method has none; so for all that follow.
+        tokens: written by the language model; ``tokens_in`` read by it, over all its calls.
+        seconds: wall time of this answer; ``tool_seconds`` of these in tools.
+        calls: calls of a language model that wait for one another.
+        confidence: the model's own, higher = surer.
+        failure: why there is no ranking, in words.
     """
 
     method: str
@@ -55,6 +64,11 @@ class Answer:
     tool_calls: int | None = None
     tokens: int | None = None
     seconds: float | None = None
+    calls: int | None = None
+    tokens_in: int | None = None
+    tool_seconds: float | None = None
+    confidence: float | None = None
+    failure: str | None = None
 
     @property
     def rank(self) -> int:
@@ -78,6 +92,11 @@ def table_of(answers: Iterable[Answer]) -> pa.Table:
             "tool_calls": answer.tool_calls,
             "tokens": answer.tokens,
             "seconds": answer.seconds,
+            "calls": answer.calls,
+            "tokens_in": answer.tokens_in,
+            "tool_seconds": answer.tool_seconds,
+            "confidence": answer.confidence,
+            "failure": answer.failure or None,
         }
         for answer in answers
     ]
@@ -88,6 +107,30 @@ def write(path: str | Path, table: pa.Table) -> None:
     """Write a table of answers atomically."""
     with atomic_path(path) as temporary:
         pq.write_table(table.cast(SCHEMA), temporary, compression="zstd")
+
+
+def read(path: str | Path) -> pa.Table:
+    """A table of answers; columns that an earlier version did not write are empty.
+
+    Raises:
+        StarError: there is no such file, or it is none of answers.
+    """
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise StarError(f"{path} holds no answers ({error})", "write it with: star-rl evaluate") from error
+    for column in SCHEMA:
+        if column.name not in table.column_names:
+            if not column.nullable:
+                raise StarError(f"{path} has no column {column.name}", "write it with: star-rl evaluate")
+            table = table.append_column(column, pa.nulls(len(table), column.type))
+    return table.select(SCHEMA.names).cast(SCHEMA)
+
+
+def names_candidates(ranked: Sequence[str | None] | None, task: Task) -> bool:
+    """Distinct candidates and nothing else; the list may be shorter than the task's."""
+    found = set(ranked or ())
+    return bool(ranked) and len(found) == len(ranked or ()) and found <= set(task.candidates)
 
 
 def ranks_by_task(table: pa.Table, method: str, tasks: Sequence[Task], samples: int = 1) -> Ranks:

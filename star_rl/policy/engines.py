@@ -130,6 +130,10 @@ class VllmEngine:
             logprobs = [entry[token].logprob for entry, token in zip(said.logprobs, said.token_ids, strict=True)]
         return Generation(list(said.token_ids), logprobs, "aborted" if said.finish_reason == "abort" else "stop")
 
+    async def reset_prefix_cache(self) -> None:
+        """Forget all prefixes: they are of weights or prompts that are gone, or the next measurement starts cold."""
+        await self._engine.reset_prefix_cache()
+
     def close(self) -> None:
         self._engine.shutdown()
 

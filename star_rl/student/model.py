@@ -74,7 +74,9 @@ def make_student(tokenizer_dir: Path, out: Path, shape: StudentShape | None = No
         raise StarError(f"the tokenizer in {tokenizer_dir} lacks {missing[0]}", "use one made by train_tokenizer")
     end, pad = vocab["<|im_end|>"], vocab["<|endoftext|>"]
     config = Qwen3Config(
-        vocab_size=(len(tokenizer) + 15) // 16 * 16,  # rows a SIMD kernel can take whole
+        # Not a row more: verl's rollout masks logits past the tokenizer (vllm_rollout/utils.py:126), the trainer's do
+        # not, so spare rows would take probability in one and none in the other.
+        vocab_size=len(tokenizer),
         hidden_size=shape.hidden_size,
         intermediate_size=shape.intermediate_size,
         num_hidden_layers=shape.layers,
