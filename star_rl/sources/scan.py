@@ -1,0 +1,179 @@
+"""The native scanner of JSON lines behind a typed class; :func:`scanner_available` tells whether it was built."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.machinery
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+_VERSION = 1
+#: Bytes after a block that the scanner may read; they are zero.
+PADDING = 64
+#: Largest block: offsets are 32 bits wide.
+LARGEST = 2**31 - 1024
+
+TEXT, VALUE, REFUSED = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Fields:
+    """What is wanted of a line.
+
+    Attributes:
+        texts: fields read as strings; a number counts as its digits.
+        values: fields that hold numbers or strings, and are kept as what they are.
+        refused: fields of which a line is odd that has one.
+    """
+
+    texts: tuple[str, ...]
+    values: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.texts) + len(self.values) + len(self.refused)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A field of the rows of a block: its strings and its numbers, null where a row has no such; None: no row has."""
+
+    text: pa.Array | None = None
+    number: pa.Array | None = None
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """What the scanner made of a block.
+
+    Attributes:
+        count: lines of the block. lines: number of each row's line, from 0, shape (n,) int32.
+        odd: line number, first byte and end of each line left to Python, shape (k, 3) int64.
+    """
+
+    count: int
+    lines: np.ndarray
+    odd: np.ndarray
+    columns: dict[str, Column]
+
+
+class _Field(ctypes.Structure):
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("name_length", ctypes.c_int64),
+        ("kind", ctypes.c_int64),
+        ("offsets", ctypes.c_void_p),
+        ("data", ctypes.c_void_p),
+        ("valid", ctypes.c_void_p),
+        ("numbers", ctypes.c_void_p),
+        ("numbers_valid", ctypes.c_void_p),
+        ("used", ctypes.c_int64),
+        ("texts", ctypes.c_int64),
+        ("values", ctypes.c_int64),
+    )
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
+        file = Path(__file__).parent / f"_scan{suffix}"
+        if not file.exists():
+            continue
+        try:
+            library = ctypes.CDLL(str(file))
+            version = library.star_scan_version()
+        except (OSError, AttributeError):
+            continue  # built for another machine: Arrow's reader takes over
+        if version == _VERSION:
+            library.star_scan_lines.restype = ctypes.c_int32
+            return library
+    return None
+
+
+def scanner_available() -> bool:
+    """Whether the native scanner was built and loads here; without it Arrow's reader is used, with equal results."""
+    return _library() is not None
+
+
+def _at(array: np.ndarray) -> int:
+    return int(array.ctypes.data)
+
+
+class Scanner:
+    """Scans blocks into memory of its own, which the next block overwrites. One per thread.
+
+    Raises:
+        RuntimeError: the scanner was not built.
+    """
+
+    def __init__(self, fields: Fields) -> None:
+        if not scanner_available():
+            raise RuntimeError("star_rl.sources._scan was not built")
+        if len(fields) > 63:
+            raise ValueError("the scanner takes 63 fields")
+        self.fields = fields
+        self._size = -1
+
+    def _reserve(self, size: int) -> None:
+        """Address space for a block of ``size`` bytes; memory is what a block touches of it."""
+        rows = size // 3 + 2  # the shortest row is {} and a newline
+        self._lines = np.empty(rows, np.int32)
+        self._odd = np.empty((size // 2 + 2, 3), np.int64)
+        self._arrays: list[dict[str, np.ndarray]] = []
+        wanted: Sequence[tuple[str, int]] = [
+            *((name, TEXT) for name in self.fields.texts),
+            *((name, VALUE) for name in self.fields.values),
+            *((name, REFUSED) for name in self.fields.refused),
+        ]
+        self._table = (_Field * len(wanted))()
+        for field, (name, kind) in zip(self._table, wanted, strict=True):
+            arrays: dict[str, np.ndarray] = {}
+            if kind != REFUSED:
+                arrays["offsets"] = np.empty(rows + 1, np.int32)
+                arrays["data"] = np.empty(size + PADDING, np.uint8)
+                arrays["valid"] = np.empty(rows // 8 + 1, np.uint8)
+            if kind == VALUE:
+                arrays["numbers"] = np.empty(rows, np.float64)
+                arrays["numbers_valid"] = np.empty(rows // 8 + 1, np.uint8)
+            field.name, field.kind = name.encode(), kind
+            field.name_length = len(name.encode())
+            for slot, array in arrays.items():
+                setattr(field, slot, _at(array))
+            self._arrays.append(arrays)
+        self._size = size
+
+    def scan(self, block: np.ndarray, size: int) -> Scanned:
+        """Scan the first ``size`` bytes of ``block`` (uint8, followed by :data:`PADDING` zeros)."""
+        if size > LARGEST or len(block) < size + PADDING or block[size : size + PADDING].any():
+            raise ValueError("the block is too large, or not followed by zeros")
+        if size > self._size:
+            self._reserve(size)
+        library = _library()
+        assert library is not None
+        counts = np.zeros(2, np.int64)
+        pointers = [ctypes.c_void_p(_at(array)) for array in (block, self._lines, self._odd, counts)]
+        rows = library.star_scan_lines(
+            pointers[0], ctypes.c_int64(size), self._table, ctypes.c_int32(len(self.fields)), *pointers[1:]
+        )
+        columns: dict[str, Column] = {}
+        names = (*self.fields.texts, *self.fields.values)
+        for name, field, arrays in zip(names, self._table, self._arrays, strict=False):
+            text = number = None
+            if field.texts:
+                valid = pa.py_buffer(arrays["valid"]) if field.texts < rows else None
+                buffers = [
+                    valid,
+                    pa.py_buffer(arrays["offsets"][: rows + 1]),
+                    pa.py_buffer(arrays["data"][: field.used]),
+                ]
+                text = pa.Array.from_buffers(pa.string(), rows, buffers)
+            if field.values:
+                valid = pa.py_buffer(arrays["numbers_valid"]) if field.values < rows else None
+                number = pa.Array.from_buffers(pa.float64(), rows, [valid, pa.py_buffer(arrays["numbers"][:rows])])
+            columns[name] = Column(text, number)
+        return Scanned(int(counts[0]), self._lines[:rows], self._odd[: counts[1]], columns)
