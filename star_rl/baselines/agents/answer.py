@@ -1,0 +1,159 @@
+"""An agent's answer, and the list in it.
+
+Nothing that a model writes is evaluated as code, and nothing raises: a list comes out, or the reason why there is none.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from star_rl.trajectory.model import decode
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """What an agent makes of a case, and what that cost.
+
+    Attributes:
+        ranking: ids, best first, as the agent leaves them (perhaps with foreign or repeated ones); ``None`` where there
+            is none.
+        failure: ``code: reason`` where there is none, else empty. Codes: ``malformed``, ``endpoint``.
+        calls: completions asked for, one after the other.
+        tokens_in, tokens_out: over all calls, as the endpoint counts them.
+        seconds: wall time.
+    """
+
+    ranking: list[str] | None
+    failure: str = ""
+    calls: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    seconds: float = 0.0
+
+
+class Malformed(Exception):
+    """An answer without a usable list; it ends in a :class:`Ranking` with its reason."""
+
+
+#: Characters of a list at most: 20 ids need a few hundred.
+_LONGEST = 20_000
+_BRACKETED = re.compile(r"\[[^\[\]]*\]")
+#: One entry of a Python list of strings, numbers and names, and the comma or end after it.
+_ENTRY = re.compile(
+    r"\s*(?:'((?:[^'\\\n]|\\.)*)'|\"((?:[^\"\\\n]|\\.)*)\"|([-+]?\d+(?:\.\d+)?|None|True|False))\s*(,|$)"
+)
+_ESCAPE = re.compile(r"\\(.)")
+_QUOTES = "'\"`\u2018\u2019\u201c\u201d"
+
+
+def literal_list(text: str) -> list[str] | None:
+    """The inside of ``[..]`` as Python would read it: a list of strings; ``None`` where it would not.
+
+    An entry that is a number or a name is no id: it keeps its place as an empty string, which matches nothing.
+    """
+    inside, place, entries = text.strip(), 0, []
+    while place < len(inside):
+        found = _ENTRY.match(inside, place)
+        if found is None:
+            return None
+        single, double, other, end = found.groups()
+        entries.append("" if other is not None else _ESCAPE.sub(r"\1", single if single is not None else double))
+        place = found.end()
+        if not end:
+            break
+    return entries
+
+
+def last_list(text: str) -> list[str]:
+    """As published: the last bracketed list of the answer, read as Python.
+
+    Raises:
+        Malformed: there is none, or Python would not read it.
+    """
+    found = _BRACKETED.findall(text)
+    if not found:
+        raise Malformed("the answer holds no list")
+    return _read(found[-1])
+
+
+def widest_list(text: str) -> list[str]:
+    """As published by the memory agents, whose answer was run as code: all from the first ``[`` to the last ``]``.
+
+    Raises:
+        Malformed: there is none, or Python would not read it as a list of strings.
+    """
+    start, end = text.find("["), text.rfind("]")
+    if start < 0 or end < start:
+        raise Malformed("the answer holds no list")
+    return _read(text[start : end + 1])
+
+
+def _read(bracketed: str) -> list[str]:
+    if len(bracketed) > _LONGEST:
+        raise Malformed(f"the list has {len(bracketed)} characters")
+    entries = literal_list(bracketed[1:-1])
+    if entries is None:
+        raise Malformed("the list cannot be read")
+    if not entries:
+        raise Malformed("the list is empty")
+    return entries
+
+
+def candidate_list(text: str, candidates: Sequence[str]) -> list[str]:
+    """Mended: the last bracketed list that names a candidate; quotes may be missing, ids may be numbers.
+
+    Raises:
+        Malformed: no list names a candidate.
+    """
+    known = set(candidates)
+    lists = _BRACKETED.findall(text)
+    if not lists:
+        raise Malformed("the answer holds no list")
+    for bracketed in reversed(lists):
+        if len(bracketed) > _LONGEST:
+            continue
+        entries = literal_list(bracketed[1:-1])
+        if entries is None or "" in entries:
+            entries = [entry.strip().strip(_QUOTES).strip() for entry in re.split(r"[,\n]", bracketed[1:-1])]
+            entries = [entry for entry in entries if entry]
+        if any(entry in known for entry in entries):
+            return entries
+    raise Malformed("no list in the answer names a candidate")
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """The object from the first ``{`` to the last ``}``.
+
+    Raises:
+        Malformed: there is none.
+    """
+    start, end = text.find("{"), text.rfind("}")
+    if start < 0 or end < start:
+        raise Malformed("the answer holds no JSON object")
+    value, error = decode(text[start : end + 1])
+    if error or not isinstance(value, dict):
+        raise Malformed(f"the answer is not JSON: {error or json.dumps(type(value).__name__)}")
+    return value
+
+
+def only_candidates(entries: Sequence[str], candidates: Sequence[str]) -> list[str]:
+    """Entries that are candidates, each once.
+
+    Raises:
+        Malformed: none is.
+    """
+    known = set(candidates)
+    kept = [entry for entry in dict.fromkeys(entries) if entry in known]
+    if not kept:
+        raise Malformed("the list names no candidate")
+    return kept
+
+
+def with_missing(entries: Sequence[str], candidates: Sequence[str]) -> list[str]:
+    """``entries`` and then the candidates they lack, in the order given."""
+    named = set(entries)
+    return [*entries, *(candidate for candidate in candidates if candidate not in named)]

@@ -1,0 +1,106 @@
+"""Agent4Rec (arXiv 2310.10108) as a ranker: a simulated user with traits, a taste memory and an emotion memory, who
+goes through the candidates page by page and says how much each interests them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from star_rl.baselines.agents.answer import Malformed, json_object
+from star_rl.baselines.agents.workflow import Agent, Talk
+from star_rl.mars.case import Case
+from star_rl.prompts import Behaviour
+from star_rl.prompts.baselines import page_prompt, taste_prompt
+
+#: Candidates shown at once.
+PAGE = 5
+_HIGHEST = 10.0
+
+
+class Agent4Rec(Agent):
+    """One call for the taste, one a page; ranked by interest, those they would take first among equals."""
+
+    label = "Agent4Rec"
+
+    async def work(self, talk: Talk) -> list[str]:
+        case = talk.case
+        taste = await talk.ask(taste_prompt(talk.flavour, self.record(case)))
+        if not taste.strip():
+            raise Malformed("the taste is empty")
+        pages = [case.candidates[start : start + PAGE] for start in range(0, len(case.candidates), PAGE)]
+        mood: list[str] = []
+        interest: dict[str, tuple[float, bool]] = {}
+        character = traits(case, self.entries(case))
+        for number, page in enumerate(pages, 1):
+            lines = self.candidates(talk, "agent4rec", page)
+            said = json_object(
+                await talk.ask(page_prompt(talk.flavour, character, taste, mood, number, len(pages), lines))
+            )
+            judged = _judged(said.get("items"), page)
+            if not judged:
+                raise Malformed(f"page {number} judges none of its items")
+            interest |= judged
+            if isinstance(feeling := said.get("feeling"), str) and feeling.strip():
+                mood.append(feeling)
+        place = {item: index for index, item in enumerate(case.candidates)}
+        nothing = (0.0, False)
+        return sorted(
+            case.candidates,
+            key=lambda item: (-interest.get(item, nothing)[0], not interest.get(item, nothing)[1], place[item]),
+        )
+
+
+def _judged(rows: Any, page: Sequence[str]) -> dict[str, tuple[float, bool]]:
+    """(interest, would take) of the page's items that were judged; what is no judgement of one of them is passed
+    over."""
+    found: dict[str, tuple[float, bool]] = {}
+    for row in rows if isinstance(rows, list) else []:
+        if not isinstance(row, Mapping):
+            continue
+        name, value = row.get("id"), row.get("interest")
+        name = str(name) if isinstance(name, int) and not isinstance(name, bool) else name
+        if name not in page or isinstance(value, bool) or not isinstance(value, (int, float)):
+            continue
+        found[str(name)] = (min(_HIGHEST, max(0.0, float(min(value, 1e6)))), row.get("take") is True)
+    return found
+
+
+def traits(case: Case, entries: Sequence[Behaviour]) -> str:
+    """Activity, conformity and diversity in words, as far as the record tells."""
+    if not entries:
+        return "new here, nothing is known"
+    words = [_step(len(entries), ((10, "seldom active"), (50, "active now and then"), (math.inf, "very active")))]
+    apart = [
+        abs(entry.rating - standing)
+        for entry in entries
+        if entry.rating is not None and (standing := _standing(case, entry.item_id)) is not None
+    ]
+    if apart:
+        steps = ((0.5, "rates as most people do"), (1.0, "at times of another opinion"), (math.inf, "judges alone"))
+        words.append(_step(sum(apart) / len(apart), steps))
+    kinds = [case.items[entry.item_id].categories[:1] for entry in entries if entry.item_id in case.items]
+    if any(kinds):
+        share = len({kind for kind in kinds if kind}) / len(kinds)
+        steps = ((0.2, "keeps to a few kinds"), (0.5, "varies"), (math.inf, "tries many kinds"))
+        words.append(_step(share, steps))
+    return ", ".join(words)
+
+
+def _step(value: float, steps: Sequence[tuple[float, str]]) -> str:
+    return next(word for bound, word in steps if value < bound)
+
+
+def _standing(case: Case, item_id: str) -> float | None:
+    """An item's mean rating, where its source gives one."""
+    item = case.items.get(item_id)
+    for name in ("average_rating", "stars"):
+        value = item.attributes.get(name) if item else None
+        if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+            try:
+                number = float(value)
+            except ValueError:
+                continue
+            if math.isfinite(number):
+                return number
+    return None
