@@ -20,16 +20,16 @@
 #endif
 
 /* Bumped whenever a signature or a structure below changes, so that a stale build is refused. */
-API int32_t star_scan_version(void) { return 1; }
+API int32_t star_scan_version(void) { return 2; }
 
 /* Bytes after the block that must be readable; the first of them must be zero. */
 #define PADDING 64
 #define DEEPEST 64
 
-enum { TEXT = 0, VALUE = 1, REFUSED = 2 };
+enum { TEXT = 0, VALUE = 1, REFUSED = 2, STRING = 3 };
 
 /* One wanted field. TEXT: strings, and integers as their digits. VALUE: strings, or numbers as doubles. REFUSED: a line
- * that has the field is odd. Bitmaps are zeroed here; offsets hold rows + 1 entries. */
+ * that has the field is odd. STRING: strings; a line that has another value is odd. Bitmaps are zeroed here; offsets hold rows + 1 entries. */
 typedef struct {
     const uint8_t *name;
     int64_t name_length;
@@ -257,6 +257,7 @@ static const uint8_t *take(const uint8_t *p, Field *f, int32_t row) {
         }
         return p;
     }
+    if (f->kind == STRING) return NULL;
     if (*p != '-' && (*p < '0' || *p > '9')) return skip(p, 1); /* no string, no number: as if absent */
     Number n;
     p = number(p, &n);

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -20,17 +22,19 @@ from star_rl.errors import StarError
 from star_rl.files import atomic_path
 from star_rl.records import tasks_to
 from star_rl.sources import times
-from star_rl.sources.cleaning import clean_text
-from star_rl.sources.jsonlines import coalesce, pick, read_fields, read_objects
-from star_rl.sources.lookahead import ahead
+from star_rl.sources.cleaning import clean_id, clean_ratings, clean_text, encode
+from star_rl.sources.jsonlines import Block, Reader, Row, pick, read_blocks, read_objects
 from star_rl.sources.options import Common, fill
-from star_rl.sources.sink import Progress, Sink
+from star_rl.sources.scan import Fields
+from star_rl.sources.sink import Prepared, Progress, Sink
 from star_rl.sources.societytasks import DOMAINS, SCENARIOS_OF, read_tasks, with_cutoffs
 
 _SETS = {"all": "output_data_all", "long": "output_data_long", "short": "output_data_short"}
 _IDS = ("user_id", "item_id")
 _STAMPS = ("timestamp", "date", "date_added", "date_updated")
 _RATINGS = ("stars", "rating")
+#: Name that no key of a line has, for a user's encoded attributes; and the source of rows of another domain.
+_ATTRIBUTES, _OTHER = "\0attributes", "\0other"
 #: Goodreads shelves that say where a book stands, not what it is.
 _SHELVES = frozenset(
     [
@@ -100,7 +104,7 @@ def write(root: Path | None, out_dir: Path, options: Mapping[str, Any], progress
                 return {}
             wanted = SCENARIOS_OF[o.tables] if folder != root else None
             found, dropped = read_tasks(task_folder, o.domain, o.scenario, wanted)
-            known = sink.item_ids()
+            known = sink.known_items(item for task in found for item in task.candidates)
             kept = []
             for task in found:
                 if all(item in known for item in task.candidates):
@@ -153,25 +157,62 @@ def _reviews(sink: Sink, path: Path, o: Options) -> None:
         sink.rows["interactions"] += 1
         sink.bad("interactions", path, line, reason)
 
-    fields = (*_IDS, *_STAMPS, *_RATINGS, "source", *(("text",) if o.text else ()))
-    for lines, table in ahead(read_fields(path, fields, bad)):
+    def work(block: Block) -> tuple[Prepared, int, np.ndarray | None]:
+        """Rows of the domain, how many were of another, and which rows they are where not all."""
+        stamps, (ratings, wrong) = _stamps(block), _ratings(block)
+        columns = [block.text("user_id"), block.text("item_id"), stamps, ratings, wrong]
+        columns.append(block.text("text") if o.text else pa.nulls(len(block.lines), pa.string()))
+        other, here = 0, None
         if o.domain != "all":
-            here = pc.equal(pc.fill_null(table["source"], o.domain), o.domain)
-            other = len(table) - int(pc.sum(here).as_py() or 0)
+            mask = pc.equal(pc.fill_null(block.text("source"), o.domain), o.domain)
+            other = len(mask) - int(mask.true_count)
             if other:
-                sink.rows["interactions"] += other
-                sink.drop("interactions", "other domain", other)
-                lines = lines[here.to_numpy()] if not isinstance(lines, int) else lines + here.to_numpy().nonzero()[0]
-                table = table.filter(here)
-        sink.interactions(
-            table["user_id"],
-            table["item_id"],
-            coalesce(table, _STAMPS, times.seconds),
-            coalesce(table, _RATINGS, lambda column: column),
-            table["text"] if o.text else None,
-            path,
-            lines,
-        )
+                columns, here = [column.filter(mask) for column in columns], mask.to_numpy(zero_copy_only=False)
+        users, items, stamps, ratings, wrong, text = columns
+        return sink.prepare(users, items, stamps, ratings, text, int(wrong.true_count)), other, here
+
+    texts = (*_IDS, "source", "text") if o.text else (*_IDS, "source")
+    reader = Reader(Fields(texts, (*_STAMPS, *_RATINGS)))
+    for line, block, (rows, other, here) in read_blocks(path, reader, work):
+        for number, reason in block.bad:
+            bad(line + number, reason)
+        if other:
+            sink.rows["interactions"] += other
+            sink.drop("interactions", "other domain", other)
+        sink.add(rows, path, line + (block.lines if here is None else block.lines[here]))
+
+
+def _stamps(block: Block) -> pa.Array:
+    """The first of the date fields that can be read, row by row, in seconds; int64."""
+    out = pa.nulls(len(block.lines), pa.int64())
+    for name in _STAMPS:
+        for column in (block.columns[name].number, block.columns[name].text):
+            if column is not None:
+                value = times.seconds(column)
+                out = value if out.null_count == len(out) else pc.coalesce(out, value)
+            if not out.null_count:
+                return out
+    return out
+
+
+def _ratings(block: Block) -> tuple[pa.Array, pa.Array]:
+    """The first rating field that a row has, as float32, null where it holds no number; and where it holds none."""
+    count = len(block.lines)
+    out, wrong, empty = pa.nulls(count, pa.float32()), pa.repeat(False, count), np.ones(count, bool)
+    for name in _RATINGS:
+        for column in (block.columns[name].number, block.columns[name].text):
+            if column is None or not empty.any():
+                continue
+            there = pc.is_valid(column).to_numpy(zero_copy_only=False)
+            here = pa.array(there & empty)
+            value, odd = clean_ratings(column)
+            out, wrong = (
+                (value, odd)
+                if here.true_count == count
+                else (pc.if_else(here, value, out), pc.if_else(here, odd, wrong))
+            )
+            empty &= ~there
+    return out, wrong
 
 
 # ---------------------------------------------------------------------- items and users
@@ -197,9 +238,38 @@ def _items(sink: Sink, path: Path, o: Options) -> None:
 
 
 def _users(sink: Sink, path: Path, o: Options) -> None:
-    kept = ("name", "review_count", "yelping_since", "average_stars", "fans", "elite", "source")
-    for row in _rows(sink, "users", path, o):
-        sink.user(row.get("user_id"), pick(row, kept))
+    """Amazon's and Goodreads' users have a source and no more; the others' go through Python one by one."""
+    more = ("name", "review_count", "yelping_since", "average_stars", "fans", "elite")
+
+    def odd(row: Row) -> Row:
+        source = o.domain if row.get("source", o.domain) == o.domain else _OTHER
+        attributes = encode(pick(row, (*more, "source")))
+        return {"user_id": clean_id(row.get("user_id")), "source": source, _ATTRIBUTES: attributes}
+
+    def work(block: Block) -> tuple[pa.RecordBatch, int]:
+        ids, words, attributes = (
+            block.text("user_id"),
+            block.text("source").dictionary_encode(),
+            block.text(_ATTRIBUTES),
+        )
+        known = [encode(pick({"source": word}, ("source",))) for word in words.dictionary.to_pylist()]
+        plain = pc.fill_null(pa.array(known, pa.string()).take(words.indices), "{}")
+        attributes = pc.coalesce(attributes, plain)
+        if o.domain != "all":
+            here = pc.equal(pc.fill_null(block.text("source"), o.domain), o.domain)
+            ids, attributes = ids.filter(here), attributes.filter(here)
+        return sink.prepare_users(ids, attributes)
+
+    reader = Reader(Fields(("user_id", _ATTRIBUTES), strings=("source",), refused=more), odd)
+    for line, block, (rows, read) in read_blocks(path, reader, work):
+        for number, reason in block.bad:
+            sink.rows["users"] += 1
+            sink.bad("users", path, line + number, reason)
+        other = len(block.lines) - read
+        if other:
+            sink.rows["users"] += other
+            sink.drop("users", "other domain", other)
+        sink.add_users(rows, read)
 
 
 def describe(row: Mapping[str, Any], limit: int) -> tuple[object, list[str], dict[str, Any]]:

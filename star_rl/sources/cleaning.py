@@ -17,6 +17,8 @@ import pyarrow.compute as pc
 UNSAFE_ID = r'[\p{Cc}\p{Cf}\p{Zl}\p{Zp}"\\<>]'
 ID_LENGTH = 128
 _MARKS = frozenset('"\\<>')
+#: Bytes of ids that need no second look: printable ASCII without the space and those marks.
+_PLAIN = np.array([0x20 < byte < 0x7F and chr(byte) not in _MARKS for byte in range(256)])
 
 
 def clean_id(value: object) -> str | None:
@@ -34,13 +36,30 @@ def clean_id(value: object) -> str | None:
     return None if unsafe else text
 
 
+def plain_ids(values: pa.Array) -> bool:
+    """Whether all strings are usable ids as they stand; False only says that they want a closer look."""
+    if not pa.types.is_string(values.type) or values.null_count:
+        return False
+    if not len(values):
+        return True
+    _, index, data = values.buffers()
+    offsets = np.frombuffer(index, np.int32)[values.offset : values.offset + len(values) + 1]
+    length = np.diff(offsets)
+    if length.min() < 1 or length.max() > ID_LENGTH:
+        return False
+    return bool(_PLAIN[np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]]].all())
+
+
 def clean_ids(values: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
     """Trim ids and say which are usable.
 
     Returns:
         the ids, shape (n,), and a mask of the usable ones, shape (n,).
     """
-    codes = whole(values).cast(pa.string()).dictionary_encode()
+    values = whole(values)
+    if plain_ids(values):
+        return values, np.ones(len(values), bool)
+    codes = values.cast(pa.string()).dictionary_encode()
     words = pc.utf8_trim_whitespace(codes.dictionary)
     length = pc.utf8_length(words)
     good = pc.and_(
@@ -60,25 +79,26 @@ def clean_text(value: object) -> str:
     return text if text.isprintable() else "".join(c for c in text if c.isprintable())
 
 
-def clean_ratings(values: pa.Array | pa.ChunkedArray | None, count: int) -> tuple[pa.Array, int]:
+def clean_ratings(values: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, pa.Array]:
     """Ratings as float32, null where absent or no finite number.
 
     Returns:
-        the ratings, shape (count,), and how many were there but no finite number.
+        the ratings, shape (n,), and a mask of those that were there but no finite number, shape (n,).
     """
-    if values is None or pa.types.is_null(values.type):
-        return pa.nulls(count, pa.float32()), 0
+    if pa.types.is_null(values.type):
+        return pa.nulls(len(values), pa.float32()), pa.repeat(False, len(values))
     values = whole(values)
     if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
         text = pc.utf8_trim_whitespace(values)
         there = pc.fill_null(pc.not_equal(text, ""), False)
         number = pc.fill_null(pc.match_substring_regex(text, r"^[+-]?\d+(\.\d*)?$"), False)
         rating = pc.if_else(number, text, pa.scalar(None, pa.string())).cast(pa.float32())
-        return rating, there.true_count - number.true_count
+        return rating, pc.and_not(there, number)
     rating = values.cast(pa.float32(), safe=False)
     finite = pc.fill_null(pc.is_finite(rating), True)
-    wrong = len(finite) - finite.true_count
-    return (pc.if_else(finite, rating, pa.scalar(None, pa.float32())) if wrong else rating), wrong
+    if finite.true_count < len(finite):
+        rating = pc.if_else(finite, rating, pa.scalar(None, pa.float32()))
+    return rating, pc.invert(finite)
 
 
 def encode(attributes: Mapping[str, Any]) -> str:

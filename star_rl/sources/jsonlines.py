@@ -1,31 +1,130 @@
-"""JSON lines as Arrow tables of a few fields, a block at a time; a line that is no JSON object is told with its number.
+"""JSON lines as Arrow columns of a few fields, a block at a time; what is no JSON object is told with its line number.
 
-A block goes through Arrow's reader whole. Where that refuses it, or finds another number of objects than lines, its
-lines are read one by one, so that a bad line costs itself and some time, never its neighbours.
+The native scanner reads a block line by line and leaves to Python what is odd. Where it was not built, a block goes
+through Arrow's reader whole, and line by line through Python where that refuses it or finds another number of objects
+than lines. Whatever reads a line makes the same of it; a bad line costs itself, never its neighbours.
 """
 
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.json as pj
 
-from star_rl.sources.lines import blocks
+from star_rl.sources.lines import Chunk, blocks, chunks
+from star_rl.sources.lookahead import cores, spread
+from star_rl.sources.scan import LARGEST, PADDING, Column, Fields, Scanner, scanner_available
 
 Bad = Callable[[int, str], None]
+Row = dict[str, Any]
+T = Any
 
 #: Lines looked at to tell the type of a field.
 _PEEK = 50
+#: Threads that read one file.
+_THREADS = 4
 
 
-def read_objects(path: str | Path, bad: Bad) -> Iterator[tuple[int, dict[str, Any]]]:
+@dataclass(frozen=True)
+class Block:
+    """The rows of a block of lines.
+
+    Attributes:
+        count: lines of the block. lines: number of each row's line, from 0, shape (n,).
+        columns: by field; numbers are float64. They may lie in memory that the thread's next block overwrites.
+        bad: line number from 0, and reason.
+    """
+
+    count: int
+    lines: np.ndarray
+    columns: dict[str, Column]
+    bad: list[tuple[int, str]]
+
+    def text(self, name: str) -> pa.Array:
+        """Strings of a field, null where a row has none."""
+        column = self.columns[name].text
+        return pa.nulls(len(self.lines), pa.string()) if column is None else column
+
+
+class Reader:
+    """Reads blocks of JSON lines. Any thread may call it; each has memory of its own.
+
+    Args:
+        odd: makes the fields of a row that the scanner cannot read; by default they are taken as they stand, as text
+            where ``fields`` wants text.
+        native: whether the scanner is used; by default, if it was built.
+    """
+
+    def __init__(self, fields: Fields, odd: Callable[[Row], Row] | None = None, native: bool | None = None) -> None:
+        self.fields, self._odd = fields, odd or (lambda row: row)
+        self._native = scanner_available() if native is None else native
+        self._local = threading.local()
+
+    def __call__(self, chunk: Chunk) -> Block:
+        """The rows of a chunk of a file.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        if not self._native or chunk.size > LARGEST:
+            return self._python(chunk.read())
+        memory: np.ndarray | None = getattr(self._local, "memory", None)
+        if memory is None or len(memory) < chunk.size + PADDING:
+            memory = self._local.memory = np.empty(chunk.size + PADDING, np.uint8)
+            self._local.scanner = Scanner(self.fields)
+        size = chunk.read_into(memory)
+        memory[size : size + PADDING] = 0
+        scanned = self._local.scanner.scan(memory, size)
+        if not len(scanned.odd):
+            return Block(scanned.count, scanned.lines, scanned.columns, [])
+        odd = ((line, memory[start:stop].tobytes()) for line, start, stop in scanned.odd.tolist())
+        return _merged(Block(scanned.count, scanned.lines, scanned.columns, []), self._slow(odd, scanned.count))
+
+    def _python(self, block: bytes) -> Block:
+        lines = block.split(b"\n")
+        count = len(lines) - (not lines[-1])
+        if not (self.fields.refused or self.fields.strings):
+            fast = _arrow(block, self.fields, count)
+            if fast is not None:
+                return fast
+        return self._slow(((number, line) for number, line in enumerate(lines) if line), count)
+
+    def _slow(self, lines: Iterator[tuple[int, bytes]], count: int) -> Block:
+        numbers: list[int] = []
+        bad: list[tuple[int, str]] = []
+        strings = (*self.fields.texts, *self.fields.strings)
+        texts: dict[str, list[str | None]] = {name: [] for name in (*strings, *self.fields.values)}
+        values: dict[str, list[float | None]] = {name: [] for name in self.fields.values}
+        for number, line in lines:
+            if not line.strip():
+                continue
+            row = _object(line)
+            if not isinstance(row, dict):
+                bad.append((number, row))
+                continue
+            numbers.append(number)
+            row = self._odd(row)
+            for name in strings:
+                texts[name].append(_text(row.get(name)))
+            for name in self.fields.values:
+                value = row.get(name)
+                texts[name].append(_text(value) if isinstance(value, str) else None)
+                values[name].append(_number(value))
+        columns = {name: Column(pa.array(column, pa.string())) for name, column in texts.items()}
+        for name, column in values.items():
+            columns[name] = Column(columns[name].text, pa.array(column, pa.float64()))
+        return Block(count, np.array(numbers, np.int32), columns, bad)
+
+
+def read_objects(path: str | Path, bad: Bad) -> Iterator[tuple[int, Row]]:
     """Yield ``(line number, object)``; for files of which most fields are wanted."""
     for start, block, _ in blocks(path):
         for number, line in enumerate(block.split(b"\n"), start):
@@ -37,79 +136,99 @@ def read_objects(path: str | Path, bad: Bad) -> Iterator[tuple[int, dict[str, An
                     bad(number, row)
 
 
-def read_fields(path: str | Path, fields: Sequence[str], bad: Bad) -> Iterator[tuple[int | np.ndarray, pa.Table]]:
-    """Yield ``(line of the first row or of every row, table)``; columns are strings, int64 or float64.
+def read_blocks(path: str | Path, reader: Reader, work: Callable[[Block], T]) -> Iterator[tuple[int, Block, T]]:
+    """Read a file in several threads, with ``work`` done to each block there.
+
+    Yields:
+        number of the block's first line, the block (of which only ``count``, ``lines`` and ``bad`` still stand), and
+        what ``work`` made of it; in the order of the file.
 
     Raises:
         StarError: the file is absent, or a damaged gzip file.
     """
-    schema: pa.Schema | None = None
-    for start, block, count in blocks(path):
-        if not block.strip():
-            continue
-        if schema is None:
-            schema = _schema(block, fields)
-        table = _fast(block, schema, count)
-        if table is None:
-            schema = _schema(block, fields)
-            table = _fast(block, schema, count)
-        if table is not None:
-            yield start, table
+
+    def both(chunk: Chunk) -> tuple[Block, T]:
+        block = reader(chunk)
+        done = work(block)
+        return Block(block.count, block.lines.copy(), {}, block.bad), done
+
+    line = 1
+    for block, done in spread(both, chunks(path), cores(_THREADS)):
+        yield line, block, done
+        line += block.count
+
+
+def _merged(a: Block, b: Block) -> Block:
+    """Two parts of one block's rows, in the order of lines."""
+    lines = np.concatenate([a.lines, b.lines])
+    order = pa.array(np.argsort(lines, kind="stable"))
+
+    def join(x: pa.Array | None, y: pa.Array | None, kind: pa.DataType) -> pa.Array | None:
+        if (x is None or not x.null_count < len(x)) and (y is None or not y.null_count < len(y)):
+            return None
+        parts = [pa.nulls(len(p.lines), kind) if v is None else v for p, v in ((a, x), (b, y))]
+        return pa.concat_arrays(parts).take(order)
+
+    columns = {}
+    for name, column in b.columns.items():
+        other = a.columns[name]
+        columns[name] = Column(
+            join(other.text, column.text, pa.string()), join(other.number, column.number, pa.float64())
+        )
+    return Block(a.count, lines[order.to_numpy()], columns, [*a.bad, *b.bad])
+
+
+# ---------------------------------------------------------------------- without the scanner
+
+
+def _arrow(block: bytes, fields: Fields, count: int) -> Block | None:
+    """The block through Arrow's reader; None where it refuses it or miscounts."""
+    if not block.strip():
+        return None
+    schema = _schema(block, fields)
+    try:
+        table = pj.read_json(
+            pa.py_buffer(block),
+            read_options=pj.ReadOptions(block_size=2 << 20, use_threads=False),
+            parse_options=pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
+        ).combine_chunks()
+        table.validate(full=True)  # invalid UTF-8 passes the reader
+    except pa.ArrowInvalid:
+        return None
+    if len(table) != count:
+        return None
+    columns = {}
+    for name in schema.names:
+        column = pa.concat_arrays([pa.array([], table[name].type), *table[name].chunks])
+        if pa.types.is_floating(column.type):
+            columns[name] = Column(number=column)
         else:
-            lines, slow = _slow(block, start, fields, bad)
-            if len(lines):
-                yield lines, slow
+            columns[name] = Column(column.cast(pa.string()))
+    return Block(count, np.arange(count, dtype=np.int32), columns, [])
 
 
-def _schema(block: bytes, fields: Sequence[str]) -> pa.Schema:
-    """Types of the fields, told from the first lines; ids given as numbers stay exact, other numbers become float64."""
+def _schema(block: bytes, fields: Fields) -> pa.Schema:
+    """Types of the fields, told from the first lines; texts given as numbers stay exact."""
     kinds: dict[str, pa.DataType] = {}
+    names = (*fields.texts, *fields.values)
     at = 0
     for _ in range(_PEEK):
         end = block.find(b"\n", at)
         row = _object(block[at : end if end >= 0 else len(block)])
         if isinstance(row, dict):
-            for name in fields:
+            for name in names:
                 value = row.get(name)
                 if name not in kinds and value is not None:
                     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-                    exact = pa.int64() if name.endswith("_id") else pa.float64()
+                    exact = pa.int64() if name in fields.texts else pa.float64()
                     kinds[name] = exact if number else pa.string()
-        if end < 0 or len(kinds) == len(fields):
+        if end < 0 or len(kinds) == len(names):
             break
         at = end + 1
-    return pa.schema([pa.field(name, kinds.get(name, pa.string())) for name in fields])
+    return pa.schema([pa.field(name, kinds.get(name, pa.string())) for name in names])
 
 
-def _fast(block: bytes, schema: pa.Schema, lines: int) -> pa.Table | None:
-    """The block through Arrow's reader; None where it refuses it or miscounts."""
-    try:
-        table = pj.read_json(
-            pa.py_buffer(block),
-            read_options=pj.ReadOptions(block_size=2 << 20),
-            parse_options=pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
-        )
-        table.validate(full=True)  # invalid UTF-8 passes the reader
-    except pa.ArrowInvalid:
-        return None
-    return table if len(table) == lines else None
-
-
-def _slow(block: bytes, start: int, fields: Sequence[str], bad: Bad) -> tuple[np.ndarray, pa.Table]:
-    numbers: list[int] = []
-    columns: dict[str, list[str | None]] = {name: [] for name in fields}
-    for number, line in enumerate(block.split(b"\n"), start):
-        if not line.strip():
-            continue
-        row = _object(line)
-        if not isinstance(row, dict):
-            bad(number, row)
-            continue
-        numbers.append(number)
-        for name, column in columns.items():
-            column.append(_text(row.get(name)))
-    table = pa.table({name: pa.array(column, pa.string()) for name, column in columns.items()})
-    return np.array(numbers, np.int64), table
+# ---------------------------------------------------------------------- one line
 
 
 def _text(value: object) -> str | None:
@@ -120,7 +239,16 @@ def _text(value: object) -> str | None:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _object(line: bytes) -> dict[str, Any] | str:
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf")
+
+
+def _object(line: bytes) -> Row | str:
     """One line's object, or the reason why it is none."""
     try:
         row = orjson.loads(line)
@@ -132,20 +260,6 @@ def _object(line: bytes) -> dict[str, Any] | str:
         except (ValueError, RecursionError):
             return "not JSON"
     return row if isinstance(row, dict) else "not a JSON object"
-
-
-def coalesce(table: pa.Table, names: Sequence[str], read: Callable[[pa.Array], pa.Array]) -> pa.Array:
-    """The first of several columns that ``read`` makes something of, row by row."""
-    out: pa.Array | None = None
-    for name in names:
-        column = table[name].combine_chunks()
-        if column.null_count == len(column):
-            continue
-        value = read(column)
-        out = value if out is None else pc.coalesce(out, value)
-        if not out.null_count:
-            break
-    return pa.nulls(len(table), pa.int64()) if out is None else out
 
 
 def pick(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

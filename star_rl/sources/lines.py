@@ -6,6 +6,7 @@ import gzip
 import io
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -71,6 +72,65 @@ def blocks(path: str | Path, size: int = BLOCK) -> Iterator[tuple[int, bytes, in
             line += count
         if rest:
             yield line, rest[3:] if line == 1 and rest.startswith(b"\xef\xbb\xbf") else rest, 1
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Whole lines of a file that are still to be read: ``size`` bytes from ``start``, or ``data`` of a packed file."""
+
+    path: Path
+    start: int
+    size: int
+    data: bytes | None = None
+
+    def read_into(self, memory: np.ndarray) -> int:
+        """Read the bytes into the front of ``memory`` (uint8); returns how many there are."""
+        if self.data is not None:
+            memory[: self.size] = np.frombuffer(self.data, np.uint8)
+            return self.size
+        with open(self.path, "rb", buffering=0) as handle:
+            handle.seek(self.start)
+            view, done = memoryview(memory[: self.size].data), 0
+            while done < self.size and (count := handle.readinto(view[done:])):
+                done += count
+        return done
+
+    def read(self) -> bytes:
+        """The bytes."""
+        if self.data is not None:
+            return self.data
+        with open(self.path, "rb") as handle:
+            handle.seek(self.start)
+            return handle.read(self.size)
+
+
+def chunks(path: str | Path, size: int = BLOCK) -> Iterator[Chunk]:
+    """Cut a file into chunks of whole lines without reading it; a packed one is unpacked here, chunk by chunk.
+
+    Raises:
+        StarError: the file is absent, or a gzip stream ends early or is damaged.
+    """
+    path = Path(path)
+    with open_raw(path) as handle:
+        if isinstance(handle, gzip.GzipFile):
+            for _, block, _ in blocks(path, size):
+                yield Chunk(path, 0, len(block), block)
+            return
+        end = handle.seek(0, io.SEEK_END)
+        handle.seek(0)
+        start = 3 if handle.read(3) == b"\xef\xbb\xbf" else 0
+        while start < end:
+            stop = min(start + size, end) - 1
+            handle.seek(stop)
+            while stop < end:
+                part = handle.read(1 << 12)
+                cut = part.find(b"\n")
+                if cut >= 0:
+                    stop += cut + 1
+                    break
+                stop = stop + len(part) if part else end
+            yield Chunk(path, start, stop - start)
+            start = stop
 
 
 def first_line(path: str | Path) -> str:

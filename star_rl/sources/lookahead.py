@@ -1,14 +1,18 @@
-"""A generator run one step ahead in a thread, so that reading overlaps with what is done to the rows."""
+"""Work that overlaps with what is done to its results: a generator a step ahead in a thread, a function in several."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+R = TypeVar("R")
 _END = object()
 
 
@@ -49,3 +53,28 @@ def ahead(rows: Iterator[T], depth: int = 1) -> Iterator[T]:
     finally:
         stop.set()
         thread.join()
+
+
+def spread(work: Callable[[T], R], jobs: Iterable[T], threads: int) -> Iterator[R]:
+    """``map`` in several threads: results in the order of the jobs, of which no more than ``threads + 1`` are taken on.
+
+    Pays where ``work`` releases the GIL. An error of ``work`` or ``jobs`` is raised where its result is due.
+    """
+    waiting: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for job in jobs:
+                waiting.append(pool.submit(work, job))
+                if len(waiting) > threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def cores(most: int) -> int:
+    """Processor cores that this process may use, at most ``most``."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(most, there))

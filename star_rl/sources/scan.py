@@ -5,20 +5,19 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.machinery
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-_VERSION = 1
+_VERSION = 2
 #: Bytes after a block that the scanner may read; they are zero.
 PADDING = 64
 #: Largest block: offsets are 32 bits wide.
 LARGEST = 2**31 - 1024
 
-TEXT, VALUE, REFUSED = 0, 1, 2
+TEXT, VALUE, REFUSED, STRING = 0, 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -28,15 +27,19 @@ class Fields:
     Attributes:
         texts: fields read as strings; a number counts as its digits.
         values: fields that hold numbers or strings, and are kept as what they are.
+        strings: fields that are strings; a line is odd that has another value there.
         refused: fields of which a line is odd that has one.
     """
 
     texts: tuple[str, ...]
     values: tuple[str, ...] = ()
+    strings: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
 
-    def __len__(self) -> int:
-        return len(self.texts) + len(self.values) + len(self.refused)
+    def kinds(self) -> list[tuple[str, int]]:
+        """Name and kind of every field; those without a column come last."""
+        every = ((self.texts, TEXT), (self.values, VALUE), (self.strings, STRING), (self.refused, REFUSED))
+        return [(name, kind) for names, kind in every for name in names]
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ class Scanner:
     def __init__(self, fields: Fields) -> None:
         if not scanner_available():
             raise RuntimeError("star_rl.sources._scan was not built")
-        if len(fields) > 63:
+        if len(fields.kinds()) > 63:
             raise ValueError("the scanner takes 63 fields")
         self.fields = fields
         self._size = -1
@@ -125,11 +128,7 @@ class Scanner:
         self._lines = np.empty(rows, np.int32)
         self._odd = np.empty((size // 2 + 2, 3), np.int64)
         self._arrays: list[dict[str, np.ndarray]] = []
-        wanted: Sequence[tuple[str, int]] = [
-            *((name, TEXT) for name in self.fields.texts),
-            *((name, VALUE) for name in self.fields.values),
-            *((name, REFUSED) for name in self.fields.refused),
-        ]
+        wanted = self.fields.kinds()
         self._table = (_Field * len(wanted))()
         for field, (name, kind) in zip(self._table, wanted, strict=True):
             arrays: dict[str, np.ndarray] = {}
@@ -158,11 +157,12 @@ class Scanner:
         counts = np.zeros(2, np.int64)
         pointers = [ctypes.c_void_p(_at(array)) for array in (block, self._lines, self._odd, counts)]
         rows = library.star_scan_lines(
-            pointers[0], ctypes.c_int64(size), self._table, ctypes.c_int32(len(self.fields)), *pointers[1:]
+            pointers[0], ctypes.c_int64(size), self._table, ctypes.c_int32(len(self._table)), *pointers[1:]
         )
         columns: dict[str, Column] = {}
-        names = (*self.fields.texts, *self.fields.values)
-        for name, field, arrays in zip(names, self._table, self._arrays, strict=False):
+        for (name, kind), field, arrays in zip(self.fields.kinds(), self._table, self._arrays, strict=True):
+            if kind == REFUSED:
+                continue
             text = number = None
             if field.texts:
                 valid = pa.py_buffer(arrays["valid"]) if field.texts < rows else None

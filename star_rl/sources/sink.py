@@ -1,16 +1,17 @@
 """Where every source pours its rows: checks them, counts what it drops, sorts in bounded memory, writes the tables.
 
-Interactions are buffered to ``memory`` bytes, sorted and spilled as runs; at the end the runs are merged one range of
-users at a time. Distinct ids of items and users are held in memory, interactions and review texts are not.
+Each table is sorted by :class:`star_rl.sources.runs.Runs`, which spills to disk. What stays in memory are the ids of
+the items, to know the interactions that name one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from star_rl.errors import StarError
-from star_rl.files import atomic_path, fingerprint, sha256, write_json, writing_error
+from star_rl.files import atomic_path, fingerprint, sha256, write_json
 from star_rl.records import INTERACTIONS, ITEMS, USERS
 from star_rl.sources import times
-from star_rl.sources.cleaning import clean_id, clean_ids, clean_ratings, clean_text, encode, whole
+from star_rl.sources.cleaning import clean_id, clean_ids, clean_ratings, clean_text, encode, plain_ids, whole
 from star_rl.sources.lookahead import ahead
+from star_rl.sources.runs import PIECE, Runs, heads, ordered
 
 #: ``progress(what, rows so far)``.
 Progress = Callable[[str, int], None]
@@ -35,6 +37,29 @@ REPORTED = 20
 HARMLESS = frozenset({"duplicate", "item not in the item table", "other domain"})
 #: Title of an item that has none; the manifest counts them.
 UNTITLED = "Untitled"
+
+#: Items and users that are gathered before they are sorted.
+_BATCH = 1 << 14
+_BUFFER = pa.schema([pa.field(field.name, field.type) for field in INTERACTIONS])
+#: ``listed`` tells rows of the source from those that only the interactions name.
+_LISTED = pa.field("listed", pa.bool_())
+_ITEM_ROWS = pa.schema([*(pa.field(field.name, field.type) for field in ITEMS), _LISTED])
+_USER_ROWS = pa.schema([*(pa.field(field.name, field.type) for field in USERS), _LISTED])
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Interactions that are checked and sorted, and what was found on the way.
+
+    Attributes:
+        batch: the usable rows. read: rows before the checks.
+        bad: reason, rows, and the row of the first one. ratings: how many were no number.
+    """
+
+    batch: pa.RecordBatch
+    read: int
+    bad: tuple[tuple[str, int, int], ...]
+    ratings: int
 
 
 class Sink:
@@ -72,18 +97,28 @@ class Sink:
         self.dropped: dict[str, Counter[str]] = {"interactions": Counter(), "items": Counter(), "users": Counter()}
         self.repaired: Counter[str] = Counter()
         self.bad_rows: list[dict[str, Any]] = []
-        self._items: dict[str, tuple[str, list[str], str]] = {}
-        self._users: dict[str, str] = {}
-        self._buffer: list[pa.RecordBatch] = []
-        self._bytes = 0
-        self._runs: list[Path] = []
         self._spill = self.out_dir / f".spill.{os.getpid()}"
+        self._interactions = Runs(_BUFFER, self._spill / "interactions.arrow", memory)
+        self._items = Runs(_ITEM_ROWS, self._spill / "items.arrow", memory // 4)
+        self._users = Runs(_USER_ROWS, self._spill / "users.arrow", memory // 4)
+        self._pending: list[pa.RecordBatch] = []
+        self._bytes = 0
+        self._item_rows: list[tuple[str, str, list[str], str]] = []
+        self._user_rows: list[tuple[str, str]] = []
+        self._known: pa.Array | None = None
 
     def __enter__(self) -> Sink:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for runs in (self._interactions, self._items, self._users):
+            runs.close()
         shutil.rmtree(self._spill, ignore_errors=True)
+
+    @property
+    def spilled(self) -> int:
+        """Sorted runs of interactions written to disk so far."""
+        return self._interactions.spilled
 
     def bad(self, table: str, file: str | Path, line: int | None, reason: str, count: int = 1) -> None:
         """Count rows that cannot be used and report the first ones with their place. The caller counts them as read."""
@@ -95,9 +130,10 @@ class Sink:
         """Count rows that are left out. The caller counts them as read."""
         self.dropped[table][reason] += count
 
-    def item_ids(self) -> Collection[str]:
-        """Ids of the items added so far."""
-        return self._items.keys()
+    def known_items(self, ids: Iterable[str]) -> set[str]:
+        """Which of these are ids of the item table; after :meth:`close` has written it (in its ``finish``)."""
+        asked = pa.array(list(dict.fromkeys(ids)), pa.string())
+        return set(asked.to_pylist() if self._known is None else asked.filter(pc.is_in(asked, self._known)).to_pylist())
 
     def item(self, item_id: object, title: object, categories: list[str], attributes: Mapping[str, Any]) -> None:
         """Add one item. The first row of an id stays; an item without a title is kept as ``Untitled`` and counted."""
@@ -105,14 +141,11 @@ class Sink:
         key = clean_id(item_id)
         if key is None:
             self.dropped["items"]["unusable id"] += 1
-        elif key in self._items:
-            self.dropped["items"]["duplicate"] += 1
-        else:
-            name = clean_text(title)
-            if not name:
-                self.repaired["items without a title"] += 1
-            labels = list(dict.fromkeys(label for label in map(clean_text, categories) if label))
-            self._items[key] = (name or UNTITLED, labels, encode(attributes))
+            return
+        labels = list(dict.fromkeys(label for label in map(clean_text, categories) if label))
+        self._item_rows.append((key, clean_text(title), labels, encode(attributes)))
+        if len(self._item_rows) >= _BATCH:
+            self._flush()
 
     def user(self, user_id: object, attributes: Mapping[str, Any]) -> None:
         """Add one user; users that only interact are added by :meth:`close`."""
@@ -120,10 +153,43 @@ class Sink:
         key = clean_id(user_id)
         if key is None:
             self.dropped["users"]["unusable id"] += 1
-        elif key in self._users:
-            self.dropped["users"]["duplicate"] += 1
-        else:
-            self._users[key] = encode(attributes)
+            return
+        self._user_rows.append((key, encode(attributes)))
+        if len(self._user_rows) >= _BATCH:
+            self._flush()
+
+    def prepare_users(self, ids: pa.Array, attributes: pa.Array) -> tuple[pa.RecordBatch, int]:
+        """Check users whose attributes are encoded, shape (n,) both, and sort them; any thread may call it.
+
+        Returns:
+            the usable ones for :meth:`add_users`, and how many there were.
+        """
+        read = len(ids)
+        if not plain_ids(ids):
+            ids = pa.array([clean_id(value) for value in ids.to_pylist()], pa.string())
+            usable = pc.is_valid(ids)
+            ids, attributes = ids.filter(usable), attributes.filter(usable)
+        return _sorted([ids, attributes, _flags(len(ids), True)], _USER_ROWS), read
+
+    def add_users(self, batch: pa.RecordBatch, read: int) -> None:
+        """Add what :meth:`prepare_users` made, after the users so far."""
+        self._flush()
+        self.rows["users"] += read
+        self._count("users", "unusable id", read - len(batch))
+        self._users.add(batch)
+
+    def _count(self, table: str, reason: str, count: int) -> None:
+        if count:
+            self.dropped[table][reason] += count
+
+    def _flush(self) -> None:
+        """Sort the items and users that were gathered."""
+        for rows, runs in ((self._item_rows, self._items), (self._user_rows, self._users)):
+            if rows:
+                columns = [*map(list, zip(*rows, strict=True)), [True] * len(rows)]
+                arrays = [pa.array(column, field.type) for column, field in zip(columns, runs.schema, strict=True)]
+                runs.add(_sorted(arrays, runs.schema))
+                rows.clear()  # type: ignore[attr-defined]
 
     def interactions(
         self,
@@ -143,79 +209,85 @@ class Sink:
             ratings: numbers, or strings that hold numbers; what is no finite number becomes null and is counted.
             line: number of the first row's line (rows stand one a line), or every row's line number, shape (n,).
         """
+        stamp = whole(stamps).cast(pa.int64()) if self.time == "position" else times.seconds(stamps)
+        rating, wrong = clean_ratings(pa.nulls(len(users)) if ratings is None else ratings)
+        rows = self.prepare(users, items, stamp, rating, texts, wrong.true_count, sort=False)
+        self.add(rows, file, line, in_order=False)
+
+    def prepare(
+        self,
+        users: pa.Array,
+        items: pa.Array,
+        stamps: pa.Array,
+        ratings: pa.Array,
+        texts: pa.Array | None,
+        wrong_ratings: int = 0,
+        sort: bool = True,
+    ) -> Prepared:
+        """Check rows and sort the usable ones, for :meth:`add`. Changes nothing here: any thread may call it.
+
+        Args:
+            stamps: int64, null where there is none. ratings: float32. The other arguments as in :meth:`interactions`.
+            sort: whether the rows are sorted, and so copied; else the batch may share the arguments' memory.
+        """
         count = len(users)
-        self.rows["interactions"] += count
         users, user_ok = clean_ids(users)
         items, item_ok = clean_ids(items)
-        stamp = whole(stamps).cast(pa.int64()) if self.time == "position" else times.seconds(stamps)
-        value = pc.fill_null(stamp, -1).to_numpy(zero_copy_only=False)
-        keep = np.ones(count, bool)
+        value = pc.fill_null(stamps, -1).to_numpy(zero_copy_only=False)
+        keep: np.ndarray | None = None
         checks = [("no usable user id", user_ok), ("no usable item id", item_ok)]
         if self.time == "seconds":
-            readable = pc.is_valid(stamp).to_numpy(zero_copy_only=False)
+            readable = pc.is_valid(stamps).to_numpy(zero_copy_only=False)
             checks += [
                 ("no readable timestamp", readable),
                 ("timestamp before 1970", value > 0),
                 ("timestamp in the future", value <= self.latest),
             ]
+        bad = []
         for reason, good in checks:
+            if good.all():
+                continue
+            keep = np.ones(count, bool) if keep is None else keep
             wrong = np.flatnonzero(keep & ~good)
             if len(wrong):
-                where = (
-                    None if line is None else int(line[wrong[0]] if isinstance(line, np.ndarray) else line + wrong[0])
-                )
-                self.bad("interactions", file, where, reason, len(wrong))
+                bad.append((reason, len(wrong), int(wrong[0])))
                 keep &= good
-        rating, wrong_ratings = clean_ratings(ratings, count)
-        if wrong_ratings:
-            self.repaired["ratings that are no number"] += wrong_ratings
-        batch = pa.RecordBatch.from_arrays([users, items, stamp, rating, _texts(texts, count)], schema=_BUFFER)
-        if not keep.all():
+        batch = pa.RecordBatch.from_arrays([users, items, stamps, ratings, _texts(texts, count)], schema=_BUFFER)
+        if keep is not None:
             batch = batch.filter(pa.array(keep))
-        if len(batch):
-            self._buffer.append(batch)
-            self._bytes += batch.nbytes
-        if self._bytes > self.memory:
-            self._write_run()
+        if sort:
+            batch = batch.take(pa.array(ordered(batch)))
+        return Prepared(batch, count, tuple(bad), wrong_ratings)
+
+    def add(
+        self, rows: Prepared, file: str | Path = "", line: int | np.ndarray | None = None, in_order: bool = True
+    ) -> None:
+        """Add what :meth:`prepare` made, in the order of arrival.
+
+        Args:
+            line: as in :meth:`interactions`. in_order: whether the rows were sorted.
+        """
+        self.rows["interactions"] += rows.read
+        for reason, count, first in rows.bad:
+            where = None if line is None else int(line[first]) if isinstance(line, np.ndarray) else line + first
+            self.bad("interactions", file, where, reason, count)
+        if rows.ratings:
+            self.repaired["ratings that are no number"] += rows.ratings
+        if in_order:
+            self._sort_pending()
+            self._interactions.add(rows.batch)
+        elif len(rows.batch):
+            self._pending.append(rows.batch)
+            self._bytes += rows.batch.nbytes
+            if self._bytes > min(PIECE, self.memory):
+                self._sort_pending()
         if self.progress:
             self.progress("interactions", self.rows["interactions"])
 
-    # ------------------------------------------------------------------ sorting in bounded memory
-
-    def _write_run(self) -> None:
-        table = pa.Table.from_batches(self._buffer, _BUFFER)
-        self._buffer, self._bytes = [], 0
-        path = self._spill / f"{len(self._runs)}.arrow"
-        try:
-            self._spill.mkdir(parents=True, exist_ok=True)
-            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, _BUFFER) as writer:
-                for piece in _sorted(table):
-                    writer.write_table(piece)
-        except OSError as error:
-            raise writing_error(path, error) from error
-        self._runs.append(path)
-
-    def _ranges(self) -> Iterator[pa.Table]:
-        """Yield the interactions sorted by (user, timestamp, arrival), each user whole within one table."""
-        if not self._runs:
-            table = pa.Table.from_batches(self._buffer, _BUFFER)
-            self._buffer = []
-            yield from _sorted(table)
-            return
-        if self._buffer:
-            self._write_run()
-        runs = [pa.ipc.open_file(pa.memory_map(str(path))).read_all() for path in self._runs]
-        step = 1 << 12
-        sample = pa.concat_arrays(
-            [run["user_id"].take(pa.array(range(0, len(run), step))).combine_chunks() for run in runs]
-        )
-        sample = sample.take(pc.sort_indices(sample))
-        parts = max(1, -(-sum(run.nbytes for run in runs) // max(1, self.memory // 2)))
-        cuts = sorted({sample[len(sample) * k // parts].as_py() for k in range(1, parts)}) if parts > 1 else []
-        edges = [[0, *(_bisect(run["user_id"], cut) for cut in cuts), len(run)] for run in runs]
-        for part in range(len(cuts) + 1):
-            pieces = [run.slice(e[part], e[part + 1] - e[part]) for run, e in zip(runs, edges, strict=True)]
-            yield from _sorted(pa.concat_tables([piece for piece in pieces if len(piece)] or [_BUFFER.empty_table()]))
+    def _sort_pending(self) -> None:
+        if self._pending:
+            batches, self._pending, self._bytes = self._pending, [], 0
+            self._interactions.add(_sorted(pa.Table.from_batches(batches).columns, _BUFFER))
 
     # ------------------------------------------------------------------ the tables
 
@@ -235,45 +307,50 @@ class Sink:
         Raises:
             StarError: no interaction is left, or too many rows were bad; nothing is written then.
         """
+        self._flush()
+        self._sort_pending()
         self._judge()
-        target = self.out_dir / "interactions.parquet"
-        known = None if items_from_interactions else pa.array(list(self._items), pa.string())
-        seen: dict[str, None] = {}
-        kept, low, high = 0, None, None
-        with atomic_path(target) as temporary:
-            with pq.ParquetWriter(
-                temporary, INTERACTIONS, compression="zstd", use_dictionary=["user_id", "item_id"]
-            ) as writer:
-                # Sorting the next piece overlaps with compressing this one.
-                for table in ahead(self._filtered(table, known) for table in self._ranges()):
-                    if not len(table):
-                        continue
-                    if items_from_interactions:
-                        seen.update(dict.fromkeys(table["item_id"].unique().to_pylist()))
-                    for user in table["user_id"].unique().to_pylist():
-                        self._users.setdefault(user, "{}")
-                    span = pc.min_max(table["timestamp"]).as_py()
-                    low = span["min"] if low is None else min(low, span["min"])
-                    high = span["max"] if high is None else max(high, span["max"])
-                    kept += len(table)
-                    writer.write_table(table.cast(INTERACTIONS), row_group_size=1 << 18)
-                    if self.progress:
-                        self.progress("sorted interactions", kept)
-            if not kept:
+        kept: dict[str, int] = {}
+        span: list[int | None] = [None, None]
+        with contextlib.ExitStack() as stack:
+            if not items_from_interactions:
+                kept["items"] = self._write_items(stack)
+            writer = _writer(stack, self.out_dir / "interactions.parquet", INTERACTIONS)
+            kept["interactions"] = 0
+            # Sorting the next piece overlaps with compressing this one.
+            for table, users in ahead(map(self._filtered, self._interactions.pieces())):
+                if not len(table):
+                    continue
+                if items_from_interactions:
+                    seen = pc.unique(table["item_id"])
+                    none = pa.array([[]], ITEMS.field("categories").type).take(pa.array(np.zeros(len(seen), np.int64)))
+                    columns = [seen, seen, none, _braces(len(seen)), _flags(len(seen), False)]
+                    self._items.add(_sorted(columns, _ITEM_ROWS))
+                columns = [users, _braces(len(users)), _flags(len(users), False)]
+                self._users.add(pa.RecordBatch.from_arrays(columns, schema=_USER_ROWS))
+                ends = pc.min_max(table["timestamp"]).as_py()
+                span = [
+                    ends["min"] if span[0] is None else min(span[0], ends["min"]),
+                    ends["max"] if span[1] is None else max(span[1], ends["max"]),
+                ]
+                kept["interactions"] += len(table)
+                writer.write_table(table.cast(INTERACTIONS))
+                if self.progress:
+                    self.progress("sorted interactions", kept["interactions"])
+            if not kept["interactions"]:
                 raise StarError(
                     f"no interaction of source {self.source} is usable{self._why()}", "check the files and options"
                 )
-        for item in seen:
-            self._items.setdefault(item, (item, [], "{}"))
-        self._write("items", ITEMS, [list(self._items), *map(list, zip(*self._items.values(), strict=True))])
-        self._write("users", USERS, [list(self._users), list(self._users.values())])
+            if items_from_interactions:
+                kept["items"] = self._write_items(stack)
+            kept["users"] = self._write(stack, "users", USERS, self._users, lambda table: table)
         files = {name: sha256(self.out_dir / f"{name}.parquet") for name in ("interactions", "items", "users")}
         manifest = {
             "source": self.source,
             "time": self.time,
-            "time_range": [low, high],
+            "time_range": span,
             "read": dict(self.rows),
-            "kept": {"interactions": kept, "items": len(self._items), "users": len(self._users)},
+            "kept": {name: kept[name] for name in ("interactions", "items", "users")},
             "dropped": {name: dict(counts) for name, counts in self.dropped.items() if counts},
             "repaired": {name: count for name, count in self.repaired.items() if count},
             "bad_rows": self.bad_rows,
@@ -284,16 +361,51 @@ class Sink:
         write_json(self.out_dir / "tables.json", manifest)
         return manifest
 
-    def _filtered(self, table: pa.Table, known: pa.Array | None) -> pa.Table:
-        """Rows of known items, without second copies of one (user, item, timestamp)."""
-        if known is not None:
-            codes = table["item_id"].combine_chunks().dictionary_encode()
-            here = pc.is_in(codes.dictionary, known).to_numpy(zero_copy_only=False)[codes.indices.to_numpy()]
+    def _write_items(self, stack: contextlib.ExitStack) -> int:
+        known: list[pa.Array] = []
+
+        def entitled(table: pa.Table) -> pa.Table:
+            known.append(whole(table["item_id"]))
+            nameless = pc.equal(table["title"], "")
+            self.repaired["items without a title"] += int(pc.sum(nameless).as_py() or 0)
+            return table.set_column(1, "title", pc.if_else(nameless, UNTITLED, table["title"]))
+
+        count = self._write(stack, "items", ITEMS, self._items, entitled)
+        self._known = pa.concat_arrays([pa.array([], pa.string()), *known])
+        return count
+
+    def _write(
+        self,
+        stack: contextlib.ExitStack,
+        name: str,
+        schema: pa.Schema,
+        runs: Runs,
+        change: Callable[[pa.Table], pa.Table],
+    ) -> int:
+        """Write the first row of each id, each piece of them changed; returns how many."""
+        count = 0
+        writer = _writer(stack, self.out_dir / f"{name}.parquet", schema)
+        for table in runs.pieces():
+            first = pa.array(heads(table[0]))
+            listed = int(pc.sum(table["listed"]).as_py() or 0)
+            table = table.filter(first)
+            self._count(name, "duplicate", listed - int(pc.sum(table["listed"]).as_py() or 0))
+            count += len(table)
+            writer.write_table(change(table.select(schema.names)).cast(schema))
+        return count
+
+    def _filtered(self, table: pa.Table) -> tuple[pa.Table, pa.Array]:
+        """Rows of known items, without second copies of one (user, item, timestamp); and their users, each once."""
+        codes = whole(table["item_id"]).dictionary_encode()
+        item = codes.indices.to_numpy()
+        if self._known is not None:
+            here = pc.is_in(codes.dictionary, self._known).to_numpy(zero_copy_only=False)[item]
             if not here.all():
-                self.dropped["interactions"]["item not in the item table"] += int((~here).sum())
-                table = table.filter(pa.array(here))
-        user, item = _codes(table["user_id"]), _codes(table["item_id"])
-        stamp = table["timestamp"].to_numpy()
+                self._count("interactions", "item not in the item table", int((~here).sum()))
+                table, item = table.filter(pa.array(here)), item[here]
+        users = whole(table["user_id"])
+        first = heads(users)
+        user, stamp = np.cumsum(first), table["timestamp"].to_numpy()
         tie = np.zeros(len(table), bool)
         tie[1:] = (user[1:] == user[:-1]) & (stamp[1:] == stamp[:-1])
         if tie.any():
@@ -303,11 +415,11 @@ class Sink:
             a, b = order[1:], order[:-1]
             again = a[(user[a] == user[b]) & (stamp[a] == stamp[b]) & (item[a] == item[b])]
             if len(again):
-                self.dropped["interactions"]["duplicate"] += len(again)
+                self._count("interactions", "duplicate", len(again))
                 keep = np.ones(len(table), bool)
                 keep[again] = False
                 table = table.filter(pa.array(keep))
-        return table
+        return table, users.filter(pa.array(first))
 
     def _judge(self) -> None:
         unreadable = self.dropped["interactions"]["no readable timestamp"]
@@ -332,57 +444,28 @@ class Sink:
         place = f"; first at {first['file']}:{first['line']}" if first else ""
         return f" ({reasons}{place})" if reasons else ""
 
-    def _write(self, name: str, schema: pa.Schema, columns: list[list[Any]]) -> None:
-        columns = columns if len(columns) == len(schema) else [[] for _ in schema]
-        arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
-        table = pa.Table.from_arrays(arrays, schema=schema).sort_by(schema.names[0])
-        with atomic_path(self.out_dir / f"{name}.parquet") as temporary:
-            pq.write_table(table, temporary, compression="zstd")
+
+def _writer(stack: contextlib.ExitStack, path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """A writer of ``path``, which appears when ``stack`` is left without an error."""
+    columns = [name for name in schema.names if name.endswith("_id")]
+    # Bounds of ids and times let readers pass over row groups; those of texts would only cost.
+    bounds = [*columns, *(name for name in ("timestamp", "rating") if name in schema.names)]
+    how: dict[str, Any] = {"compression": "zstd", "use_dictionary": columns, "write_statistics": bounds}
+    return stack.enter_context(pq.ParquetWriter(stack.enter_context(atomic_path(path)), schema, **how))
 
 
-#: Bytes of rows that are gathered and written at a time.
-_PIECE = 32 << 20
-_BUFFER = pa.schema([pa.field(field.name, field.type) for field in INTERACTIONS])
+def _sorted(columns: list[Any], schema: pa.Schema) -> pa.RecordBatch:
+    batch = pa.RecordBatch.from_arrays([whole(column) for column in columns], schema=schema)
+    return batch.take(pa.array(ordered(batch)))
 
 
 def _texts(texts: pa.Array | None, count: int) -> pa.Array:
     return pa.nulls(count, pa.string()) if texts is None else whole(texts).cast(pa.string())
 
 
-def _codes(column: pa.ChunkedArray) -> np.ndarray:
-    return np.asarray(whole(column).dictionary_encode().indices.to_numpy())
+def _braces(count: int) -> pa.Array:
+    return pa.repeat("{}", count)
 
 
-def _sorted(table: pa.Table) -> Iterator[pa.Table]:
-    """Yield the rows by (user, timestamp), equal ones in the order they stand in, in pieces of whole users."""
-    count = len(table)
-    if not count:
-        return
-    size = table.nbytes
-    table = table.combine_chunks()
-    codes = whole(table["user_id"]).dictionary_encode()
-    rank = np.empty(len(codes.dictionary), np.int64)
-    rank[pc.sort_indices(codes.dictionary).to_numpy()] = np.arange(len(rank))
-    user, stamp = rank[codes.indices.to_numpy()], table["timestamp"].to_numpy()
-    low, span = int(stamp.min()), int(stamp.max()) - int(stamp.min()) + 1
-    if len(rank) * span < 2**62:
-        order = np.argsort(user * span + (stamp - low), kind="stable")
-    else:
-        order = np.lexsort((stamp, user))
-    user = user[order]
-    parts = max(1, -(-size // _PIECE))
-    edges = sorted({int(np.searchsorted(user, user[count * k // parts])) for k in range(parts)} | {count})
-    for start, stop in pairwise(edges):
-        yield table.take(pa.array(order[start:stop]))
-
-
-def _bisect(column: pa.ChunkedArray, value: str) -> int:
-    """First row whose string is not below ``value`` in byte order, the order of :func:`_sorted`."""
-    key, low, high = value.encode(), 0, len(column)
-    while low < high:
-        middle = (low + high) // 2
-        if column[middle].as_py().encode() < key:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+def _flags(count: int, value: bool) -> pa.Array:
+    return pa.repeat(value, count)

@@ -49,7 +49,7 @@ def test_spilled_runs_give_the_same_tables_as_memory(tmp_path):
         with with_items(Sink(tmp_path / name, "s", memory=memory), *map(str, range(30))) as sink:
             for k in range(0, len(rows), 1000):
                 pour(sink, rows[k : k + 1000], texts=strings(*(f"text {j}" for j in range(k, k + 1000))))
-            spilled = len(sink._runs)
+            spilled = sink.spilled
             manifest = sink.close()
         prints.append((read_table(tmp_path / name, "interactions"), manifest["dropped"]))
         assert not list((tmp_path / name).glob(".spill*"))
