@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow.parquet as pq
-
-from launch.teaching import open_teacher
+from launch.evaluate import is_official, run_methods, seal
+from launch.methods import ranking_of_record
 from launch.training import required_phases, rollouts
 from launch.world import World
 from rewards import star
-from star_rl.baselines import ItemKNN, Popularity, Random
-from star_rl.evaluation import metrics, results
+from star_rl.evaluation.methods import make
 from star_rl.evaluation.results import Answer
-from star_rl.files import read_json, read_jsonl, write_json
-from star_rl.mars import Team
+from star_rl.evaluation.runner import answer_of
+from star_rl.evaluation.tasks import task_set
+from star_rl.files import read_json, read_jsonl
 from star_rl.records import Task
 from star_rl.stage import Context, manifest_of, versions
-from star_rl.trajectory import faults, parse, ranking
+from star_rl.trajectory import parse, ranking
 
+#: Methods beside the students.
+METHODS = ("random", "popularity", "item_knn", "teacher")
 #: Methods that write trajectories, and the stage whose checkpoint each is.
 STUDENTS = {"sft": "sft", "star": "grpo"}
 #: What is set beside what, paired over the same tasks.
@@ -35,105 +33,15 @@ def evaluate_stage(context: Context) -> dict[str, Any]:
     """Answers of all methods to the test tasks (``answers.parquet``) and their metrics (``metrics.json``)."""
     world = World(context.run, context.config)
     options = context.config["evaluate"]
-    tasks = world.tasks("test")[: options["tasks"]]
-    answers = [*_yardsticks(context, world, tasks), *_teacher(context, world, tasks)]
+    tasks = task_set(world.tasks("test")[: options["tasks"]], context.seed, is_official(context.run))
+    methods = [make(name, world, context.seed, context.folder) for name in METHODS]
+    run_methods(methods, world, tasks, context.folder, progress=context.progress)
+    answers = []
     for name, stage in STUDENTS.items():
-        answers += _student(context, world, tasks, name, context.inputs[stage] / "final")
-    table = results.table_of(answers)
-    results.write(context.folder / "answers.parquet", table)
-    judged = judge(table, tasks, options["samples"], options["bootstrap"], context.seed)
-    write_json(context.folder / "metrics.json", judged)
+        answers += _student(context, world, list(tasks.tasks), name, context.inputs[stage] / "final")
+    judged = seal(context.folder, tasks, options["samples"], options["bootstrap"], context.seed, answers, PAIRS)
     shown = ", ".join(f"{row['name']} {row['hr_avg']:.1f}" for row in judged["methods"])
     return {"summary": f"HR_avg % on {len(tasks)} held-out tasks: {shown}", **judged}
-
-
-def judge(table: Any, tasks: Sequence[Task], samples: int, resamples: int, seed: int) -> dict[str, Any]:
-    """Metrics of every method in percent with 95 % intervals, and the paired differences of HR_avg."""
-    methods, per_task = [], {}
-    for name in dict.fromkeys(table["method"].to_pylist()):
-        several = samples if name in STUDENTS else 1
-        found = results.ranks_by_task(table, name, tasks, several)
-        values = np.stack([metrics.hits(found, k).mean(axis=0) for k in metrics.CUTS])
-        per_task[name] = values.mean(axis=0)
-        interval = metrics.bootstrap(per_task[name], resamples, seed)[0]
-        times = table.filter(_is(table, name))["seconds"].drop_null().to_numpy()
-        p50, p95 = (float(np.percentile(times, q)) for q in (50, 95)) if len(times) else (None, None)
-        row = {"name": name, "n": len(tasks)}
-        row |= {f"hr{k}": 100 * float(mean) for k, mean in zip(metrics.CUTS, values.mean(axis=1), strict=True)}
-        row |= {"hr_avg": 100 * interval.mean, "hr_avg_low": 100 * interval.low, "hr_avg_high": 100 * interval.high}
-        row |= {
-            "format_rate": results.mean_of(table, name, "well_formed"),
-            "valid_rate": results.mean_of(table, name, "valid"),
-            "tool_calls": results.mean_of(table, name, "tool_calls"),
-            "tokens": results.mean_of(table, name, "tokens"),
-            "latency_p50": p50,
-            "latency_p95": p95,
-        }
-        methods.append(row)
-    pairs = []
-    for a, b in PAIRS:
-        if a in per_task and b in per_task:
-            found_pair = metrics.paired(per_task[a], per_task[b], seed=seed)
-            pairs.append(
-                {
-                    "a": a,
-                    "b": b,
-                    "difference": 100 * found_pair.mean,
-                    "low": 100 * found_pair.low,
-                    "high": 100 * found_pair.high,
-                }
-            )
-    return {"n": len(tasks), "methods": methods, "pairs": pairs}
-
-
-def _is(table: Any, method: str) -> Any:
-    import pyarrow.compute as pc
-
-    return pc.equal(table["method"], method)
-
-
-def _yardsticks(context: Context, world: World, tasks: Sequence[Task]) -> Iterable[Answer]:
-    for method in (Random(context.seed), Popularity(world.visible, context.seed), ItemKNN(world.visible, context.seed)):
-        for done, task in enumerate(tasks):
-            history = [event[0] for event in world.history(task)]
-            began = time.perf_counter()
-            ranked = method.rank(task, history)
-            yield Answer(method.name, task, ranked, valid=True, seconds=time.perf_counter() - began)
-            context.progress(done, len(tasks), method.name)
-
-
-def _teacher(context: Context, world: World, tasks: Sequence[Task]) -> list[Answer]:
-    required = required_phases(context.config["sft_set"]["setting"])
-    done = 0
-
-    async def one(team: Team, gate: asyncio.Semaphore, task: Task) -> Answer:
-        nonlocal done
-        async with gate:
-            outcome = await team.run(world.case(task))
-        done += 1
-        context.progress(done, len(tasks), "teacher")
-        ranked = None if outcome.failure else outcome.ranking
-        return Answer(
-            "teacher",
-            task,
-            ranked,
-            well_formed=not faults(outcome.trajectory, required, own_text=False),
-            valid=names_candidates(ranked, task),
-            tool_calls=len(outcome.trajectory.calls),
-        )
-
-    async def work() -> list[Answer]:
-        cache = context.folder / "teacher.sqlite"
-        async with open_teacher(world, context.config, context.seed, cache) as teacher:
-            gate = asyncio.Semaphore(teacher.in_flight)
-            return list(await asyncio.gather(*(one(teacher.team, gate, task) for task in tasks)))
-
-    return asyncio.run(work())
-
-
-def names_candidates(ranked: Sequence[str | None] | None, task: Task) -> bool:
-    """Distinct candidates and nothing else; the list may be shorter than the task's."""
-    return bool(ranked) and len(set(ranked or ())) == len(ranked or ()) and set(ranked or ()) <= set(task.candidates)
 
 
 def _student(context: Context, world: World, tasks: list[Task], name: str, model: Path) -> list[Answer]:
@@ -150,25 +58,12 @@ def _student(context: Context, world: World, tasks: list[Task], name: str, model
         label=f"{name} ",
     )
     by_id = {task.task_id: task for task in tasks}
-    answers = []
-    for line in read_jsonl(out):
-        task = by_id[line["task_id"]]
-        trajectory = parse(line["model_text"])
-        ranked = ranking(trajectory)
-        answers.append(
-            Answer(
-                name,
-                task,
-                ranked,
-                sample=line["sample"],
-                well_formed=not faults(trajectory, required_phases(context.config["sft_set"]["setting"])),
-                valid=names_candidates(ranked, task),
-                tool_calls=int(line["counts"]["tool_calls"]),
-                tokens=int(line["counts"]["model_tokens"]),
-                # No time: hundreds of rollouts share the engine here, so each waits for the others.
-            )
-        )
-    return answers
+    required = required_phases(context.config["sft_set"]["setting"])
+    # No time: hundreds of rollouts share the engine here, so each waits for the others.
+    return [
+        answer_of(name, by_id[line["task_id"]], line["sample"], ranking_of_record(line, required))
+        for line in read_jsonl(out)
+    ]
 
 
 def report_stage(context: Context) -> dict[str, Any]:
@@ -182,7 +77,14 @@ def report_stage(context: Context) -> dict[str, Any]:
     judged = read_json(context.inputs["evaluate"] / "metrics.json")
     figures = {name: (manifest_of(context.run / name) or {}) for name in _stages(context.run)}
     decoding = f"temperature {options['temperature']:g}, top_p {options['top_p']:g}"
-    methods = [Method(**row, decoding=decoding if row["name"] in STUDENTS else None) for row in judged["methods"]]
+    fields = Method.__dataclass_fields__
+    methods = [
+        Method(
+            **{name: value for name, value in row.items() if name in fields},
+            decoding=decoding if row["name"] in STUDENTS else None,
+        )
+        for row in judged["methods"]
+    ]
     report = Report(
         run=Run(
             name=context.run.name,
@@ -199,7 +101,7 @@ def report_stage(context: Context) -> dict[str, Any]:
             config=dict(context.config),
         ),
         methods=methods,
-        pairs=[Pair(**pair) for pair in judged["pairs"]],
+        pairs=[Pair(*(pair[name] for name in ("a", "b", "difference", "low", "high"))) for pair in judged["pairs"]],
         sft=Sft(
             sft_curves(context.inputs["sft"] / "swift"),
             figures["sft_set"]["figures"]["kept"],
@@ -278,8 +180,3 @@ def _chosen(tasks: Sequence[Task], gain: Callable[[Task], float]) -> list[Task]:
     if len(ordered) <= _EXAMPLES:
         return ordered
     return [ordered[0], ordered[len(ordered) // 2], ordered[-1]]
-
-
-def read_answers(folder: Path) -> Any:
-    """The table of answers of a finished evaluation."""
-    return pq.read_table(folder / "answers.parquet")

@@ -24,8 +24,11 @@ examples:
 
 
 def _body(name: str) -> Callable[[argparse.Namespace], int]:
+    """``name`` in launch.commands, or ``module:name`` in another of launch's modules."""
+    module, _, function = name.rpartition(":")
+
     def call(arguments: argparse.Namespace) -> int:
-        code: int = getattr(importlib.import_module("launch.commands"), name)(arguments)
+        code: int = getattr(importlib.import_module(f"launch.{module or 'commands'}"), function)(arguments)
         return code
 
     return call
@@ -124,6 +127,44 @@ def _results(commands: Any) -> None:
     sample.add_argument("--temperature", type=float, default=0.7)
     sample.add_argument("--top-p", type=float, default=0.95)
     sample.add_argument("--out", help="JSON lines (default: STAGE-PART.jsonl); the same command goes on where it was")
+
+    evaluate = _add(commands, "evaluate", "answers of any number of methods to the same tasks, and their metrics", [
+        "evaluate random item_knn star star:sft --tasks runs/quickstart --out judged",
+        "evaluate mars mars:tools=off star:CHECKPOINT:temperature=0 --tasks runs/quickstart --out judged --limit 100",
+        "evaluate cot:endpoint=http://localhost:8000/v1 --tasks runs/quickstart --out judged",
+        "evaluate python:my_method.py:make --tasks tasks.parquet --world runs/quickstart --out judged",
+    ], "evaluate:evaluate")  # fmt: skip
+    evaluate.add_argument("methods", nargs="+", metavar="METHOD", help="name, name:argument, name:key=value")
+    evaluate.add_argument("--tasks", required=True, metavar="RUN_OR_FILE", help="a run's folder, or a file of tasks")
+    evaluate.add_argument("--part", choices=("train", "valid", "test"), default="test", help="of a run's tasks")
+    evaluate.add_argument("--world", metavar="RUN", help="run whose tables and evidence belong to a file of tasks")
+    evaluate.add_argument("--out", required=True, help="folder of the answers; the same command goes on where it was")
+    evaluate.add_argument("--samples", type=int, default=1, metavar="K", help="answers a task, where they vary")
+    evaluate.add_argument("--limit", type=int, metavar="N", help="the first N tasks of each sub-task")
+    evaluate.add_argument("--timeout", type=float, default=300.0, help="seconds for one answer (default 300)")
+    evaluate.add_argument("--bootstrap", type=int, default=2000, help="resamples of the intervals")
+    evaluate.add_argument("--seed", type=int, help="of candidates' order and methods (default: the run's)")
+
+    compare = _add(commands, "compare", "evaluations in the layout of the paper's table 1, its figures beside them",
+                   ["compare judged", "compare amazon goodreads yelp --out table1"], "evaluate:compare")  # fmt: skip
+    compare.add_argument("folders", nargs="+", metavar="DIR", help="folders of star-rl evaluate")
+    compare.add_argument("--out", metavar="DIR", help="write comparison.md, .tex and .json there")
+
+    official = _add(commands, "official", "methods inside the official simulator, its figures held to ours", [
+        "official runs/quickstart random popularity item_knn star:temperature=0 --tasks 100",
+        "official runs/amazon star --data DIR/output_data_all --task-root DIR/task/classic/amazon",
+        "official runs/quickstart star --serve 127.0.0.1:8765",
+    ], "official:official")  # fmt: skip
+    official.add_argument("run", help="folder of a run")
+    official.add_argument("methods", nargs="+", metavar="METHOD", help="as star-rl evaluate names them")
+    official.add_argument("--part", choices=("train", "valid", "test"), default="test")
+    official.add_argument("--tasks", type=int, metavar="N", help="the first N only")
+    official.add_argument("--data", metavar="DIR", help="tables of the benchmark's download (default: the run's, written)")
+    official.add_argument("--task-root", metavar="DIR", help="folder of the download's tasks and groundtruth")
+    official.add_argument("--python", metavar="FILE", help="interpreter with websocietysimulator (see make official)")
+    official.add_argument("--threads", type=int, default=16, help="tasks that the simulator works on at once")
+    official.add_argument("--out", metavar="DIR", help="default: official in the run's folder")
+    official.add_argument("--serve", metavar="HOST:PORT", help="only answer agents of a simulator run elsewhere")
 
     curves = _add(commands, "curves", "training curves of one run, or of several over each other, as a picture",
                   ["curves runs/quickstart --out curves.png", "curves runs/a runs/b --out both.svg"])  # fmt: skip

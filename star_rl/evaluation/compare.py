@@ -1,0 +1,257 @@
+"""Evaluations side by side, in the layout of the paper's table 1, and the paper's own figures beside them.
+
+A column is a sub-task (source and scenario). Folders may hold different sub-tasks; where two hold the same one, it has
+to be the same set of tasks. A column is comparable with the paper's where its tasks and ground truths are
+AgentRecBench's own; on a split of one's own the paper's figures are shown apart, for orientation alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from star_rl.errors import StarError
+from star_rl.evaluation import paper
+from star_rl.evaluation.tasks import Cell, fingerprint_of, read_tasks
+from star_rl.files import read_json, write_json, write_text
+from star_rl.records import SCENARIOS
+
+#: Figures of a cell that get a table of their own: name, head, factor to percent.
+FIGURES = (
+    ("hr_avg", "HR_avg", 1.0),
+    ("ndcg10", "NDCG@10", 1.0),
+    ("mrr", "MRR", 1.0),
+    ("valid_rate", "Valid rankings", 100.0),
+)
+_SHORT = dict(zip(SCENARIOS, ("Classic", "User-CS", "Item-CS", "Long", "Short"), strict=True))
+_DASH = "\u2013"
+
+
+@dataclass(slots=True)
+class Column:
+    """One sub-task, as all folders that hold it have it."""
+
+    source: str
+    scenario: str
+    n: int
+    fingerprint: str
+    official: bool
+
+    @property
+    def cell(self) -> Cell:
+        return self.source, self.scenario
+
+    @property
+    def comparable(self) -> bool:
+        """May the paper's figure stand beside ours?"""
+        return self.official and self.cell in paper.TABLE1["STAR"]
+
+    @property
+    def head(self) -> str:
+        return f"{self.source} {_SHORT.get(self.scenario, self.scenario)}"
+
+
+@dataclass(slots=True)
+class Compared:
+    """Several evaluations in one table.
+
+    Attributes:
+        methods: method -> sub-task -> row of figures (see :func:`star_rl.evaluation.judge.judge`).
+        notes: sentences that belong to the table.
+    """
+
+    columns: list[Column] = field(default_factory=list)
+    methods: dict[str, dict[Cell, dict[str, Any]]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def compare(folders: Sequence[Path]) -> Compared:
+    """Read evaluations.
+
+    Raises:
+        StarError: a folder is no evaluation, its answers belong to other tasks than it says, or two folders have
+            different tasks for one sub-task.
+    """
+    found, places = Compared(), dict[Cell, tuple[Column, Path]]()
+    read = [(folder, _read(folder)) for folder in folders]
+    names = [row["name"] for _, judged in read for row in judged["methods"]]
+    for folder, judged in read:
+        for entry in judged["tasks"]["cells"]:
+            column = Column(
+                entry["source"], entry["scenario"], entry["n"], entry["fingerprint"], judged["tasks"]["official"]
+            )
+            known = places.get(column.cell)
+            if known and known[0].fingerprint != column.fingerprint:
+                raise StarError(
+                    f"{known[1]} and {folder} have different tasks for {column.head} "
+                    f"({known[0].n} of {known[0].fingerprint}, {column.n} of {column.fingerprint})",
+                    "judge all methods on the same tasks, with the same --limit",
+                )
+            if not known:
+                places[column.cell] = (column, folder)
+                found.columns.append(column)
+        for row in judged["cells"]:
+            name = row["name"] if names.count(row["name"]) == 1 else _told_apart(row, folder, read)
+            found.methods.setdefault(name, {})[row["source"], row["scenario"]] = row
+        found.notes += [f"{folder.name or folder}: {note}" for note in judged["notes"]]
+    found.columns.sort(key=_order)
+    found.notes += _comparability(found)
+    return found
+
+
+def _told_apart(row: dict[str, Any], folder: Path, read: Sequence[tuple[Path, dict[str, Any]]]) -> str:
+    """A method of several folders is one row where they hold different sub-tasks, else a row for each folder."""
+    key = (row["name"], row["source"], row["scenario"])
+    many = sum((one["name"], one["source"], one["scenario"]) == key for _, judged in read for one in judged["cells"])
+    return f"{row['name']} ({folder.name or folder})" if many > 1 else str(row["name"])
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    judged = read_json(folder / "metrics.json")
+    try:
+        said = judged["tasks"]["fingerprint"]
+        for key in ("methods", "cells", "notes"):
+            _ = judged[key]
+    except (KeyError, TypeError) as error:
+        raise StarError(f"{folder} is no evaluation of this version ({error} is missing)", "judge it again") from error
+    if fingerprint_of(read_tasks(folder / "tasks.parquet")) != said:
+        raise StarError(f"the figures in {folder} are those of another task set", "judge it again: star-rl evaluate")
+    return dict(judged)
+
+
+def _order(column: Column) -> tuple[int, str, int, str]:
+    source, scenario = column.cell
+    return (
+        paper.SOURCES.index(source) if source in paper.SOURCES else len(paper.SOURCES),
+        source,
+        SCENARIOS.index(scenario) if scenario in SCENARIOS else len(SCENARIOS),
+        scenario,
+    )
+
+
+def _comparability(found: Compared) -> list[str]:
+    ours = [column for column in found.columns if not column.comparable]
+    notes = []
+    if any(column.comparable for column in found.columns):
+        notes.append(
+            "Columns marked = are AgentRecBench's own tasks and ground truths: the paper's figures stand on the same "
+            "tasks. Candidates are shuffled here."
+        )
+    if ours:
+        heads = ", ".join(column.head for column in ours)
+        notes.append(f"Not comparable with the paper (a split of one's own): {heads}.")
+    few = [column.head for column in found.columns if column.comparable and column.n != paper.SAMPLES]
+    if few:
+        notes.append(f"The paper has {paper.SAMPLES} tasks a sub-task; {', '.join(few)} differ.")
+    return notes
+
+
+# ----------------------------------------------------------------------------------------------------------- the tables
+
+
+def rows(found: Compared, figure: str = "hr_avg", factor: float = 1.0) -> list[list[str]]:
+    """Head, ``n`` and a row a method of one figure; HR_avg with its interval."""
+    heads = [f"{column.head}{' =' if column.comparable else ''}" for column in found.columns]
+    lines = [["method", *heads], ["n", *(str(column.n) for column in found.columns)]]
+    for name, cells in found.methods.items():
+        lines.append([name, *(_figure(cells.get(column.cell), figure, factor) for column in found.columns)])
+    return lines
+
+
+def _figure(row: dict[str, Any] | None, figure: str, factor: float) -> str:
+    if row is None or row.get(figure) is None:
+        return _DASH
+    text = f"{row[figure] * factor:.1f}"
+    return f"{text} [{row['hr_avg_low']:.1f}, {row['hr_avg_high']:.1f}]" if figure == "hr_avg" else text
+
+
+def paper_rows(found: Compared) -> tuple[str, list[list[str]]]:
+    """The paper's figures: for our columns where some are comparable, else its whole table by source."""
+    columns = [column for column in found.columns if column.comparable]
+    if columns:
+        title = f"The paper's figures on the same tasks ({paper.PAPER}, table 1)"
+        lines = [["method", *(column.head for column in columns)]]
+        cells = [column.cell for column in columns]
+    else:
+        title = f"The paper's figures, on other tasks: not comparable ({paper.PAPER}, table 1)"
+        cells = list(paper.TABLE1["STAR"])
+        lines = [["method", *(f"{source} {_SHORT[scenario]}" for source, scenario in cells)]]
+    lines += [[name, *(f"{values[cell]:.1f}" for cell in cells)] for name, values in paper.TABLE1.items()]
+    return title, lines
+
+
+def markdown(found: Compared) -> str:
+    """All tables: HR_avg with intervals and the paper's figures, then NDCG@10, MRR and the share of valid rankings."""
+    parts = []
+    for figure, head, factor in FIGURES:
+        title = f"{head}, %" + (", 95 % interval" if figure == "hr_avg" else "")
+        parts.append(f"**{title}**\n\n{_pipes(rows(found, figure, factor))}")
+        if figure == "hr_avg":
+            title, lines = paper_rows(found)
+            parts.append(f"**{title}**\n\n{_pipes(lines)}")
+    return "\n\n".join([*parts, *found.notes]) + "\n"
+
+
+def _pipes(lines: Sequence[Sequence[str]]) -> str:
+    from star_rl.report.tables import _markdown_text
+
+    shown = [[_markdown_text(cell) if place == 0 else cell for place, cell in enumerate(line)] for line in lines]
+    ruler = ["---", *("---:" for _ in shown[0][1:])]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [shown[0], ruler, *shown[1:]])
+
+
+def latex(found: Compared) -> str:
+    """The table of HR_avg for booktabs, the paper's figures below a rule where they are comparable."""
+    from star_rl.report.tables import _latex_text
+
+    head, count, *body = rows(found)
+    lines = [
+        f"\\begin{{tabular}}{{l{'r' * len(found.columns)}}}",
+        r"\toprule",
+        *(" & ".join(map(_latex_text, line)) + r" \\" for line in (head, count)),
+        r"\midrule",
+        *(" & ".join(map(_latex_text, line)) + r" \\" for line in body),
+    ]
+    if any(column.comparable for column in found.columns):
+        lines += [r"\midrule"]
+        for name, values in paper.TABLE1.items():
+            cells = [f"{values[c.cell]:.1f}" if c.comparable else "--" for c in found.columns]
+            lines.append(" & ".join([_latex_text(f"{name} ({paper.PAPER})"), *cells]) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def data(found: Compared) -> dict[str, Any]:
+    """Everything as plain data; a column's ``paper`` only where it is comparable."""
+    return {
+        "columns": [
+            {
+                "source": column.source,
+                "scenario": column.scenario,
+                "n": column.n,
+                "fingerprint": column.fingerprint,
+                "official": column.official,
+                "comparable": column.comparable,
+                "paper": {name: values[column.cell] for name, values in paper.TABLE1.items()}
+                if column.comparable
+                else None,
+            }
+            for column in found.columns
+        ],
+        "paper": {"reference": paper.PAPER, "table": "table 1"},
+        "methods": {
+            name: [{"source": source, "scenario": scenario, **row} for (source, scenario), row in cells.items()]
+            for name, cells in found.methods.items()
+        },
+        "notes": found.notes,
+    }
+
+
+def write(found: Compared, folder: Path) -> list[Path]:
+    """``comparison.md``, ``.tex`` and ``.json``."""
+    paths = [folder / f"comparison.{kind}" for kind in ("md", "tex", "json")]
+    write_text(paths[0], markdown(found))
+    write_text(paths[1], latex(found))
+    write_json(paths[2], data(found))
+    return paths

@@ -1,0 +1,358 @@
+"""What can be judged: one interface for everything that ranks, and the names it is called by.
+
+``rank(task, context) -> Ranking``. The task that a method is given has no ground truth, so no method can read the
+answer by mistake. On the command line a method is ``name``, ``name:argument`` and ``name:key=value``, the latter as
+often as wanted: ``random``, ``mars:planner=off:tools=off``, ``star:runs/quickstart/grpo/final:temperature=0``. Makers
+are named, not imported: a method loads only what it needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import queue
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from star_rl.errors import StarError
+from star_rl.mars.case import Case
+from star_rl.records import Item, Task
+from star_rl.scenarios.histories import Event
+
+
+@dataclass(slots=True)
+class Ranking:
+    """One answer and what it cost. ``None`` = the method has no such thing, or it was not measured.
+
+    Attributes:
+        ids: best first, as it stands; ``None`` where there is none, which counts as a miss.
+        failure: why there is none, in words.
+        well_formed: of methods that write trajectories.
+        tool_calls: look-ups in the evidence store.
+        calls: calls of a language model that wait for one another.
+        tokens_in, tokens_out: read and written by the language model, over all calls.
+        seconds: where the method measures itself, else the runner does.
+        tool_seconds: of these in tools.
+        confidence: the model's own, higher = surer (mean log-probability of its tokens).
+        trace: what is kept for reading, JSON (``messages``, ``model_text``).
+    """
+
+    ids: Sequence[str | None] | None
+    failure: str = ""
+    well_formed: bool | None = None
+    tool_calls: int | None = None
+    calls: int | None = None
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    seconds: float | None = None
+    tool_seconds: float | None = None
+    confidence: float | None = None
+    trace: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskContext:
+    """What a method may see beside the task.
+
+    Attributes:
+        history: the user's interactions before the cutoff, oldest first: (item id, timestamp, rating).
+        items: all items by id.
+        sample: which sample of the task this is.
+    """
+
+    history: Sequence[Event]
+    items: Mapping[str, Item] = field(repr=False, default_factory=dict)
+    sample: int = 0
+
+    def case(self, task: Task) -> Case:
+        return Case.of(task, self.history, self.items)
+
+
+def blind(task: Task) -> Task:
+    """The task without its answer."""
+    return replace(task, ground_truth="")
+
+
+class Method:
+    """Anything that ranks. Use as an asynchronous context manager: engines and connections live inside the block.
+
+    Attributes:
+        name: as it stands in the tables.
+        varies: whether a further sample of the same task may come out otherwise; if not, one is taken.
+        in_flight: tasks worked on at once; times are measured only where it is 1.
+    """
+
+    name = "method"
+    varies = False
+    in_flight = 1
+
+    @property
+    def describe(self) -> dict[str, Any]:
+        """All that decides an answer, as plain data."""
+        return {}
+
+    async def __aenter__(self) -> Method:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
+
+    async def rank(self, task: Task, context: TaskContext) -> Ranking:
+        raise NotImplementedError
+
+
+class Yardstick(Method):
+    """A plain object with ``rank(task, history) -> list[str]`` as a method (star_rl.baselines).
+
+    It works in a thread of its own, so that one that hangs holds up nobody: after a timeout the thread is left to
+    itself.
+    """
+
+    def __init__(self, inner: Any, options: Mapping[str, Any] | None = None) -> None:
+        self.inner, self.name, self._options = inner, str(inner.name), dict(options or {})
+        self._worker: _Worker | None = None
+
+    @property
+    def describe(self) -> dict[str, Any]:
+        return {"class": type(self.inner).__qualname__, **self._options}
+
+    async def rank(self, task: Task, context: TaskContext) -> Ranking:
+        history = [event[0] for event in context.history]
+
+        def work() -> Ranking:
+            began = time.perf_counter()
+            found = self.inner.rank(task, history)
+            return replace(as_ranking(found), seconds=time.perf_counter() - began)
+
+        self._worker = self._worker or _Worker()
+        try:
+            return await self._worker.run(work)
+        except asyncio.CancelledError:
+            self._worker = None
+            raise
+
+
+class Workflow(Method):
+    """An agent with ``async rank(case)`` as a method (star_rl.baselines.agents).
+
+    Its answer has ``ranking``, ``calls``, ``tokens_in`` and ``tokens_out``.
+    """
+
+    varies = True
+
+    def __init__(
+        self, inner: Any, in_flight: int = 1, chat: Any = None, options: Mapping[str, Any] | None = None
+    ) -> None:
+        self.inner, self.name, self.in_flight, self._chat = inner, str(inner.name), in_flight, chat
+        self._options = dict(options or {})
+
+    @property
+    def describe(self) -> dict[str, Any]:
+        model = self._chat.describe if self._chat is not None else {}
+        return {"class": type(self.inner).__qualname__, **self._options, **model}
+
+    async def __aenter__(self) -> Method:
+        if self._chat is not None:
+            await self._chat.ready()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._chat is not None:
+            await self._chat.close()
+
+    async def rank(self, task: Task, context: TaskContext) -> Ranking:
+        said = await self.inner.rank(context.case(task))
+        made = as_ranking(said.ranking)
+        return replace(
+            made,
+            failure=str(getattr(said, "failure", "") or made.failure),
+            calls=said.calls,
+            tokens_in=said.tokens_in,
+            tokens_out=said.tokens_out,
+        )
+
+
+def as_ranking(found: Any) -> Ranking:
+    """What a method handed back as a ranking. A list is one; a string or anything else is a failure, and said.
+
+    The official evaluator would look for the truth as a part of a string; an answer that is no list is a failure here.
+    """
+    if isinstance(found, Ranking):
+        return found if found.ids is None else replace(as_ranking(found.ids), **_beside(found))
+    if isinstance(found, (list, tuple)):
+        return Ranking([_id(entry) for entry in found])
+    if found is None:
+        return Ranking(None, "returned nothing")
+    return Ranking(None, f"returned a {type(found).__name__} where a list of ids is asked for")
+
+
+def _beside(found: Ranking) -> dict[str, Any]:
+    own = {name: getattr(found, name) for name in Ranking.__dataclass_fields__ if name not in ("ids", "failure")}
+    return {**own, "failure": found.failure} if found.failure else own
+
+
+def _id(entry: Any) -> str | None:
+    """An entry that is no string matches nothing, and keeps its place."""
+    if not isinstance(entry, str):
+        return None
+    return str(entry) if entry.isascii() else entry.encode("utf-8", "replace").decode("utf-8")
+
+
+class _Worker:
+    """One thread that works off calls; it does not keep the process alive."""
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        threading.Thread(target=self._work, daemon=True).start()
+
+    async def run(self, call: Callable[[], Ranking]) -> Ranking:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Ranking] = loop.create_future()
+        self._calls.put((call, future, loop))
+        return await future
+
+    def _work(self) -> None:
+        while True:
+            call, future, loop = self._calls.get()
+            try:
+                outcome, value = "set_result", call()
+            except BaseException as error:  # whatever it is, it is this answer's failure and no one else's
+                outcome, value = "set_exception", RuntimeError(_words(error))
+            with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits any more
+                loop.call_soon_threadsafe(_settle, future, outcome, value)
+            del call, future, loop, value
+
+
+def _settle(future: asyncio.Future[Ranking], outcome: str, value: Any) -> None:
+    if not future.done():
+        getattr(future, outcome)(value)
+
+
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+# ----------------------------------------------------------------------------------------------------------- the names
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """A method as the command line names it."""
+
+    text: str
+    name: str
+    argument: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+_OPTION = re.compile(r":(?=[A-Za-z_][A-Za-z0-9_.]*=)")
+_SWITCH = {"on": True, "off": False, "true": True, "false": False}
+
+
+def parse_spec(text: str) -> Spec:
+    """Read ``name[:argument][:key=value]..``; ``on`` and ``off`` are switches, numbers are numbers.
+
+    Raises:
+        StarError: there is no name, or a key stands twice.
+    """
+    head, *pairs = _OPTION.split(text)
+    name, _, argument = head.partition(":")
+    if not name or "=" in head:
+        raise StarError(f"{text!r} names no method", "write name, name:argument or name:key=value")
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, _, value = pair.partition("=")
+        if key in options:
+            raise StarError(f"method {text!r} gives {key} twice", "give it once")
+        options[key] = _value(value)
+    return Spec(text, name, argument, options)
+
+
+def _value(text: str) -> Any:
+    if text.lower() in _SWITCH:
+        return _SWITCH[text.lower()]
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
+
+
+#: Yardsticks without a language model: ``Class(visible, seed=0, **options)``.
+YARDSTICKS = {
+    "random": "star_rl.baselines:Random",
+    "popularity": "star_rl.baselines:Popularity",
+    "item_knn": "star_rl.baselines:ItemKNN",
+    "user_knn": "star_rl.baselines:UserKNN",
+    "mf": "star_rl.baselines:MF",
+    "lightgcn": "star_rl.baselines:LightGCN",
+    "sasrec": "star_rl.baselines:SASRec",
+}
+#: Agent workflows over a chat client, named as in the paper's table 1.
+AGENTS = ("base", "cot", "memory", "cot_memory", "baseline666", "dummy", "rechacker", "agent4rec")
+#: Methods that are made by a function ``make(world, spec, seed, folder) -> Method``.
+MAKERS = {
+    "teacher": "launch.methods:teacher",
+    "mars": "launch.methods:teacher",
+    "star": "launch.methods:student",
+    "python": "launch.methods:python",
+    **dict.fromkeys(AGENTS, "launch.methods:agent"),
+}
+KNOWN = tuple(dict.fromkeys((*YARDSTICKS, *MAKERS)))
+
+
+def load(place: str, name: str) -> Any:
+    """What stands at ``module:attribute``.
+
+    Raises:
+        StarError: it is not there; names the methods that are.
+    """
+    module, _, attribute = place.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise StarError(f"method {name} is not to be had here ({error})", f"known: {', '.join(KNOWN)}") from error
+
+
+def make(text: str, world: Any, seed: int, folder: Any) -> Method:
+    """Make a method by its name.
+
+    Args:
+        world: a run's data (``launch.world.World``): ``visible``, ``items``, ``store``, ``config``.
+        seed: of everything that is drawn.
+        folder: where a method may keep a cache.
+
+    Raises:
+        StarError: the name or an option is not known; names those that are.
+    """
+    spec = parse_spec(text)
+    options = dict(spec.options)
+    label = options.pop("name", None)
+    spec = Spec(text, spec.name, spec.argument, options)
+    if spec.name in YARDSTICKS:
+        made = _yardstick(spec, world, seed)
+    elif spec.name in MAKERS:
+        made = load(MAKERS[spec.name], spec.name)(world, spec, seed, folder)
+    else:
+        raise StarError(f"there is no method {spec.name!r}", f"known: {', '.join(KNOWN)}")
+    if label is not None:
+        made.name = str(label)
+    elif options and spec.name in YARDSTICKS:
+        made.name = f"{made.name} {' '.join(f'{key}={value}' for key, value in options.items())}"
+    return made
+
+
+def _yardstick(spec: Spec, world: Any, seed: int) -> Method:
+    kind = load(YARDSTICKS[spec.name], spec.name)
+    if spec.argument:
+        raise StarError(f"method {spec.name} takes no argument {spec.argument!r}", "give key=value")
+    given = {"seed": seed, **spec.options}
+    try:
+        inner = kind(**given) if spec.name == "random" else kind(world.visible, **given)
+    except TypeError as error:
+        raise StarError(f"method {spec.text!r}: {error}", "see the class's own options") from error
+    return Yardstick(inner, given)

@@ -1,0 +1,175 @@
+"""Any method behind a local socket, for agents that run in another interpreter: one JSON line in, one out.
+
+What an agent sends is what the simulator's tool showed it. It becomes a task without a truth and a context, and goes to
+the method's own ``rank``: nothing of the method knows where it runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+from collections import ChainMap, Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from star_rl.errors import StarError
+from star_rl.evaluation.methods import Method, Ranking, TaskContext, blind
+from star_rl.files import fingerprint
+from star_rl.prompts import Event
+from star_rl.records import Item, Task
+from star_rl.sources import times
+from star_rl.sources.agentrecbench import describe
+
+#: Longest line an agent may send: a user with tens of thousands of reviews stays below.
+_LONGEST = 256 << 20
+_STAMPS = ("timestamp", "date", "date_added", "date_updated")
+_RATINGS = ("stars", "rating")
+
+
+class Bridge:
+    """Listens while its block runs; ``address`` is ``host:port``.
+
+    One method is open at a time: asking for another closes it, so that two engines never share a machine's memory.
+
+    Args:
+        methods: by the name that an agent asks for.
+        known: tasks that the agents may ask about; others get a name of their own and shuffled candidates.
+        items: descriptions that stand before those of the simulator's tool, so that a prompt reads as in training.
+        outside: what a method may see of a known task without the simulator. Where it is given, methods that do not
+            vary rank that too, and ``same`` counts the answers that came out alike.
+        host, port: where to listen; port 0 = a free one.
+    """
+
+    def __init__(
+        self,
+        methods: Mapping[str, Method],
+        known: Sequence[Task] = (),
+        items: Mapping[str, Item] | None = None,
+        outside: Callable[[Task], TaskContext] | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
+        self._methods, self._items, self._place = dict(methods), items or {}, (host, port)
+        self._known = {_key(task.user_id, task.candidates): blind(task) for task in known}
+        self._blind = frozenset(self._known.values())
+        self._lock, self._stack, self._open = asyncio.Lock(), contextlib.AsyncExitStack(), ""
+        self._server: asyncio.Server | None = None
+        self.address = ""
+        self.fault: StarError | None = None
+        self._outside = outside
+        self.checked: Counter[str] = Counter()
+        self.same: Counter[str] = Counter()
+
+    async def __aenter__(self) -> Bridge:
+        self._server = await asyncio.start_server(self._serve, *self._place, limit=_LONGEST)
+        host, port = self._server.sockets[0].getsockname()[:2]
+        self.address = f"{host}:{port}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._server is not None:
+            self._server.close()
+        await self._stack.aclose()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            try:
+                said = await self._answer(json.loads(await reader.readline()))
+            except StarError as error:
+                self.fault = self.fault or error
+                said = {"error": str(error)}
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                said = {"error": f"not understood: {type(error).__name__}: {error}"}
+            writer.write(json.dumps(said).encode() + b"\n")
+            await writer.drain()
+        except ConnectionError:
+            pass  # an agent that gave up waiting; the simulator has counted its miss
+        finally:
+            writer.close()
+
+    async def _answer(self, row: dict[str, Any]) -> dict[str, Any]:
+        if "open" in row:
+            await self._method(row["open"])
+            return {"ready": row["open"]}
+        method = await self._method(row["method"])
+        task, context = self.read(row)
+        try:
+            ranking = await method.rank(task, context)
+            if self._outside is not None and not method.varies and task in self._blind:
+                other = await method.rank(task, self._outside(task))
+                self.checked[method.name] += 1
+                self.same[method.name] += ranking.ids == other.ids
+        except StarError:
+            raise
+        except Exception as error:  # a method may do anything; this task is its miss, and the rest go on
+            return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+        return reply_of(ranking)
+
+    async def _method(self, name: str) -> Method:
+        async with self._lock:
+            chosen = name or next(iter(self._methods))
+            if chosen not in self._methods:
+                raise StarError(f"the bridge has no method {chosen!r}", f"it has {', '.join(self._methods)}")
+            if chosen != self._open:
+                await self._stack.aclose()
+                self._stack, self._open = contextlib.AsyncExitStack(), ""
+                await self._stack.enter_async_context(self._methods[chosen])
+                self._open = chosen
+            return self._methods[chosen]
+
+    def read(self, row: Mapping[str, Any]) -> tuple[Task, TaskContext]:
+        """What an agent sent, as a task and what may be seen beside it."""
+        events = events_of(row.get("reviews") or [])
+        shown = {str(entry["item_id"]): _item(entry) for entry in row.get("items") or []}
+        user, candidates = str(row["task"]["user_id"]), [str(item) for item in row["task"]["candidate_list"]]
+        task = self._known.get(_key(user, candidates))
+        if task is None:
+            name = fingerprint([user, sorted(candidates)])
+            sources = [str(entry["source"]) for entry in row.get("items") or [] if entry.get("source")]
+            random.Random(name).shuffle(candidates := sorted(candidates))  # the order given betrays the truth
+            cutoff = events[-1][1] + 1 if events else 0
+            task = Task(name, next(iter(sources), "agentsociety"), "classic", user, tuple(candidates), "", cutoff)
+        history = [event for event in events if event[1] < task.cutoff]
+        return task, TaskContext(history, ChainMap(dict(self._items), shown) if shown else self._items)
+
+
+def _key(user: str, candidates: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    return user, tuple(sorted(candidates))
+
+
+def _item(row: Mapping[str, Any]) -> Item:
+    title, categories, attributes = describe(row, 500)
+    return Item(str(row["item_id"]), str(title or ""), tuple(categories), attributes)
+
+
+def events_of(reviews: Sequence[Mapping[str, Any]]) -> list[Event]:
+    """Reviews as interactions, oldest first, equal times in the order given; those without a time that can be read are
+    left out."""
+    stamps = [next((row[name] for name in _STAMPS if row.get(name) not in (None, "")), None) for row in reviews]
+    found: list[Event] = []
+    for row, stamp in zip(reviews, seconds_of(stamps), strict=True):
+        if stamp is not None:
+            rating = next((row[name] for name in _RATINGS if row.get(name) not in (None, "")), None)
+            found.append((str(row["item_id"]), stamp, None if rating is None else float(rating)))
+    return sorted(found, key=lambda event: event[1])
+
+
+def seconds_of(stamps: Sequence[Any]) -> list[int | None]:
+    """Times of any of the three domains as whole seconds."""
+    if all(isinstance(stamp, int) for stamp in stamps):
+        column = pa.array(stamps, pa.int64())
+    else:
+        column = pa.array([None if stamp is None else str(stamp) for stamp in stamps], pa.string())
+    read: list[int | None] = times.seconds(column).to_pylist()
+    return read
+
+
+def reply_of(ranking: Ranking) -> dict[str, Any]:
+    """An answer as the bridge sends it."""
+    if ranking.ids is None:
+        return {"error": ranking.failure or "no ranking"}
+    return {"ranking": list(ranking.ids)}

@@ -1,0 +1,236 @@
+"""Methods at work over tasks: each answer is kept as it comes, so that nothing is judged twice.
+
+A folder of answers holds ``tasks.parquet`` and, for each method, ``answers/<method>.jsonl``: a first line that says
+what the method was, then a line for each answer. Sealed, they are the table of :mod:`star_rl.evaluation.results`.
+
+A method that raises, that takes too long or that returns no list has failed on that task: a miss that stays in the
+denominator, with the reason beside it (websocietysimulator 1.0.0a30 gives a task 300 s).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from star_rl.errors import StarError
+from star_rl.evaluation.methods import Method, Ranking, TaskContext, as_ranking, blind
+from star_rl.evaluation.results import Answer, names_candidates
+from star_rl.files import fingerprint, read_jsonl, writing_error
+from star_rl.records import Task
+
+#: Seconds that the official simulator gives a task.
+TIMEOUT = 300.0
+_COLUMNS = ("well_formed", "tool_calls", "calls", "tokens_in", "seconds", "tool_seconds", "confidence")
+
+#: Makes what a method sees beside a task: ``(task, sample) -> context``.
+ContextOf = Callable[[Task, int], TaskContext]
+
+
+class Progress(Protocol):
+    """Called after each answer: how far, of how much, and a few words."""
+
+    def __call__(self, done: float, total: float | None = None, note: str = "") -> None: ...
+
+
+class Ledger:
+    """The answers of one method, as they come.
+
+    Args:
+        folder: of all methods' answers.
+        name: the method's.
+        describe: all that decides an answer; answers of another description are refused.
+
+    Raises:
+        StarError: the file was begun by another method of the same name.
+    """
+
+    def __init__(self, folder: Path, name: str, describe: dict[str, Any]) -> None:
+        self.path, self.name = folder / f"{_slug(name)}.jsonl", name
+        settings = fingerprint([name, describe])
+        self.done: set[tuple[str, int]] = set()
+        lines = [json.dumps({"method": name, "began": time.time(), "describe": describe, "settings": settings})]
+        for number, row in enumerate(_rows(self.path)):
+            if number == 0:
+                lines = [json.dumps(row)]
+                if row.get("settings") != settings:
+                    raise StarError(
+                        f"{self.path} holds answers of {name} with other settings",
+                        "give the method a name of its own (name=..), choose another folder, or delete the file",
+                    )
+                continue
+            key = (row["task_id"], row["sample"])
+            if key not in self.done:
+                self.done.add(key)
+                lines.append(json.dumps(row))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if self.done or not self.path.exists():
+                part = self.path.with_suffix(".part")  # a last line cut short by a kill is gone
+                part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+                part.replace(self.path)
+            else:
+                self.path.write_text(f"{lines[0]}\n", encoding="utf-8")
+            self._handle = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - closed by `close`
+        except OSError as error:
+            raise writing_error(self.path, error) from error
+
+    def append(self, task: Task, sample: int, found: Ranking) -> None:
+        row = {"task_id": task.task_id, "sample": sample, "ranking": found.ids, "failure": found.failure}
+        row |= {name: getattr(found, name) for name in _COLUMNS}
+        row |= {"tokens": found.tokens_out, "trace": found.trace}
+        self._handle.write(json.dumps({name: value for name, value in row.items() if value not in (None, "")}) + "\n")
+        self._handle.flush()
+        self.done.add((task.task_id, sample))
+
+    def close(self) -> None:
+        self._handle.close()
+
+
+def _rows(path: Path) -> Iterator[Any]:
+    if path.exists():
+        yield from read_jsonl(path)
+
+
+def _slug(name: str) -> str:
+    plain = re.sub(r"[^A-Za-z0-9._=-]+", "_", name).strip("_.")[:80] or "method"
+    return plain if plain == name else f"{plain}-{fingerprint(name)[:6]}"
+
+
+async def run_method(
+    method: Method,
+    tasks: Sequence[Task],
+    context_of: ContextOf,
+    folder: str | Path,
+    samples: int = 1,
+    timeout: float = TIMEOUT,
+    progress: Progress | None = None,
+) -> Counter[str]:
+    """Let a method answer what it has not answered yet; it is entered here, and only if something is missing.
+
+    Args:
+        folder: of the answers of all methods.
+        samples: of each task; one, where the method does not vary.
+        timeout: seconds for one answer.
+
+    Returns:
+        failures of this call by reason.
+
+    Raises:
+        StarError: the folder holds answers of another method of this name, or the method cannot work at all.
+    """
+    ledger = Ledger(Path(folder), method.name, {**method.describe, "timeout": timeout})
+    many = samples if method.varies else 1
+    missing = [(task, k) for task in tasks for k in range(many) if (task.task_id, k) not in ledger.done]
+    total, done = len(tasks) * many, len(tasks) * many - len(missing)
+    failed: Counter[str] = Counter()
+    queue = iter(missing)
+
+    async def work() -> None:
+        nonlocal done
+        for task, sample in queue:  # shared: the next one goes to whoever is free
+            found = await _once(method, task, context_of(task, sample), timeout)
+            if found.failure:
+                failed[found.failure] += 1
+            ledger.append(task, sample, found)
+            done += 1
+            if progress is not None:
+                progress(done, total, method.name + (f", {failed.total()} failed" if failed else ""))
+
+    try:
+        if missing:
+            async with method as opened:
+                method = opened
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(min(max(1, method.in_flight), len(missing))):
+                        group.create_task(work())
+    except BaseExceptionGroup as group_error:
+        raise group_error.exceptions[0] from group_error
+    finally:
+        ledger.close()
+    return failed
+
+
+async def _once(method: Method, task: Task, context: TaskContext, timeout: float) -> Ranking:
+    """One answer, whatever the method does."""
+    began = time.perf_counter()
+    try:
+        found = as_ranking(await asyncio.wait_for(method.rank(blind(task), context), timeout))
+    except TimeoutError:
+        found = Ranking(None, f"no answer within {timeout:g} s")
+    except StarError:
+        raise  # the user's to mend, and the same for every task
+    except Exception as error:  # a method may fail in any way: the task is a miss, with its reason
+        found = Ranking(None, _reason(error))
+    if found.seconds is None and method.in_flight == 1:
+        found.seconds = time.perf_counter() - began
+    return found
+
+
+def _reason(error: Exception) -> str:
+    words = " ".join(str(error).encode("utf-8", "replace").decode("utf-8").split())[:200]
+    return words if type(error) is RuntimeError else f"{type(error).__name__}: {words}"
+
+
+def ledgers(folder: str | Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The files of answers with their first lines, in the order in which they were begun."""
+    found: list[tuple[Path, dict[str, Any]]] = [
+        (path, next(_rows(path), {})) for path in sorted(Path(folder).glob("*.jsonl"))
+    ]
+    return sorted(found, key=lambda entry: entry[1].get("began", 0.0))
+
+
+def read_answers(folder: str | Path, tasks: Sequence[Task]) -> list[Answer]:
+    """All methods' answers to ``tasks``, by method, task and sample.
+
+    Raises:
+        StarError: an answer belongs to none of the tasks.
+    """
+    known = {task.task_id: (place, task) for place, task in enumerate(tasks)}
+    found: list[Answer] = []
+    for path, head in ledgers(folder):
+        name, own = str(head.get("method", path.stem)), []
+        for row in itertools.islice(_rows(path), 1, None):
+            if row["task_id"] not in known:
+                raise StarError(
+                    f"{path} has an answer to task {row['task_id']}, which is not among the {len(tasks)} tasks",
+                    "judge each task set in a folder of its own",
+                )
+            place, task = known[row["task_id"]]
+            own.append((place, row["sample"], _answer(name, task, row)))
+        found += [answer for _, _, answer in sorted(own, key=lambda entry: entry[:2])]
+    return found
+
+
+def _answer(name: str, task: Task, row: dict[str, Any]) -> Answer:
+    ranked = row.get("ranking")
+    return Answer(
+        name,
+        task,
+        ranked,
+        row["sample"],
+        valid=names_candidates(ranked, task),
+        tokens=row.get("tokens"),
+        failure=row.get("failure"),
+        **{column: row.get(column) for column in _COLUMNS},
+    )
+
+
+def answer_of(name: str, task: Task, sample: int, found: Ranking) -> Answer:
+    """A ranking that is in hand as an answer."""
+    return Answer(
+        name,
+        task,
+        found.ids,
+        sample,
+        valid=names_candidates(found.ids, task),
+        tokens=found.tokens_out,
+        failure=found.failure or None,
+        **{column: getattr(found, column) for column in _COLUMNS},
+    )

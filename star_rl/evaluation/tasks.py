@@ -1,0 +1,170 @@
+"""A set of tasks to be judged: read, checked, shuffled, and told apart from other sets.
+
+What would leave a score undefined is refused: a task without a ground truth, or with two. What the official evaluator
+counts as it stands is counted, and said: a ground truth that is no candidate is a miss for everybody who ranks the
+candidates, and a list of fewer than 20 is judged like any other (websocietysimulator 1.0.0a30,
+tools/evaluation_tool.py).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from star_rl.errors import StarError
+from star_rl.files import fingerprint, read_jsonl
+from star_rl.records import CANDIDATES, TASKS, Task, tasks_to, write_table
+
+#: A sub-task: source and scenario.
+Cell = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class TaskSet:
+    """Tasks that belong together.
+
+    Attributes:
+        tasks: candidates shuffled.
+        official: the benchmark's own tasks and ground truths, so that figures may be set beside the paper's.
+        notes: sentences a reader must see beside the figures.
+    """
+
+    tasks: tuple[Task, ...]
+    official: bool = False
+    notes: tuple[str, ...] = field(default=())
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for equal tasks, in whatever order they or their candidates stand."""
+        return fingerprint_of(self.tasks)
+
+    @property
+    def cells(self) -> dict[Cell, list[Task]]:
+        """Tasks by sub-task, in order of appearance."""
+        found: dict[Cell, list[Task]] = {}
+        for task in self.tasks:
+            found.setdefault((task.source, task.scenario), []).append(task)
+        return found
+
+
+def fingerprint_of(tasks: Iterable[Task]) -> str:
+    """What stands for a set of tasks."""
+    rows = [[t.task_id, t.source, t.scenario, t.user_id, sorted(t.candidates), t.ground_truth, t.cutoff] for t in tasks]
+    return fingerprint(sorted(rows))
+
+
+def shuffled(task: Task, seed: int) -> Task:
+    """The task with its candidates in an order that seed and task decide, and the order they came in does not.
+
+    The order in which official tasks name their candidates betrays the ground truth.
+    """
+    order = sorted(task.candidates)
+    random.Random(f"{seed}:{task.task_id}").shuffle(order)
+    return replace(task, candidates=tuple(order))
+
+
+def task_set(tasks: Sequence[Task], seed: int, official: bool = False, limit: int | None = None) -> TaskSet:
+    """Check tasks and shuffle their candidates.
+
+    Args:
+        limit: the first so many of each sub-task.
+
+    Raises:
+        StarError: there are none, two share an id, or one has no ground truth.
+    """
+    truths: dict[str, str] = {}
+    for task in tasks:
+        if not isinstance(task.ground_truth, str) or not task.ground_truth:
+            raise StarError(f"task {task.task_id} has no ground truth", "a task has one id as ground truth")
+        if task.task_id in truths:
+            two = truths[task.task_id] != task.ground_truth
+            raise StarError(
+                f"task {task.task_id} " + ("has two ground truths" if two else "stands twice"),
+                "give each task an id of its own and one ground truth",
+            )
+        truths[task.task_id] = task.ground_truth
+    kept: list[Task] = []
+    taken: dict[Cell, int] = {}
+    for task in tasks:
+        cell = (task.source, task.scenario)
+        taken[cell] = taken.get(cell, 0) + 1
+        if limit is None or taken[cell] <= limit:
+            kept.append(shuffled(task, seed))
+    if not kept:
+        raise StarError("there are no tasks to judge", "check the file, and a limit of 1 or more")
+    return TaskSet(tuple(kept), official, tuple(_notes(kept)))
+
+
+def _notes(tasks: Sequence[Task]) -> Iterable[str]:
+    outside = [task for task in tasks if task.ground_truth not in task.candidates]
+    if outside:
+        yield (
+            f"{_tasks(outside)} a ground truth that is no candidate (such as {outside[0].task_id}): counted as a miss, "
+            "as the official evaluator does"
+        )
+    few = [task for task in tasks if len(task.candidates) < CANDIDATES]
+    if few:
+        yield f"{_tasks(few)} fewer than {CANDIDATES} candidates (such as {few[0].task_id}): judged as they stand"
+    many = [task for task in tasks if len(task.candidates) > CANDIDATES]
+    if many:
+        yield f"{_tasks(many)} more than {CANDIDATES} candidates (such as {many[0].task_id}): judged as they stand"
+    twice = [task for task in tasks if len(set(task.candidates)) < len(task.candidates)]
+    if twice:
+        yield f"{_tasks(twice)} a candidate twice (such as {twice[0].task_id}): judged as they stand"
+
+
+def _tasks(found: Sequence[Task]) -> str:
+    return f"{len(found)} task has" if len(found) == 1 else f"{len(found)} tasks have"
+
+
+def read_tasks(path: str | Path) -> list[Task]:
+    """Tasks of a Parquet or JSON-lines file with the columns of ``records.TASKS``.
+
+    Raises:
+        StarError: no such file, not of this form, or a task without a ground truth or with two; names the task.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise StarError(f"there is no file of tasks {file}", "give a run's folder, or a Parquet or JSON-lines file")
+    try:
+        rows = list(read_jsonl(file)) if file.suffix == ".jsonl" else pq.read_table(file).to_pylist()
+    except (pa.ArrowInvalid, OSError, ValueError) as error:
+        raise StarError(f"{file} holds no tasks ({error})", "give a Parquet or JSON-lines file of tasks") from error
+    return [_task(row, number, file) for number, row in enumerate(rows)]
+
+
+def _task(row: Any, number: int, file: Path) -> Task:
+    where = f"row {number} of {file}"
+    if not isinstance(row, Mapping):
+        raise StarError(f"{where} is no task", f"a task has {', '.join(TASKS.names)}")
+    name = row.get("task_id") or where
+    truth = row.get("ground_truth")
+    if truth is None or truth == "" or truth == []:
+        raise StarError(f"task {name} has no ground truth", "a task has one id as ground truth")
+    if isinstance(truth, list):
+        raise StarError(f"task {name} has {len(truth)} ground truths in a list", "a task has one id as ground truth")
+    for column in ("task_id", "source", "scenario", "user_id", "ground_truth"):
+        if not isinstance(row.get(column), str):
+            raise StarError(f"task {name} has {column} = {row.get(column)!r}", "ids and names are strings")
+    listed, cutoff = row.get("candidates"), row.get("cutoff")
+    if not isinstance(listed, list) or not all(isinstance(entry, str) for entry in listed):
+        raise StarError(f"the candidates of task {name} are no list of ids", "give 20 ids as strings")
+    if not isinstance(cutoff, int) or isinstance(cutoff, bool):
+        raise StarError(f"task {name} has cutoff = {cutoff!r}", "give seconds since 1970, or the position")
+    return Task(
+        row["task_id"], row["source"], row["scenario"], row["user_id"], tuple(listed), row["ground_truth"], cutoff
+    )
+
+
+def write_tasks(path: str | Path, tasks: Sequence[Task]) -> None:
+    """The judged tasks beside their answers, so that another judge knows what was answered."""
+    write_table(path, tasks_to(tasks), "tasks")

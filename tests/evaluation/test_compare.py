@@ -1,0 +1,148 @@
+"""Tables: the paper's layout, what is comparable, and what is refused."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from star_rl.errors import StarError
+from star_rl.evaluation import compare, paper, results
+from star_rl.evaluation.judge import judge
+from star_rl.evaluation.results import Answer
+from star_rl.evaluation.tasks import fingerprint_of, task_set, write_tasks
+from star_rl.files import read_json, write_json
+from star_rl.records import SCENARIOS, Task
+
+IDS = tuple(f"i{number}" for number in range(20))
+
+
+def tasks_of(source="amazon", scenario="classic", count=4):
+    return [Task(f"{scenario}-{k}", source, scenario, f"u{k}", IDS, "i7", 5) for k in range(count)]
+
+
+def evaluation(folder, tasks, methods=("a",), official=False, hits=2):
+    """A folder as ``star-rl evaluate`` leaves it; the first ``hits`` tasks of each method hit."""
+    made = task_set(tasks, 0, official)
+    answers = [
+        Answer(name, task, ["i7" if place < hits else "i1"], valid=True)
+        for name in methods
+        for place, task in enumerate(made.tasks)
+    ]
+    table = results.table_of(answers)
+    write_tasks(folder / "tasks.parquet", made.tasks)
+    cells = [
+        {"source": source, "scenario": scenario, "n": len(own), "fingerprint": fingerprint_of(own)}
+        for (source, scenario), own in made.cells.items()
+    ]
+    write_json(
+        folder / "metrics.json",
+        {
+            **judge(table, made.tasks, 1, 200, 0),
+            "tasks": {"fingerprint": made.fingerprint, "official": official, "cells": cells},
+            "notes": list(made.notes),
+        },
+    )
+    return folder
+
+
+def test_columns_stand_in_the_order_of_the_paper(tmp_path):
+    tasks = [task for scenario in reversed(SCENARIOS) for task in tasks_of("yelp", scenario)]
+    one = evaluation(tmp_path / "yelp", tasks)
+    two = evaluation(tmp_path / "amazon", tasks_of("amazon", "long_term"))
+    three = evaluation(tmp_path / "films", tasks_of("movielens"))
+    found = compare.compare([three, one, two])
+    assert [column.head for column in found.columns] == [
+        "amazon Long", "yelp Classic", "yelp User-CS", "yelp Item-CS", "yelp Long", "yelp Short", "movielens Classic",
+    ]  # fmt: skip
+    head, count, row = compare.rows(found)
+    assert head[0] == "method" and count[1:] == ["4"] * 7
+    assert row[0] == "a" and row[1].startswith("50.0 [") and "]" in row[1]
+
+
+def test_only_official_tasks_stand_beside_the_papers_figures(tmp_path):
+    official = evaluation(tmp_path / "official", tasks_of(), official=True)
+    own = evaluation(tmp_path / "own", tasks_of("goodreads"))
+    found = compare.compare([official, own])
+    assert [column.comparable for column in found.columns] == [True, False]
+    title, lines = compare.paper_rows(found)
+    assert "table 1" in title and lines[0] == ["method", "amazon Classic"]
+    assert ["STAR", "79.0"] in lines and ["Baseline666", "60.0"] in lines
+    text = compare.markdown(found)
+    assert (
+        "amazon Classic =" in text and "Not comparable with the paper (a split of one's own): goodreads Classic" in text
+    )
+    assert "The paper has 100 tasks a sub-task; amazon Classic differ." in text
+    data = compare.data(found)
+    assert data["columns"][0]["paper"]["MARS"] == 68.4 and data["columns"][1]["paper"] is None
+    assert "STAR (arXiv 2602.09829) & 79.0 & --" in compare.latex(found)
+
+
+def test_official_tasks_of_another_source_have_no_figure_in_the_paper(tmp_path):
+    found = compare.compare([evaluation(tmp_path / "x", tasks_of("agentsociety"), official=True)])
+    assert not found.columns[0].comparable
+    assert "not comparable" in compare.paper_rows(found)[0]
+    assert len(compare.paper_rows(found)[1][0]) == 1 + 15
+
+
+def test_different_tasks_for_one_sub_task_are_refused(tmp_path):
+    one = evaluation(tmp_path / "one", tasks_of(count=4))
+    two = evaluation(tmp_path / "two", tasks_of(count=5))
+    with pytest.raises(StarError, match="have different tasks for amazon Classic"):
+        compare.compare([one, two])
+    moved = [replace(task, ground_truth="i3") for task in tasks_of(count=4)]
+    with pytest.raises(StarError, match="have different tasks"):
+        compare.compare([one, evaluation(tmp_path / "three", moved)])
+
+
+def test_one_method_of_two_folders_is_two_rows_on_the_same_tasks_and_one_on_different(tmp_path):
+    one, two = (
+        evaluation(tmp_path / name, tasks_of(), ("star", name), hits=hits) for name, hits in (("p", 1), ("q", 3))
+    )
+    found = compare.compare([one, two])
+    assert set(found.methods) == {"star (p)", "star (q)", "p", "q"}
+    other = evaluation(tmp_path / "r", tasks_of("yelp"), ("star",))
+    assert set(compare.compare([one, other]).methods) == {"star", "p"}
+
+
+def test_figures_of_another_task_set_are_refused(tmp_path):
+    folder = evaluation(tmp_path / "one", tasks_of(count=4))
+    write_tasks(folder / "tasks.parquet", tasks_of(count=3))
+    with pytest.raises(StarError, match="are those of another task set"):
+        compare.compare([folder])
+
+
+def test_folders_that_are_no_evaluation_are_refused(tmp_path):
+    with pytest.raises(StarError, match=r"there is no file .*metrics\.json"):
+        compare.compare([tmp_path])
+    (tmp_path / "metrics.json").write_text('{"n": 3, "methods": []}')
+    with pytest.raises(StarError, match="is no evaluation of this version"):
+        compare.compare([tmp_path])
+
+
+def test_a_name_that_is_markup_stays_a_name(tmp_path):
+    found = compare.compare([evaluation(tmp_path / "x", tasks_of(), ("a|b_*<i>", r"\end{tabular}"))])
+    assert r"a\|b\_\*\<i\>" in compare.markdown(found)
+    assert r"\textbackslash{}end\{tabular\}" in compare.latex(found)
+
+
+def test_the_three_files_are_written(tmp_path):
+    found = compare.compare([evaluation(tmp_path / "x", tasks_of(), official=True)])
+    markdown, latex, data = compare.write(found, tmp_path / "out")
+    assert markdown.read_text().startswith("**HR_avg, %, 95 % interval**")
+    assert latex.read_text().count(r"\\") == 2 + 1 + len(paper.TABLE1)
+    rows = read_json(data)["methods"]["a"]
+    assert rows[0]["source"] == "amazon" and json.dumps(rows)
+
+
+def test_the_papers_figures_are_those_of_its_tables():
+    assert len(paper.TABLE1) == 12 and all(len(values) == 15 for values in paper.TABLE1.values())
+    for name in ("MARS", "STAR"):
+        assert {scenario: paper.TABLE1[name]["goodreads", scenario] for scenario in SCENARIOS} == paper.TABLE2[name]
+    for name, values in paper.TABLE2.items():
+        assert sum(values.values()) / 5 == pytest.approx(paper.TABLE2_AVERAGE[name], abs=0.06), name
+    for source, (_, methods) in paper.BEST_OF_K.items():
+        for name, values in methods.items():
+            assert list(values) == sorted(values), (source, name)
+    for source in paper.SOURCES:
+        mean = sum(paper.TABLE1["STAR"][source, scenario] for scenario in SCENARIOS) / 5
+        assert mean == pytest.approx(paper.BEST_OF_K[source][1]["STAR"][0], abs=0.06)

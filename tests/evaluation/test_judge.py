@@ -1,0 +1,89 @@
+"""From answers to figures: misses stay in the denominator, sub-tasks apart, foreign results refused."""
+
+import pytest
+
+from star_rl.errors import StarError
+from star_rl.evaluation import results
+from star_rl.evaluation.judge import judge
+from star_rl.evaluation.results import Answer, names_candidates
+from star_rl.records import Task
+
+
+def task(number: int, scenario: str = "classic") -> Task:
+    return Task(f"t{number}", "synthetic", scenario, "u", tuple(str(n) for n in range(20)), "7", 0)
+
+
+TASKS = [task(number) for number in range(4)]
+
+
+def test_a_failed_task_is_a_miss_and_stays_in_the_denominator():
+    answers = [
+        Answer("sft", TASKS[0], ["7"], well_formed=True),
+        Answer("sft", TASKS[1], ["1", "2", "7"], well_formed=True),
+        Answer("sft", TASKS[2], None, well_formed=False),
+    ]
+    row = judge(results.table_of(answers), TASKS, 1, 200, 0)["methods"][0]
+    assert (row["n"], row["hr1"], row["hr3"], row["hr5"]) == (4, 25.0, 50.0, 50.0)
+    assert row["hr_avg"] == pytest.approx(125 / 3)
+    assert row["hr_avg_low"] <= row["hr_avg"] <= row["hr_avg_high"]
+    assert row["format_rate"] == pytest.approx(2 / 3)
+
+
+def test_methods_are_paired_over_the_same_tasks():
+    answers = [Answer("star", one, ["7"]) for one in TASKS] + [Answer("sft", one, ["1", "7"]) for one in TASKS]
+    (pair,) = judge(results.table_of(answers), TASKS, 1, 200, 0, [("star", "sft"), ("star", "absent")])["pairs"]
+    assert (pair["a"], pair["b"]) == ("star", "sft")
+    assert pair["difference"] == pytest.approx(100 / 3)
+
+
+def test_several_samples_of_a_student_are_averaged_within_the_task():
+    answers = [Answer("star", TASKS[0], ["7"], sample=0), Answer("star", TASKS[0], ["1"], sample=1)]
+    row = judge(results.table_of(answers), TASKS[:1], 2, 200, 0)["methods"][0]
+    assert row["hr1"] == 50.0
+
+
+def test_answers_to_another_task_set_are_refused():
+    table = results.table_of([Answer("sft", task(99), ["7"])])
+    with pytest.raises(StarError, match="task t99, which is not among the 4 tasks"):
+        judge(table, TASKS, 1, 200, 0)
+
+
+@pytest.mark.parametrize(
+    "ranked, valid",
+    [(["7", "1"], True), ([], False), (None, False), (["7", "7"], False), (["7", "x"], False), (["7", None], False)],
+)
+def test_a_valid_list_names_distinct_candidates_only(ranked, valid):
+    assert names_candidates(ranked, TASKS[0]) is valid
+
+
+def test_without_pairs_the_best_is_set_against_every_other():
+    answers = [Answer(name, one, ["7"][:hit]) for name, hit in (("a", 0), ("b", 1), ("c", 0)) for one in TASKS]
+    pairs = judge(results.table_of(answers), TASKS, 1, 200, 0)["pairs"]
+    assert [(pair["a"], pair["b"]) for pair in pairs] == [("b", "a"), ("b", "c")]
+    assert all(pair["difference"] == 100.0 and pair["p"] < 0.05 for pair in pairs)
+
+
+def test_every_sub_task_has_its_row():
+    tasks = [task(0), task(1, "long_term"), task(2, "long_term")]
+    answers = [Answer("a", tasks[0], ["7"], tool_calls=4), Answer("a", tasks[1], ["1", "7"], tool_calls=2)]
+    cells = {row["scenario"]: row for row in judge(results.table_of(answers), tasks, 1, 200, 0)["cells"]}
+    assert (cells["classic"]["n"], cells["classic"]["hr_avg"], cells["classic"]["tool_calls"]) == (1, 100.0, 4.0)
+    assert (cells["long_term"]["n"], cells["long_term"]["failed"]) == (2, 1)
+    assert cells["long_term"]["hr3"] == 50.0 and cells["long_term"]["mrr"] == 25.0
+
+
+def test_a_table_without_answers_has_no_methods():
+    assert judge(results.table_of([]), TASKS, 1, 200, 0)["methods"] == []
+
+
+def test_answers_written_before_there_were_costs_are_read(tmp_path):
+    import pyarrow.parquet as pq
+
+    table = results.table_of([Answer("a", TASKS[0], ["7"])])
+    pq.write_table(table.drop(["calls", "tokens_in", "tool_seconds", "confidence", "failure"]), tmp_path / "old")
+    assert results.read(tmp_path / "old").equals(table)
+    pq.write_table(table.drop(["rank"]), tmp_path / "none")
+    with pytest.raises(StarError, match="has no column rank"):
+        results.read(tmp_path / "none")
+    with pytest.raises(StarError, match="holds no answers"):
+        results.read(tmp_path / "absent")

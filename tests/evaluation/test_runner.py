@@ -1,0 +1,220 @@
+"""Methods at work: whatever one does is an answer or a failure with its reason, and nothing is answered twice."""
+
+import asyncio
+import json
+import threading
+import time
+
+import pytest
+
+from star_rl.errors import StarError
+from star_rl.evaluation import results, runner
+from star_rl.evaluation.judge import judge
+from star_rl.evaluation.methods import Method, Ranking, TaskContext, Yardstick
+from star_rl.records import Task
+
+TASKS = [Task(f"t{k}", "amazon", "classic", "u", tuple(str(n) for n in range(20)), "7", 5) for k in range(6)]
+
+
+class Plain:
+    """A yardstick made of a function."""
+
+    def __init__(self, function, name="plain"):
+        self.function, self.name, self.asked = function, name, []
+
+    def rank(self, task, history):
+        self.asked.append(task.task_id)
+        return self.function(task)
+
+
+def run(method, folder, tasks=TASKS, **options):
+    if not isinstance(method, Method):
+        method = Yardstick(method)
+    return asyncio.run(runner.run_method(method, tasks, lambda task, sample: TaskContext([]), folder, **options))
+
+
+def judged(folder, tasks=TASKS, samples=1):
+    table = results.table_of(runner.read_answers(folder, tasks))
+    return judge(table, tasks, samples, 200, 0)["methods"]
+
+
+def test_a_method_that_raises_is_a_miss_with_its_reason(tmp_path):
+    def half(task):
+        if task.task_id in ("t1", "t3"):
+            raise ValueError("no idea")
+        return ["7"]
+
+    failed = run(Plain(half), tmp_path)
+    assert failed == {"ValueError: no idea": 2}
+    (row,) = judged(tmp_path)
+    assert (row["n"], row["failed"]) == (6, 2)
+    assert row["hr1"] == pytest.approx(100 * 4 / 6)
+    kept = [answer.failure for answer in runner.read_answers(tmp_path, TASKS)]
+    assert kept == [None, "ValueError: no idea", None, "ValueError: no idea", None, None]
+
+
+def test_a_method_that_exits_or_overflows_the_stack_fails_alone(tmp_path):
+    def wild(task):
+        if task.task_id == "t0":
+            raise SystemExit(3)
+        return wild(task) if task.task_id == "t1" else ["7"]
+
+    assert len(run(Plain(wild), tmp_path)) == 2
+    assert judged(tmp_path)[0]["failed"] == 2
+
+
+def test_a_method_that_hangs_is_a_miss_and_holds_up_nobody(tmp_path):
+    release = threading.Event()
+
+    def slow(task):
+        if task.task_id == "t2":
+            release.wait(60)
+        return ["7"]
+
+    began = time.monotonic()
+    failed = run(Plain(slow), tmp_path, timeout=0.3)
+    release.set()
+    assert failed == {"no answer within 0.3 s": 1}
+    assert time.monotonic() - began < 20
+    assert judged(tmp_path)[0]["failed"] == 1
+
+
+def test_an_asynchronous_method_that_hangs_is_cancelled(tmp_path):
+    class Sleeper(Method):
+        name = "sleeper"
+        in_flight = 6
+
+        async def rank(self, task, context):
+            await asyncio.sleep(60 if task.task_id == "t5" else 0)
+            return ["7"]
+
+    assert run(Sleeper(), tmp_path, timeout=0.2) == {"no answer within 0.2 s": 1}
+
+
+def test_a_string_is_a_failure_even_where_it_holds_the_truth(tmp_path):
+    assert run(Plain(lambda task: '["7"]'), tmp_path) == {"returned a str where a list of ids is asked for": 6}
+    (row,) = judged(tmp_path)
+    assert (row["hr5"], row["failed"], row["valid_rate"]) == (0.0, 6, 0.0)
+
+
+def test_duplicates_and_foreign_ids_hold_their_places_and_show_in_the_validity(tmp_path):
+    run(Plain(lambda task: ["x", "x", "7"]), tmp_path)
+    (row,) = judged(tmp_path)
+    assert (row["hr1"], row["hr3"], row["valid_rate"]) == (0.0, 100.0, 0.0)
+
+
+def test_a_killed_run_goes_on_and_asks_nothing_twice(tmp_path):
+    class Killed(Exception):
+        pass
+
+    def until(task):
+        return ["7"]
+
+    first = Plain(until)
+
+    def stop(done, total=None, note=""):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(first, tmp_path, progress=stop)
+    path = tmp_path / "plain.jsonl"
+    path.write_text(path.read_text() + '{"task_id": "t3", "sam')  # cut short by the kill
+    second = Plain(until)
+    run(second, tmp_path)
+    assert first.asked == ["t0", "t1", "t2"] and second.asked == ["t3", "t4", "t5"]
+    third = Plain(until)
+    run(third, tmp_path)
+    assert third.asked == []
+    assert [answer.task.task_id for answer in runner.read_answers(tmp_path, TASKS)] == [t.task_id for t in TASKS]
+
+
+def test_a_finished_method_is_not_even_opened(tmp_path):
+    class Costly(Method):
+        name = "costly"
+        opened = 0
+
+        async def __aenter__(self):
+            Costly.opened += 1
+            return self
+
+        async def rank(self, task, context):
+            return Ranking(["7"])
+
+    run(Costly(), tmp_path)
+    run(Costly(), tmp_path)
+    assert Costly.opened == 1
+
+
+def test_another_method_of_the_same_name_is_refused(tmp_path):
+    run(Yardstick(Plain(lambda task: ["7"]), {"k": 1}), tmp_path)
+    with pytest.raises(StarError, match="holds answers of plain with other settings"):
+        run(Yardstick(Plain(lambda task: ["7"]), {"k": 2}), tmp_path)
+
+
+def test_what_the_user_can_mend_stops_the_run_and_says_so(tmp_path):
+    class Broken(Method):
+        name = "broken"
+        in_flight = 3
+
+        async def rank(self, task, context):
+            raise StarError("the endpoint refuses the key", "set it")
+
+    with pytest.raises(StarError, match="refuses the key"):
+        run(Broken(), tmp_path)
+
+
+def test_samples_are_taken_where_answers_vary(tmp_path):
+    class Varying(Method):
+        name = "varying"
+        varies = True
+
+        async def rank(self, task, context):
+            return Ranking(["7"])
+
+    run(Varying(), tmp_path, samples=3)
+    run(Plain(lambda task: ["7"]), tmp_path, samples=3)
+    assert {row["name"]: row["samples"] for row in judged(tmp_path, samples=3)} == {"varying": 3, "plain": 1}
+    run(Varying(), tmp_path, samples=4)
+    assert len((tmp_path / "varying.jsonl").read_text().splitlines()) == 1 + 4 * len(TASKS)
+
+
+def test_answers_to_another_task_set_are_refused(tmp_path):
+    run(Plain(lambda task: ["7"]), tmp_path)
+    with pytest.raises(StarError, match="an answer to task t0, which is not among the 5 tasks"):
+        runner.read_answers(tmp_path, TASKS[1:])
+
+
+def test_names_that_are_no_file_names(tmp_path):
+    for name in ("a/b", "../up", "ä", "x" * 300, "mars w/o planner"):
+        run(Plain(lambda task: ["7"], name), tmp_path)
+    assert len(list(tmp_path.glob("*.jsonl"))) == 5
+    assert sorted(row["name"] for row in judged(tmp_path)) == sorted(
+        ["a/b", "../up", "ä", "x" * 300, "mars w/o planner"]
+    )
+
+
+def test_times_are_measured_only_where_tasks_do_not_wait_for_one_another(tmp_path):
+    class Parallel(Method):
+        name = "parallel"
+        in_flight = 4
+
+        async def rank(self, task, context):
+            return ["7"]
+
+    run(Parallel(), tmp_path)
+    run(Plain(lambda task: ["7"]), tmp_path)
+    timed = {row["name"]: row["latency_p50"] for row in judged(tmp_path)}
+    assert timed["parallel"] is None and timed["plain"] > 0
+
+
+def test_a_trace_is_kept_for_reading(tmp_path):
+    class Talker(Method):
+        name = "talker"
+
+        async def rank(self, task, context):
+            return Ranking(["7"], trace={"messages": [{"role": "assistant", "content": "\ud800é"}]})
+
+    run(Talker(), tmp_path, TASKS[:1])
+    row = json.loads((tmp_path / "talker.jsonl").read_text().splitlines()[1])
+    assert row["trace"]["messages"][0]["role"] == "assistant"

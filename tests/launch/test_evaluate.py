@@ -1,0 +1,193 @@
+"""``star-rl evaluate`` and ``compare`` on a small world, without an engine."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from launch import chain, local, recipe
+from launch.evaluate import is_official, open_tasks
+from star_rl import cli
+from star_rl.errors import StarError
+from star_rl.evaluation.tasks import read_tasks
+from star_rl.files import read_json
+
+SMALL = [
+    "source.options={users: 120, items: 60, categories: 6, shortest: 14, longest: 20}",
+    "split.options={train_per_user: 2, max_test: 12, max_valid: 4}",
+    "neighbours={items_k: 20, users_k: 10, liked_k: 20, threads: 1}",
+    "evidence={size: short, budget: 6}",
+    "prompt={profile: compact, history: 8, top: 10}",
+    "tools={lens: candidates}",
+    "name=small",
+]
+OWN = """
+import time
+
+class Method:
+    def __init__(self, kind):
+        self.name, self.kind = kind, kind
+
+    def rank(self, task, history):
+        if self.kind == "raises":
+            raise OSError("no")
+        if self.kind == "hangs":
+            time.sleep(60)
+        return ",".join(task.candidates) if self.kind == "says" else list(task.candidates)
+
+def make(world, seed, kind="fine"):
+    return Method(kind)
+
+def nothing(world, seed):
+    return 3
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "empty.yaml").write_text("{}")
+    local.run(recipe.load(folder / "empty.yaml", [*SMALL, f"out={folder}"]), chain.STAGES, until="evidence")
+    return folder / "small"
+
+
+def call(*words):
+    return cli.main([str(word) for word in words])
+
+
+def test_methods_answer_and_a_second_call_adds_to_them(run, tmp_path, capsys):
+    assert call("evaluate", "random", "item_knn", "--tasks", run, "--out", tmp_path / "e") == 0
+    assert "item" in capsys.readouterr().out
+    assert call("evaluate", "teacher", "mars:tools=off", "--tasks", run, "--out", tmp_path / "e") == 0
+    judged = read_json(tmp_path / "e" / "metrics.json")
+    assert [row["name"] for row in judged["methods"]] == ["random", "item_knn", "teacher", "mars w/o tools"]
+    assert [row["n"] for row in judged["methods"]] == [12] * 4
+    assert judged["methods"][3]["tool_calls"] == 0 and judged["methods"][2]["tool_calls"] > 0
+    assert judged["tasks"]["official"] is False
+    table = pq.read_table(tmp_path / "e" / "answers.parquet")
+    assert len(table) == 48
+    shuffled = {task.task_id: task.candidates for task in read_tasks(tmp_path / "e" / "tasks.parquet")}
+    given = {task.task_id: task.candidates for task in read_tasks(run / "tasks" / "test.parquet")}
+    assert shuffled != given and all(sorted(shuffled[name]) == sorted(given[name]) for name in given)
+    assert call("compare", tmp_path / "e", "--out", tmp_path / "t") == 0
+    out = capsys.readouterr().out
+    assert "not comparable" in out and "mars w/o tools" in out
+    assert {path.name for path in (tmp_path / "t").iterdir()} == {
+        f"comparison.{kind}" for kind in ("md", "tex", "json")
+    }
+
+
+def test_the_answers_of_a_method_do_not_depend_on_who_else_is_asked(run, tmp_path):
+    call("evaluate", "item_knn", "teacher", "--tasks", run, "--out", tmp_path / "both")
+    call("evaluate", "teacher", "--tasks", run, "--out", tmp_path / "one")
+
+    def answers(name):
+        rows = pq.read_table(tmp_path / name / "answers.parquet").to_pylist()
+        return {row["task_id"]: row["ranking"] for row in rows if row["method"] == "teacher"}
+
+    assert answers("both") == answers("one")
+
+
+@pytest.mark.parametrize(
+    "kind, words", [("raises", "OSError: no"), ("hangs", "no answer within 0.2 s"), ("says", "returned a str")]
+)
+def test_a_method_that_fails_is_counted_and_said(run, tmp_path, capsys, kind, words):
+    (tmp_path / "own.py").write_text(OWN)
+    method = f"python:{tmp_path}/own.py:make:kind={kind}"
+    assert call("evaluate", method, "--tasks", run, "--out", tmp_path / "e", "--timeout", "0.2", "--limit", "3") == 0
+    assert f"{kind}: 3 x failed ({words}" in capsys.readouterr().out
+    (row,) = read_json(tmp_path / "e" / "metrics.json")["methods"]
+    assert (row["n"], row["failed"], row["hr5"]) == (3, 3, 0.0)
+
+
+def test_a_folder_holds_one_task_set_which_may_grow(run, tmp_path, capsys):
+    out = tmp_path / "e"
+    assert call("evaluate", "random", "--tasks", run, "--out", out, "--limit", "5") == 0
+    assert call("evaluate", "popularity", "--tasks", run, "--out", out) == 0
+    rows = {row["name"]: row for row in read_json(out / "metrics.json")["methods"]}
+    assert (rows["popularity"]["n"], rows["popularity"]["failed"]) == (12, 0)
+    assert (rows["random"]["n"], rows["random"]["failed"]) == (12, 7)
+    assert call("evaluate", "random", "--tasks", run, "--out", out) == 0
+    assert read_json(out / "metrics.json")["methods"][0]["failed"] == 0
+    capsys.readouterr()
+    assert call("evaluate", "random", "--tasks", run, "--out", out, "--part", "valid") == 2
+    assert "holds answers to another task set" in capsys.readouterr().err
+    assert call("evaluate", "random", "--tasks", run, "--out", out, "--seed", "99") == 2
+    assert "holds answers to another task set" in capsys.readouterr().err
+
+
+def bad_file(run, tmp_path, **changes):
+    row = pq.read_table(run / "tasks" / "test.parquet").to_pylist()[0] | changes
+    (tmp_path / "tasks.jsonl").write_text(json.dumps(row) + "\n")
+    return tmp_path / "tasks.jsonl"
+
+
+def test_a_file_of_tasks_needs_the_world_it_belongs_to(run, tmp_path, capsys):
+    file = bad_file(run, tmp_path)
+    assert call("evaluate", "random", "--tasks", file, "--out", tmp_path / "e") == 2
+    assert "lies in no run's folder" in capsys.readouterr().err
+    assert call("evaluate", "random", "--tasks", file, "--world", run, "--out", tmp_path / "e") == 0
+    assert call("evaluate", "random", "--tasks", run / "tasks" / "valid.parquet", "--out", tmp_path / "v") == 0
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [({"ground_truth": None}, "has no ground truth"), ({"ground_truth": ["a", "b"]}, "has 2 ground truths")],
+)
+def test_tasks_that_cannot_be_judged_are_refused(run, tmp_path, capsys, changes, words):
+    file = bad_file(run, tmp_path, **changes)
+    assert call("evaluate", "random", "--tasks", file, "--world", run, "--out", tmp_path / "e") == 2
+    assert words in capsys.readouterr().err
+
+
+def test_what_the_official_rules_count_is_counted_and_said(run, tmp_path, capsys):
+    file = bad_file(run, tmp_path, ground_truth="elsewhere", candidates=["1", "2"])
+    assert call("evaluate", "random", "--tasks", file, "--world", run, "--out", tmp_path / "e") == 0
+    out = capsys.readouterr().out
+    assert "is no candidate" in out and "fewer than 20 candidates" in out
+    assert read_json(tmp_path / "e" / "metrics.json")["methods"][0]["hr5"] == 0.0
+    call("compare", tmp_path / "e")
+    assert "fewer than 20 candidates" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "method, words",
+    [
+        ("gpt", "there is no method 'gpt'"),
+        ("star:nowhere", "there is no checkpoint at nowhere"),
+        ("mars:speed=1", "has no option speed"),
+        ("mars:loud", "takes no argument"),
+        ("mars:planner_endpoint=http://h/v1", "a planner's endpoint alone"),
+        ("python:absent.py:make", "there is no method at"),
+        ("python:star_rl.records:absent", "there is no method at"),
+    ],
+)
+def test_methods_that_cannot_be_made_are_refused_before_any_work(run, tmp_path, capsys, method, words):
+    assert call("evaluate", "random", method, "--tasks", run, "--out", tmp_path / "e") == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "e").exists()
+
+
+def test_a_maker_that_makes_no_method_is_refused(run, tmp_path, capsys):
+    (tmp_path / "own.py").write_text(OWN)
+    assert call("evaluate", f"python:{tmp_path}/own.py:nothing", "--tasks", run, "--out", tmp_path / "e") == 2
+    assert "makes no method" in capsys.readouterr().err
+
+
+def test_two_methods_of_one_name_are_refused(run, tmp_path, capsys):
+    assert call("evaluate", "random", "random", "--tasks", run, "--out", tmp_path / "e") == 2
+    assert "two methods are called 'random'" in capsys.readouterr().err
+    assert call("evaluate", "random", "random:name=dice:seed=9", "--tasks", run, "--out", tmp_path / "e") == 0
+
+
+@pytest.mark.parametrize("option, value", [("--samples", 0), ("--limit", 0), ("--timeout", 0), ("--bootstrap", 3)])
+def test_options_out_of_range_are_refused(run, tmp_path, capsys, option, value):
+    assert call("evaluate", "random", "--tasks", run, "--out", tmp_path / "e", option, value) == 2
+    assert option in capsys.readouterr().err
+
+
+def test_places_that_hold_no_run_are_refused(run, tmp_path):
+    for where in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(StarError):
+            open_tasks(where)
+    assert is_official(run) is False and is_official(tmp_path) is False
