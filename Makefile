@@ -6,7 +6,8 @@ EXTRA ?= cpu
 STAMP := $(VENV)/.installed-$(EXTRA)
 
 .PHONY: help install quickstart test test-slow lint doctor clean qwen3-tokenizer teacher-vllm \
-  bench-neighbours bench-store bench-tables bench-teacher bench-faults bench-rewards
+  official bench-neighbours bench-store bench-tables bench-teacher bench-faults bench-rewards \
+  bench-rollout
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
 
@@ -55,8 +56,21 @@ bench-teacher: install ## the teacher by rules on MovieLens 100K, and the SFT se
 bench-faults: install ## the teacher against a faulty endpoint
 	$(BIN)/python -m benchmarks.faults
 
+# The simulator's pins are not ours (transformers < 5, langchain 0.3). What only its other track needs is left out.
+.bench/official/.installed: | .bench/official/bin/python
+	.bench/official/bin/pip install -q --no-deps websocietysimulator==1.0.0a30
+	.bench/official/bin/pip install -q "lmdb>=1.6.2,<2" "pandas>=2.2.3,<3" tqdm "openai>=1.58.1,<2" "langchain-openai>=0.2.14,<0.3" tenacity requests
+	touch $@
+
+official: install .bench/official/.installed ## methods and the student inside the official simulator, its score held to ours
+	$(BIN)/star-rl run recipes/quickstart.yaml
+	VLLM_LOGGING_LEVEL=ERROR $(BIN)/star-rl official runs/quickstart random popularity item_knn star:temperature=0 --tasks 100
+
 bench-rewards: install ## rewards and metrics: throughput and growth
 	$(BIN)/python -m benchmarks.rewards
+
+bench-rollout: install ## our agent loop beside verl's own tool loop, on vLLM and on a paced engine
+	$(BIN)/python -m benchmarks.rollout --out .bench/rollout.json
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check .

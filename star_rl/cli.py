@@ -159,7 +159,9 @@ def _results(commands: Any) -> None:
     official.add_argument("methods", nargs="+", metavar="METHOD", help="as star-rl evaluate names them")
     official.add_argument("--part", choices=("train", "valid", "test"), default="test")
     official.add_argument("--tasks", type=int, metavar="N", help="the first N only")
-    official.add_argument("--data", metavar="DIR", help="tables of the benchmark's download (default: the run's, written)")
+    official.add_argument(
+        "--data", metavar="DIR", help="tables of the benchmark's download (default: the run's, written)"
+    )
     official.add_argument("--task-root", metavar="DIR", help="folder of the download's tasks and groundtruth")
     official.add_argument("--python", metavar="FILE", help="interpreter with websocietysimulator (see make official)")
     official.add_argument("--threads", type=int, default=16, help="tasks that the simulator works on at once")

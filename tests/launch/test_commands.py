@@ -10,7 +10,7 @@ from star_rl.errors import StarError
 
 NAMES = (
     "run", "doctor", "plan", "tables", "evidence verify", "evidence inspect", "evidence build", "teach", "view",
-    "sample", "curves", "reward check", "export", "submit", "status", "stop", "resume",
+    "sample", "official", "curves", "reward check", "export", "submit", "status", "stop", "resume",
 )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from star_rl.prompts import Event
 from star_rl.records import Item, Task
 from star_rl.sources import times
 from star_rl.sources.agentrecbench import describe
+from star_rl.sources.cleaning import clean_text
 
 #: Longest line an agent may send: a user with tens of thousands of reviews stays below.
 _LONGEST = 256 << 20
@@ -142,8 +143,10 @@ def _key(user: str, candidates: Sequence[str]) -> tuple[str, tuple[str, ...]]:
 
 
 def _item(row: Mapping[str, Any]) -> Item:
+    """An item as the tables would hold it."""
     title, categories, attributes = describe(row, 500)
-    return Item(str(row["item_id"]), str(title or ""), tuple(categories), attributes)
+    labels = tuple(dict.fromkeys(label for label in map(clean_text, categories) if label))
+    return Item(str(row["item_id"]), clean_text(title) or "Untitled", labels, attributes)
 
 
 def events_of(reviews: Sequence[Mapping[str, Any]]) -> list[Event]:

@@ -1,0 +1,76 @@
+"""``star-rl official``: methods of a run inside the official simulator."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from argparse import Namespace
+from dataclasses import asdict
+from pathlib import Path
+
+from launch.commands import recipe_of
+from launch.world import World
+from star_rl.baselines.agents import Reviews
+from star_rl.errors import StarError
+from star_rl.evaluation.methods import Method, TaskContext, make
+from star_rl.evaluation.official import Bridge, groups_below, simulate, table, write_layout
+from star_rl.evaluation.official.session import PYTHON
+from star_rl.files import write_json
+from star_rl.records import read_table
+
+
+def official(arguments: Namespace) -> int:
+    """Print the official figures beside ours; 1 where they differ."""
+    folder = Path(arguments.run)
+    recipe = recipe_of(folder)
+    world = World(folder, asdict(recipe))
+    out = Path(arguments.out) if arguments.out else folder / "official"
+    out.mkdir(parents=True, exist_ok=True)
+    methods = [make(name, world, recipe.seed, out) for name in arguments.methods]
+    if arguments.serve:
+        return asyncio.run(_serve(methods, world, arguments.serve))
+    tasks = world.tasks(arguments.part)[: arguments.tasks]
+    if arguments.data:
+        data, groups = Path(arguments.data), groups_below(Path(arguments.task_root or arguments.data))
+    else:
+        data = out / "data"
+        interactions = read_table(folder / "tables", "interactions")
+        reviews = Reviews(interactions, [task.user_id for task in tasks])
+        groups = write_layout(data, tasks, world.visible, world.history, world.items, reviews=reviews)
+    whole = {task.task_id: task for task in tasks}
+    ran = simulate(
+        methods,
+        groups,
+        data,
+        out,
+        python=_python(arguments.python),
+        known=tasks,
+        items=world.items,
+        outside=lambda task: TaskContext(world.history(whole[task.task_id]), world.items),
+        threads=arguments.threads,
+    )
+    rows = asyncio.run(ran)
+    print(table(rows))
+    write_json(out / "official.json", [{**asdict(row), "agreed": row.agreed} for row in rows])
+    print(f"{out}: star_rl_agent.py is the entry, outputs.json and evaluation.json of each run beside it")
+    return 0 if all(row.agreed for row in rows) else 1
+
+
+def _python(given: str | None) -> Path:
+    """The interpreter of the simulator: the one given, the one of ``make official``, or this one."""
+    if given:
+        return Path(given)
+    return PYTHON if PYTHON.is_file() else Path(sys.executable)
+
+
+async def _serve(methods: list[Method], world: World, place: str) -> int:
+    """Answer agents of a simulator that somebody else runs, until interrupted."""
+    host, _, port = place.rpartition(":")
+    if not port.isdigit():
+        raise StarError(f"{place!r} is no place to listen at", "give HOST:PORT such as 127.0.0.1:8765")
+    named = {method.name: method for method in methods}
+    known = [task for part in ("test", "valid", "train") for task in world.tasks(part)]
+    async with Bridge(named, known, world.items, host=host or "127.0.0.1", port=int(port)) as bridge:
+        print(f"STAR_RL_BRIDGE={bridge.address}   methods (STAR_RL_METHOD): {', '.join(named)}", flush=True)
+        await asyncio.Event().wait()
+    return 0

@@ -1,0 +1,357 @@
+"""Tables as the official simulator reads them, methods behind the bridge, and the whole run: with a stand-in of the
+package everywhere, with the package itself where ``make official`` has installed it."""
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from star_rl.errors import StarError
+from star_rl.evaluation.methods import Method, Ranking, TaskContext, Yardstick
+from star_rl.evaluation.official import Bridge, Judged, groups_below, simulate, table, write_layout
+from star_rl.evaluation.official.bridge import events_of
+from star_rl.prompts import Behaviour
+from star_rl.records import INTERACTIONS, Item, Task, items_from, read_table, tasks_from
+from star_rl.scenarios import Histories
+from star_rl.sources import write_tables
+
+OFFICIAL = Path(os.environ.get("STAR_RL_OFFICIAL", Path(__file__).parents[2] / ".bench/official/bin/python"))
+ITEMS = {f"i{n}": Item(f"i{n}", f"Title > {n}, \u00e9\n", ("Games", "A > B"), {"price": 3.5}) for n in range(40)}
+USERS = [f"u{n}" for n in range(8)]
+
+
+def world(source="amazon"):
+    rows = []
+    for n, user in enumerate(USERS):
+        for step in range(10 + n):
+            stamp = 1_600_000_000 + 1000 * (step // 2) + n  # pairs at the same time: their order has to hold
+            rows.append((user, f"i{(7 * step + n) % 40}", stamp, float(1 + step % 5) if step % 3 else None, f"t{step}"))
+    table = pa.Table.from_pylist([dict(zip(INTERACTIONS.names, row, strict=True)) for row in rows], INTERACTIONS)
+    tasks = []
+    for n, user in enumerate(USERS[:6]):
+        own = [row for row in rows if row[0] == user]
+        truth, cutoff = own[-1][1], own[-1][2]
+        others = [name for name in ITEMS if name != truth][n : n + 19]
+        scenario = "classic" if n < 4 else "user_cold_start"
+        tasks.append(Task(f"t{n}", source, scenario, user, (*others[:5], truth, *others[5:]), truth, cutoff))
+    return tasks, table, Histories(table)
+
+
+def write(folder, source="amazon"):
+    tasks, table, histories = world(source)
+    cut = {task.user_id: task.cutoff for task in tasks}
+    rows = zip(table["user_id"].to_pylist(), table["timestamp"].to_pylist(), strict=True)
+    keep = [stamp < cut.get(user, 1 << 60) for user, stamp in rows]
+    groups = write_layout(folder, tasks, table.filter(pa.array(keep)), histories.history, ITEMS)
+    return tasks, histories, groups
+
+
+@pytest.mark.parametrize("source", ["amazon", "goodreads", "yelp", "synthetic"])
+def test_what_is_written_reads_back_as_the_same_tables(tmp_path, source):
+    tasks, histories, groups = write(tmp_path / "raw", source)
+    write_tables("agentrecbench", tmp_path / "raw", tmp_path / "out", {})
+    items = items_from(read_table(tmp_path / "out", "items"))
+    assert {name: item.title for name, item in items.items()} == {n: f"Title > {n[1:]}, \u00e9" for n in ITEMS}
+    assert all(item.categories[0] == "Games" for item in items.values())
+    again = Histories(read_table(tmp_path / "out", "interactions"))
+    read = {task.user_id: task for task in tasks_from(read_table(tmp_path / "out", "tasks"))}
+    assert len(read) == len(tasks) and sum(len(group.truths) for group in groups) == len(tasks)
+    for task in tasks:
+        found = read[task.user_id]
+        assert (found.candidates, found.ground_truth) == (task.candidates, task.ground_truth)
+        assert again.history(found) == histories.history(task)
+
+
+def test_a_users_file_holds_nothing_from_the_task_on_and_no_truth(tmp_path):
+    tasks, _, _ = write(tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "review.json").read_text().splitlines()]
+    for task in tasks:
+        own = [row for row in rows if row["user_id"] == task.user_id]
+        assert own and all(row["timestamp"] < 1000 * task.cutoff for row in own)
+        assert task.ground_truth not in {row["item_id"] for row in own}
+    assert len({row["review_id"] for row in rows}) == len(rows)
+
+
+def test_positions_stay_positions_and_reviews_are_written(tmp_path):
+    task = Task("t", "sequences", "classic", "u", ("a", "b"), "b", 3)
+    history = [("c", 0, None), ("d", 1, 2.0), ("a", 2, float("nan"))]
+    visible = pa.Table.from_pylist([], INTERACTIONS)
+    write_layout(tmp_path, [task], visible, lambda _: history, {}, reviews=lambda user, entry: f"of {entry.item_id}")
+    rows = [json.loads(line) for line in (tmp_path / "review.json").read_text().splitlines()]
+    assert [(row["timestamp"], row["text"]) for row in rows] == [(0, "of c"), (1, "of d"), (2, "of a")]
+    assert events_of(rows) == [("c", 0, None), ("d", 1, 2.0), ("a", 2, None)]
+    assert Behaviour(*events_of(rows)[1]).rating == 2.0
+
+
+def test_two_histories_of_one_user_are_refused(tmp_path):
+    tasks, table, _ = world()
+    with pytest.raises(StarError, match="one scenario at a time"):
+        write_layout(tmp_path, [tasks[0], tasks[0]], table, _in_turn([("i1", 1, None)], []), ITEMS)
+    with pytest.raises(StarError, match="no tasks"):
+        write_layout(tmp_path, [], table, lambda _: [], ITEMS)
+
+
+def _in_turn(*answers):
+    left = list(answers)
+    return lambda task: left.pop(0)
+
+
+def test_groups_of_a_download_take_simulated_tasks_first(tmp_path):
+    for number, kind in ((2, "real"), (10, "sim"), (3, "sim")):
+        for part, row in (("tasks", {"data type": kind}), ("groundtruth", {"ground truth": f"i{number}"})):
+            (tmp_path / "amazon" / part).mkdir(parents=True, exist_ok=True)
+            name = f"{'task' if part == 'tasks' else part}_{number}.json"
+            (tmp_path / "amazon" / part / name).write_text(json.dumps(row))
+    (tmp_path / "amazon" / "tasks" / "task_77.json").write_text("{}")  # no truth: the simulator passes it over
+    (group,) = groups_below(tmp_path)
+    assert (group.name, group.truths) == ("amazon", ("i3", "i10", "i2"))
+    with pytest.raises(StarError, match="holds tasks and groundtruth"):
+        groups_below(tmp_path / "amazon" / "tasks")
+
+
+# ------------------------------------------------------------------------------------------------- the bridge
+
+
+class Backwards:
+    """A yardstick: candidates the user has not had, by name, backwards."""
+
+    name = "backwards"
+
+    def rank(self, task, history):
+        return sorted(set(task.candidates) - set(history), reverse=True)
+
+
+class Moody(Method):
+    """Raises, gives nothing, or ranks, by the user's number."""
+
+    name, varies, opened = "moody", True, 0
+
+    async def __aenter__(self):
+        Moody.opened += 1
+        return self
+
+    async def __aexit__(self, *_):
+        Moody.opened -= 1
+
+    async def rank(self, task, context):
+        assert task.ground_truth == ""
+        number = int(task.user_id[1:])
+        if number == 1:
+            raise ValueError("out of \n sorts " + "x" * 999)
+        return Ranking(None, "wrote no list") if number == 2 else Ranking([None, "x", *task.candidates])
+
+
+async def said(bridge, row):
+    host, port = bridge.address.split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write((row if isinstance(row, bytes) else json.dumps(row).encode()) + b"\n")
+    answer = json.loads(await reader.readline())
+    writer.close()
+    return answer
+
+
+def asked(task, reviews=(), items=(), method=""):
+    about = {"user_id": task.user_id, "candidate_list": list(task.candidates)[::-1], "loc": [-1, -1]}
+    return {"method": method, "task": about, "user": {}, "reviews": list(reviews), "items": list(items)}
+
+
+def test_the_bridge_answers_whatever_it_is_sent():
+    tasks, _, _ = world()
+
+    async def main():
+        async with Bridge({"moody": Moody(), "backwards": Yardstick(Backwards())}, tasks) as bridge:
+            assert (await said(bridge, asked(tasks[0])))["ranking"] == [None, "x", *tasks[0].candidates]
+            assert Moody.opened == 1
+            assert (await said(bridge, asked(tasks[1])))["error"].startswith("ValueError: out of sorts x")
+            assert (await said(bridge, asked(tasks[2])))["error"] == "wrote no list"
+            for bad in (b"", b"\xff", b"[]", b"{}", b'{"method": "moody", "task": 3}', b'{"method": []}'):
+                assert "error" in await said(bridge, bad)
+            assert bridge.fault is None
+            assert await said(bridge, {"open": "backwards"}) == {"ready": "backwards"}
+            assert Moody.opened == 0  # one at a time
+            assert "no method 'nobody'" in (await said(bridge, asked(tasks[0], method="nobody")))["error"]
+            assert bridge.fault is not None
+
+    asyncio.run(main())
+
+
+def test_a_known_task_is_taken_with_its_own_order_and_cutoff():
+    tasks, _, _ = world()
+    late = {"item_id": "i3", "timestamp": 1000 * tasks[0].cutoff, "stars": 5}
+    early = {"item_id": "i4", "timestamp": 1000 * tasks[0].cutoff - 1000, "stars": "2"}
+    bridge = Bridge({}, tasks, ITEMS)
+    task, context = bridge.read(asked(tasks[0], [late, early], [{"item_id": "i4", "title": "of the tool"}]))
+    assert (task.task_id, task.candidates, task.ground_truth) == ("t0", tasks[0].candidates, "")
+    assert context.history == [("i4", tasks[0].cutoff - 1, 2.0)]
+    assert context.items["i4"].title.startswith("Title")
+
+
+def test_an_unknown_task_is_shuffled_and_its_items_come_from_the_tool():
+    rows = [
+        {"item_id": "y", "date": "2019-03-01 10:00:00", "stars": 4, "source": "yelp"},
+        {"item_id": "g", "date_added": "Thu Aug 17 15:15:28 -0700 2017", "stars": "3", "source": "goodreads"},
+        {"item_id": "no time", "stars": 1},
+    ]
+    items = [{"item_id": "y", "name": "Caf\u00e9", "city": "Reno", "categories": "Coffee, Cake", "source": "yelp"}]
+    given = Task("", "", "", "u", tuple(f"c{n:02d}" for n in range(20)), "", 0)
+    task, context = Bridge({}).read(asked(given, rows, items))
+    turned = {"user_id": "u", "candidate_list": sorted(given.candidates)}
+    again, _ = Bridge({}).read({**asked(given, rows, items), "task": turned})
+    assert task == again and sorted(task.candidates) == sorted(given.candidates)
+    assert list(task.candidates) not in (sorted(given.candidates), sorted(given.candidates, reverse=True))
+    assert [event[0] for event in context.history] == ["g", "y"] and task.source == "yelp"
+    assert context.items["y"].title == "Caf\u00e9" and list(context.items["y"].categories) == ["Coffee", "Cake"]
+
+
+# ----------------------------------------------------------------------------------------------- the whole run
+
+STAND_IN = """
+import json, os
+from concurrent.futures import ThreadPoolExecutor
+import nltk, torch, transformers, sentence_transformers  # the other track's
+from scipy.spatial import distance
+
+
+class SimulationEvaluator:
+    def __init__(self, device):
+        raise RuntimeError("the other track was asked for")
+
+
+class Tool:
+    def __init__(self, folder):
+        def rows(name):
+            with open(os.path.join(folder, name), encoding="utf-8") as handle:
+                return [json.loads(line) for line in handle]
+        self.users = {row["user_id"]: row for row in rows("user.json")}
+        self.items = {row["item_id"]: row for row in rows("item.json")}
+        self.reviews = rows("review.json")
+    def get_user(self, user_id): return self.users.get(user_id)
+    def get_item(self, item_id): return self.items.get(item_id)
+    def get_reviews(self, user_id): return [row for row in self.reviews if row["user_id"] == user_id]
+
+
+class Simulator:
+    def __init__(self, data_dir, device, cache):
+        SimulationEvaluator(device)
+        self.tool = Tool(data_dir)
+    def set_task_and_groundtruth(self, task_dir, groundtruth_dir):
+        self.tasks, self.truths = [], []
+        for number in range(len(os.listdir(task_dir))):
+            with open(f"{task_dir}/task_{number}.json") as handle: self.tasks.append(json.load(handle))
+            with open(f"{groundtruth_dir}/groundtruth_{number}.json") as handle:
+                self.truths.append(json.load(handle)["ground truth"])
+    def set_agent(self, kind): self.kind = kind
+    def set_llm(self, llm): pass
+    def run_simulation(self, enable_threading, max_workers):
+        def one(task):
+            agent = self.kind(llm=None)
+            agent.interaction_tool, agent.task = self.tool, task
+            try:
+                return {"task": task, "output": agent.workflow()}
+            except Exception as error:
+                return {"error": str(error)}
+        with ThreadPoolExecutor(max_workers) as pool:
+            self.simulation_outputs = list(pool.map(one, self.tasks))
+    def evaluate(self):
+        lists = [row.get("output", [""]) for row in self.simulation_outputs]
+        rates = [sum(t in found[:k] for t, found in zip(self.truths, lists)) / len(lists) for k in (1, 3, 5)]
+        names = ("top_1_hit_rate", "top_3_hit_rate", "top_5_hit_rate")
+        figures = {**dict(zip(names, rates)), "average_hit_rate": sum(rates) / 3}
+        return {"metrics": figures}, [row["error"] for row in self.simulation_outputs if "error" in row]
+"""
+AGENT = "class RecommendationAgent:\n    def __init__(self, llm): pass\n"
+
+
+def stand_in(folder):
+    """An interpreter that has a package of the same names and none of what the other track needs."""
+    package = folder / "packages" / "websocietysimulator"
+    package.mkdir(parents=True)
+    for name, text in (("__init__", ""), ("simulator", STAND_IN), ("agent", AGENT)):
+        (package / f"{name}.py").write_text(text)
+    script = folder / "python"
+    # -S: nothing that is installed beside this interpreter
+    script_of = "import runpy; runpy.run_path(sys.argv[0], run_name='__main__')"
+    code = f"import sys; sys.path.insert(0, {str(package.parent)!r}); sys.argv = sys.argv[1:]; {script_of}"
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} -S -c "{code}" "$@"\n')
+    script.chmod(0o755)
+    return script
+
+
+def run(python, tmp_path, methods):
+    tasks, histories, groups = write(tmp_path / "data")
+    whole = {task.task_id: task for task in tasks}
+
+    def outside(task):
+        return TaskContext(histories.history(whole[task.task_id]), ITEMS)
+
+    data, out = tmp_path / "data", tmp_path / "out"
+    return asyncio.run(
+        simulate(methods, groups, data, out, python=python, known=tasks, items=ITEMS, outside=outside, threads=4)
+    )
+
+
+def held(rows, out):
+    assert [(row.method, row.group, row.n, row.failed) for row in rows] == [
+        ("backwards", "amazon classic", 4, 0),
+        ("backwards", "amazon user_cold_start", 2, 0),
+        ("moody", "amazon classic", 4, 2),
+        ("moody", "amazon user_cold_start", 2, 0),
+    ]
+    assert all(row.agreed for row in rows)
+    assert [(row.checked, row.same) for row in rows] == [(6, 6), (6, 6), (0, 0), (0, 0)]
+    assert rows[2].theirs["hr5"] == 0.0  # the truth stands sixth, behind two that are no candidates eighth
+    errors = json.loads((out / "moody" / "amazon_classic" / "evaluation.json").read_text())["errors"]
+    assert len(errors) == 2 and any("out of sorts" in error for error in errors)
+    assert (out / "star_rl_agent.py").is_file()
+
+
+def test_the_whole_run_with_a_stand_in(tmp_path):
+    rows = run(stand_in(tmp_path), tmp_path, [Yardstick(Backwards()), Moody()])
+    held(rows, tmp_path / "out")
+    shown = table(rows)
+    assert "6/6 alike" in shown and "DIFFER" not in shown
+
+
+@pytest.mark.skipif(not OFFICIAL.is_file(), reason=f"no simulator at {OFFICIAL} (make official installs it)")
+def test_the_whole_run_in_the_official_simulator(tmp_path):
+    rows = run(OFFICIAL, tmp_path, [Yardstick(Backwards()), Moody()])
+    held(rows, tmp_path / "out")
+    outputs = json.loads((tmp_path / "out" / "moody" / "amazon_classic" / "outputs.json").read_text())
+    assert outputs[0]["output"][:2] == [None, "x"]
+
+
+def test_an_interpreter_without_the_package_is_named(tmp_path):
+    with pytest.raises(StarError, match="has no websocietysimulator - make official"):
+        run(Path(sys.executable), tmp_path, [Yardstick(Backwards())])
+    with pytest.raises(StarError, match="does not start"):
+        run(tmp_path / "no-python", tmp_path, [Yardstick(Backwards())])
+
+
+def test_a_simulator_that_breaks_is_told_with_its_words(tmp_path):
+    python = stand_in(tmp_path)
+    (tmp_path / "packages/websocietysimulator/agent.py").write_text("raise ImportError('gone astray')")
+    with pytest.raises(StarError, match=r"ended with 1.*gone astray"):
+        run(python, tmp_path, [Yardstick(Backwards())])
+
+
+def test_a_method_that_cannot_work_at_all_stops_the_run(tmp_path):
+    class Closed(Moody):
+        name = "closed"
+
+        async def __aenter__(self):
+            raise StarError("there is no checkpoint here", "name another")
+
+    with pytest.raises(StarError, match="no checkpoint here"):
+        run(stand_in(tmp_path), tmp_path, [Closed()])
+    with pytest.raises(StarError, match="two methods are called 'moody'"):
+        run(Path(sys.executable), tmp_path, [Moody(), Moody()])
+
+
+def test_figures_that_differ_are_shown():
+    figures = dict.fromkeys(("hr1", "hr3", "hr5", "hr_avg"), 0.5)
+    row = Judged("m", "g", 3, 1, figures, {**figures, "hr5": 0.4999})
+    assert not row.agreed and "DIFFER" in table([row])
