@@ -20,8 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from star_rl.errors import StarError
-from star_rl.records import SCENARIOS
 from star_rl.scenarios.tables import Indexed
+
+_DAY = 86_400
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class Thresholds:
 
 def classify(
     data: Indexed, user: np.ndarray, truth: np.ndarray, cutoff: np.ndarray, rules: Thresholds, seconds: bool = True
-) -> list[str]:
-    """Scenario of each task.
+) -> np.ndarray:
+    """Scenario of each task, shape: (t,), strings.
 
     Args:
         data: all interactions.
@@ -55,26 +56,36 @@ def classify(
         seconds: whether timestamps are seconds; False for positions.
     """
     rules.check()
+    rows = data.start[user], data.start[user + 1]
+    before = _earlier(data.stamp, *rows, cutoff)
     order = np.lexsort((data.stamp, data.item))
-    stamps, edges = data.stamp[order], np.searchsorted(data.item[order], np.arange(len(data.item_ids) + 1))
-    names = []
-    day = 86_400
-    for u, i, cut in zip(user.tolist(), truth.tolist(), cutoff.tolist(), strict=True):
-        mine = data.stamp[data.start[u] : data.start[u + 1]]
-        before = int(np.searchsorted(mine, cut))
-        own = int((data.item[data.start[u] : data.start[u + 1]] == i).sum())
-        everybody = stamps[edges[i] : edges[i + 1]]
-        support = int(np.searchsorted(everybody, cut)) if seconds else len(everybody) - own
-        recent = [before - int(np.searchsorted(mine, cut - days * day)) for days in (rules.short_days, rules.long_days)]
-        if before <= rules.cold_user:
-            names.append("user_cold_start")
-        elif support <= rules.cold_item:
-            names.append("item_cold_start")
-        elif seconds and recent[0] >= rules.active:
-            names.append("short_term")
-        elif seconds and recent[1] >= rules.active:
-            names.append("long_term")
-        else:
-            names.append("classic")
-    assert set(names) <= set(SCENARIOS)
-    return names
+    edges = np.searchsorted(data.item[order], np.arange(len(data.item_ids) + 1))
+    everybody = edges[truth], edges[truth + 1]
+    if seconds:
+        support = _earlier(data.stamp[order], *everybody, cutoff) - everybody[0]
+        short, long = (
+            before - _earlier(data.stamp, *rows, cutoff - int(days * _DAY)) >= rules.active
+            for days in (rules.short_days, rules.long_days)
+        )
+    else:
+        pairs, count = np.unique(data.user * len(data.item_ids) + data.item, return_counts=True)
+        asked = user * len(data.item_ids) + truth
+        place = np.searchsorted(pairs, asked).clip(max=len(pairs) - 1)
+        support = everybody[1] - everybody[0] - np.where(pairs[place] == asked, count[place], 0)
+        short = long = np.zeros(len(user), bool)
+    cases = [before - rows[0] <= rules.cold_user, support <= rules.cold_item, short, long]
+    return np.select(cases, ["user_cold_start", "item_cold_start", "short_term", "long_term"], "classic")
+
+
+def _earlier(stamp: np.ndarray, low: np.ndarray, high: np.ndarray, cutoff: np.ndarray) -> np.ndarray:
+    """First place from ``low`` on, below ``high``, whose stamp is not before the cutoff; stamps ascend in between.
+
+    Shapes: stamp (n,), the others and the result (t,).
+    """
+    low, high = low.copy(), high.copy()
+    while (open_ := np.flatnonzero(low < high)).size:
+        middle = (low[open_] + high[open_]) // 2
+        early = stamp[middle] < cutoff[open_]
+        low[open_[early]] = middle[early] + 1
+        high[open_[~early]] = middle[~early]
+    return low

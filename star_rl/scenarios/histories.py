@@ -92,20 +92,24 @@ def assert_no_leak(visible: pa.Table, tasks: Iterable[Task]) -> None:
             cut[task.user_id] = (task.cutoff, task)
     if not len(visible) or not cut:
         return
-    users = visible["user_id"].combine_chunks().dictionary_encode()
-    limits = [cut.get(user, (None, None))[0] for user in users.dictionary.to_pylist()]
-    known = np.array([limit is not None for limit in limits])
-    limit = np.array([limit or 0 for limit in limits], np.int64)
+    users, items = (visible[name].combine_chunks().dictionary_encode() for name in ("user_id", "item_id"))
+    names = users.dictionary.to_pylist()
+    known = np.array([name in cut for name in names])
+    limit = np.array([cut[name][0] if name in cut else 0 for name in names], np.int64)
     user = users.indices.to_numpy()
     rows = np.flatnonzero(known[user])
     late = rows[visible["timestamp"].to_numpy()[rows] >= limit[user[rows]]]
     if len(late):
         row = visible.slice(int(late[0]), 1).to_pylist()[0]
         _refuse(row["user_id"], row["item_id"], cut[row["user_id"]][1])
-    part = visible.select(["user_id", "item_id"]).take(pa.array(rows))
-    for name, item in zip(part["user_id"].to_pylist(), part["item_id"].to_pylist(), strict=True):
-        if (name, item) in truth:
-            _refuse(name, item, truth[name, item])
+    place = {name: number for number, name in enumerate(names)}
+    thing = {name: number for number, name in enumerate(items.dictionary.to_pylist())}
+    barred = [place[name] * len(thing) + thing[item] for name, item in truth if name in place and item in thing]
+    pairs = user[rows].astype(np.int64) * len(thing) + items.indices.to_numpy()[rows]
+    found = rows[np.isin(pairs, np.array(barred, np.int64))]
+    if len(found):
+        row = visible.slice(int(found[0]), 1).to_pylist()[0]
+        _refuse(row["user_id"], row["item_id"], truth[row["user_id"], row["item_id"]])
 
 
 def _refuse(user: str, item: str, task: Task) -> None:

@@ -15,6 +15,7 @@ from star_rl.errors import StarError
 from star_rl.records import CANDIDATES, SCENARIOS, Task, tasks_from
 from star_rl.scenarios.classes import Thresholds, classify
 from star_rl.scenarios.histories import assert_no_leak, first_contact
+from star_rl.scenarios.negatives import Untouched
 from star_rl.scenarios.tables import Indexed, Tables
 
 _NEVER = np.iinfo(np.int64).max
@@ -27,7 +28,8 @@ class SplitOptions(Thresholds):
     #: ``users``: held-out users, each with the last item; ``last``: everybody's last item (validation: last but one);
     #: ``tasks``: the source's own evaluation tasks.
     test: str = "users"
-    #: Shares of users held out for test and validation, where users are held out.
+    #: Shares of users held out for test and validation, where users are held out. No share, no validation: with
+    #: ``test = "last"`` the last but one is then left to training and to the neighbours.
     test_share: float = 0.2
     valid_share: float = 0.1
     #: ``recent``: the last ``train_per_user`` items of a user are ground truths; ``last``: the last item only, ground
@@ -125,7 +127,8 @@ class _Cutter:
         self.seconds = tables.manifest.get("time", "seconds") == "seconds"
         self.dropped: dict[str, Counter[str]] = {"train": Counter(), "valid": Counter(), "test": Counter()}
         # First contacts, each with its place from the end of its user's first contacts: 0 is the last.
-        _, first = np.unique(data.user * len(data.item_ids) + data.item, return_index=True)
+        pairs, first = np.unique(data.user * len(data.item_ids) + data.item, return_index=True)
+        self.untouched = Untouched(pairs, len(data.user_ids), len(data.item_ids))
         self.first = np.sort(first)
         ends = np.searchsorted(data.user[self.first], np.arange(len(data.user_ids)), side="right")
         self.back = ends[data.user[self.first]] - 1 - np.arange(len(self.first))
@@ -157,8 +160,9 @@ class _Cutter:
         who = self.data.user[self.first]
         empty = np.zeros(0, np.int64)
         if o.test == "last":
-            first_train = 2
-            trains, tests, valids = (np.ones(users, bool) for _ in range(3))
+            trains, tests = np.ones(users, bool), np.ones(users, bool)
+            valids = np.full(users, o.valid_share > 0)
+            first_train = 2 if o.valid_share else 1
         else:
             first_train = 0
             if own is None:
@@ -204,33 +208,33 @@ class _Cutter:
         data, o = self.data, self.o
         if o.scenario == "auto":
             rules = Thresholds(**{f.name: getattr(o, f.name) for f in dataclasses.fields(Thresholds)})
-            names = np.array(
-                classify(data, data.user[rows], data.item[rows], data.stamp[rows], rules, self.seconds), str
-            )
+            names = classify(data, data.user[rows], data.item[rows], data.stamp[rows], rules, self.seconds)
         else:
             names = np.full(len(rows), o.scenario)
         if most and len(rows) > most:
             pick = self._even(names, most)
             rows, names = rows[pick], names[pick]
-        out: list[Task] = []
-        for row, scenario in zip(rows.tolist(), names.tolist(), strict=True):
-            negatives = self._negatives(int(data.user[row]))
-            if negatives is None:
-                self._drop(part, f"fewer than {CANDIDATES - 1} items the user never touched", 1)
-                continue
-            ids = [data.item_ids[data.item[row]], *(data.item_ids[k] for k in negatives)]
-            out.append(
-                Task(
-                    task_id=f"{part}-{len(out):06d}",
-                    source=self.source,
-                    scenario=scenario,
-                    user_id=data.user_ids[data.user[row]],
-                    candidates=tuple(ids[k] for k in self.rng.permutation(CANDIDATES)),
-                    ground_truth=ids[0],
-                    cutoff=int(data.stamp[row]),
-                )
+        enough = self.untouched.count[data.user[rows]] >= CANDIDATES - 1
+        self._drop(part, f"fewer than {CANDIDATES - 1} items the user never touched", len(rows) - int(enough.sum()))
+        rows, names = rows[enough], names[enough]
+        negatives = self.untouched.draw(data.user[rows], CANDIDATES - 1, self.rng)
+        candidates = self.rng.permuted(np.column_stack([data.item[rows], negatives]), axis=1)
+        ids = np.array([*data.item_ids, None], object)[:-1]
+        columns = (data.user[rows], data.item[rows], data.stamp[rows], names)
+        return [
+            Task(
+                task_id=f"{part}-{number:06d}",
+                source=self.source,
+                scenario=scenario,
+                user_id=data.user_ids[user],
+                candidates=tuple(shown),
+                ground_truth=data.item_ids[truth],
+                cutoff=stamp,
             )
-        return out
+            for number, (user, truth, stamp, scenario, shown) in enumerate(
+                zip(*(column.tolist() for column in columns), map(np.ndarray.tolist, ids[candidates]), strict=True)
+            )
+        ]
 
     def _even(self, names: np.ndarray, most: int) -> np.ndarray:
         """Places of ``most`` rows, drawn evenly over the scenarios as far as each has enough, in their old order."""
@@ -243,22 +247,6 @@ class _Cutter:
                 picked += pool[:take]
                 del pool[:take]
         return np.sort(np.array(picked, np.int64))
-
-    def _negatives(self, user: int) -> list[int] | None:
-        data, wanted = self.data, CANDIDATES - 1
-        touched = set(data.item[data.start[user] : data.start[user + 1]].tolist())
-        count = len(data.item_ids)
-        if count - len(touched) < wanted:
-            return None
-        if count < 4 * (len(touched) + wanted):
-            free = np.setdiff1d(np.arange(count), np.fromiter(touched, np.int64))
-            return [int(k) for k in self.rng.choice(free, wanted, replace=False)]
-        chosen: dict[int, None] = {}
-        while len(chosen) < wanted:
-            for k in self.rng.integers(0, count, wanted).tolist():
-                if k not in touched and len(chosen) < wanted:
-                    chosen[k] = None
-        return list(chosen)
 
     def visible(self, tasks: list[Task]) -> pa.Table:
         """For each user the interactions before the earliest cutoff of that user's tasks, ground truths left out."""
