@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -250,10 +251,20 @@ def agent(world: World, spec: Spec, seed: int, folder: Path) -> Method:
     served["endpoints"] = tuple(served["endpoints"])
     chat = ChatClient(ChatOptions(**{"cache": str(folder / "agents.sqlite"), **served}))
     try:
-        inner = kinds[spec.name](chat, **options)
+        inner = kinds[spec.name](chat, reviews=_reviews(world), **options)
     except TypeError as error:
         raise StarError(f"method {spec.text!r}: {error}", "see the agent's own options") from error
     return Workflow(inner, chat.options.concurrency, chat, spec.options)
+
+
+def _reviews(world: World) -> Any:
+    """What users wrote, looked up a user at a time."""
+    from star_rl.baselines.agents import Reviews
+    from star_rl.records import read_table
+
+    table = functools.cache(lambda: read_table(world.run / "tables", "interactions"))
+    of_user = functools.lru_cache(maxsize=256)(lambda user: Reviews(table(), [user]))
+    return lambda user, behaviour: of_user(user)(user, behaviour)
 
 
 def python(world: World, spec: Spec, seed: int, folder: Path) -> Method:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import inspect
 import queue
 import re
 import threading
@@ -107,40 +108,58 @@ class Method:
 
 
 class Yardstick(Method):
-    """A plain object with ``rank(task, history) -> list[str]`` as a method (star_rl.baselines).
+    """A plain object with ``name`` and ``rank(task, history) -> list[str]`` as a method (star_rl.baselines).
 
     It works in a thread of its own, so that one that hangs holds up nobody: after a timeout the thread is left to
     itself.
     """
 
     def __init__(self, inner: Any, options: Mapping[str, Any] | None = None) -> None:
-        self.inner, self.name, self._options = inner, str(inner.name), dict(options or {})
-        self._worker: _Worker | None = None
+        self._make: Callable[[], Any] = lambda: inner
+        self.name, self._options = str(inner.name), dict(options or {})
+        self._inner, self._worker = inner, _Worker()
+
+    @classmethod
+    def later(cls, make: Callable[[], Any], name: str, options: Mapping[str, Any]) -> Yardstick:
+        """Made, and trained where it learns, only when it is entered: one that has answered everything is not."""
+        method = cls(_Name(name), options)
+        method._make = make
+        return method
 
     @property
     def describe(self) -> dict[str, Any]:
-        return {"class": type(self.inner).__qualname__, **self._options}
+        return self._options
+
+    async def __aenter__(self) -> Method:
+        self._inner = self._make()
+        return self
 
     async def rank(self, task: Task, context: TaskContext) -> Ranking:
         history = [event[0] for event in context.history]
 
         def work() -> Ranking:
             began = time.perf_counter()
-            found = self.inner.rank(task, history)
+            found = self._inner.rank(task, history)
             return replace(as_ranking(found), seconds=time.perf_counter() - began)
 
-        self._worker = self._worker or _Worker()
         try:
             return await self._worker.run(work)
         except asyncio.CancelledError:
-            self._worker = None
+            self._worker = _Worker()
             raise
 
 
-class Workflow(Method):
-    """An agent with ``async rank(case)`` as a method (star_rl.baselines.agents).
+@dataclass(frozen=True, slots=True)
+class _Name:
+    """Stands where the object is not made yet."""
 
-    Its answer has ``ranking``, ``calls``, ``tokens_in`` and ``tokens_out``.
+    name: str
+
+
+class Workflow(Method):
+    """An agent with ``async rank(case, sample)`` as a method (star_rl.baselines.agents).
+
+    Its answer has ``ranking``, ``failure``, ``calls``, ``tokens_in`` and ``tokens_out``.
     """
 
     varies = True
@@ -166,11 +185,11 @@ class Workflow(Method):
             await self._chat.close()
 
     async def rank(self, task: Task, context: TaskContext) -> Ranking:
-        said = await self.inner.rank(context.case(task))
+        said = await self.inner.rank(context.case(task), context.sample)
         made = as_ranking(said.ranking)
         return replace(
             made,
-            failure=str(getattr(said, "failure", "") or made.failure),
+            failure=said.failure or made.failure,
             calls=said.calls,
             tokens_in=said.tokens_in,
             tokens_out=said.tokens_out,
@@ -208,9 +227,11 @@ class _Worker:
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        threading.Thread(target=self._work, daemon=True).start()
+        self._thread = threading.Thread(target=self._work, daemon=True)
 
     async def run(self, call: Callable[[], Ranking]) -> Ranking:
+        if not self._thread.is_alive():
+            self._thread.start()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Ranking] = loop.create_future()
         self._calls.put((call, future, loop))
@@ -341,8 +362,6 @@ def make(text: str, world: Any, seed: int, folder: Any) -> Method:
         raise StarError(f"there is no method {spec.name!r}", f"known: {', '.join(KNOWN)}")
     if label is not None:
         made.name = str(label)
-    elif options and spec.name in YARDSTICKS:
-        made.name = f"{made.name} {' '.join(f'{key}={value}' for key, value in options.items())}"
     return made
 
 
@@ -351,8 +370,10 @@ def _yardstick(spec: Spec, world: Any, seed: int) -> Method:
     if spec.argument:
         raise StarError(f"method {spec.name} takes no argument {spec.argument!r}", "give key=value")
     given = {"seed": seed, **spec.options}
+    data = () if spec.name == "random" else (world.visible,)
     try:
-        inner = kind(**given) if spec.name == "random" else kind(world.visible, **given)
+        inspect.signature(kind).bind(*data, **given)
     except TypeError as error:
         raise StarError(f"method {spec.text!r}: {error}", "see the class's own options") from error
-    return Yardstick(inner, given)
+    name = " ".join([spec.name, *(f"{key}={value}" for key, value in spec.options.items())])
+    return Yardstick.later(lambda: kind(*data, **given), name, {"class": kind.__qualname__, **given})

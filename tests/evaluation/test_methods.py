@@ -97,7 +97,12 @@ def test_a_yardstick_sees_the_items_of_the_history():
             return [*history, task.ground_truth]
 
     context = TaskContext([("a", 1, None), ("b", 2, 5.0)])
-    found = asyncio.run(Yardstick(Echo()).rank(blind(TASK), context))
+
+    async def ask():
+        async with Yardstick.later(Echo, "echo", {}) as method:
+            return await method.rank(blind(TASK), context)
+
+    found = asyncio.run(ask())
     assert found.ids == ["a", "b", ""] and found.seconds is not None
 
 
@@ -105,8 +110,14 @@ def test_an_agent_sees_the_case_and_its_costs_are_kept():
     class Agent:
         name = "agent"
 
-        async def rank(self, case):
-            return SimpleNamespace(ranking=list(case.candidates), calls=2, tokens_in=30, tokens_out=4)
+        async def rank(self, case, sample):
+            return SimpleNamespace(failure="", ranking=list(case.candidates), calls=2, tokens_in=30, tokens_out=4)
 
     found = asyncio.run(Workflow(Agent()).rank(blind(TASK), TaskContext([])))
     assert (found.ids, found.calls, found.tokens_in, found.tokens_out) == (list(TASK.candidates), 2, 30, 4)
+
+
+def test_a_yardstick_is_made_only_when_it_is_entered():
+    made = []
+    method = Yardstick.later(lambda: made.append(1), "late", {})
+    assert method.name == "late" and made == []

@@ -147,9 +147,10 @@ def test_a_finished_method_is_not_even_opened(tmp_path):
 
 
 def test_another_method_of_the_same_name_is_refused(tmp_path):
-    run(Yardstick(Plain(lambda task: ["7"]), {"k": 1}), tmp_path)
+    plain = Plain(lambda task: ["7"])
+    run(Yardstick(plain, {"k": 1}), tmp_path)
     with pytest.raises(StarError, match="holds answers of plain with other settings"):
-        run(Yardstick(Plain(lambda task: ["7"]), {"k": 2}), tmp_path)
+        run(Yardstick(plain, {"k": 2}), tmp_path)
 
 
 def test_what_the_user_can_mend_stops_the_run_and_says_so(tmp_path):
