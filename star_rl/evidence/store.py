@@ -181,5 +181,6 @@ class EvidenceStore:
                 )
             row = self.manifest["shards"][number]
             sizes = {name: file["bytes"] for name, file in row["files"].items()}
-            shard = self._shards[number] = Shard(folder, row["entries"], row["slots"], sizes)
+            block = row.get("block", 64)  # stores that do not say it have blocks of 64
+            shard = self._shards[number] = Shard(folder, row["entries"], row["slots"], sizes, block)
         return shard

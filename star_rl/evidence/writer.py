@@ -204,9 +204,8 @@ class EvidenceWriter:
                 folder = sealing / shard_name(number)
                 folder.mkdir(parents=True)
                 entries, slots = _write_shard(journal, folder, tools, outcomes)
-                rows.append(
-                    {"entries": entries, "slots": slots, "files": {name: _described(folder / name) for name in FILES}}
-                )
+                files = {name: _described(folder / name) for name in FILES}
+                rows.append({"entries": entries, "slots": slots, "block": BLOCK_ENTRIES, "files": files})
                 _sync(folder)
             fields = {
                 "scenario": self.identity["scenario"],
@@ -354,7 +353,7 @@ def _write_shard(journal: _Journal, folder: Path, tools: Counter[str], outcomes:
 
 
 class _Blocks:
-    """Writes details in compressed blocks of 64 entries, and at the end where each block is."""
+    """Writes details in compressed blocks of :data:`BLOCK_ENTRIES`, and at the end where each block is."""
 
     def __init__(self, handle: IO[bytes]) -> None:
         self._handle, self._codec = handle, codec()

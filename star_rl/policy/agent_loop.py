@@ -19,7 +19,8 @@ import inspect
 import logging
 import operator
 import time
-from collections.abc import Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
@@ -98,7 +99,7 @@ class StarAgentLoop(AgentLoopBase):
         task = _plain(kwargs.get("extra_info") or {})
         engine = _ServerEngine(self.server_manager, priority)
         toolbox = ToolBox(self._store, task.get("candidates") or (), self._lens, self._lens_top)
-        prompt_ids = render_prompt(self.tokenizer, kwargs["raw_prompt"], self._tools)
+        prompt_ids = _prompt_ids(self.tokenizer, kwargs["raw_prompt"], self._tools)
         result = await rollout(engine, self.tokenizer, prompt_ids, toolbox, self._budget, sampling_params)
         if result.error:
             logger.warning("rollout of %s ended: %s (%s)", task.get("task_id"), result.stop, result.error)
@@ -151,6 +152,22 @@ class StarAgentLoop(AgentLoopBase):
                 "tool_rewards": [],
             },
         )
+
+
+#: Prompts of the samples that are under way, by what they were rendered of.
+_PROMPTS: OrderedDict[tuple[Any, ...], list[int]] = OrderedDict()
+_PROMPTS_KEPT = 256
+
+
+def _prompt_ids(tokenizer: Any, messages: Sequence[Mapping[str, Any]], tools: list[dict[str, Any]] | None) -> list[int]:
+    """Token ids of a prompt, rendered once for all of its samples. Shape: (P,)."""
+    key = (id(tokenizer), tools is None, *(str(message) for message in messages))
+    ids = _PROMPTS.get(key)
+    if ids is None:
+        ids = _PROMPTS[key] = render_prompt(tokenizer, messages, tools)
+        if len(_PROMPTS) > _PROMPTS_KEPT:
+            _PROMPTS.popitem(last=False)
+    return ids
 
 
 def _plain(value: Any) -> Any:

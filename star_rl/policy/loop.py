@@ -81,7 +81,12 @@ class Engine(Protocol):
 
 
 class Tools(Protocol):
-    """Answers one call; :class:`star_rl.policy.tools.ToolBox`."""
+    """Answers one call; :class:`star_rl.policy.tools.ToolBox`.
+
+    Where it has an attribute ``immediate`` that is true, a call never waits for anything outside this process. Such
+    calls are made in the event loop: a thread would answer them no sooner, and a busy event loop keeps it waiting for
+    the interpreter for milliseconds.
+    """
 
     def call(self, name: str, arguments: Mapping[str, Any], /) -> ToolAnswer: ...
 
@@ -221,6 +226,7 @@ class _Run:
             limit = min(limit, budget.context_tokens - len(out.prompt_ids))
         self.limit = limit
         self.seen: set[str] = set()
+        self.immediate = bool(getattr(toolbox, "immediate", False))
 
     async def play(self) -> None:
         if self.limit < 1:
@@ -254,9 +260,8 @@ class _Run:
         sampling = {**self.sampling, "max_tokens": room, "stop_token_ids": [self.end_id]}
         started = time.perf_counter()
         try:
-            turn = await asyncio.wait_for(
-                self.engine.generate(list(self.context), sampling, self.request_id), self.budget.engine_seconds
-            )
+            async with asyncio.timeout(self.budget.engine_seconds):
+                turn = await self.engine.generate(list(self.context), sampling, self.request_id)
         except Exception as error:  # an engine may fail in any way; the rollout ends and says how
             out.stop, out.error = "engine_error", f"{type(error).__name__}: {error}"
             return None
@@ -278,17 +283,19 @@ class _Run:
         return None
 
     async def _answer(self, calls: Sequence[ToolCall | BadCall]) -> list[str]:
-        """The answers to all calls of a turn, in order; the look-ups run at the same time."""
+        """The answers to all calls of a turn, in order; look-ups that may wait run at the same time."""
         started = time.perf_counter()
-        pending: list[Any] = []
-        for position, call in enumerate(calls):
-            pending.append(self._admit(call, position))
+        pending = [self._admit(call, position) for position, call in enumerate(calls)]
+        asked = [entry for entry in pending if isinstance(entry, ToolCall)]
         try:
-            answered = await asyncio.gather(*(self._call(call) for call in pending if isinstance(call, ToolCall)))
+            if self.immediate:
+                answered = [self._ask(call) for call in asked]
+            else:
+                answered = await asyncio.gather(*(self._await(call) for call in asked))
         finally:
             self.out.tool_seconds += time.perf_counter() - started
         given = iter(answered)
-        return [next(given) if isinstance(entry, ToolCall) else entry for entry in pending]
+        return [self._counted(next(given)) if isinstance(entry, ToolCall) else entry for entry in pending]
 
     def _admit(self, call: ToolCall | BadCall, position: int) -> ToolCall | str:
         """The call, or the sentence that answers it where no tool is asked."""
@@ -305,16 +312,21 @@ class _Run:
         self.seen.add(key)
         return call
 
-    async def _call(self, call: ToolCall) -> str:
-        running = asyncio.get_running_loop()
+    def _ask(self, call: ToolCall) -> ToolAnswer:
         try:
-            answer = await asyncio.wait_for(
-                running.run_in_executor(None, self.toolbox.call, call.name, call.arguments), self.budget.tool_seconds
-            )
-        except TimeoutError as error:
-            raise _ToolFault(f"{call.name} gave no answer in {self.budget.tool_seconds:g} s") from error
+            return self.toolbox.call(call.name, call.arguments)
         except Exception as error:  # a store may fail in any way; the rollout ends and says how
             raise _ToolFault(f"{call.name}: {type(error).__name__}: {error}") from error
+
+    async def _await(self, call: ToolCall) -> ToolAnswer:
+        """In a thread: a store that hangs holds up nothing but this rollout, and that one not for long."""
+        asked = asyncio.get_running_loop().run_in_executor(None, self._ask, call)
+        try:
+            return await asyncio.wait_for(asked, self.budget.tool_seconds)
+        except TimeoutError as error:
+            raise _ToolFault(f"{call.name} gave no answer in {self.budget.tool_seconds:g} s") from error
+
+    def _counted(self, answer: ToolAnswer) -> str:
         self.out.counts["tool_calls_ok"] += answer.ok
         if answer.reason in _COUNT_OF_REASON:
             self.out.counts[_COUNT_OF_REASON[answer.reason]] += 1

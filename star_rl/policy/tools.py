@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from star_rl.errors import StarError
+from star_rl.evidence import EvidenceStore
+from star_rl.policy.storage import on_local_disk
 from star_rl.trajectory import neutral
 
 Reason = Literal["ok", "unknown_tool", "bad_arguments", "unknown_id"]
@@ -65,10 +67,13 @@ class ToolBox:
         store: where answers are looked up.
         candidates: the item ids of the task; only the lens ``candidates`` reads them.
         lens: ``text`` returns the stored text as it is, the paper's form. ``candidates`` adds one line that names the
-        stored
-            neighbours of the key which are candidates of this task, best first: a pure look-up still, for students
-            too small to find 20 ids among 200 neighbours.
+            stored neighbours of the key which are candidates of this task, best first: a pure look-up still, for
+            students too small to find 20 ids among 200 neighbours.
         lens_top: ids in that line at most.
+
+    Attributes:
+        immediate: a call only reads mapped memory of this machine, so it cannot be kept waiting and the policy loop
+            makes it itself; any other store is asked in a thread, with a limit of time.
 
     Raises:
         StarError: the lens is unknown or ``lens_top`` is below 1.
@@ -83,6 +88,7 @@ class ToolBox:
         self._candidates = frozenset(candidates)
         self._lens = lens
         self._lens_top = lens_top
+        self.immediate = isinstance(store, EvidenceStore) and on_local_disk(store.path)
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> ToolAnswer:
         """Answer one call. Never raises for what the call holds; an unreadable store raises what it raises."""

@@ -237,3 +237,22 @@ def test_a_tokenizer_without_chat_tokens_and_a_senseless_budget_are_errors():
         Budget(turns=0)
     with pytest.raises(StarError, match="calls"):
         Budget(calls=-1)
+
+
+def test_a_tool_that_answers_at_once_is_called_in_the_event_loop_and_its_failure_is_data():
+    threads = []
+
+    class Immediate:
+        immediate = True
+
+        def call(self, name, arguments):
+            threads.append(threading.current_thread())
+            if arguments["user_id"] == "8":
+                raise OSError("gone")
+            return ToolAnswer("here", True, "ok")
+
+    result = run(Script(f"{call()}{call()}<|im_end|>", "<|im_end|>"), tools=Immediate())
+    assert result.stop == "answered" and result.counts["tool_calls_ok"] == 2
+    assert set(threads) == {threading.main_thread()}
+    result = run(Script(f"{call(key='8')}<|im_end|>"), tools=Immediate())
+    assert result.stop == "tool_error" and "gone" in result.error

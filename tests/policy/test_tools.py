@@ -67,3 +67,17 @@ def test_schemas_are_wrapped_as_the_chat_template_expects():
     for schema in TOOL_SCHEMAS:
         assert schema["type"] == "function"
         assert schema["function"]["parameters"]["required"] == list(schema["function"]["parameters"]["properties"])
+
+
+def test_only_a_sealed_store_on_a_disk_of_this_machine_is_asked_without_a_thread(monkeypatch, tmp_path):
+    from star_rl.evidence import EvidenceStore, EvidenceWriter
+    from star_rl.policy import tools
+
+    with EvidenceWriter(tmp_path / "store", "classic", "f" * 16) as writer:
+        writer.seal()
+    store = EvidenceStore.open(tmp_path / "store")
+    monkeypatch.setattr(tools, "on_local_disk", lambda path: True)
+    assert ToolBox(store).immediate
+    assert not ToolBox(Store()).immediate
+    monkeypatch.setattr(tools, "on_local_disk", lambda path: False)
+    assert not ToolBox(store).immediate
