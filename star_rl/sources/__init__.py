@@ -51,7 +51,7 @@ def write_tables(
         name: a key of :data:`SOURCES`.
         root: folder (or file) of the raw data; None for ``synthetic``.
         out_dir: folder of the tables.
-        options: the source's options; every source also takes ``max_bad_share`` (0.01) and ``memory_mb`` (256).
+        options: the source's options; every source also takes ``max_bad_share`` (0.01) and ``memory_mb`` (64).
         progress: called with what is being done and the rows so far.
 
     Returns:

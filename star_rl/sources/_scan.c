@@ -20,7 +20,7 @@
 #endif
 
 /* Bumped whenever a signature or a structure below changes, so that a stale build is refused. */
-API int32_t star_scan_version(void) { return 2; }
+API int32_t star_scan_version(void) { return 3; }
 
 /* Bytes after the block that must be readable; the first of them must be zero. */
 #define PADDING 64
@@ -278,7 +278,7 @@ static const uint8_t *take(const uint8_t *p, Field *f, int32_t row) {
     if (mantissa > (1ull << 53)) return NULL;
     /* Both operands are exact, so the quotient is the nearest double, as Python's. */
     double value = (double)mantissa / POWERS[n.fraction];
-    f->numbers[row] = n.negative ? -value : value;
+    f->numbers[row] = n.negative && mantissa ? -value : value;
     f->values++;
     f->numbers_valid[row >> 3] |= (uint8_t)(1 << (row & 7));
     return p;

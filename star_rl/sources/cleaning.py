@@ -75,6 +75,8 @@ def clean_text(value: object) -> str:
     """One line of text: white space runs become one space, control characters go."""
     if value is None or (isinstance(value, float) and value != value):
         return ""
+    if isinstance(value, str) and value.isascii() and value.isprintable() and "  " not in value:
+        return value.strip(" ")  # most titles
     text = " ".join(str(value).encode("utf-8", "replace").decode().split())
     return text if text.isprintable() else "".join(c for c in text if c.isprintable())
 

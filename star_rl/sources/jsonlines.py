@@ -1,8 +1,8 @@
 """JSON lines as Arrow columns of a few fields, a block at a time; what is no JSON object is told with its line number.
 
-The native scanner reads a block line by line and leaves to Python what is odd. Where it was not built, a block goes
-through Arrow's reader whole, and line by line through Python where that refuses it or finds another number of objects
-than lines. Whatever reads a line makes the same of it; a bad line costs itself, never its neighbours.
+The native scanner reads a block and leaves to Python the lines that are odd, or all where it was not built (several
+times slower). Both make the same of a line; a bad one costs itself, never its neighbours. Arrow's own reader is no way:
+a line ``null`` ends the process with a segmentation fault (pyarrow 26).
 """
 
 from __future__ import annotations
@@ -17,18 +17,15 @@ from typing import Any
 import numpy as np
 import orjson
 import pyarrow as pa
-import pyarrow.json as pj
 
 from star_rl.sources.lines import Chunk, blocks, chunks
 from star_rl.sources.lookahead import cores, spread
-from star_rl.sources.scan import LARGEST, PADDING, Column, Fields, Scanner, scanner_available
+from star_rl.sources.scan import LARGEST, PADDING, Column, Fields, Scanner, room, scanner_available
 
 Bad = Callable[[int, str], None]
 Row = dict[str, Any]
 T = Any
 
-#: Lines looked at to tell the type of a field.
-_PEEK = 50
 #: Threads that read one file.
 _THREADS = 4
 
@@ -78,7 +75,7 @@ class Reader:
             return self._python(chunk.read())
         memory: np.ndarray | None = getattr(self._local, "memory", None)
         if memory is None or len(memory) < chunk.size + PADDING:
-            memory = self._local.memory = np.empty(chunk.size + PADDING, np.uint8)
+            memory = self._local.memory = room(chunk.size + PADDING)
             self._local.scanner = Scanner(self.fields)
         size = chunk.read_into(memory)
         memory[size : size + PADDING] = 0
@@ -91,10 +88,6 @@ class Reader:
     def _python(self, block: bytes) -> Block:
         lines = block.split(b"\n")
         count = len(lines) - (not lines[-1])
-        if not (self.fields.refused or self.fields.strings):
-            fast = _arrow(block, self.fields, count)
-            if fast is not None:
-                return fast
         return self._slow(((number, line) for number, line in enumerate(lines) if line), count)
 
     def _slow(self, lines: Iterator[tuple[int, bytes]], count: int) -> Block:
@@ -126,7 +119,7 @@ class Reader:
 
 def read_objects(path: str | Path, bad: Bad) -> Iterator[tuple[int, Row]]:
     """Yield ``(line number, object)``; for files of which most fields are wanted."""
-    for start, block, _ in blocks(path):
+    for start, block, _ in blocks(path, 1 << 20):
         for number, line in enumerate(block.split(b"\n"), start):
             if line.strip():
                 row = _object(line)
@@ -178,56 +171,6 @@ def _merged(a: Block, b: Block) -> Block:
     return Block(a.count, lines[order.to_numpy()], columns, [*a.bad, *b.bad])
 
 
-# ---------------------------------------------------------------------- without the scanner
-
-
-def _arrow(block: bytes, fields: Fields, count: int) -> Block | None:
-    """The block through Arrow's reader; None where it refuses it or miscounts."""
-    if not block.strip():
-        return None
-    schema = _schema(block, fields)
-    try:
-        table = pj.read_json(
-            pa.py_buffer(block),
-            read_options=pj.ReadOptions(block_size=2 << 20, use_threads=False),
-            parse_options=pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
-        ).combine_chunks()
-        table.validate(full=True)  # invalid UTF-8 passes the reader
-    except pa.ArrowInvalid:
-        return None
-    if len(table) != count:
-        return None
-    columns = {}
-    for name in schema.names:
-        column = pa.concat_arrays([pa.array([], table[name].type), *table[name].chunks])
-        if pa.types.is_floating(column.type):
-            columns[name] = Column(number=column)
-        else:
-            columns[name] = Column(column.cast(pa.string()))
-    return Block(count, np.arange(count, dtype=np.int32), columns, [])
-
-
-def _schema(block: bytes, fields: Fields) -> pa.Schema:
-    """Types of the fields, told from the first lines; texts given as numbers stay exact."""
-    kinds: dict[str, pa.DataType] = {}
-    names = (*fields.texts, *fields.values)
-    at = 0
-    for _ in range(_PEEK):
-        end = block.find(b"\n", at)
-        row = _object(block[at : end if end >= 0 else len(block)])
-        if isinstance(row, dict):
-            for name in names:
-                value = row.get(name)
-                if name not in kinds and value is not None:
-                    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-                    exact = pa.int64() if name in fields.texts else pa.float64()
-                    kinds[name] = exact if number else pa.string()
-        if end < 0 or len(kinds) == len(names):
-            break
-        at = end + 1
-    return pa.schema([pa.field(name, kinds.get(name, pa.string())) for name in names])
-
-
 # ---------------------------------------------------------------------- one line
 
 
@@ -243,7 +186,7 @@ def _number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:
-        return float(value)
+        return float(value) + 0.0  # no negative zero, here or elsewhere
     except OverflowError:
         return float("inf")
 

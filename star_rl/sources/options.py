@@ -21,7 +21,7 @@ class Common:
     #: Largest share of bad rows of a table that is dropped and counted instead of failing the run.
     max_bad_share: float = 0.01
     #: Mebibytes of buffered interactions before they are spilled to disk. Affects speed only.
-    memory_mb: int = 256
+    memory_mb: int = 64
 
     def sink(self, out_dir: Path, source: str, progress: Progress | None, time: str = "seconds") -> Sink:
         if self.memory_mb < 1:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from star_rl.files import writing_error
 from star_rl.sources.cleaning import whole
 
 #: Bytes of rows that are merged at a time.
-PIECE = 24 << 20
+PIECE = 16 << 20
 #: One key in so many is looked at to cut the keys into ranges.
 _STEP = 512
 
@@ -112,6 +112,7 @@ class Runs:
             return
         parts = max(1, -(-self._total // PIECE))
         edges = _edges([run[0] for run in runs], parts)
+        _forget(mapped)
         for part in range(edges.shape[1] - 1):
             bounds = zip(runs, edges[:, part].tolist(), edges[:, part + 1].tolist(), strict=True)
             slices = [run.slice(start, stop - start) for run, start, stop in bounds if stop > start]
@@ -123,8 +124,7 @@ class Runs:
             else:
                 yield table.take(pa.array(ordered(table)))
             del slices, table
-            if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-                mapped.madvise(mmap.MADV_DONTNEED)  # the pages stay in the system's cache, not in this process
+            _forget(mapped)
 
 
 def ordered(rows: pa.Table | pa.RecordBatch) -> np.ndarray:
@@ -143,6 +143,12 @@ def ordered(rows: pa.Table | pa.RecordBatch) -> np.ndarray:
     return np.argsort(key, kind="stable")
 
 
+def _forget(mapped: mmap.mmap | None) -> None:
+    """Give back the pages of a map that were looked at; they stay in the system's cache."""
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
 def heads(keys: pa.ChunkedArray | pa.Array) -> np.ndarray:
     """Of sorted keys, which row is the first of its key. Shape: (n,), bool."""
     keys = whole(keys)
@@ -150,6 +156,23 @@ def heads(keys: pa.ChunkedArray | pa.Array) -> np.ndarray:
     if len(keys) > 1:
         first[1:] = pc.not_equal(keys.slice(1), keys.slice(0, len(keys) - 1)).to_numpy(zero_copy_only=False)
     return first
+
+
+def sorted_batch(columns: Sequence[pa.Array | pa.ChunkedArray], schema: pa.Schema) -> pa.RecordBatch:
+    """Columns as a batch in the order of :func:`ordered`."""
+    batch = pa.RecordBatch.from_arrays([whole(column) for column in columns], schema=schema)
+    return batch.take(pa.array(ordered(batch)))
+
+
+def second_copies(user: np.ndarray, item: np.ndarray, stamp: np.ndarray) -> np.ndarray:
+    """Rows, sorted by user and stamp, that repeat an earlier (user, item, stamp). Shapes: (n,) each; (copies,)."""
+    tie = np.zeros(len(user), bool)
+    tie[1:] = (user[1:] == user[:-1]) & (stamp[1:] == stamp[:-1])
+    tie[:-1] |= tie[1:]
+    rows = np.flatnonzero(tie)
+    order = rows[np.lexsort((rows, item[rows], stamp[rows], user[rows]))]
+    a, b = order[1:], order[:-1]
+    return a[(user[a] == user[b]) & (stamp[a] == stamp[b]) & (item[a] == item[b])]
 
 
 def _edges(keys: list[pa.Array], parts: int) -> np.ndarray:

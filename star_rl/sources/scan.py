@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.machinery
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-_VERSION = 2
+_VERSION = 3
 #: Bytes after a block that the scanner may read; they are zero.
 PADDING = 64
 #: Largest block: offsets are 32 bits wide.
@@ -91,7 +92,7 @@ def _library() -> ctypes.CDLL | None:
             library = ctypes.CDLL(str(file))
             version = library.star_scan_version()
         except (OSError, AttributeError):
-            continue  # built for another machine: Arrow's reader takes over
+            continue  # built for another machine: Python takes over
         if version == _VERSION:
             library.star_scan_lines.restype = ctypes.c_int32
             return library
@@ -99,12 +100,18 @@ def _library() -> ctypes.CDLL | None:
 
 
 def scanner_available() -> bool:
-    """Whether the native scanner was built and loads here; without it Arrow's reader is used, with equal results."""
+    """Whether the native scanner was built and loads here; without it Python reads the lines, several times slower."""
     return _library() is not None
 
 
 def _at(array: np.ndarray) -> int:
     return int(array.ctypes.data)
+
+
+def room(count: int, kind: type[np.generic] = np.uint8) -> np.ndarray:
+    """An array straight from the system, which has it back when it is freed; memory is what is touched of it."""
+    size = max(1, count) * np.dtype(kind).itemsize
+    return np.frombuffer(mmap.mmap(-1, size), kind, count)
 
 
 class Scanner:
@@ -125,20 +132,20 @@ class Scanner:
     def _reserve(self, size: int) -> None:
         """Address space for a block of ``size`` bytes; memory is what a block touches of it."""
         rows = size // 3 + 2  # the shortest row is {} and a newline
-        self._lines = np.empty(rows, np.int32)
-        self._odd = np.empty((size // 2 + 2, 3), np.int64)
+        self._lines = room(rows, np.int32)
+        self._odd = room((size // 2 + 2) * 3, np.int64).reshape(-1, 3)
         self._arrays: list[dict[str, np.ndarray]] = []
         wanted = self.fields.kinds()
         self._table = (_Field * len(wanted))()
         for field, (name, kind) in zip(self._table, wanted, strict=True):
             arrays: dict[str, np.ndarray] = {}
             if kind != REFUSED:
-                arrays["offsets"] = np.empty(rows + 1, np.int32)
-                arrays["data"] = np.empty(size + PADDING, np.uint8)
-                arrays["valid"] = np.empty(rows // 8 + 1, np.uint8)
+                arrays["offsets"] = room(rows + 1, np.int32)
+                arrays["data"] = room(size + PADDING)
+                arrays["valid"] = room(rows // 8 + 1)
             if kind == VALUE:
-                arrays["numbers"] = np.empty(rows, np.float64)
-                arrays["numbers_valid"] = np.empty(rows // 8 + 1, np.uint8)
+                arrays["numbers"] = room(rows, np.float64)
+                arrays["numbers_valid"] = room(rows // 8 + 1)
             field.name, field.kind = name.encode(), kind
             field.name_length = len(name.encode())
             for slot, array in arrays.items():

@@ -11,7 +11,6 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,10 @@ from star_rl.errors import StarError
 from star_rl.files import atomic_path, fingerprint, sha256, write_json
 from star_rl.records import INTERACTIONS, ITEMS, USERS
 from star_rl.sources import times
-from star_rl.sources.cleaning import clean_id, clean_ids, clean_ratings, clean_text, encode, plain_ids, whole
+from star_rl.sources.checks import ROWS, Prepared, prepare
+from star_rl.sources.cleaning import clean_id, clean_ratings, clean_text, encode, plain_ids, whole
 from star_rl.sources.lookahead import ahead
-from star_rl.sources.runs import PIECE, Runs, heads, ordered
+from star_rl.sources.runs import PIECE, Runs, heads, second_copies, sorted_batch
 
 #: ``progress(what, rows so far)``.
 Progress = Callable[[str, int], None]
@@ -39,31 +39,15 @@ HARMLESS = frozenset({"duplicate", "item not in the item table", "other domain"}
 UNTITLED = "Untitled"
 
 #: Items and users that are gathered before they are sorted.
-_BATCH = 1 << 14
-_BUFFER = pa.schema([pa.field(field.name, field.type) for field in INTERACTIONS])
+_BATCH = 1 << 12
 #: ``listed`` tells rows of the source from those that only the interactions name.
 _LISTED = pa.field("listed", pa.bool_())
 _ITEM_ROWS = pa.schema([*(pa.field(field.name, field.type) for field in ITEMS), _LISTED])
 _USER_ROWS = pa.schema([*(pa.field(field.name, field.type) for field in USERS), _LISTED])
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """Interactions that are checked and sorted, and what was found on the way.
-
-    Attributes:
-        batch: the usable rows. read: rows before the checks.
-        bad: reason, rows, and the row of the first one. ratings: how many were no number.
-    """
-
-    batch: pa.RecordBatch
-    read: int
-    bad: tuple[tuple[str, int, int], ...]
-    ratings: int
-
-
 class Sink:
-    """Collects the rows of one source.
+    """Collects the rows of one source. Items, users and interactions may be added by a thread each.
 
     Args:
         out_dir: folder of the tables; nothing appears in it before :meth:`close`.
@@ -81,7 +65,7 @@ class Sink:
         *,
         time: str = "seconds",
         max_bad_share: float = 0.01,
-        memory: int = 256 << 20,
+        memory: int = 64 << 20,
         latest: int | None = None,
         progress: Progress | None = None,
     ) -> None:
@@ -96,9 +80,9 @@ class Sink:
         self.rows: Counter[str] = Counter()
         self.dropped: dict[str, Counter[str]] = {"interactions": Counter(), "items": Counter(), "users": Counter()}
         self.repaired: Counter[str] = Counter()
-        self.bad_rows: list[dict[str, Any]] = []
+        self._bad: dict[str, list[dict[str, Any]]] = {"items": [], "users": [], "interactions": []}
         self._spill = self.out_dir / f".spill.{os.getpid()}"
-        self._interactions = Runs(_BUFFER, self._spill / "interactions.arrow", memory)
+        self._interactions = Runs(ROWS, self._spill / "interactions.arrow", memory)
         self._items = Runs(_ITEM_ROWS, self._spill / "items.arrow", memory // 4)
         self._users = Runs(_USER_ROWS, self._spill / "users.arrow", memory // 4)
         self._pending: list[pa.RecordBatch] = []
@@ -123,8 +107,8 @@ class Sink:
     def bad(self, table: str, file: str | Path, line: int | None, reason: str, count: int = 1) -> None:
         """Count rows that cannot be used and report the first ones with their place. The caller counts them as read."""
         self.dropped[table][reason] += count
-        if len(self.bad_rows) < REPORTED:
-            self.bad_rows.append({"table": table, "file": str(file), "line": line, "reason": reason})
+        if len(self._bad[table]) < REPORTED:
+            self._bad[table].append({"table": table, "file": str(file), "line": line, "reason": reason})
 
     def drop(self, table: str, reason: str, count: int) -> None:
         """Count rows that are left out. The caller counts them as read."""
@@ -145,7 +129,7 @@ class Sink:
         labels = list(dict.fromkeys(label for label in map(clean_text, categories) if label))
         self._item_rows.append((key, clean_text(title), labels, encode(attributes)))
         if len(self._item_rows) >= _BATCH:
-            self._flush()
+            _flush(self._item_rows, self._items)
 
     def user(self, user_id: object, attributes: Mapping[str, Any]) -> None:
         """Add one user; users that only interact are added by :meth:`close`."""
@@ -156,7 +140,7 @@ class Sink:
             return
         self._user_rows.append((key, encode(attributes)))
         if len(self._user_rows) >= _BATCH:
-            self._flush()
+            _flush(self._user_rows, self._users)
 
     def prepare_users(self, ids: pa.Array, attributes: pa.Array) -> tuple[pa.RecordBatch, int]:
         """Check users whose attributes are encoded, shape (n,) both, and sort them; any thread may call it.
@@ -169,11 +153,11 @@ class Sink:
             ids = pa.array([clean_id(value) for value in ids.to_pylist()], pa.string())
             usable = pc.is_valid(ids)
             ids, attributes = ids.filter(usable), attributes.filter(usable)
-        return _sorted([ids, attributes, _flags(len(ids), True)], _USER_ROWS), read
+        return sorted_batch([ids, attributes, _flags(len(ids), True)], _USER_ROWS), read
 
     def add_users(self, batch: pa.RecordBatch, read: int) -> None:
         """Add what :meth:`prepare_users` made, after the users so far."""
-        self._flush()
+        _flush(self._user_rows, self._users)
         self.rows["users"] += read
         self._count("users", "unusable id", read - len(batch))
         self._users.add(batch)
@@ -181,15 +165,6 @@ class Sink:
     def _count(self, table: str, reason: str, count: int) -> None:
         if count:
             self.dropped[table][reason] += count
-
-    def _flush(self) -> None:
-        """Sort the items and users that were gathered."""
-        for rows, runs in ((self._item_rows, self._items), (self._user_rows, self._users)):
-            if rows:
-                columns = [*map(list, zip(*rows, strict=True)), [True] * len(rows)]
-                arrays = [pa.array(column, field.type) for column, field in zip(columns, runs.schema, strict=True)]
-                runs.add(_sorted(arrays, runs.schema))
-                rows.clear()  # type: ignore[attr-defined]
 
     def interactions(
         self,
@@ -211,7 +186,8 @@ class Sink:
         """
         stamp = whole(stamps).cast(pa.int64()) if self.time == "position" else times.seconds(stamps)
         rating, wrong = clean_ratings(pa.nulls(len(users)) if ratings is None else ratings)
-        rows = self.prepare(users, items, stamp, rating, texts, wrong.true_count, sort=False)
+        text = None if texts is None else whole(texts).cast(pa.string())
+        rows = self.prepare(users, items, stamp, rating, text, wrong.true_count, sort=False)
         self.add(rows, file, line, in_order=False)
 
     def prepare(
@@ -230,34 +206,8 @@ class Sink:
             stamps: int64, null where there is none. ratings: float32. The other arguments as in :meth:`interactions`.
             sort: whether the rows are sorted, and so copied; else the batch may share the arguments' memory.
         """
-        count = len(users)
-        users, user_ok = clean_ids(users)
-        items, item_ok = clean_ids(items)
-        value = pc.fill_null(stamps, -1).to_numpy(zero_copy_only=False)
-        keep: np.ndarray | None = None
-        checks = [("no usable user id", user_ok), ("no usable item id", item_ok)]
-        if self.time == "seconds":
-            readable = pc.is_valid(stamps).to_numpy(zero_copy_only=False)
-            checks += [
-                ("no readable timestamp", readable),
-                ("timestamp before 1970", value > 0),
-                ("timestamp in the future", value <= self.latest),
-            ]
-        bad = []
-        for reason, good in checks:
-            if good.all():
-                continue
-            keep = np.ones(count, bool) if keep is None else keep
-            wrong = np.flatnonzero(keep & ~good)
-            if len(wrong):
-                bad.append((reason, len(wrong), int(wrong[0])))
-                keep &= good
-        batch = pa.RecordBatch.from_arrays([users, items, stamps, ratings, _texts(texts, count)], schema=_BUFFER)
-        if keep is not None:
-            batch = batch.filter(pa.array(keep))
-        if sort:
-            batch = batch.take(pa.array(ordered(batch)))
-        return Prepared(batch, count, tuple(bad), wrong_ratings)
+        rows = (users, items, stamps, ratings, pa.nulls(len(users), pa.string()) if texts is None else texts)
+        return prepare(rows, wrong_ratings, self.latest if self.time == "seconds" else None, sort)
 
     def add(
         self, rows: Prepared, file: str | Path = "", line: int | np.ndarray | None = None, in_order: bool = True
@@ -287,7 +237,7 @@ class Sink:
     def _sort_pending(self) -> None:
         if self._pending:
             batches, self._pending, self._bytes = self._pending, [], 0
-            self._interactions.add(_sorted(pa.Table.from_batches(batches).columns, _BUFFER))
+            self._interactions.add(sorted_batch(pa.Table.from_batches(batches).columns, ROWS))
 
     # ------------------------------------------------------------------ the tables
 
@@ -307,9 +257,11 @@ class Sink:
         Raises:
             StarError: no interaction is left, or too many rows were bad; nothing is written then.
         """
-        self._flush()
+        _flush(self._item_rows, self._items)
+        _flush(self._user_rows, self._users)
         self._sort_pending()
         self._judge()
+        pa.default_memory_pool().release_unused()
         kept: dict[str, int] = {}
         span: list[int | None] = [None, None]
         with contextlib.ExitStack() as stack:
@@ -325,7 +277,7 @@ class Sink:
                     seen = pc.unique(table["item_id"])
                     none = pa.array([[]], ITEMS.field("categories").type).take(pa.array(np.zeros(len(seen), np.int64)))
                     columns = [seen, seen, none, _braces(len(seen)), _flags(len(seen), False)]
-                    self._items.add(_sorted(columns, _ITEM_ROWS))
+                    self._items.add(sorted_batch(columns, _ITEM_ROWS))
                 columns = [users, _braces(len(users)), _flags(len(users), False)]
                 self._users.add(pa.RecordBatch.from_arrays(columns, schema=_USER_ROWS))
                 ends = pc.min_max(table["timestamp"]).as_py()
@@ -353,7 +305,7 @@ class Sink:
             "kept": {name: kept[name] for name in ("interactions", "items", "users")},
             "dropped": {name: dict(counts) for name, counts in self.dropped.items() if counts},
             "repaired": {name: count for name, count in self.repaired.items() if count},
-            "bad_rows": self.bad_rows,
+            "bad_rows": [row for rows in self._bad.values() for row in rows][:REPORTED],
             "fingerprint": fingerprint(files),
             **notes,
             **(finish() if finish else {}),
@@ -406,19 +358,12 @@ class Sink:
         users = whole(table["user_id"])
         first = heads(users)
         user, stamp = np.cumsum(first), table["timestamp"].to_numpy()
-        tie = np.zeros(len(table), bool)
-        tie[1:] = (user[1:] == user[:-1]) & (stamp[1:] == stamp[:-1])
-        if tie.any():
-            tie[:-1] |= tie[1:]
-            rows = np.flatnonzero(tie)
-            order = rows[np.lexsort((rows, item[rows], stamp[rows], user[rows]))]
-            a, b = order[1:], order[:-1]
-            again = a[(user[a] == user[b]) & (stamp[a] == stamp[b]) & (item[a] == item[b])]
-            if len(again):
-                self._count("interactions", "duplicate", len(again))
-                keep = np.ones(len(table), bool)
-                keep[again] = False
-                table = table.filter(pa.array(keep))
+        again = second_copies(user, item, stamp)
+        if len(again):
+            self._count("interactions", "duplicate", len(again))
+            keep = np.ones(len(table), bool)
+            keep[again] = False
+            table = table.filter(pa.array(keep))
         return table, users.filter(pa.array(first))
 
     def _judge(self) -> None:
@@ -440,7 +385,7 @@ class Sink:
 
     def _why(self, table: str = "interactions") -> str:
         reasons = ", ".join(f"{reason}: {count:,}" for reason, count in self.dropped[table].most_common(3))
-        first = next((row for row in self.bad_rows if row["table"] == table and row["line"] is not None), None)
+        first = next((row for row in self._bad[table] if row["line"] is not None), None)
         place = f"; first at {first['file']}:{first['line']}" if first else ""
         return f" ({reasons}{place})" if reasons else ""
 
@@ -454,13 +399,13 @@ def _writer(stack: contextlib.ExitStack, path: Path, schema: pa.Schema) -> pq.Pa
     return stack.enter_context(pq.ParquetWriter(stack.enter_context(atomic_path(path)), schema, **how))
 
 
-def _sorted(columns: list[Any], schema: pa.Schema) -> pa.RecordBatch:
-    batch = pa.RecordBatch.from_arrays([whole(column) for column in columns], schema=schema)
-    return batch.take(pa.array(ordered(batch)))
-
-
-def _texts(texts: pa.Array | None, count: int) -> pa.Array:
-    return pa.nulls(count, pa.string()) if texts is None else whole(texts).cast(pa.string())
+def _flush(rows: list[Any], runs: Runs) -> None:
+    """Sort the items or users that were gathered and add them to their runs."""
+    if rows:
+        columns = [*map(list, zip(*rows, strict=True)), [True] * len(rows)]
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, runs.schema, strict=True)]
+        rows.clear()
+        runs.add(sorted_batch(arrays, runs.schema))
 
 
 def _braces(count: int) -> pa.Array:
