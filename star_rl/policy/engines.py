@@ -45,6 +45,8 @@ class EngineOptions:
     threads       threads of a CPU engine, None to leave them alone; on a busy machine a tiny model is several times
                   faster with one, because threads that spin for each other cost more than the arithmetic
     logprobs      whether to return the log-probabilities of the sampled tokens
+    replicas      engines side by side, each in a Ray actor with GPUs of its own (vllm only); None: as many as there are
+                  GPUs for, one on a CPU. A single one lives in this process
     seed          of the engine, not of a request (vLLM's CPU build has none such): the same samples come out only
                   where requests arrive in the same order
     extra         further arguments of vLLM's ``AsyncEngineArgs``
@@ -55,8 +57,13 @@ class EngineOptions:
     max_num_seqs: int = 256
     threads: int | None = 1
     logprobs: bool = False
+    replicas: int | None = None
     seed: int = 0
     extra: tuple[tuple[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.replicas is not None and self.replicas < 1:
+            raise StarError(f"replicas={self.replicas}", "give a whole number from 1 upwards, or leave it out")
 
 
 @contextlib.asynccontextmanager
@@ -74,11 +81,25 @@ async def open_engine(model: str | Path, options: EngineOptions | None = None) -
         kind = "vllm" if importlib.util.find_spec("vllm") else "transformers"
     if kind == "vllm" and not importlib.util.find_spec("vllm"):
         raise StarError("vllm is not installed", "install the extra `cpu` or `gpu`, or set the engine to transformers")
+    if kind == "vllm" and (number := _replicas(options)) > 1:
+        from star_rl.policy.replicas import open_replicas
+
+        async with open_replicas(model, options, number) as several:
+            yield several
+        return
+    if kind == "transformers" and (options.replicas or 1) > 1:
+        raise StarError(f"{options.replicas} replicas of transformers", "replicas are vLLM's: leave replicas out")
     engine = VllmEngine(model, options) if kind == "vllm" else TransformersEngine(model, options)
     try:
         yield engine
     finally:
         engine.close()
+
+
+def _replicas(options: EngineOptions) -> int:
+    from star_rl.policy import replicas
+
+    return replicas.count(options)
 
 
 class VllmEngine:
@@ -96,7 +117,7 @@ class VllmEngine:
         }
         if options.max_model_len:
             arguments["max_model_len"] = options.max_model_len
-        if not _has_accelerator():
+        if not has_accelerator():
             for name, value in CPU_VARIABLES.items():
                 os.environ.setdefault(name, value)
             if options.threads:
@@ -138,7 +159,7 @@ class VllmEngine:
         self._engine.shutdown()
 
 
-def _has_accelerator() -> bool:
+def has_accelerator() -> bool:
     import torch
 
     return torch.cuda.is_available()

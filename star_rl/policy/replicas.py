@@ -1,0 +1,201 @@
+"""One engine, several replicas: Ray actors with a vLLM engine each, behind the same ``generate``.
+
+All turns of a rollout go to one replica, and rollouts of the same prompt go there too as long as it is not busier than
+the others: both share a prefix in its cache. A replica that dies takes no rollout with it; its turns are asked of the
+others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import zlib
+from array import array
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from star_rl.errors import StarError
+from star_rl.policy.engines import CPU_VARIABLES, EngineOptions, VllmEngine, has_accelerator
+from star_rl.policy.loop import Engine, Generation
+
+ROOT = Path(__file__).resolve().parents[2]
+#: Rollouts that a prompt's own replica may have more than the idlest before another takes the next.
+SLACK = 8
+_REMEMBERED = 1 << 17
+_log = logging.getLogger(__name__)
+
+
+def count(options: EngineOptions) -> int:
+    """How many replicas there will be: as asked, else as many as there are GPUs for (of the cluster where a job runs
+    on one, else of this machine), and one on a CPU."""
+    if options.replicas is not None:
+        return options.replicas
+    if not has_accelerator():
+        return 1
+    if os.environ.get("RAY_ADDRESS"):
+        with _ray() as ray:
+            gpus = int(ray.cluster_resources().get("GPU", 0))
+    else:
+        import torch
+
+        gpus = torch.cuda.device_count()
+    return max(1, gpus // _gpus_each(options))
+
+
+def _gpus_each(options: EngineOptions) -> int:
+    extra = dict(options.extra)
+    return int(extra.get("tensor_parallel_size", 1)) * int(extra.get("pipeline_parallel_size", 1))
+
+
+@contextlib.contextmanager
+def _ray() -> Any:
+    """Ray, joined or started for the block; a job's process joins the cluster that runs it (``RAY_ADDRESS``)."""
+    import ray
+
+    joined = not ray.is_initialized()
+    if joined:
+        search = os.pathsep.join(entry for entry in (str(ROOT), os.environ.get("PYTHONPATH", "")) if entry)
+        # Only token ids go through Ray's objects.
+        own: dict[str, Any] = {"address": "local", "include_dashboard": False, "object_store_memory": 200_000_000}
+        if os.environ.get("RAY_ADDRESS"):
+            own = {}
+        ray.init(
+            logging_level="ERROR",
+            log_to_driver=False,
+            runtime_env={"env_vars": {"PYTHONPATH": search, "VLLM_LOGGING_LEVEL": "WARNING"}},
+            **own,
+        )
+    try:
+        yield ray
+    finally:
+        if joined:
+            ray.shutdown()
+
+
+class Server:
+    """What an actor runs: one engine."""
+
+    def __init__(self, model: str, options: EngineOptions) -> None:
+        self._engine = VllmEngine(model, options)
+
+    async def generate(
+        self, prompt_ids: list[int], sampling_params: dict[str, Any], request_id: str
+    ) -> tuple[Sequence[int], Sequence[float] | None, str | None]:
+        said = await self._engine.generate(prompt_ids, sampling_params, request_id)
+        return list(said.token_ids), said.logprobs, said.stop_reason
+
+    async def ready(self) -> int:
+        """The process, once the engine stands."""
+        return os.getpid()
+
+    async def close(self) -> None:
+        self._engine.close()
+
+
+class Replicas:
+    """Routes turns to replicas.
+
+    Args:
+        servers: name -> what continues token ids there; raises what ``lost`` recognises when the replica is gone.
+        lost: whether an exception says that.
+    """
+
+    def __init__(self, servers: dict[int, Callable[..., Any]], lost: Callable[[BaseException], bool]) -> None:
+        self._servers, self._lost = dict(servers), lost
+        self._load = dict.fromkeys(servers, 0)
+        self._homes: OrderedDict[str, int] = OrderedDict()
+
+    @property
+    def alive(self) -> int:
+        return len(self._servers)
+
+    async def generate(self, prompt_ids: list[int], sampling_params: dict[str, Any], request_id: str) -> Generation:
+        """As :meth:`star_rl.policy.loop.Engine.generate`.
+
+        Raises:
+            StarError: no replica is left.
+        """
+        while self._servers:
+            number = self._choose(prompt_ids, request_id)
+            self._load[number] += 1
+            try:
+                return Generation(*await self._servers[number](prompt_ids, sampling_params, request_id))
+            except Exception as error:
+                if not self._lost(error):
+                    raise
+                if self._servers.pop(number, None) is not None:
+                    _log.warning("replica %d is gone, %d left: %s", number, self.alive, str(error).split("\n")[0])
+            finally:
+                self._load[number] -= 1
+        raise StarError("no replica of the engine is left", "see Ray's logs; the same command goes on from here")
+
+    def _choose(self, prompt_ids: list[int], request_id: str) -> int:
+        number = self._homes.get(request_id)
+        if number not in self._servers:
+            alive = sorted(self._servers)
+            number = alive[zlib.crc32(array("q", prompt_ids).tobytes()) % len(alive)]
+            idle = min(alive, key=lambda name: self._load[name])
+            if self._load[number] > self._load[idle] + SLACK:
+                number = idle
+            self._homes[request_id] = number
+            if len(self._homes) > _REMEMBERED:
+                self._homes.popitem(last=False)
+        return number
+
+
+@contextlib.asynccontextmanager
+async def open_replicas(model: str | Path, options: EngineOptions, number: int) -> AsyncIterator[Engine]:
+    """Start ``number`` replicas, each with GPUs of its own where there are any; ended at the end of the block.
+
+    Replica k samples with ``options.seed + k``: equal prompts must not give equal samples.
+
+    Raises:
+        StarError: a replica does not start, for instance for want of GPUs.
+    """
+    with _ray() as ray:
+        gpus = _gpus_each(options) if has_accelerator() else 0
+        have = int(ray.cluster_resources().get("GPU", 0))
+        if gpus * number > have:
+            raise StarError(
+                f"{number} replicas of {gpus} GPU(s) each do not fit {have} GPUs",
+                "set engine.options.replicas lower, or leave it out",
+            )
+        variables = {} if gpus else {**CPU_VARIABLES, "OMP_NUM_THREADS": str(options.threads or 1)}
+        actor = ray.remote(Server).options(
+            num_cpus=0, num_gpus=gpus, max_concurrency=max(1000, 2 * options.max_num_seqs),
+            runtime_env={"env_vars": variables},
+        )  # fmt: skip
+        servers = [
+            actor.remote(str(Path(model).resolve()), replace(options, seed=options.seed + k)) for k in range(number)
+        ]
+        try:
+            try:
+                await asyncio.gather(*(_value(server.ready.remote()) for server in servers))
+            except ray.exceptions.RayError as error:
+                cause = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+                raise StarError(f"a replica of {model} does not start: {cause}", "see Ray's logs") from error
+            gone = (ray.exceptions.ActorDiedError, ray.exceptions.ActorUnavailableError, ray.exceptions.NodeDiedError)
+            yield Replicas(
+                {k: _caller(server) for k, server in enumerate(servers)}, lambda error: isinstance(error, gone)
+            )
+        finally:
+            for server in servers:
+                with contextlib.suppress(ray.exceptions.RayError, asyncio.TimeoutError):
+                    await asyncio.wait_for(_value(server.close.remote()), 20)
+                ray.kill(server)
+
+
+def _caller(server: Any) -> Callable[..., Any]:
+    async def call(*arguments: Any) -> Any:
+        return await server.generate.remote(*arguments)
+
+    return call
+
+
+async def _value(reference: Any) -> Any:
+    return await reference
