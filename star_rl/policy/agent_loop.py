@@ -100,7 +100,8 @@ class StarAgentLoop(AgentLoopBase):
         engine = _ServerEngine(self.server_manager, priority)
         toolbox = ToolBox(self._store, task.get("candidates") or (), self._lens, self._lens_top)
         prompt_ids = _prompt_ids(self.tokenizer, kwargs["raw_prompt"], self._tools)
-        result = await rollout(engine, self.tokenizer, prompt_ids, toolbox, self._budget, sampling_params)
+        route = routing_key(self.config, kwargs.get("uid"))
+        result = await rollout(engine, self.tokenizer, prompt_ids, toolbox, self._budget, sampling_params, route)
         if result.error:
             logger.warning("rollout of %s ended: %s (%s)", task.get("task_id"), result.stop, result.error)
         started = time.perf_counter()
@@ -152,6 +153,22 @@ class StarAgentLoop(AgentLoopBase):
                 "tool_rewards": [],
             },
         )
+
+
+def routing_key(config: Any, uid: Any) -> str | None:
+    """The request id by which verl's router chooses a replica; None for one of the rollout's own.
+
+    The router sends all requests of one id to one replica, and a new id to the least loaded
+    (``GlobalRequestLoadBalancer``, verl/workers/rollout/router.py:139). The samples of a prompt share ``uid``, so with
+    it as id they meet in one prefix cache and their prompt is computed once, not once a replica. With fewer prompts a
+    step than replicas that would leave some idle. vLLM itself never sees this id
+    (``LLMServerClient._vllm_request_id``) but under ``full_determinism``, where it has to be unique.
+    """
+    if uid is None or config.actor_rollout_ref.rollout.get("full_determinism"):
+        return None
+    gpus = int(config.trainer.nnodes) * int(config.trainer.n_gpus_per_node)
+    replicas = gpus // max(1, int(config.actor_rollout_ref.rollout.tensor_model_parallel_size))
+    return str(uid) if int(config.data.train_batch_size) >= replicas else None
 
 
 #: Prompts of the samples that are under way, by what they were rendered of.

@@ -1,0 +1,68 @@
+"""What the adapter adds to the policy loop inside verl."""
+
+from collections import Counter
+
+import pytest
+from omegaconf import OmegaConf
+
+pytestmark = pytest.mark.engine
+
+
+def config(prompts=16, gpus=8, tp=2, **rollout):
+    return OmegaConf.create(
+        {
+            "data": {"train_batch_size": prompts},
+            "trainer": {"nnodes": 2, "n_gpus_per_node": gpus},
+            "actor_rollout_ref": {"rollout": {"tensor_model_parallel_size": tp, **rollout}},
+        }
+    )
+
+
+def test_the_samples_of_a_prompt_meet_on_one_replica_and_replicas_get_as_many_each():
+    from verl.workers.rollout.router import GlobalRequestLoadBalancer
+
+    from star_rl.policy.agent_loop import routing_key
+
+    router = GlobalRequestLoadBalancer({f"replica {number}": None for number in range(8)})
+    for interleaved in (True, False):  # whichever way the requests arrive
+        router.clear_sticky_cache()
+        arrivals = [(prompt, sample) for prompt in range(16) for sample in range(8)]
+        arrivals.sort(key=lambda arrival: arrival[::-1] if interleaved else arrival)
+        went = {}
+        for prompt, sample in arrivals:
+            went[prompt, sample], _ = router.acquire_server(routing_key(config(), f"uid-{interleaved}-{prompt}"))
+        for server in went.values():
+            router.release_server(server)
+        assert all(len({went[prompt, sample] for sample in range(8)}) == 1 for prompt in range(16))
+        assert set(Counter(went.values()).values()) == {16}
+
+
+def test_replicas_are_not_left_idle_and_ids_that_must_be_unique_stay_so():
+    from star_rl.policy.agent_loop import routing_key
+
+    assert routing_key(config(), "a") == "a"
+    assert routing_key(config(prompts=4), "a") is None
+    assert routing_key(config(full_determinism=True), "a") is None
+    assert routing_key(config(), None) is None
+
+
+def test_vllm_gets_an_id_of_its_own_for_every_turn():
+    from verl.workers.rollout.llm_server import LLMServerClient
+
+    client = LLMServerClient(config())
+    assert len({"a", client._vllm_request_id("a"), client._vllm_request_id("a")}) == 3
+
+
+def test_a_prompt_is_rendered_once_for_its_samples(monkeypatch):
+    from star_rl.policy import agent_loop
+
+    asked = []
+    monkeypatch.setattr(agent_loop, "render_prompt", lambda *arguments: asked.append(arguments) or [len(asked)])
+    monkeypatch.setattr(agent_loop, "_PROMPTS_KEPT", 2)
+    agent_loop._PROMPTS.clear()
+    tokenizer, one, two = object(), [{"role": "user", "content": "1"}], [{"role": "user", "content": "2"}]
+    assert agent_loop._prompt_ids(tokenizer, one, None) == agent_loop._prompt_ids(tokenizer, list(one), None) == [1]
+    assert agent_loop._prompt_ids(tokenizer, two, None) == [2]
+    assert agent_loop._prompt_ids(tokenizer, one, [{}]) == [3]
+    assert len(agent_loop._PROMPTS) == 2
+    agent_loop._PROMPTS.clear()
