@@ -72,6 +72,9 @@ bench-rewards: install ## rewards and metrics: throughput and growth
 bench-rollout: install ## our agent loop beside verl's own tool loop, on vLLM and on a paced engine
 	$(BIN)/python -m benchmarks.rollout --out .bench/rollout.json
 
+drill-two-nodes: install ## two Ray nodes, a GRPO job on both, a worker and then a node killed, each run resumed
+	$(BIN)/python -m benchmarks.two_nodes
+
 lint: install ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
