@@ -2,19 +2,23 @@
 
 A pair counts once however often it occurs; with ``times`` its latest timestamp is kept. Codes follow the sorted order
 of ids (by UTF-8 bytes), so "ties by id" and "ties by code" are one thing and nothing depends on the order of arrival.
+
+Arrow is imported where ids are handled: a process that works with codes alone is 35 MiB smaller without it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from star_rl.errors import StarError
 from star_rl.neighbours import kernel
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,8 @@ class Graph:
         """
         if self.user_ids is None or self.item_ids is None:
             raise StarError("a graph of bare codes cannot be extended by a table", "build it with Graph.from_table")
+        import pyarrow as pa
+
         columns = {
             "user_id": self.user_ids.take(pa.array(self.users_of_edges())),
             "item_id": self.item_ids.take(pa.array(self.user_items)),
@@ -155,11 +161,16 @@ def _column(table: pa.Table, name: str) -> pa.ChunkedArray:
 
 
 def _timestamps(table: pa.Table) -> np.ndarray:
+    import pyarrow as pa
+
     return np.ascontiguousarray(_column(table, "timestamp").cast(pa.int64()).to_numpy())
 
 
 def _encode(table: pa.Table, name: str) -> tuple[np.ndarray, pa.Array]:
     """Codes by sorted id, and the sorted ids. Shapes: (n,) int32, (n_ids,)."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     column = _column(table, name)
     if not pa.types.is_string(column.type):
         column = column.cast(pa.string())
@@ -182,6 +193,9 @@ def _look_up(ids: Sequence[str] | np.ndarray | pa.Array, known: pa.Array | None,
         return codes
     if known is None:
         raise StarError(f"a graph of bare codes knows no {what} ids", "pass a NumPy array of integer codes")
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     wanted = ids if isinstance(ids, pa.Array | pa.ChunkedArray) else pa.array(list(ids), pa.string())
     found = pc.index_in(wanted.cast(pa.string()), value_set=known)
     return np.ascontiguousarray(pc.fill_null(found, -1).to_numpy(zero_copy_only=False), np.int32)

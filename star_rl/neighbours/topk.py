@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import pyarrow as pa
 
 from star_rl.errors import StarError
 from star_rl.neighbours import blocks
@@ -19,8 +18,11 @@ from star_rl.neighbours.graph import Graph
 from star_rl.neighbours.kernel import Walk
 from star_rl.neighbours.weights import Decay, Weighting
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 #: Ids as strings, or a NumPy array of integer codes.
-Ids: TypeAlias = Sequence[str] | np.ndarray | pa.Array
+Ids: TypeAlias = "Sequence[str] | np.ndarray | pa.Array"
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class Neighbours:
 
     def to_arrow(self) -> pa.Table:
         """One row a key: key string, neighbours list<string>, weights list<float>, support list<int32>."""
+        import pyarrow as pa
+
         if len(self.indices) > np.iinfo(np.int32).max:
             raise StarError(f"{len(self.indices)} neighbours do not fit one table", "ask for the rows in several parts")
         offsets = pa.array(self.indptr.astype(np.int32))
@@ -77,7 +81,7 @@ class Neighbours:
 
 
 def _names(ids: pa.Array | None, codes: np.ndarray) -> list[str]:
-    return [str(code) for code in codes.tolist()] if ids is None else ids.take(pa.array(codes)).to_pylist()
+    return [str(code) for code in codes.tolist()] if ids is None else ids.take(codes).to_pylist()
 
 
 def item_neighbours(
@@ -237,7 +241,9 @@ def _checked(k: int) -> int:
 
 def _keys(asked: Ids, codes: np.ndarray, ids: pa.Array | None) -> pa.Array | None:
     if isinstance(asked, np.ndarray) and asked.dtype.kind in "iu":
-        return None if ids is None else ids.take(pa.array(codes))
+        return None if ids is None else ids.take(codes)
+    import pyarrow as pa
+
     if isinstance(asked, pa.ChunkedArray):
         asked = asked.combine_chunks()
     return asked.cast(pa.string()) if isinstance(asked, pa.Array) else pa.array(list(asked), pa.string())

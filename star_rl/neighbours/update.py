@@ -13,16 +13,18 @@ shifted; as codes keep the order of ids, ties stay broken as a rebuild breaks th
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from star_rl.errors import StarError
 from star_rl.neighbours import blocks
 from star_rl.neighbours.fallback import expand
 from star_rl.neighbours.graph import Graph
 from star_rl.neighbours.topk import Neighbours, walk_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ def update(
 
 
 def _codes_in(ids: pa.Array, known: pa.Array) -> np.ndarray:
+    import pyarrow.compute as pc
+
     found = pc.fill_null(pc.index_in(ids, value_set=known), -1)
     return np.ascontiguousarray(found.to_numpy(zero_copy_only=False), np.int32)
 
