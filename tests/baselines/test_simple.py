@@ -1,8 +1,10 @@
 """Yardsticks: permutations of the candidates, no trust in their order, and the right winner by hand."""
 
 import pyarrow as pa
+import pytest
 
-from star_rl.baselines import ItemKNN, Popularity, Random
+from star_rl.baselines import ItemKNN, Popularity, Random, UserKNN
+from star_rl.errors import StarError
 from star_rl.records import INTERACTIONS, Task
 
 ROWS = [("a", "1"), ("a", "2"), ("b", "1"), ("b", "2"), ("c", "3"), ("c", "1"), ("d", "4")]
@@ -14,7 +16,7 @@ TASK = Task("t", "s", "classic", "u", ("4", "3", "unseen", "2"), "2", 99)
 
 
 def test_every_method_returns_each_candidate_once():
-    for method in (Random(0), Popularity(VISIBLE), ItemKNN(VISIBLE)):
+    for method in (Random(0), Popularity(VISIBLE), ItemKNN(VISIBLE), UserKNN(VISIBLE)):
         assert sorted(method.rank(TASK, ["1"])) == sorted(TASK.candidates)
 
 
@@ -39,3 +41,29 @@ def test_ties_do_not_follow_the_order_of_the_candidates():
 
 def test_the_same_seed_gives_the_same_order():
     assert Random(3).rank(TASK, []) == Random(3).rank(TASK, [])
+
+
+def test_user_knn_sums_the_similarity_of_those_who_have_the_item():
+    # cosines of {1} with a, b: 1/sqrt(2), with c: 1/sqrt(2), with d: 0; so 2 has two users behind it, 3 one, 4 none.
+    ranked = UserKNN(VISIBLE).rank(TASK, ["1", "1", "nobody"])
+    assert ranked[:2] == ["2", "3"] and set(ranked[2:]) == {"4", "unseen"}
+
+
+def test_user_knn_takes_only_the_nearest():
+    task = Task("t", "s", "classic", "u", ("3", "2"), "2", 99)
+    assert UserKNN(VISIBLE, neighbours=1).rank(task, ["3", "1"]) == ["3", "2"]  # c alone
+    assert UserKNN(VISIBLE, neighbours=3).rank(task, ["1"]) == ["2", "3"]
+
+
+def test_user_knn_does_not_count_the_user_as_a_neighbour():
+    task = Task("t", "s", "classic", "c", ("3", "2"), "2", 99)
+    assert UserKNN(VISIBLE, neighbours=1).rank(task, ["3", "1"]) == ["2", "3"]  # c would say 3
+
+
+def test_user_knn_without_anything_to_go_by():
+    for history in ([], ["nobody"], ["4"]):
+        assert sorted(UserKNN(VISIBLE).rank(TASK, history)) == sorted(TASK.candidates)
+    empty = UserKNN(VISIBLE.slice(0, 0))
+    assert sorted(empty.rank(TASK, ["1"])) == sorted(TASK.candidates)
+    with pytest.raises(StarError, match="neighbours=0"):
+        UserKNN(VISIBLE, neighbours=0)

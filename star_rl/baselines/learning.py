@@ -1,0 +1,262 @@
+"""What the trained methods share: coded interactions, a held-out item per user, early stopping, and `rank`.
+
+A model is trained twice. First without the last visible item of some users, to find the epoch at which it ranks those
+items best; then on everything visible for as many epochs. No task is looked at.
+
+Notation: U users, I items, n interactions, b users scored at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from star_rl.baselines.simple import ranked
+from star_rl.errors import StarError
+from star_rl.evaluation.metrics import CUTS
+from star_rl.records import CANDIDATES, Task
+from star_rl.scenarios.tables import Indexed
+
+Progress = Callable[[int, int], None]
+
+#: Most users whose last item is held out, and most scored at once.
+HELD_OUT = 2000
+BLOCK = 500
+#: Epochs where nobody has two items, so that nothing can be held out.
+UNWATCHED = 20
+_REDRAWS = 8
+
+
+@dataclass(frozen=True)
+class Log:
+    """Visible interactions by code, each user's in order of time.
+
+    Attributes:
+        item: item codes. Shape: (n,) int64.
+        start: first row of each user and the end. Shape: (U + 1,).
+        users: user id -> code; ``items`` likewise.
+    """
+
+    item: np.ndarray
+    start: np.ndarray
+    users: dict[str, int]
+    items: dict[str, int]
+
+    @classmethod
+    def of(cls, visible: pa.Table) -> Log:
+        """Code a table of interactions by sorted ids, so that the order of its users tells nothing."""
+        if not len(visible):
+            return cls(np.zeros(0, np.int64), np.zeros(1, np.int64), {}, {})
+        data = Indexed.of(visible.sort_by([("user_id", "ascending"), ("timestamp", "ascending")]))
+        order = np.argsort(np.array(data.item_ids, object), kind="stable")
+        code = np.empty(len(order), np.int64)
+        code[order] = np.arange(len(order))
+        users = {name: number for number, name in enumerate(data.user_ids)}
+        return cls(code[data.item], data.start, users, {data.item_ids[k]: n for n, k in enumerate(order.tolist())})
+
+    @property
+    def n_users(self) -> int:
+        return len(self.start) - 1
+
+    @property
+    def n_items(self) -> int:
+        return len(self.items)
+
+    def of_user(self, user: int) -> np.ndarray:
+        """Item codes of a user, oldest first."""
+        return self.item[self.start[user] : self.start[user + 1]]
+
+    def pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Distinct (user, item) pairs, sorted. Shapes: (p,), (p,)."""
+        user = np.repeat(np.arange(self.n_users), np.diff(self.start))
+        keys = np.unique(user * max(self.n_items, 1) + self.item)
+        return keys // max(self.n_items, 1), keys % max(self.n_items, 1)
+
+    def codes(self, ids: Sequence[str]) -> np.ndarray:
+        """Codes of items by id, -1 for one that nobody visibly has."""
+        return np.array([self.items.get(name, -1) for name in ids], np.int64)
+
+    def hold_out(self, rng: np.random.Generator) -> tuple[Log, np.ndarray, np.ndarray]:
+        """The log without the last item of up to :data:`HELD_OUT` users, those users, and their items.
+
+        An item that stands in the rest of its user's row as well is no held-out item.
+        """
+        long = np.flatnonzero(np.diff(self.start) >= 2)
+        last = self.start[1:][long] - 1
+        fresh = [self.item[row] not in self.item[self.start[u] : row] for u, row in zip(long, last, strict=True)]
+        long, last = long[fresh], last[fresh]
+        if len(long) > HELD_OUT:
+            chosen = np.sort(rng.choice(len(long), HELD_OUT, replace=False))
+            long, last = long[chosen], last[chosen]
+        taken = np.zeros(self.n_users, np.int64)
+        taken[long] = 1
+        kept = np.ones(len(self.item), bool)
+        kept[last] = False
+        start = self.start - np.concatenate([[0], np.cumsum(taken)])
+        return Log(self.item[kept], start, self.users, self.items), long, self.item[last]
+
+
+class Model(Protocol):
+    """What :func:`fit` trains."""
+
+    def epoch(self) -> None:
+        """Pass once over the training data."""
+
+    def scores(self, users: np.ndarray, histories: Sequence[np.ndarray]) -> np.ndarray:
+        """Scores of all items for users of the log and their histories. Shape: (b, I)."""
+
+
+def fit(
+    make: Callable[[Log], Any], log: Log, epochs: int, patience: int, seed: int, progress: Progress | None = None
+) -> tuple[Any, list[float]]:
+    """Train a model as the module says.
+
+    Args:
+        make: a new :class:`Model` for a log; the same log gives the same model.
+        epochs: at most this many.
+        patience: epochs without a better ranking after which the first training ends.
+        progress: called with (epochs done, epochs at most) of both trainings.
+
+    Returns:
+        the model, and the expected HR_avg of the held-out items after each epoch of the first training.
+    """
+    kept, users, truths = log.hold_out(np.random.default_rng(seed))
+    best, curve = min(epochs, UNWATCHED), list[float]()
+    if len(users):
+        model: Model = make(kept)
+        histories = [kept.of_user(user) for user in users]
+        best = 0
+        while len(curve) < min(epochs, best + patience):
+            model.epoch()
+            curve.append(_held_out_hits(model, users, histories, truths))
+            if curve[-1] > curve[best - 1] or best == 0:
+                best = len(curve)
+            if progress:
+                progress(len(curve), 2 * epochs)
+    model = make(log)
+    for done in range(best):
+        model.epoch()
+        if progress:
+            progress(len(curve) + done + 1, len(curve) + best)
+    return model, curve
+
+
+def _held_out_hits(model: Model, users: np.ndarray, histories: list[np.ndarray], truths: np.ndarray) -> float:
+    shares = []
+    for at in range(0, len(users), BLOCK):
+        block = slice(at, at + BLOCK)
+        scores = model.scores(users[block], histories[block])
+        own = scores[np.arange(len(scores)), truths[block]]
+        above = (scores > own[:, None]).sum(1) + ((scores == own[:, None]).sum(1) - 1) / 2
+        free = np.full(len(scores), scores.shape[1] - 1)
+        for row, history in enumerate(histories[block]):  # a negative is never an item of the history
+            seen = scores[row, np.unique(history)]
+            above[row] -= (seen > own[row]).sum() + (seen == own[row]).sum() / 2
+            free[row] -= len(seen)
+        shares.append(above / np.maximum(free, 1))
+    return float(expected_hits(np.concatenate(shares)).mean())
+
+
+def expected_hits(share: np.ndarray) -> np.ndarray:
+    """HR_avg to expect against 19 uniform negatives of which this share ranks above the truth. Shape: as ``share``.
+
+    The number above the truth is binomial, so one ranking of all items tells what no draw of negatives tells as well.
+    """
+    from scipy.stats import binom
+
+    return sum(binom.cdf(k - 1, CANDIDATES - 1, np.clip(share, 0, 1)) for k in CUTS) / len(CUTS)
+
+
+class Learned:
+    """A method that is trained when it is made. Subclasses set ``name``, ``_make`` and ``_scores``.
+
+    A candidate that nobody visibly has stands after those that somebody has, ties by seed.
+    """
+
+    name = ""
+
+    def __init__(
+        self, visible: pa.Table, seed: int, *, epochs: int, patience: int, threads: int, progress: Progress | None
+    ) -> None:
+        at_least(1, epochs=epochs, patience=patience, threads=threads)
+        self._log, self._seed, self._threads = Log.of(visible), seed, threads
+        self.curve: list[float] = []
+        if self._log.n_items:
+            with isolated(seed, threads):
+                self._model, self.curve = fit(self._make, self._log, epochs, patience, seed, progress)
+
+    def rank(self, task: Task, history: Sequence[str]) -> list[str]:
+        """The candidates, best first; see the class for users and items that were not seen."""
+        asked, seen = self._log.codes(task.candidates), self._log.codes(history)
+        scores, known, seen = np.full(len(asked), -np.inf), asked >= 0, seen[seen >= 0]
+        if known.any():
+            with isolated(self._seed, self._threads):
+                scores[known] = self._scores(self._log.users.get(task.user_id), seen, asked[known])
+        return ranked(task, scores, self._seed)
+
+    def _make(self, log: Log) -> Any:
+        raise NotImplementedError
+
+    def _scores(self, user: int | None, history: np.ndarray, asked: np.ndarray) -> np.ndarray:
+        """Scores of the items asked for; ``user`` is None where the log does not hold it. Shape: as ``asked``."""
+        raise NotImplementedError
+
+
+@contextmanager
+def isolated(seed: int, threads: int) -> Iterator[None]:
+    """Torch with its own random state and so many threads; both are given back afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class Triples:
+    """Mini-batches of (user, item, an item the user does not have), as BPR draws them.
+
+    Negatives are drawn anew where the user has them; one that has nearly everything keeps what the last draw gave.
+    """
+
+    def __init__(self, log: Log, batch: int, seed: int) -> None:
+        user, item = log.pairs()
+        self._user, self._item, self._count = torch.from_numpy(user), torch.from_numpy(item), log.n_items
+        self._keys = self._user * log.n_items + self._item
+        self._batch, self._random = batch, torch.Generator().manual_seed(seed)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        order = torch.randperm(len(self._user), generator=self._random)
+        user, item = self._user[order], self._item[order]
+        other = torch.randint(self._count, order.shape, generator=self._random)
+        wrong = self._held(user, other).nonzero()[:, 0]
+        for _ in range(_REDRAWS):
+            if not len(wrong):
+                break
+            other[wrong] = torch.randint(self._count, wrong.shape, generator=self._random)
+            wrong = wrong[self._held(user[wrong], other[wrong])]
+        yield from zip(*(column.split(self._batch) for column in (user, item, other)), strict=True)
+
+    def _held(self, user: torch.Tensor, item: torch.Tensor) -> torch.Tensor:
+        keys = user * self._count + item
+        at = torch.searchsorted(self._keys, keys).clamp(max=len(self._keys) - 1)
+        return self._keys[at] == keys
+
+
+def at_least(least: float, **values: float) -> None:
+    """Refuse options below a bound.
+
+    Raises:
+        StarError: names the first one.
+    """
+    for name, value in values.items():
+        if not isinstance(value, (int, float)) or not np.isfinite(value) or value < least:
+            raise StarError(f"{name}={value!r} is below {least:g}", f"give {least:g} or more")
