@@ -8,6 +8,7 @@ from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
 
+from data_builders.tasks import PARTS
 from launch.commands import recipe_of
 from launch.world import World
 from star_rl.baselines.agents import Reviews
@@ -16,7 +17,7 @@ from star_rl.evaluation.methods import Method, TaskContext, make
 from star_rl.evaluation.official import Bridge, groups_below, simulate, table, write_layout
 from star_rl.evaluation.official.session import PYTHON
 from star_rl.files import write_json
-from star_rl.records import read_table
+from star_rl.records import Task, read_table
 
 
 def official(arguments: Namespace) -> int:
@@ -29,10 +30,11 @@ def official(arguments: Namespace) -> int:
     methods = [make(name, world, recipe.seed, out) for name in arguments.methods]
     if arguments.serve:
         return asyncio.run(_serve(methods, world, arguments.serve))
-    tasks = world.tasks(arguments.part)[: arguments.tasks]
     if arguments.data:
+        tasks = _all(world)
         data, groups = Path(arguments.data), groups_below(Path(arguments.task_root or arguments.data))
     else:
+        tasks = world.tasks(arguments.part)[: arguments.tasks]
         data = out / "data"
         interactions = read_table(folder / "tables", "interactions")
         reviews = Reviews(interactions, [task.user_id for task in tasks])
@@ -56,6 +58,10 @@ def official(arguments: Namespace) -> int:
     return 0 if all(row.agreed for row in rows) else 1
 
 
+def _all(world: World) -> list[Task]:
+    return [task for part in PARTS for task in world.tasks(part)]
+
+
 def _python(given: str | None) -> Path:
     """The interpreter of the simulator: the one given, the one of ``make official``, or this one."""
     if given:
@@ -69,8 +75,7 @@ async def _serve(methods: list[Method], world: World, place: str) -> int:
     if not port.isdigit():
         raise StarError(f"{place!r} is no place to listen at", "give HOST:PORT such as 127.0.0.1:8765")
     named = {method.name: method for method in methods}
-    known = [task for part in ("test", "valid", "train") for task in world.tasks(part)]
-    async with Bridge(named, known, world.items, host=host or "127.0.0.1", port=int(port)) as bridge:
+    async with Bridge(named, _all(world), world.items, host=host or "127.0.0.1", port=int(port)) as bridge:
         print(f"STAR_RL_BRIDGE={bridge.address}   methods (STAR_RL_METHOD): {', '.join(named)}", flush=True)
         await asyncio.Event().wait()
     return 0

@@ -109,6 +109,10 @@ def test_groups_of_a_download_take_simulated_tasks_first(tmp_path):
     (tmp_path / "amazon" / "tasks" / "task_77.json").write_text("{}")  # no truth: the simulator passes it over
     (group,) = groups_below(tmp_path)
     assert (group.name, group.truths) == ("amazon", ("i3", "i10", "i2"))
+    for row in ({}, [], {"ground truth": 3}):
+        (tmp_path / "amazon" / "groundtruth" / "groundtruth_2.json").write_text(json.dumps(row))
+        with pytest.raises(StarError, match=r"groundtruth_2.json holds no ground truth"):
+            groups_below(tmp_path)
     with pytest.raises(StarError, match="holds tasks and groundtruth"):
         groups_below(tmp_path / "amazon" / "tasks")
 

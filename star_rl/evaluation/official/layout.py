@@ -142,11 +142,20 @@ def groups_below(root: Path) -> list[Group]:
         for number in sorted(found):
             answer = folder / "groundtruth" / f"groundtruth_{number}.json"
             if answer.is_file():
-                simulated = read_json(found[number]).get("data type") == "sim"
-                truths[simulated].append(str(read_json(answer)["ground truth"]))
+                task = read_json(found[number])
+                simulated = isinstance(task, dict) and task.get("data type") == "sim"
+                truths[simulated].append(_truth(answer))
         if found:
             name = " ".join(folder.relative_to(root).parts) or folder.name
             groups.append(Group(name, folder / "tasks", folder / "groundtruth", (*truths[True], *truths[False])))
     if not groups:
         raise StarError(f"no folder below {root} holds tasks and groundtruth", "name the folder of the tasks")
     return groups
+
+
+def _truth(path: Path) -> str:
+    row = read_json(path)
+    truth = row.get("ground truth") if isinstance(row, dict) else None
+    if not isinstance(truth, str) or not truth:
+        raise StarError(f"{path} holds no ground truth", 'the simulator reads {"ground truth": "<item id>"}')
+    return truth

@@ -50,6 +50,7 @@ def main(path):
         print("websocietysimulator is not installed here")
         return ABSENT
     os.environ["STAR_RL_BRIDGE"] = job["bridge"]
+    sys.dont_write_bytecode = True  # beside the entry stands nothing but results
     official = simulator()
     sys.path.insert(0, os.path.dirname(job["agent"]))
     agent = importlib.import_module(os.path.splitext(os.path.basename(job["agent"]))[0])
