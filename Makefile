@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed-$(EXTRA)
 
 .PHONY: help install quickstart test test-slow lint doctor clean qwen3-tokenizer teacher-vllm \
   official bench-neighbours bench-store bench-tables bench-teacher bench-faults bench-rewards \
-  bench-rollout
+  bench-rollout drill-two-nodes
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
 
