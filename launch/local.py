@@ -18,6 +18,8 @@ from typing import Any
 from launch.options import Recipe
 from star_rl.errors import StarError
 from star_rl.files import write_text, writing_error
+from star_rl.integrations import warm
+from star_rl.integrations.verl.recipe import choose_device
 from star_rl.stage import Outcome, Stage, run_stage
 
 _REFRESH = 0.25  # seconds between two looks of a live line
@@ -137,6 +139,11 @@ def _terminate_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _warm(log: Path, idle: bool) -> contextlib.AbstractContextManager[None]:
+    """Without an accelerator the engines' processes start as forks; their imports go on beside the first stages."""
+    return contextlib.nullcontext() if idle or choose_device("auto") != "cpu" else warm.serving(log)
+
+
 def first_of(stages: Sequence[Stage], name: str) -> int:
     """Index of a stage by name.
 
@@ -171,7 +178,8 @@ def run(
     folder = Path(recipe.out) / recipe.name
     options = asdict(recipe)
     outcomes = []
-    with _only_run(folder), _terminate_as_interrupt():
+    whole = start is None and all((folder / stage.name / "manifest.json").exists() for stage in stages[: last + 1])
+    with _only_run(folder), _terminate_as_interrupt(), _warm(folder / "logs" / "warm.log", idle=whole):
         write_text(folder / "recipe.yaml", _yaml(options))
         print(f"{recipe.name} -> {folder}", flush=True)
         for number, stage in enumerate(stages[: last + 1]):

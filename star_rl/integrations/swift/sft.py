@@ -24,6 +24,7 @@ from typing import Any
 import yaml
 
 from star_rl.errors import StarError
+from star_rl.integrations import warm
 
 RECIPES = Path(__file__).parents[3] / "recipes" / "sft"
 PLUGIN = Path(__file__).with_name("plugin.py")
@@ -191,7 +192,7 @@ def command(config: Mapping[str, Any], file: Path) -> list[str]:
     if spec is None or spec.origin is None:
         raise StarError("ms-swift is not installed", "pip install -e '.[cpu]' (or '.[gpu]')")
     # `swift sft` would import half of itself only to start this same script: about 4 s
-    return [sys.executable, str(Path(spec.origin).parent / "cli" / "sft.py"), *arguments(config)]
+    return [warm.python(), str(Path(spec.origin).parent / "cli" / "sft.py"), *arguments(config)]
 
 
 def newest_checkpoint(out: Path) -> tuple[Path | None, int]:

@@ -6,8 +6,10 @@ are looked up. On a machine with an accelerator importing it changes nothing, so
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+import torch
 from verl.utils.device import get_device_name
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
@@ -32,12 +34,27 @@ class _WithoutOffload:
             object.__setattr__(config, "forward_only", forward_only)
 
 
+def _take_cores() -> None:
+    """Threads of a trainer: the cores, shared among the ranks of this machine. Ray gives each actor one thread
+    (``OMP_NUM_THREADS``), which is right for all the others; while the trainer computes, those wait."""
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE") or 1)
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks))
+
+
 class CpuPolicyEngine(_WithoutOffload, FSDPEngineWithLMHead):
     """FSDP2 language model on gloo."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        _take_cores()
+        super().__init__(*args, **kwargs)
 
 
 class CpuValueEngine(_WithoutOffload, FSDPEngineWithValueHead):
     """FSDP2 value model on gloo."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        _take_cores()
+        super().__init__(*args, **kwargs)
 
 
 def _load_vllm_replica() -> type:

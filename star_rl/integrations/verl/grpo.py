@@ -25,11 +25,13 @@ import yaml
 from rewards import loading
 from star_rl.errors import StarError
 from star_rl.files import read_jsonl, write_jsonl, write_text
+from star_rl.integrations import warm
 from star_rl.integrations.verl import processes
 from star_rl.integrations.verl.recipe import (
     Paths,
     Recipe,
     agent_loops,
+    choose_device,
     cluster_overrides,
     compose,
     environment,
@@ -105,13 +107,15 @@ def run_grpo(
             message then holds the last lines of the log.
     """
     overrides = check(recipe, paths, name)
-    with _sole_owner(paths.run):
+    with _sole_owner(paths.run), _warm(recipe, paths):
         processes.end(paths.run)  # what an earlier, killed launcher may have left running
         attempt = _prepare(recipe, paths, overrides)
         resumed = last_checkpoint(paths) or 0
         variables = environment(recipe, paths, _wandb_id(paths.run), attempt)
         overrides += cluster_overrides(recipe, variables)
-        command = [sys.executable, "-m", "verl.trainer.main_ppo", *overrides]
+        if warm.python() != sys.executable:
+            overrides += overrides_of({"ray_kwargs": {"ray_init": {"+runtime_env": {"py_executable": warm.python()}}}})
+        command = [warm.python(), "-m", "verl.trainer.main_ppo", *overrides]
         started = time.monotonic()
         log_start = paths.log.stat().st_size if paths.log.exists() else 0
         trainer = processes.start(command, variables, paths.run, paths.log)
@@ -197,6 +201,12 @@ def merge_metrics(paths: Paths) -> None:
     rows = read_metrics(paths)
     if rows:
         write_jsonl(paths.metrics, rows)
+
+
+def _warm(recipe: Recipe, paths: Paths) -> contextlib.AbstractContextManager[None]:
+    """A local run without an accelerator starts its ten processes as forks; elsewhere forks are unsafe or useless."""
+    local = choose_device(recipe.device) == "cpu" and not recipe.ray.get("address")
+    return warm.serving(paths.run / "warm.log") if local else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
