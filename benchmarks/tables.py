@@ -3,10 +3,20 @@
     python3.11 -m venv .bench/tables && .bench/tables/bin/pip install pandas pyarrow orjson
     .bench/tables/bin/python -m benchmarks.tables --lines 1000000 --runs 5 --out .bench/tables.json
 
-All do the same work on the same files: read the reviews, keep five columns, drop second copies of one (user, item,
-time), sort by user and time, write Parquet with zstd; and read the items and users. Ours also checks ids and times,
-counts what it drops and hashes what it writes. Each run is a process of its own; runs alternate; ratios are of medians.
-pandas stands twice: with its own JSON reader, and with Arrow's (``engine="pyarrow"``), its fastest.
+All do the same work on the same files, about 730 bytes a review: read the reviews, keep user, item, time, rating and
+text, drop second copies of one (user, item, time), sort by user and time, write Parquet with zstd; and read the items
+and users and write them, too. pandas writes the ids of items and users alone. Ours also reads titles, categories and
+attributes, checks ids and times, drops reviews of unknown items, counts what it drops, syncs its files to the disk and
+hashes them.
+
+pandas stands twice, each time with all that makes it faster: its own reader, spared the guessing of types, as
+``read_json(lines=True, dtype=False, convert_dates=False)``; and Arrow's reader, in as many threads as there are cores,
+as ``read_json(lines=True, engine="pyarrow")``. Then ``drop_duplicates``, ``sort_values(kind="stable")``, ``to_parquet``.
+
+Each run is a process of its own on the same two cores; the clock starts after the imports. Runs take turns, and the
+order turns round; ratios are of medians. ``peak MiB`` is the processes' own memory, looked at from outside
+(``benchmarks/memory.py``): mapped files are the system's cache and left out; ours maps what it has spilled to disk.
+``with files`` adds them. The second table is one run each at growing sizes.
 """
 
 from __future__ import annotations
@@ -15,15 +25,16 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.memory import watched
+
 ENGINES = ("star_rl", "pandas", "pandas-pyarrow")
+GROWTH = (100_000, 300_000, 900_000)
 
 
 def generate(folder: Path, lines: int) -> None:
@@ -43,19 +54,21 @@ def generate(folder: Path, lines: int) -> None:
     with open(folder / "user.json", "w") as file:
         for k in range(users):
             file.write(json.dumps({"user_id": f"A{k:027d}", "source": "amazon", "type": "user"}) + "\n")
-    partial = folder / "review.part"
+    partial, block = folder / "review.part", 10_000
     with open(partial, "w") as file:
-        for k in range(lines):
-            text = " ".join(words[rng.integers(0, 3000, int(rng.integers(10, 90)))])
-            row = {"stars": float(rng.integers(1, 6)), "title": "Fine", "text": text, "images": []}
-            row |= {
-                "item_id": f"B{rng.integers(items):09d}",
-                "parent_asin": "B0",
-                "user_id": f"A{rng.integers(users):027d}",
-            }
-            row |= {"timestamp": int(1.3e12 + rng.integers(3e11)), "helpful_vote": 0, "verified_purchase": True}
-            row |= {"review_id": f"{k:032d}", "source": "amazon", "type": "product"}
-            file.write(json.dumps(row) + "\n")
+        for start in range(0, lines, block):
+            count = min(block, lines - start)
+            edges = np.cumsum(rng.integers(10, 90, count)).tolist()
+            text = words[rng.integers(0, 3000, edges[-1])].tolist()
+            who, what = rng.integers(users, size=count).tolist(), rng.integers(items, size=count).tolist()
+            stars, when = rng.integers(1, 6, count).tolist(), rng.integers(3 * 10**11, size=count).tolist()
+            for k in range(count):
+                row = {"stars": float(stars[k]), "title": "Fine", "images": []}
+                row["text"] = " ".join(text[edges[k - 1] if k else 0 : edges[k]])
+                row |= {"item_id": f"B{what[k]:09d}", "parent_asin": "B0", "user_id": f"A{who[k]:027d}"}
+                row |= {"timestamp": 1_300_000_000_000 + when[k], "helpful_vote": 0, "verified_purchase": True}
+                row |= {"review_id": f"{start + k:032d}", "source": "amazon", "type": "product"}
+                file.write(json.dumps(row) + "\n")
     partial.rename(folder / "review.json")
 
 
@@ -68,7 +81,8 @@ def run_star_rl(folder: Path, out: Path) -> None:
 def run_pandas(folder: Path, out: Path, engine: str | None) -> None:
     import pandas as pd
 
-    how: dict[str, Any] = {"lines": True, "engine": engine} if engine else {"lines": True, "dtype": False}
+    fast = {"engine": engine} if engine else {"dtype": False, "convert_dates": False}
+    how: dict[str, Any] = {"lines": True, **fast}
     frame = pd.read_json(folder / "review.json", **how)
     frame = frame[["user_id", "item_id", "timestamp", "stars", "text"]].rename(columns={"stars": "rating"})
     if frame["timestamp"].dtype.kind == "M":
@@ -86,7 +100,7 @@ def run_pandas(folder: Path, out: Path, engine: str | None) -> None:
 
 
 def child(engine: str, folder: Path, out: Path) -> None:
-    """One run in this process; prints seconds of wall and of processor, and the peak of resident memory."""
+    """One run in this process; prints seconds of wall and of processor."""
     import pyarrow as pa
 
     pa.array([0])  # imports pandas where it is installed, for all engines before the clock starts
@@ -99,21 +113,78 @@ def child(engine: str, folder: Path, out: Path) -> None:
         run_star_rl(folder, out)
     else:
         run_pandas(folder, out, "pyarrow" if engine == "pandas-pyarrow" else None)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "peak_mib": peak}))
+    print(json.dumps({"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}))
+
+
+def measure(engine: str, options: argparse.Namespace, lines: int) -> dict[str, float]:
+    """One run in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.tables", "--child", engine, "--lines", str(lines)]
+    command += ["--folder", str(options.folder)]
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))[: options.threads]
+        command = ["taskset", "-c", ",".join(map(str, cores)), *command]
+    found = watched(command, os.environ | {"OMP_NUM_THREADS": str(options.threads)})
+    times = json.loads(found["out"].splitlines()[-1])
+    return {**times, "peak": found["peak"], "with_files": found["peak"] + found["file"]}
 
 
 def same(folder: Path) -> None:
     """The tables of all engines hold the same rows in the same order (rows of one user and second may swap)."""
     import pyarrow.parquet as pq
 
-    names = ["user_id", "item_id", "timestamp", "rating"]
+    names = ["user_id", "item_id", "timestamp", "rating", "text"]
     tables = [pq.read_table(folder / f"out-{engine}" / "interactions.parquet", columns=names) for engine in ENGINES]
     order = [("user_id", "ascending"), ("timestamp", "ascending"), ("item_id", "ascending")]
     first, *others = (table.select(names).sort_by(order) for table in tables)
     for engine, other in zip(ENGINES[1:], others, strict=True):
         if not first.equals(other.cast(first.schema)):
             raise SystemExit(f"the table of {engine} differs from that of star_rl")
+
+
+def prepared(options: argparse.Namespace, lines: int) -> Path:
+    """The folder of the raw files of so many reviews; they are written if they are absent."""
+    folder: Path = options.folder / str(lines)
+    if not (folder / "review.json").exists():
+        generate(folder, lines)
+    return folder
+
+
+def compare(options: argparse.Namespace) -> dict[str, Any]:
+    """All engines at one size, in turns."""
+    folder = prepared(options, options.lines)
+    runs: dict[str, list[dict[str, float]]] = {engine: [] for engine in ENGINES}
+    for number in range(options.runs):
+        for k in range(len(ENGINES)):
+            engine = ENGINES[(number + k) % len(ENGINES)]
+            runs[engine].append(measure(engine, options, options.lines))
+            told = ", ".join(f"{name} {value:,.2f}" for name, value in runs[engine][-1].items())
+            print(f"run {number + 1}/{options.runs} {engine:15} {told}", flush=True)
+    same(folder)
+    medians = {e: {name: statistics.median(run[name] for run in rows) for name in rows[0]} for e, rows in runs.items()}
+    ratios = {
+        engine: {name: medians[engine][name] / medians["star_rl"][name] for name in medians[engine]}
+        for engine in ENGINES[1:]
+    }
+    size = (folder / "review.json").stat().st_size / 2**20
+    print(f"\n{options.lines:,} reviews, {size:,.0f} MiB, {options.threads} cores, medians of {options.runs} runs")
+    print(f"{'':16}{'seconds':>9}{'CPU s':>9}{'peak MiB':>10}{'with files':>12}{'times':>8}{'CPU':>7}{'memory':>8}")
+    for engine, row in medians.items():
+        line = f"{engine:16}{row['wall']:9.2f}{row['cpu']:9.2f}{row['peak']:10,.0f}{row['with_files']:12,.0f}"
+        if engine in ratios:
+            line += "".join(f"{ratios[engine][n]:{w}.1f}" for n, w in (("wall", 8), ("cpu", 7), ("peak", 8)))
+        print(line)
+    return {"lines": options.lines, "runs": runs, "medians": medians, "ratios": ratios}
+
+
+def growth(options: argparse.Namespace) -> dict[str, dict[str, dict[str, float]]]:
+    """One run each at growing sizes."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    print(f"\n{'peak MiB':16}" + "".join(f"{engine:>16}" for engine in ENGINES))
+    for lines in GROWTH:
+        prepared(options, lines)
+        found[str(lines)] = {engine: measure(engine, options, lines) for engine in ENGINES}
+        print(f"{lines:<16,}" + "".join(f"{found[str(lines)][e]['peak']:16,.0f}" for e in ENGINES), flush=True)
+    return found
 
 
 def main() -> None:
@@ -123,53 +194,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path(".bench/tables-data"))
     parser.add_argument("--out", type=Path, default=Path(".bench/tables.json"))
+    parser.add_argument("--no-growth", action="store_true", help="leave out the table of peak memory at growing sizes")
     parser.add_argument("--child", choices=ENGINES, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    folder = options.folder / str(options.lines)
     if options.child:
+        folder = options.folder / str(options.lines)
         child(options.child, folder, folder / f"out-{options.child}")
         return
-    if not (folder / "review.json").exists():
-        generate(folder, options.lines)
-    environment = os.environ | {"OMP_NUM_THREADS": str(options.threads)}
-    results: dict[str, list[dict[str, float]]] = {engine: [] for engine in ENGINES}
-    for number in range(options.runs):
-        for k in range(len(ENGINES)):
-            engine = ENGINES[(number + k) % len(ENGINES)]
-            command = [sys.executable, "-m", "benchmarks.tables", "--child", engine, "--lines", str(options.lines)]
-            command += ["--folder", str(options.folder)]
-            if hasattr(os, "sched_setaffinity"):
-                command = [
-                    "taskset",
-                    "-c",
-                    ",".join(map(str, sorted(os.sched_getaffinity(0))[: options.threads])),
-                    *command,
-                ]
-            done = subprocess.run(command, env=environment, capture_output=True, text=True)
-            if done.returncode:
-                raise SystemExit(f"{engine} failed:\n{done.stderr[-2000:]}")
-            results[engine].append(json.loads(done.stdout.splitlines()[-1]))
-            print(f"run {number + 1}/{options.runs} {engine:15} {results[engine][-1]}", flush=True)
-    same(folder)
-    medians = {
-        engine: {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-        for engine, runs in results.items()
-    }
-    ratios = {
-        engine: {name: medians[engine][name] / medians["star_rl"][name] for name in medians[engine]}
-        for engine in ENGINES[1:]
-    }
-    size = (folder / "review.json").stat().st_size / 2**20
-    print(f"\n{options.lines:,} reviews, {size:,.0f} MiB, {options.threads} cores")
-    print(f"{'':16}{'seconds':>9}{'CPU s':>9}{'peak MiB':>10}{'ratio':>8}{'CPU':>7}{'memory':>8}")
-    for engine, row in medians.items():
-        tail = (
-            "".join(f"{ratios[engine][n]:{w}.1f}" for n, w in (("wall", 8), ("cpu", 7), ("peak_mib", 8)))
-            if engine in ratios
-            else ""
-        )
-        print(f"{engine:16}{row['wall']:9.2f}{row['cpu']:9.2f}{row['peak_mib']:10,.0f}{tail}")
-    report = {"lines": options.lines, "runs": results, "medians": medians, "ratios": ratios}
+    report = compare(options)
+    if not options.no_growth:
+        report["growth"] = growth(options)
     report |= {"python": platform.python_version(), "machine": platform.platform(), "load": os.getloadavg()}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, indent=1) + "\n")
