@@ -4,12 +4,16 @@ package everywhere, with the package itself where ``make official`` has installe
 import asyncio
 import json
 import os
+import signal
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from star_rl import cli
 from star_rl.errors import StarError
 from star_rl.evaluation.methods import Method, Ranking, TaskContext, Yardstick
 from star_rl.evaluation.official import Bridge, Judged, groups_below, simulate, table, write_layout
@@ -359,3 +363,62 @@ def test_figures_that_differ_are_shown():
     figures = dict.fromkeys(("hr1", "hr3", "hr5", "hr_avg"), 0.5)
     row = Judged("m", "g", 3, 1, figures, {**figures, "hr5": 0.4999})
     assert not row.agreed and "DIFFER" in table([row])
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+    """A run up to its tasks."""
+    out = tmp_path_factory.mktemp("runs")
+    options = ["name=small", f"out={out}", "source.options={users: 300, items: 60}", "split.options={max_test: 30}"]
+    assert cli.main(["run", "recipes/quickstart.yaml", *options, "--until", "tasks"]) == 0
+    return out / "small"
+
+
+def test_the_command_prints_both_figures(small_run, tmp_path, capsys):
+    python = str(stand_in(tmp_path))
+    assert cli.main(["official", str(small_run), "random", "item_knn", "--tasks", "12", "--python", python]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:3]] == ["random", "item_knn"]
+    assert all("equal" in line and "12/12 alike" in line for line in lines[1:3])
+    rows = json.loads((small_run / "official" / "official.json").read_text())
+    assert [row["agreed"] for row in rows] == [True, True]
+
+    data = str(small_run / "official" / "data")
+    again = ["official", str(small_run), "item_knn", "--data", data, "--python", python, "--out", str(tmp_path / "o")]
+    assert cli.main(again) == 0
+    assert lines[2].split()[-9:] == capsys.readouterr().out.splitlines()[1].split()[-9:]
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["no/run", "random"], "no/run is no run folder"),
+        (["RUN", "nobody"], "there is no method 'nobody'"),
+        (["RUN", "random", "--serve", "here"], "'here' is no place to listen at"),
+        (["RUN", "random", "--data", "no/data"], "holds tasks and groundtruth"),
+        (["RUN", "random", "--python", "no/python"], "does not start"),
+    ],
+)
+def test_what_can_be_mended_is_one_line(small_run, arguments, says, capsys):
+    given = [str(small_run) if word == "RUN" else word for word in arguments]
+    assert cli.main(["official", *given]) == 2
+    assert says in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_serving_answers_until_it_is_stopped(small_run):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "star_rl.cli", "official", str(small_run), "random", "--serve", "127.0.0.1:0"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    try:
+        words = process.stdout.readline().split()
+        place = words[0].removeprefix("STAR_RL_BRIDGE=").split(":")
+        row = {"task": {"user_id": "u", "candidate_list": ["a", "b", "c"]}, "method": ""}
+        with socket.create_connection((place[0], int(place[1])), timeout=30) as line:
+            line.sendall(json.dumps(row).encode() + b"\n")
+            assert sorted(json.loads(line.makefile().readline())["ranking"]) == ["a", "b", "c"]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    finally:
+        process.kill()
+        process.communicate()

@@ -41,6 +41,7 @@ def test_tables_of_a_source_are_written_and_counted(tmp_path, capsys):
         (["curves", "no/run", "--out", "x.png"], "no/run"),
         (["export", "no/run", "--out", "x"], "no run folder no/run"),
         (["sample", "no/run"], "no/run is no run folder"),
+        (["official", "no/run", "random"], "no/run is no run folder"),
         (["plan", "no/recipe.yaml"], "there is no recipe"),
         (["view", "no/runs"], "no/runs"),
         (["submit", "recipes/quickstart.yaml", "--env", "STAR_RL_NONE"], "the variable is not set here"),
