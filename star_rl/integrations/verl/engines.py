@@ -37,7 +37,7 @@ class _WithoutOffload:
 def _take_cores() -> None:
     """Threads of a trainer: the cores, shared among the ranks of this machine. Ray gives each actor one thread
     (``OMP_NUM_THREADS``), which is right for all the others; while the trainer computes, those wait."""
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE") or 1)
+    ranks = int(os.environ.get("RAY_LOCAL_WORLD_SIZE", 1))
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks))
 
 
