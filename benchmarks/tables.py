@@ -11,7 +11,7 @@ hashes them.
 
 pandas stands twice, each time with all that makes it faster: its own reader, spared the guessing of types, as
 ``read_json(lines=True, dtype=False, convert_dates=False)``; and Arrow's reader, in as many threads as there are cores,
-as ``read_json(lines=True, engine="pyarrow")``. Then ``drop_duplicates``, ``sort_values(kind="stable")``, ``to_parquet``.
+as ``read_json(lines=True, engine="pyarrow")``. What follows stands in ``run_pandas``.
 
 Each run is a process of its own on the same two cores; the clock starts after the imports. Runs take turns, and the
 order turns round; ratios are of medians. ``peak MiB`` is the processes' own memory, looked at from outside
