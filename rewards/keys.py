@@ -101,27 +101,30 @@ def read(solution_str: str, ground_truth: str, extra_info: Mapping[str, Any] | N
     ids = ranking(trajectory) or []
     truth = ground_truth if isinstance(ground_truth, str) else str(ground_truth)
     candidates = _strings(info.get("candidates"), ())
-    seen: set[str] = set()
-    good = bad = 0
+    calls: list[ToolCall] = []
+    phases = bad = 0
     for phase in trajectory.phases:
+        phases += phase.tag != ""
         for block in phase.blocks:
-            if isinstance(block, ToolCall):
-                good += 1
-                seen.add(f"{block.name}\0{block.arguments!r}")
-            elif isinstance(block, BadCall):
+            kind = type(block)
+            if kind is ToolCall:
+                calls.append(block)  # type: ignore[arg-type]
+            elif kind is BadCall:
                 bad += 1
+    distinct = {f"{call.name}\0{call.arguments!r}" for call in calls} if len(calls) > 1 else calls
     rollout = info.get("rollout") or {}
+    unanswerable = sum([int(rollout.get(name) or 0) for name in _UNANSWERABLE]) if rollout else 0
     return Reading(
         ranks=tuple(ids),
         rank=ids.index(truth) + 1 if truth in ids else 0,
         well_formed=not found,
         faults=tuple(found),
         valid_list=_valid(ids, candidates),
-        tool_calls=good + bad,
-        invalid_calls=bad + sum(int(rollout.get(name) or 0) for name in _UNANSWERABLE),
-        repeated_calls=good - len(seen),
+        tool_calls=len(calls) + bad,
+        invalid_calls=bad + unanswerable,
+        repeated_calls=len(calls) - len(distinct),
         repeated_phases=len(repeated(trajectory)) if found else 0,  # repetition is a fault
-        phases=sum(1 for phase in trajectory.phases if phase.tag),
+        phases=phases,
     )
 
 
@@ -132,10 +135,9 @@ def _strings(value: Iterable[Any] | None, default: tuple[str, ...]) -> tuple[str
 
 def _valid(ids: list[str | None], candidates: tuple[str, ...]) -> bool:
     """As :func:`star_rl.evaluation.metrics.is_valid`; a benchmark's task may name a candidate twice."""
-    strings = [entry for entry in ids if entry is not None]
-    if not strings or len(strings) != len(ids):
+    if not ids or None in ids:
         return False
-    distinct = set(strings)
-    if len(distinct) == len(strings):
+    distinct = set(ids)
+    if len(distinct) == len(ids):
         return not candidates or distinct == set(candidates)
-    return len(strings) == len(candidates) and sorted(strings) == sorted(candidates)
+    return len(ids) == len(candidates) and sorted(map(str, ids)) == sorted(candidates)

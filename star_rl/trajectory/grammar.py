@@ -26,8 +26,9 @@ AGENT_OF = {tag: name for name, tag in EXPERTS.items()}
 THINKING, JSON, CALL, RESPONSE = "Thinking", "JSON", "tool_call", "tool_response"
 BLOCKS = (THINKING, JSON, CALL, RESPONSE)
 
-#: Every tag of the grammar, opening or closing. One alternation, no backtracking: linear in the text.
-TAG = re.compile(rf"<(/?)({'|'.join((*PHASES, *BLOCKS))})>")
+#: Every tag of the grammar, opening or closing; its group leaves out the brackets. One alternation, no backtracking:
+#: linear in the text.
+TAG = re.compile(rf"<(/?(?:{'|'.join((*BLOCKS, *PHASES))}))>")
 
 #: What foreign text (titles, reviews, tool answers) must not smuggle in: our tags, Qwen3's think tags, and anything
 #: that has the form of a chat special token. Possessive quantifiers: a run of blanks is read once, so it is linear.

@@ -89,7 +89,10 @@ class Phase:
     @property
     def result(self) -> Json | None:
         """The last JSON block."""
-        return next((block for block in reversed(self.blocks) if isinstance(block, Json)), None)
+        for block in reversed(self.blocks):
+            if isinstance(block, Json):
+                return block
+        return None
 
     @property
     def calls(self) -> list[ToolCall | BadCall]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from star_rl.trajectory.grammar import CALL, JSON, RECOMMEND, RESPONSE, TAG, THINKING
+from star_rl.trajectory.grammar import CALL, JSON, PHASES, RECOMMEND, RESPONSE, TAG, THINKING
 from star_rl.trajectory.model import (
     BadCall,
     Block,
@@ -27,11 +27,13 @@ def _response(inside: str) -> Response:
     return Response(inside.removeprefix("\n").removesuffix("\n"))
 
 
-#: Block tag -> (how to make it of what stands inside, its closing tag).
+#: Block tag -> how to make it of what stands inside, and the tag that closes it.
 _BLOCKS: dict[str, tuple[Callable[[str], Block], str]] = {
-    tag: (make, f"</{tag}>")
-    for tag, make in ((THINKING, Thinking), (JSON, Json), (CALL, call_of), (RESPONSE, _response))
+    tag: (make, f"/{tag}") for tag, make in ((THINKING, Thinking), (JSON, Json), (CALL, call_of), (RESPONSE, _response))
 }
+_PHASES = frozenset(PHASES)
+
+_STRINGS = frozenset((str,))
 
 
 def parse(text: str) -> Trajectory:
@@ -41,52 +43,79 @@ def parse(text: str) -> Trajectory:
     ``nested:<tag>`` (a phase opened inside another, which it ends). Tags out of place are kept as :class:`Text`, so
     that rendering shows everything that was written.
     """
+    # All tags in one go: text, then (tag, text) for each. A tag inside a block is put back into its words below.
+    parts = TAG.split(text)
     phases: list[Phase] = []
-    problems: list[tuple[str, int]] = []
+    problems: list[tuple[str, int]] = []  # with the number of the part, until the end
     phase = Phase("")  # ``""``: outside of any
     blocks = phase.blocks
-    place = 0  # all before it has been read
-    search, of_tag = TAG.search, _BLOCKS.get
+    words, at, end = parts[0], 1, len(parts)
 
-    while (match := search(text, place)) is not None:
-        start, inside = match.span()
-        if start > place and (words := text[place:start].strip()):
+    while True:
+        if words and (words := words.strip()):
             blocks.append(Text(words))
-        place = inside
-        slash, tag = match.groups()
-        block = of_tag(tag)
-        if block is None and not slash:  # a phase begins
+        if at == end:
+            break
+        tag, words = parts[at], parts[at + 1]
+        if tag in _BLOCKS:
+            make, closing = _BLOCKS[tag]
+            last = at + 2  # of the tag that closes the block
+            if last < end and parts[last] == closing:
+                blocks.append(make(words))
+            else:
+                while last < end and parts[last] != closing:
+                    last += 2
+                inside = _joined(parts, at + 1, last)
+                if last == end:
+                    problems.append((f"unclosed:<{tag}>", at + 1))
+                    rest = BadCall(inside.strip(), "not closed", False) if tag == CALL else Text(f"<{tag}>{inside}")
+                    blocks.append(rest)
+                    break
+                blocks.append(make(inside))
+            words = parts[last + 1]
+            at = last
+        elif tag in _PHASES:
             if phase.tag:
-                problems.append((f"nested:<{tag}>", start))
+                problems.append((f"nested:<{tag}>", at))
             elif blocks:
                 phases.append(phase)
             phase = Phase(tag, [], False)
             blocks = phase.blocks
             phases.append(phase)
-        elif block is None and phase.tag == tag:  # it ends
+        elif phase.tag and tag == f"/{phase.tag}":
             phase.closed = True
             phase = Phase("")
             blocks = phase.blocks
-        elif block is None or slash:
-            problems.append((f"stray:</{tag}>", start))
-            blocks.append(Text(match.group()))
         else:
-            make, closing = block
-            end = text.find(closing, inside)
-            if end < 0:  # what is left belongs to it, so this search to the end of the text is the last
-                problems.append((f"unclosed:<{tag}>", inside))
-                rest = text[inside:]
-                blocks.append(BadCall(rest.strip(), "not closed", False) if tag == CALL else Text(f"<{tag}>{rest}"))
-                place = len(text)
-                break
-            blocks.append(make(text[inside:end]))
-            place = end + len(closing)
-    if words := text[place:].strip():
-        blocks.append(Text(words))
+            problems.append((f"stray:<{tag}>", at))
+            blocks.append(Text(f"<{tag}>"))
+        at += 2
     if not phase.tag and blocks:
         phases.append(phase)
+    if problems:
+        problems = _with_offsets(problems, parts)
     problems.extend((f"unclosed:<{entry.tag}>", len(text)) for entry in phases if not entry.closed)
     return Trajectory(phases, problems)
+
+
+def _joined(parts: list[str], first: int, last: int) -> str:
+    """The text from one part of the split to before another, tags in their places."""
+    pieces = [parts[first]]
+    for at in range(first + 1, last, 2):
+        pieces += ("<", parts[at], ">", parts[at + 1])
+    return "".join(pieces)
+
+
+def _with_offsets(problems: list[tuple[str, int]], parts: list[str]) -> list[tuple[str, int]]:
+    """Offsets in the text for numbers of parts, a tag's with its bracket. One pass over both."""
+    found: list[tuple[str, int]] = []
+    offset, reached = 0, 0
+    for code, number in problems:
+        for at in range(reached, number):
+            offset += len(parts[at]) + 2 * (at % 2)
+        reached = number
+        found.append((code, offset))
+    return found
 
 
 def tool_calls(turn: str) -> list[ToolCall | BadCall]:
@@ -100,10 +129,15 @@ def ranking(trajectory: Trajectory) -> list[str | None] | None:
     Returns ``None`` when there is no closed phase with a JSON list. Entries that are no strings become ``None``:
     they hold their position and match nothing. Duplicates and foreign ids stay.
     """
-    phases = trajectory.of(RECOMMEND)
-    if not phases or not phases[-1].closed or phases[-1].result is None:
+    for phase in reversed(trajectory.phases):
+        if phase.tag == RECOMMEND:
+            result = phase.result if phase.closed else None
+            value = None if result is None else result.value
+            break
+    else:
         return None
-    value = phases[-1].result.value
     if not isinstance(value, list):
         return None
+    if {*map(type, value)} <= _STRINGS:
+        return list(value)
     return [entry if isinstance(entry, str) else None for entry in value]

@@ -46,8 +46,10 @@ def faults(trajectory: Trajectory, required: Sequence[str] = CRITICAL, own_text:
     found: list[str] = [f"tags:{code}" for code, _ in trajectory.problems]
     tags = [phase.tag for phase in trajectory.phases if phase.tag]
     present = set(tags)
-    found += [f"missing:{tag}" for tag in required if tag not in present]
-    found += [f"repeated:{tag}" for tag in repeated(trajectory)]
+    if not present.issuperset(required):
+        found += [f"missing:{tag}" for tag in required if tag not in present]
+    if len(present) != len(tags):
+        found += [f"repeated:{tag}" for tag in repeated(trajectory)]
     if PLAN in present and tags[0] != PLAN:
         found.append(f"order:{PLAN}")
     if RECOMMEND in present and tags[-1] != RECOMMEND:
