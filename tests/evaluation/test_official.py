@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 from star_rl import cli
+from star_rl.baselines import Random
 from star_rl.errors import StarError
 from star_rl.evaluation.methods import Method, Ranking, TaskContext, Yardstick
 from star_rl.evaluation.official import Bridge, Judged, groups_below, simulate, table, write_layout
@@ -422,3 +423,26 @@ def test_serving_answers_until_it_is_stopped(small_run):
     finally:
         process.kill()
         process.communicate()
+
+
+def test_the_benchmarks_own_tasks_in_the_official_simulator(tmp_path):
+    """1,172 tasks as they are handed out, with candidates that stand twice; tables of nothing but their ids."""
+    root = Path(os.environ.get("STAR_RL_DATA", Path(__file__).parents[3] / "shared" / "data")) / "agentsociety-track2"
+    if not OFFICIAL.is_file() or not root.is_dir():
+        pytest.skip(f"needs {OFFICIAL} (make official) and {root} (STAR_RL_DATA)")
+    groups = groups_below(root)
+    rows = [json.loads(path.read_text()) for group in groups for path in group.tasks.glob("task_*.json")]
+    ids = sorted({name for row in rows for name in row["candidate_list"]})
+    users = sorted({row["user_id"] for row in rows})
+    for name, lines in (
+        ("item", [{"item_id": item, "title": item} for item in ids]),
+        ("user", [{"user_id": user} for user in users]),
+        ("review", [{"review_id": "r", "user_id": users[0], "item_id": ids[0], "stars": 5, "timestamp": 1}]),
+    ):
+        (tmp_path / f"{name}.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    methods = [Yardstick(Random(1)), Yardstick(Backwards())]
+    found = asyncio.run(simulate(methods, groups, tmp_path, tmp_path / "out", python=OFFICIAL, threads=4))
+    assert sum(row.n for row in found) == 2 * len(rows) == 2 * 1172
+    assert all(row.agreed and not row.failed for row in found)
+    chance = sum(row.n * row.theirs["hr_avg"] for row in found if row.method == "random") / len(rows)
+    assert 0.12 < chance < 0.18
