@@ -131,7 +131,9 @@ def test_killed_training_resumes_at_its_checkpoint_with_the_data_order_kept(worl
     result = run_grpo(recipe(world, 4), cut)
     assert result.resumed_from >= 2 and result.steps == 4
     assert (cut.run / "wandb_id").read_text() == wandb
-    assert [row["step"] for row in read_metrics(cut)] == [1, 2, 3, 4]
+    # verl saves a checkpoint before it logs the step, so the step of the kill may lack its metrics, and only that one.
+    steps = [row["step"] for row in read_metrics(cut)]
+    assert set(range(1, 5)) - set(steps) <= {result.resumed_from} and steps == sorted(set(steps))
 
     def tasks(paths, step):
         return sorted(

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from star_rl.errors import StarError
-from star_rl.integrations.verl.grpo import check, read_metrics
+from star_rl.integrations.verl.grpo import _death, check, read_metrics
 from star_rl.integrations.verl.recipe import (
     Paths,
     agent_loops,
@@ -126,3 +126,13 @@ def test_metrics_of_a_resumed_run_hold_each_step_once(paths):
         rows = [json.dumps({"step": step, "data": {"x": value}}) + "\n" for step, value in steps]
         (attempts / f"{number:03d}.jsonl").write_text("".join(rows))
     assert read_metrics(paths) == [{"step": 1, "x": 0.1}, {"step": 2, "x": 0.9}]
+
+
+def test_a_lost_process_or_node_is_named_as_ray_says_it():
+    text = "ray.exceptions.ActorDiedError: The actor died.\n(TaskRunner pid=1) \tpid: 5\n\tip: 10.0.0.3\nThe actor is dead "
+    assert (
+        _death(text + "because its worker process has died. Worker exit")
+        == " because a worker process on 10.0.0.3 died"
+    )
+    assert _death("The actor died because its node has died.") == " because a node died"
+    assert _death("ValueError: no") == ""

@@ -44,6 +44,9 @@ _POLL_SECONDS = 0.5
 _TAIL_LINES = 25
 #: The line of a traceback that names the exception; Ray puts the actor in brackets before it.
 _CAUSE = re.compile(r"^(?:\(.*?\)\s*)?[\w.]*(?:Error|Exception)(?:: |$)")
+#: How Ray says that an actor went without an exception of its own, and where it was.
+_DIED = re.compile(r"because its (worker process|node) has died")
+_PLACE = re.compile(r"^\s*(?:\(.*?\)\s*)?ip: (\S+)\s*$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +137,9 @@ def run_grpo(
             shutil.rmtree(ray_folder(paths.run), ignore_errors=True)
             merge_metrics(paths)
         if trainer.returncode != 0:
+            end = _tail(paths.log, log_start)
             raise StarError(
-                f"GRPO failed with exit code {trainer.returncode}; the end of {paths.log}:\n"
-                + _tail(paths.log, log_start),
+                f"GRPO failed with exit code {trainer.returncode}{_death(end)}; the end of {paths.log}:\n{end}",
                 "mend the cause and run again: training continues from its last checkpoint",
             )
         latest = last_checkpoint(paths)
@@ -283,6 +286,15 @@ def _tail(log: Path, start: int) -> str:
     tail = lines[-_TAIL_LINES:]
     cause = next((line for line in lines if _CAUSE.search(line)), None)
     return "\n".join(tail if cause is None or cause in tail else [cause, "..", *tail])
+
+
+def _death(text: str) -> str:
+    """Which process or node was lost, where Ray says so: a kill, a machine that went away, or no memory left."""
+    died = _DIED.search(text)
+    if died is None:
+        return ""
+    places = _PLACE.findall(text)
+    return f" because a {died[1]}{f' on {places[-1]}' if places else ''} died"
 
 
 def launch_command(recipe: Recipe, paths: Paths, name: str = "grpo") -> tuple[list[str], dict[str, str]]:
