@@ -10,7 +10,7 @@ configuration or code, and training stops.
 
 Tells: verl logs the sum of a reward, not its components, and dumps texts without them. What ``sample`` returns beside
 the batch goes into the metrics of the step, so the components and the loop's counts are added there, and each
-rollout's go to a file.
+rollout's go to a file, a few of them to a table in W&B.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 from star_rl.files import write_jsonl
+from star_rl.integrations.verl.table import log_table
 
 #: Counts whose sum over a step is logged too, beside the mean.
 _SUMMED = ("loop_tool_calls", "loop_tool_calls_ok", "loop_unparsable_calls")
@@ -63,6 +64,7 @@ class StrictReplayBuffer(ReplayBuffer):
             metrics.update(summary(details))
             if self._details_dir:
                 write_jsonl(Path(self._details_dir) / f"{global_steps}.jsonl", details)
+            log_table(details, global_steps)
         return batch, metrics
 
     @staticmethod
