@@ -6,7 +6,7 @@ EXTRA ?= cpu
 STAMP := $(VENV)/.installed-$(EXTRA)
 
 .PHONY: help install quickstart test test-slow lint doctor clean qwen3-tokenizer teacher-vllm \
-  official bench-neighbours bench-store bench-tables bench-teacher bench-faults bench-rewards \
+  official bench-neighbours bench-store bench-tables bench-end-to-end bench-teacher bench-faults bench-rewards \
   bench-rollout drill-two-nodes
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -49,6 +49,9 @@ bench-store: install .bench/store/bin/python ## the evidence store beside dict, 
 bench-tables: install .bench/tables/bin/python ## ingestion beside pandas
 	.bench/tables/bin/pip install -q numpy orjson pandas pyarrow
 	.bench/tables/bin/python -m benchmarks.tables
+
+bench-end-to-end: install ## 10^7 interactions from raw reviews to a sealed store: time and memory of each stage
+	$(BIN)/python benchmarks/endtoend.py
 
 bench-teacher: install ## the teacher by rules on MovieLens 100K, and the SFT sets' audits
 	$(BIN)/python -m benchmarks.teacher --audits

@@ -1,13 +1,15 @@
 import gzip
 import json
 import os
+import random
 from pathlib import Path
 
 import pytest
 
 from star_rl.errors import StarError
 from star_rl.records import read_table, tasks_from
-from star_rl.sources import write_tables
+from star_rl.sources import jsonlines, write_tables
+from star_rl.sources.scan import scanner_available
 from star_rl.sources.societytasks import read_tasks
 
 ITEMS = [
@@ -93,6 +95,7 @@ def test_one_domain(raw, tmp_path, domain, count):
         (b'{"user_id": "A1", "text": "cut in the mid\n', "not JSON"),
         (b'{"user_id": "A1", "item_id": "B00", "text": "\xff\xfe", "timestamp": 1600000000000}\n', "invalid UTF-8"),
         (b'[1, 2]\n', "not a JSON object"),
+        (b'null\n', "not a JSON object"),
         (b'{"user_id": "A1", "item_id": "B00", "timestamp": 1600000000000}{"user_id": "A1"}\n', "not JSON"),
         (b'{"item_id": "B00", "timestamp": 1600000000000}\n', "no usable user id"),
         (b'{"user_id": "A1", "item_id": "B0\\"0", "timestamp": 1600000000000}\n', "no usable item id"),
@@ -132,6 +135,74 @@ def test_gzip_is_read_and_a_truncated_one_refused(raw, tmp_path):
     with pytest.raises(StarError, match="damaged gzip file"):
         write_tables("agentrecbench", raw, tmp_path / "fails")
     assert not (tmp_path / "fails" / "interactions.parquet").exists()
+
+
+def odd_reviews(count):
+    """Reviews of all domains and many with something odd, ties and second copies among them."""
+    rng = random.Random(0)
+    stamps = [
+        1_600_000_000_000,
+        1_600_000_000,
+        "2019-03-01 10:00:00",
+        "1600000000",
+        "soon",
+        None,
+        -5,
+        True,
+        9.6e12,
+        "2019-03-01",
+    ]
+    stars = [5, 4.5, "3", "x", "", None, float("nan"), False, [5], 1e-3]
+    for k in range(count):
+        row = {
+            "user_id": f"A{rng.randrange(300)}",
+            "item_id": f"B{rng.randrange(22):02d}",
+            "text": f"text {k} \u20ac " + "x" * 400,
+        }
+        row |= {"timestamp": 1_600_000_000_000 + rng.randrange(300) * 1000, "stars": rng.randrange(1, 6)}
+        if rng.random() < 0.05:
+            row["user_id"] = rng.choice(
+                [rng.randrange(9), 12.0, " pad ", "a\nb", "", None, ["a"], "\ud83d", "Пример", "x" * 200]
+            )
+        if rng.random() < 0.1:
+            row["timestamp"] = rng.choice(stamps)
+        if rng.random() < 0.1:
+            row |= {rng.choice(["date", "date_added"]): rng.choice(stamps), "rating": rng.choice(stars)}
+        if rng.random() < 0.1:
+            row["stars"] = rng.choice(stars)
+        if rng.random() < 0.3:
+            row["source"] = rng.choice(["amazon", "yelp", None, 7])
+        line = json.dumps(row, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")
+        chance = rng.random()
+        yield line[: len(line) // 2] if chance < 0.01 else line.replace(b"text", b"te\xffxt") if chance < 0.02 else line
+
+
+@pytest.mark.parametrize("options", [{}, {"domain": "amazon", "memory_mb": 1}, {"text": False}])
+def test_the_scanner_and_python_write_the_same_tables(raw, tmp_path, monkeypatch, options):
+    (raw / "review.json").write_bytes(b"\n".join(odd_reviews(40_000)))
+    ids, kinds = (1, "A1", "A1", 2.0, "a<b", None, "\ud83d"), ({}, {"fans": 3}, {"elite": ""})
+    odd = [
+        {"user_id": user, **({"source": source} if source != 0 else {}), **kind}
+        for user in ids
+        for source in (0, "amazon", "yelp", None, "é\n", 5)
+        for kind in kinds
+    ]
+    (raw / "user.json").write_bytes(lines(odd) + b"null\n{\n")
+    made = {}
+    for native in (True, False):
+        monkeypatch.setattr(jsonlines, "scanner_available", lambda native=native: native and scanner_available())
+        out = tmp_path / str(native)
+        manifest = write_tables("agentrecbench", raw, out, {"max_bad_share": 0.9} | options)
+        made[native] = [manifest, *(read_table(out, name) for name in ("interactions", "items", "users"))]
+    assert made[True] == made[False]
+    manifest = made[True][0]
+    assert manifest["kept"]["interactions"] + sum(manifest["dropped"]["interactions"].values()) == 40_000
+    assert {"not JSON", "invalid UTF-8", "duplicate", "no readable timestamp"} <= manifest["dropped"][
+        "interactions"
+    ].keys()
+    places = [row["line"] for row in manifest["bad_rows"] if row["table"] == "interactions"]
+    assert places == sorted(places)
+    assert manifest["dropped"]["users"]["not JSON"] == manifest["dropped"]["users"]["not a JSON object"] == 1
 
 
 def test_table_sets_and_tasks_of_the_five_scenarios(raw, tmp_path):
