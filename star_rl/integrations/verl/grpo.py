@@ -116,9 +116,12 @@ def run_grpo(
         resumed = last_checkpoint(paths) or 0
         variables = environment(recipe, paths, _wandb_id(paths.run), attempt)
         overrides += cluster_overrides(recipe, variables)
-        if warm.python() != sys.executable:
-            overrides += overrides_of({"ray_kwargs": {"ray_init": {"+runtime_env": {"py_executable": warm.python()}}}})
-        command = [warm.python(), "-m", "verl.trainer.main_ppo", *overrides]
+        # Not on a cluster: other nodes do not have the stand-in, and Ray ends a worker by its process group, which for a
+        # fork is this process's own.
+        python = sys.executable if recipe.ray.get("address") else warm.python()
+        if python != sys.executable:
+            overrides += overrides_of({"ray_kwargs": {"ray_init": {"+runtime_env": {"py_executable": python}}}})
+        command = [python, "-m", "verl.trainer.main_ppo", *overrides]
         started = time.monotonic()
         log_start = paths.log.stat().st_size if paths.log.exists() else 0
         trainer = processes.start(command, variables, paths.run, paths.log)
