@@ -116,8 +116,7 @@ def run_grpo(
         resumed = last_checkpoint(paths) or 0
         variables = environment(recipe, paths, _wandb_id(paths.run), attempt)
         overrides += cluster_overrides(recipe, variables)
-        # Not on a cluster: other nodes do not have the stand-in, and Ray ends a worker by its process group, which for a
-        # fork is this process's own.
+        # Not on a cluster: its other nodes do not have the stand-in.
         python = sys.executable if recipe.ray.get("address") else warm.python()
         if python != sys.executable:
             overrides += overrides_of({"ray_kwargs": {"ray_init": {"+runtime_env": {"py_executable": python}}}})
