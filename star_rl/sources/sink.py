@@ -395,7 +395,9 @@ def _writer(stack: contextlib.ExitStack, path: Path, schema: pa.Schema) -> pq.Pa
     columns = [name for name in schema.names if name.endswith("_id")]
     # Bounds of ids and times let readers pass over row groups; those of texts would only cost.
     bounds = [*columns, *(name for name in ("timestamp", "rating") if name in schema.names)]
-    how: dict[str, Any] = {"compression": "zstd", "use_dictionary": columns, "write_statistics": bounds}
+    # Texts take most of the time to write and are read by every stage that follows: a fast codec, a third more bytes.
+    codecs = {name: "snappy" if name == "text" else "zstd" for name in schema.names}
+    how: dict[str, Any] = {"compression": codecs, "use_dictionary": columns, "write_statistics": bounds}
     return stack.enter_context(pq.ParquetWriter(stack.enter_context(atomic_path(path)), schema, **how))
 
 
