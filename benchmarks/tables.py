@@ -5,9 +5,9 @@
 
 All do the same work on the same files, about 730 bytes a review: read the reviews, keep user, item, time, rating and
 text, drop second copies of one (user, item, time), sort by user and time, write Parquet (texts with snappy, pandas'
-default); and read the items and users and write them, too. pandas writes the ids of items and users alone. Ours also reads titles, categories and
-attributes, checks ids and times, drops reviews of unknown items, counts what it drops, syncs its files to the disk and
-hashes them.
+default); and read the items and users and write them, too. pandas writes the ids of items and users alone. Ours also
+reads titles, categories and attributes, checks ids and times, drops reviews of unknown items, counts what it drops,
+syncs its files to the disk and hashes them.
 
 pandas stands twice, each time with all that makes it faster: its own reader, spared the guessing of types, as
 ``read_json(lines=True, dtype=False, convert_dates=False)``; and Arrow's reader, in as many threads as there are cores,
