@@ -193,6 +193,7 @@ def _become(request: dict[str, Any], descriptors: list[int], base: list[str]) ->
     code = 1
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.setpgid(0, 0)  # when a worker dies, Ray kills its process group: that must not be the launcher's
         # Received numbers may stand where others belong: move all out of the way first.
         high = [_move_high(descriptor) for descriptor in descriptors]
         for source, number in zip(high, request["descriptors"], strict=True):

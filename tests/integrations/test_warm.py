@@ -60,6 +60,11 @@ def test_the_environment_is_the_callers_and_random_numbers_differ(python, tmp_pa
     assert first[2] != second[2] and first[3] != second[3]
 
 
+def test_a_fork_has_a_process_group_of_its_own(python):
+    code = "import os; print(os.getpgid(0) == os.getpid())"
+    assert subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout == "True\n"
+
+
 @pytest.mark.parametrize(
     ("code", "returned", "words"),
     [
