@@ -313,8 +313,8 @@ def prepare(run: Path | None) -> Path:
     """A run with a student: the one given, else one made once in ``.bench``."""
     if run is not None:
         return run
-    command = [str(Path(sys.executable).with_name("star-rl")), "run", "recipes/quickstart.yaml", "--until", "sft"]
-    subprocess.run([*command, *PREPARE], cwd=ROOT, check=True)
+    command = [str(Path(sys.executable).with_name("star-rl")), "run", "recipes/quickstart.yaml", *PREPARE]
+    subprocess.run([*command, "--until", "sft"], cwd=ROOT, check=True)
     return CACHE / "runs" / "rollout"
 
 

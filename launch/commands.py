@@ -146,7 +146,7 @@ def evidence_build(arguments: Namespace) -> int:
 
 def curves(arguments: Namespace) -> int:
     """``star-rl curves``."""
-    from star_rl.report.curves import plot
+    from star_rl.report.picture import plot
 
     print(plot(arguments.runs, arguments.out))
     return 0

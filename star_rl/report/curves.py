@@ -1,4 +1,4 @@
-"""Training curves: read what verl and ms-swift log, name it once, draw it.
+"""Training curves: read what verl and ms-swift log, and name it once.
 
 verl's file logger writes one line a step, ``{"step": n, "data": {name: value}}``, with NaN as ``null``
 (verl/utils/tracking.py, ``FileLogger``). It empties its file on every start, so the GRPO launcher keeps one a start
@@ -11,14 +11,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from star_rl.errors import StarError
-from star_rl.files import atomic_path
 from star_rl.report.model import Curve, Grpo
 
 
@@ -59,6 +58,8 @@ GRPO: dict[str, Metric] = {
     "step_seconds": Metric("Time per step", "s", ("perf/time_per_step", "timing_s/step")),
     "probs_diff_max": Metric("Engine against trainer", "max. difference", ("training/rollout_probs_diff_max",)),
 }
+#: Share of groups by how many of their samples put the truth first, as ``groups/successes/<k>``.
+_SUCCESSES = "groups/successes/"
 #: Curves that span powers of ten.
 LOGARITHMIC = frozenset({"probs_diff_max"})
 #: The reward's format part, +1 or -1 (paper, section 3.5); the rate is had from its mean.
@@ -195,6 +196,17 @@ def grpo_curves(raw: Mapping[str, Curve]) -> dict[str, Curve]:
     return found
 
 
+def success_histogram(raw: Mapping[str, Curve]) -> tuple[list[float], list[list[float]]]:
+    """(steps, shares): for every step the share of groups with 0, 1, .. n successes.
+
+    Shape: (steps,), (n + 1, steps).
+    """
+    counts = sorted(int(name.removeprefix(_SUCCESSES)) for name in raw if name.startswith(_SUCCESSES))
+    columns = [dict(finite(raw[f"{_SUCCESSES}{count}"])) for count in counts]
+    steps = sorted({step for column in columns for step in column})
+    return steps, [[column.get(step, 0.0) for step in steps] for column in columns]
+
+
 def grpo_report(run: str | Path, audit: Mapping[str, Any] | None = None) -> Grpo:
     """Everything the report says of GRPO that its log knows.
 
@@ -202,8 +214,8 @@ def grpo_report(run: str | Path, audit: Mapping[str, Any] | None = None) -> Grpo
         run: the stage's folder, or its ``metrics.jsonl``.
         audit: of the stratified set.
     """
-    raw = read_metrics(run).curves
-    curves = grpo_curves(raw)
+    metrics = read_metrics(run)
+    raw, curves = metrics.curves, grpo_curves(metrics.curves)
     reward = curves.get("reward", [])
     calls = [value for _, value in finite(_pick(raw, _CALLS))]
     gaps = [value for _, value in finite(curves.get("probs_diff_max", []))]
@@ -216,6 +228,7 @@ def grpo_report(run: str | Path, audit: Mapping[str, Any] | None = None) -> Grpo
         max(gaps, default=None),
         dict(audit or {}),
         max(means, default=None),
+        metrics.resumed,
     )
 
 
@@ -266,112 +279,3 @@ def smooth(points: Sequence[tuple[float, float]], window: int | None = None) -> 
             mean += (index - middle) * sum((place - middle) * values[place] for place in range(first, end)) / spread
         result.append((step, min(max(mean, low), high)))
     return result
-
-
-def _label(run: Path, labels: Collection[str]) -> str:
-    """What the legend calls a run: its folder; for the log of one start, the run's folder and the start."""
-    parts = [part for part in run.resolve().with_suffix("").parts[1:] if part not in ("attempts", "metrics")]
-    for depth in range(2 if run.parent.name == "attempts" else 1, len(parts) + 1):
-        name = "/".join(parts[-depth:])
-        if name not in labels:
-            return name
-    return f"{run} ({len(labels) + 1})"
-
-
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_MARKERS = ("o", "s", "^", "D", "v", "P")
-_STYLES: tuple[Any, ...] = ("-", "--", "-.", ":")
-
-
-def _draw(axes: Any, key: str, runs: Sequence[tuple[dict[str, Curve], list[float]]]) -> None:
-    """One curve of all runs: raw points, the running mean, and a dotted upright where a run was resumed."""
-    metric = GRPO[key]
-    if key in LOGARITHMIC:
-        axes.set_yscale("log")
-    for number, (curves, resumed) in enumerate(runs):
-        colour = _COLOURS[number % len(_COLOURS)]
-        points = finite(curves.get(key, []))
-        if key in LOGARITHMIC:
-            points = [(step, value) for step, value in points if value > 0]
-            line = [(step, 10**value) for step, value in smooth([(s, math.log10(v)) for s, v in points])]
-        else:
-            points = [(step, value * (100.0 if metric.percent else 1.0)) for step, value in points]
-            line = smooth(points)
-        axes.plot(
-            [step for step, _ in points],
-            [value for _, value in points],
-            linestyle="none",
-            marker=_MARKERS[number % len(_MARKERS)],
-            markersize=3,
-            color=colour,
-            alpha=0.45 if window_of(len(points)) > 1 else 1.0,
-        )
-        axes.plot(
-            [step for step, _ in line],
-            [value for _, value in line],
-            linestyle=_STYLES[number % len(_STYLES)],
-            color=colour,
-            linewidth=1.6,
-        )
-        for step in resumed:
-            axes.axvline(step - 0.5, color=colour, linewidth=0.8, linestyle=":")
-    axes.set_title(metric.title, fontsize=10, loc="left")
-    axes.set_xlabel("step", fontsize=8)
-    axes.set_ylabel(metric.unit, fontsize=8)
-    axes.tick_params(labelsize=8)
-    axes.grid(True, linewidth=0.4, alpha=0.5)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def plot(runs: str | Path | Sequence[str | Path], out: str | Path) -> Path:
-    """Draw the GRPO curves of one run, or of several over each other, into a picture.
-
-    Args:
-        runs: folders of runs, or logs: those of two starts lay a run before its resume over the same run after it.
-        out: the picture; its suffix (``.png``, ``.svg``, ``.pdf``) is its format.
-
-    Raises:
-        StarError: a run has no log or no curve, the suffix is no picture's, or matplotlib is not installed.
-    """
-    target = Path(out)
-    if target.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise StarError(f"{target} does not name a picture", "end it in .png, .svg or .pdf")
-    found: dict[str, tuple[dict[str, Curve], list[float]]] = {}
-    for run in [runs] if isinstance(runs, str | Path) else runs:
-        metrics = read_metrics(run)
-        curves = grpo_curves(metrics.curves)
-        if not any(finite(curve) for curve in curves.values()):
-            raise StarError(f"the log of {run} holds no curve of GRPO", "give a run that has trained")
-        found[_label(Path(run), found)] = (curves, metrics.resumed)
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.lines import Line2D
-    except ImportError as error:
-        raise StarError("matplotlib is not installed", "pip install matplotlib, or open report.html") from error
-
-    keys = [key for key in GRPO if any(finite(curves.get(key, [])) for curves, _ in found.values())]
-    columns = min(3, len(keys))
-    rows = -(-len(keys) // columns)
-    figure = Figure(figsize=(4.4 * columns, 2.9 * rows + 0.5), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    for position, key in enumerate(keys):
-        _draw(figure.add_subplot(rows, columns, position + 1), key, list(found.values()))
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=_COLOURS[number % len(_COLOURS)],
-            linestyle=_STYLES[number % len(_STYLES)],
-            marker=_MARKERS[number % len(_MARKERS)],
-            label=" " + label.replace("$", r"\$"),  # neither hidden (a leading underscore) nor read as mathematics
-        )
-        for number, label in enumerate(found)
-    ]
-    if any(resumed for _, resumed in found.values()):
-        handles.append(Line2D([], [], color="black", linewidth=0.8, linestyle=":", label="resumed"))
-    if len(handles) > 1:
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), fontsize=8)
-    with atomic_path(target) as temporary:
-        figure.savefig(temporary, dpi=150, format=target.suffix[1:].lower())
-    return target

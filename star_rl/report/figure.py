@@ -94,6 +94,7 @@ def line_chart(
     unit: str = "",
     bounds: tuple[float, float] | None = None,
     log: bool = False,
+    resumed: Sequence[float] = (),
 ) -> Markup:
     """Raw points, and over eight of them a running mean, against steps.
 
@@ -103,6 +104,7 @@ def line_chart(
         unit: of the vertical axis.
         bounds: the axis reaches at least so far.
         log: a logarithmic axis; values at or below zero are left out.
+        resumed: steps before which a dotted upright stands: the run went on there.
     """
     lines = []
     for one in series:
@@ -172,6 +174,10 @@ def line_chart(
                 '<text class="label" transform="translate(13 {}) rotate(-90)" text-anchor="middle">{}</text>'
             ).format(middle, unit + (" (log)" if log else ""))
         )
+    for step in resumed:
+        if x0 <= step <= x1:
+            upright = Markup('<path class="resumed" d="M{:.1f} {}V{}"><title>resumed at step {}</title></path>')
+            out.append(upright.format(max(px(step - 0.5), LEFT), TOP, HEIGHT - BOTTOM, number(step)))
     for index, points in enumerate(lines):
         if points:
             kind = " many" if len(points) > _MANY else " faint" if window_of(len(points)) > 1 else ""

@@ -110,6 +110,7 @@ class Grpo:
         probs_diff_max: largest difference between the engine's and the trainer's token probabilities.
         probs_diff_mean: the same, mean over a step's tokens, of the step where that is largest.
         set: the audit of the stratified set.
+        resumed: steps at which it went on after a stop.
     """
 
     curves: dict[str, Curve] = field(default_factory=dict)
@@ -119,6 +120,7 @@ class Grpo:
     probs_diff_max: float | None = None
     set: dict[str, Any] = field(default_factory=dict)
     probs_diff_mean: float | None = None
+    resumed: list[float] = field(default_factory=list)
 
 
 @dataclass(slots=True)

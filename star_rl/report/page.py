@@ -11,7 +11,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,6 +88,7 @@ def _chart(
     unit: str,
     percents: bool = False,
     log: bool = False,
+    resumed: Sequence[float] = (),
 ) -> Chart:
     scale = 100.0 if percents else 1.0
     series = [
@@ -103,7 +104,7 @@ def _chart(
     ]
     return Chart(
         title,
-        figure.line_chart(name, title, series, unit, (0.0, 100.0) if percents else None, log),
+        figure.line_chart(name, title, series, unit, (0.0, 100.0) if percents else None, log, resumed),
         [(figure.swatch(index), one.name) for index, one in enumerate(series)] if len(series) > 1 else [],
         ["step", *(one.name for one in series)],
         rows,
@@ -111,7 +112,7 @@ def _chart(
     )
 
 
-def _single(prefix: str, key: str, curve: Curve, known: Mapping[str, Metric]) -> Chart:
+def _single(prefix: str, key: str, curve: Curve, known: Mapping[str, Metric], resumed: Sequence[float] = ()) -> Chart:
     metric = known.get(key, Metric(key))
     return _chart(
         f"{prefix}-{re.sub(r'[^A-Za-z0-9_-]', '-', key)}",
@@ -120,22 +121,23 @@ def _single(prefix: str, key: str, curve: Curve, known: Mapping[str, Metric]) ->
         metric.unit,
         metric.percent,
         log=key in LOGARITHMIC,
+        resumed=resumed,
     )
 
 
-def _grpo_charts(curves: Mapping[str, Curve]) -> tuple[list[Chart], list[Chart]]:
+def _grpo_charts(curves: Mapping[str, Curve], resumed: Sequence[float]) -> tuple[list[Chart], list[Chart]]:
     """What a reader looks at first, always drawn; and the rest, drawn where there is something."""
     hits = [(GRPO[key].title, curves[key]) for key in ("hr1", "hr3", "hr5", "hr_avg") if finite(curves.get(key, []))]
     main = [
-        _single("grpo", "reward", curves.get("reward", []), GRPO),
-        _single("grpo", "format", curves.get("format", []), GRPO),
-        _chart("grpo-hits", "Hit rate of the rollouts", hits, "%", percents=True),
-        _single("grpo", "response_length", curves.get("response_length", []), GRPO),
+        _single("grpo", "reward", curves.get("reward", []), GRPO, resumed),
+        _single("grpo", "format", curves.get("format", []), GRPO, resumed),
+        _chart("grpo-hits", "Hit rate of the rollouts", hits, "%", percents=True, resumed=resumed),
+        _single("grpo", "response_length", curves.get("response_length", []), GRPO, resumed),
     ]
     told = {"reward", "format", "hr1", "hr3", "hr5", "hr_avg", "response_length"}
     order = [key for key in GRPO if key in curves] + [key for key in curves if key not in GRPO]
     rest = [
-        _single(f"grpo-more{index}", key, curves[key], GRPO)
+        _single(f"grpo-more{index}", key, curves[key], GRPO, resumed)
         for index, key in enumerate(order)
         if key not in told and finite(curves[key])
     ]
@@ -172,7 +174,7 @@ def render_page(report: Report) -> str:
     """The whole page as text."""
     style = (_TEMPLATES / "page.css").read_text(encoding="utf-8")
     script = (_TEMPLATES / "page.js").read_text(encoding="utf-8")
-    main, rest = _grpo_charts(report.grpo.curves) if report.grpo else ([], [])
+    main, rest = _grpo_charts(report.grpo.curves, report.grpo.resumed) if report.grpo else ([], [])
     examples = [
         (
             example.task,

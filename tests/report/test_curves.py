@@ -11,12 +11,13 @@ from star_rl.report.curves import (
     grpo_curves,
     grpo_report,
     mean_of,
-    plot,
     read_metrics,
     sft_curves,
     smooth,
+    success_histogram,
     window_of,
 )
+from star_rl.report.picture import plot
 
 
 def write(path, rows):
@@ -189,3 +190,40 @@ def test_pictures_that_cannot_be(tmp_path):
     with pytest.raises(StarError, match="does not name a picture"):
         plot(log, tmp_path / "x.txt")
     assert not (tmp_path / "x.png").exists()
+
+
+def starts(folder):
+    """Two starts of one run: killed after step 12, resumed after the checkpoint of step 10."""
+
+    def line(step, shift):
+        shares = {f"groups/successes/{count}": float(count == step % 9) for count in range(9)}
+        return row(step, **{"critic/score/mean": shift + step / 20, "reward/acc/mean": step / 30, **shares})
+
+    write(folder / "attempts/001.jsonl", [line(step, 0.0) for step in range(1, 13)])
+    write(folder / "attempts/002.jsonl", [line(step, 0.5) for step in range(11, 21)])
+    return folder
+
+
+def test_successes_of_the_groups_are_a_histogram_a_step(tmp_path):
+    steps, shares = success_histogram(read_metrics(starts(tmp_path)).curves)
+    assert steps == [float(step) for step in range(1, 21)] and len(shares) == 9
+    assert [sum(column) for column in zip(*shares, strict=True)] == [1.0] * 20
+    assert success_histogram({}) == ([], [])
+
+
+def test_a_picture_marks_where_each_run_went_on(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    from matplotlib.axes import Axes
+
+    marked = []
+    monkeypatch.setattr(Axes, "axvline", lambda self, x, **_: marked.append(x))
+    plot(starts(tmp_path / "a"), tmp_path / "one.png")
+    assert marked == [10.5] * 3  # reward, HR@1 and the histogram
+    marked.clear()
+    once = write(tmp_path / "b" / "metrics.jsonl", [row(1, **{"critic/score/mean": 1.0, "groups/successes/0": 1.0})])
+    plot([once, tmp_path / "a"], tmp_path / "two.png")
+    assert marked == [10.5] * 3
+
+
+def test_the_report_knows_where_a_run_went_on(tmp_path):
+    assert grpo_report(starts(tmp_path)).resumed == [11.0]

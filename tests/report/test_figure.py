@@ -58,3 +58,8 @@ def test_a_logarithmic_axis_leaves_out_what_it_cannot_show():
     assert re.search(r'class="dots[^"]*" d="([^"]*)"', chart).group(1).count("M") == 2
     assert ">1e-5<" in chart
     assert "no values" in line_chart("id", "t", [Series("s", [(1, 0.0)])], log=True)
+
+
+def test_a_resume_is_an_upright_before_its_step_and_only_inside_the_chart():
+    chart = line_chart("a", "A", [Series("s", [(1, 1.0), (11, 2.0)])], resumed=[6, 40])
+    assert chart.count('class="resumed"') == 1 and "resumed at step 6" in chart
