@@ -1,5 +1,5 @@
 /*
- * The native part of star_rl.sources: a few fields of JSON lines straight into Arrow's buffers.
+ * The native part of star_rl.sources: a few fields of JSON lines straight into Arrow's buffers, and the order of rows.
  *
  * Plain C without the CPython API: it is loaded through ctypes, which releases the GIL, so blocks of a file are scanned
  * in ordinary Python threads. A line is either read here to the last byte by the letter of RFC 8259, or named as odd and
@@ -7,6 +7,7 @@
  * escapes, deep nesting. So nothing is decided here that Python would decide otherwise.
  */
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #if defined(__SSE2__)
@@ -20,7 +21,7 @@
 #endif
 
 /* Bumped whenever a signature or a structure below changes, so that a stale build is refused. */
-API int32_t star_scan_version(void) { return 3; }
+API int32_t star_scan_version(void) { return 4; }
 
 /* Bytes after the block that must be readable; the first of them must be zero. */
 #define PADDING 64
@@ -382,4 +383,85 @@ API int32_t star_scan_lines(const uint8_t *block, int64_t size, Field *fields, i
     counts[0] = line;
     counts[1] = n_odd;
     return s.row;
+}
+
+/* ---------------------------------------------------------------- order */
+
+typedef struct {
+    uint64_t front; /* bytes of the string after the prefix that all share, big-endian, padded with zeros */
+    int64_t stamp;
+    int64_t row;
+} Entry;
+
+typedef struct {
+    const int32_t *offsets;
+    const uint8_t *data;
+    int32_t shared;
+} Strings;
+
+/* Whether b comes before a, which stands before it. */
+static inline int before(const Entry *b, const Entry *a, const Strings *s) {
+    if (a->front != b->front) return b->front < a->front;
+    const int32_t la = s->offsets[a->row + 1] - s->offsets[a->row], lb = s->offsets[b->row + 1] - s->offsets[b->row];
+    const int32_t least = la < lb ? la : lb;
+    if (least > s->shared) {
+        const int order = memcmp(s->data + s->offsets[b->row] + s->shared, s->data + s->offsets[a->row] + s->shared,
+                                 (size_t)(least - s->shared));
+        if (order) return order < 0;
+    }
+    if (la != lb) return lb < la;
+    return b->stamp < a->stamp;
+}
+
+/* Stable order of n strings (byte order), equal ones by stamp where there are stamps. Returns 0, or 1: no memory. */
+API int32_t star_scan_order(int64_t n, const int32_t *offsets, const uint8_t *data, const int64_t *stamps,
+                            int64_t *out) {
+    if (n <= 0) return 0;
+    Strings s = {offsets, data, offsets[1] - offsets[0]};
+    for (int64_t k = 1; k < n && s.shared; k++) {
+        const int32_t length = offsets[k + 1] - offsets[k];
+        const int32_t most = length < s.shared ? length : s.shared;
+        int32_t same = 0;
+        if (most == s.shared && !memcmp(data + offsets[k], data + offsets[0], (size_t)most)) continue;
+        while (same < most && data[offsets[k] + same] == data[offsets[0] + same]) same++;
+        s.shared = same;
+    }
+    Entry *entries = malloc((size_t)n * 2 * sizeof *entries);
+    if (!entries) return 1;
+    Entry *from = entries, *to = entries + n;
+    for (int64_t k = 0; k < n; k++) {
+        uint64_t front = 0;
+        const int32_t first = offsets[k] + s.shared, length = offsets[k + 1] - first;
+        for (int32_t j = 0; j < 8; j++) front = front << 8 | (j < length ? data[first + j] : 0);
+        from[k] = (Entry){front, stamps ? stamps[k] : 0, k};
+    }
+    for (int64_t low = 0; low < n; low += 16) { /* short pieces by insertion, then merged two and two */
+        const int64_t high = low + 16 < n ? low + 16 : n;
+        for (int64_t k = low + 1; k < high; k++) {
+            const Entry e = from[k];
+            int64_t j = k;
+            for (; j > low && before(&e, &from[j - 1], &s); j--) from[j] = from[j - 1];
+            from[j] = e;
+        }
+    }
+    for (int64_t width = 16; width < n; width *= 2) {
+        for (int64_t low = 0; low < n; low += 2 * width) {
+            const int64_t middle = low + width < n ? low + width : n, high = middle + width < n ? middle + width : n;
+            if (middle == high || !before(&from[middle], &from[middle - 1], &s)) {
+                memcpy(to + low, from + low, (size_t)(high - low) * sizeof *to); /* in order already */
+                continue;
+            }
+            int64_t a = low, b = middle, k = low;
+            while (a < middle && b < high) to[k++] = before(&from[b], &from[a], &s) ? from[b++] : from[a++];
+            memcpy(to + k, from + a, (size_t)(middle - a) * sizeof *to);
+            k += middle - a;
+            memcpy(to + k, from + b, (size_t)(high - b) * sizeof *to);
+        }
+        Entry *other = from;
+        from = to;
+        to = other;
+    }
+    for (int64_t k = 0; k < n; k++) out[k] = from[k].row;
+    free(entries);
+    return 0;
 }

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from star_rl.files import writing_error
 from star_rl.sources.cleaning import whole
+from star_rl.sources.scan import native_order
 
 #: Bytes of rows that are merged at a time.
 PIECE = 16 << 20
@@ -129,17 +130,21 @@ class Runs:
 
 def ordered(rows: pa.Table | pa.RecordBatch) -> np.ndarray:
     """Order of the rows by first column and ``timestamp``, equal ones as they stand. Shape: (n,), int64."""
-    codes = whole(rows[0]).dictionary_encode()
+    keys = whole(rows[0])
+    stamps = whole(rows["timestamp"]).to_numpy() if "timestamp" in rows.schema.names and len(rows) else None
+    native = native_order(keys, stamps)
+    if native is not None:
+        return native
+    codes = keys.dictionary_encode()
     words = codes.dictionary
     rank = np.empty(len(words), np.int64)
     rank[pc.sort_indices(words).to_numpy()] = np.arange(len(words))
     key = rank[codes.indices.to_numpy()]
-    if "timestamp" in rows.schema.names and len(rows):
-        stamp = whole(rows["timestamp"]).to_numpy()
-        low, span = int(stamp.min()), int(stamp.max()) - int(stamp.min()) + 1
+    if stamps is not None:
+        low, span = int(stamps.min()), int(stamps.max()) - int(stamps.min()) + 1
         if len(words) * span >= 2**62:
-            return np.lexsort((stamp, key))
-        key = key * span + (stamp - low)
+            return np.lexsort((stamps, key))
+        key = key * span + (stamps - low)
     return np.argsort(key, kind="stable")
 
 

@@ -1,4 +1,4 @@
-"""The native scanner of JSON lines behind a typed class; :func:`scanner_available` tells whether it was built."""
+"""The native scanner of JSON lines, and its sort, behind typed functions; :func:`scanner_available` tells of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-_VERSION = 3
+_VERSION = 4
 #: Bytes after a block that the scanner may read; they are zero.
 PADDING = 64
 #: Largest block: offsets are 32 bits wide.
@@ -94,7 +94,7 @@ def _library() -> ctypes.CDLL | None:
         except (OSError, AttributeError):
             continue  # built for another machine: Python takes over
         if version == _VERSION:
-            library.star_scan_lines.restype = ctypes.c_int32
+            library.star_scan_lines.restype = library.star_scan_order.restype = ctypes.c_int32
             return library
     return None
 
@@ -106,6 +106,32 @@ def scanner_available() -> bool:
 
 def _at(array: np.ndarray) -> int:
     return int(array.ctypes.data)
+
+
+def native_order(keys: pa.Array, stamps: np.ndarray | None) -> np.ndarray | None:
+    """Stable order of strings, equal ones by ``stamps`` (int64); None where the native code cannot give it.
+
+    Args:
+        keys: strings without nulls, shape (n,). stamps: shape (n,).
+
+    Returns:
+        shape (n,), int64.
+    """
+    library = _library()
+    if library is None or not pa.types.is_string(keys.type) or keys.null_count or not len(keys):
+        return None
+    _, index, data = keys.buffers()
+    offsets = np.frombuffer(index, np.int32)[keys.offset : keys.offset + len(keys) + 1]
+    out = np.empty(len(keys), np.int64)
+    stamps = None if stamps is None else np.ascontiguousarray(stamps, np.int64)
+    failed = library.star_scan_order(
+        ctypes.c_int64(len(keys)),
+        ctypes.c_void_p(_at(offsets)),
+        ctypes.c_void_p(data.address if data is not None else None),
+        None if stamps is None else ctypes.c_void_p(_at(stamps)),
+        ctypes.c_void_p(_at(out)),
+    )
+    return None if failed else out
 
 
 def room(count: int, kind: type[np.generic] = np.uint8) -> np.ndarray:
