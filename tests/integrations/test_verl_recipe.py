@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from star_rl.errors import StarError
-from star_rl.integrations.verl.grpo import _death, check, read_metrics
+from star_rl.integrations.verl.grpo import _death, check, read_metrics, run_grpo
 from star_rl.integrations.verl.recipe import (
     Paths,
     agent_loops,
@@ -134,3 +134,14 @@ def test_a_lost_process_or_node_is_named_as_ray_says_it():
     assert _death(lost) == " because a worker process on 10.0.0.3 died"
     assert _death("The actor died because its node has died.") == " because a node died"
     assert _death("ValueError: no") == ""
+
+
+def test_a_run_that_was_killed_after_its_last_checkpoint_starts_nothing(paths, monkeypatch):
+    paths.checkpoints.mkdir(parents=True)
+    (paths.checkpoints / "latest_checkpointed_iteration.txt").write_text("4")
+    (paths.run / "attempts").mkdir()
+    (paths.run / "attempts/001.jsonl").write_text(json.dumps({"step": 4, "data": {"a": 1.0}}) + "\n")
+    recipe = tiny(paths, device="cpu", verl={"trainer": {"total_training_steps": 4}})
+    result = run_grpo(recipe, paths)
+    assert (result.steps, result.resumed_from, result.checkpoint.parent.name) == (4, 4, "global_step_4")
+    assert json.loads(paths.metrics.read_text())["step"] == 4 and not paths.log.exists()

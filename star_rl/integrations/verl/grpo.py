@@ -82,7 +82,7 @@ def check(recipe: Recipe, paths: Paths, name: str = "grpo") -> list[str]:
     for what, path in (("model", paths.model), ("training set", paths.train), ("evidence store", paths.store)):
         if not path.exists():
             raise StarError(f"there is no {what} at {path}", "check the path, or run the stage that writes it")
-    loading.check(loading.load(recipe.reward), f"the reward {recipe.reward}")
+    loading.check(loading.load(recipe.reward), f"the reward {recipe.reward}", **loading.options_of(recipe.verl))
     overrides = overrides_of(verl_tree(recipe, paths, name))
     config = compose(overrides)
     rows, batch = _rows(paths.train), config.data.train_batch_size
@@ -106,14 +106,18 @@ def run_grpo(
 
     Raises:
         StarError: the recipe does not fit (see :func:`check`), another process trains in this folder, or training
-        failed; the
-            message then holds the last lines of the log.
+            failed; the message then holds the last lines of the log.
     """
     overrides = check(recipe, paths, name)
-    with _sole_owner(paths.run), _warm(recipe, paths):
+    total = _total_steps(overrides, paths)
+    with _sole_owner(paths.run), contextlib.ExitStack() as stack:
         processes.end(paths.run)  # what an earlier, killed launcher may have left running
-        attempt = _prepare(recipe, paths, overrides)
         resumed = last_checkpoint(paths) or 0
+        if resumed >= total:  # killed after its last checkpoint: nothing is left to train
+            merge_metrics(paths)
+            return _result(paths, resumed, resumed_from=resumed)
+        stack.enter_context(_warm(recipe, paths))
+        attempt = _prepare(recipe, paths, overrides)
         variables = environment(recipe, paths, _wandb_id(paths.run), attempt)
         overrides += cluster_overrides(recipe, variables)
         # Not on a cluster: its other nodes do not have the stand-in.
@@ -126,7 +130,7 @@ def run_grpo(
         trainer = processes.start(command, variables, paths.run, paths.log)
         reported: list[Step] = []
         try:
-            for step in _follow(paths, attempt, started, _total_steps(overrides, paths), trainer.poll):
+            for step in _follow(paths, attempt, started, total, trainer.poll):
                 reported.append(step)
                 if on_step is not None:
                     on_step(step)
@@ -148,15 +152,15 @@ def run_grpo(
         if latest is None:
             raise StarError(f"GRPO ended without a checkpoint in {paths.checkpoints}", "set verl.trainer.save_freq")
         first = reported[0] if reported else None
-        return GrpoResult(
-            steps=latest,
-            checkpoint=paths.checkpoints / f"global_step_{latest}" / "actor",
-            metrics=paths.metrics,
-            rollouts=paths.rollouts,
-            seconds=time.monotonic() - started,
-            startup_seconds=first.seconds - first.metrics.get("timing_s/step", 0.0) if first else 0.0,
-            resumed_from=resumed,
-        )
+        startup = first.seconds - first.metrics.get("timing_s/step", 0.0) if first else 0.0
+        return _result(paths, latest, time.monotonic() - started, startup, resumed)
+
+
+def _result(
+    paths: Paths, step: int, seconds: float = 0.0, startup_seconds: float = 0.0, resumed_from: int = 0
+) -> GrpoResult:
+    checkpoint = paths.checkpoints / f"global_step_{step}" / "actor"
+    return GrpoResult(step, checkpoint, paths.metrics, paths.rollouts, seconds, startup_seconds, resumed_from)
 
 
 def export(result: GrpoResult, target: Path) -> Path:
