@@ -88,6 +88,7 @@ def prepare(recipe: Recipe, root: Path) -> Recipe:
     """
     from launch.training import overlay
     from rewards import loading
+    from star_rl.integrations.verl.recipe import load_recipe
 
     if not Path(recipe.out).is_absolute():
         raise StarError(
@@ -96,7 +97,8 @@ def prepare(recipe: Recipe, root: Path) -> Recipe:
     for name, value in (("source.root", recipe.source.root), ("student.path", recipe.student.path)):
         if value and (value.startswith(".") or (Path(value).exists() and not Path(value).is_absolute())):
             raise StarError(f"{name}={value} is relative", "give the absolute path that the nodes see")
-    loading.check(loading.load(recipe.grpo.reward), f"reward {recipe.grpo.reward}")
+    options = loading.options_of(load_recipe(overlay(recipe.grpo.recipe), recipe.grpo.overrides).verl)
+    loading.check(loading.load(recipe.grpo.reward), f"reward {recipe.grpo.reward}", **options)
     file, colon, function = recipe.grpo.reward.partition(".py")
     if colon and not recipe.grpo.reward.startswith("pkg://"):
         recipe.grpo.reward = _inside(Path(file + ".py"), root, "grpo.reward") + function

@@ -100,6 +100,12 @@ def load(spec: str) -> Reward:
     return function
 
 
+def options_of(verl: Mapping[str, Any]) -> dict[str, Any]:
+    """The reward's own options in the ``verl:`` part of a GRPO recipe: ``reward_kwargs``, with or without Hydra's +."""
+    function = (verl.get("reward") or {}).get("custom_reward_function") or {}
+    return dict(function.get("+reward_kwargs") or function.get("reward_kwargs") or {})
+
+
 def check(function: Reward, name: str = "the reward", **options: Any) -> tuple[str, ...]:
     """Try a reward on three canned responses; returns its keys, sorted.
 

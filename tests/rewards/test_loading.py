@@ -8,7 +8,7 @@ import pytest
 
 from rewards import star
 from rewards.keys import KEYS
-from rewards.loading import NAMES, check, load, place
+from rewards.loading import NAMES, check, load, options_of, place
 from star_rl.errors import StarError
 
 GOOD = """
@@ -139,3 +139,11 @@ def test_numpy_numbers_are_numbers(tmp_path: Path) -> None:
     path = tmp_path / "np.py"
     path.write_text("import numpy as np\n" + _HEAD + "return {'score': np.float32(1), 'acc': np.int64(0)}")
     assert check(load(str(path))) == ("acc", "score")
+
+
+def test_options_of_a_recipe_are_those_the_check_tries():
+    for key in ("reward_kwargs", "+reward_kwargs"):
+        options = options_of({"reward": {"custom_reward_function": {key: {"cost": 0.5}}}})
+        assert options == {"cost": 0.5}
+        check(load("tool_cost"), "tool_cost", **options)
+    assert options_of({}) == options_of({"reward": None}) == {}
