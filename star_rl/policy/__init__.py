@@ -3,8 +3,9 @@
     tools       the two tools, answered from an evidence store
     loop        one rollout: generate, answer the calls, go on; over token ids, whatever the engine
     engines     engines behind the loop: vLLM in this process, plain transformers
+    replicas    several vLLM engines behind one, each in a Ray actor
     sampler     many rollouts over tasks, resumable; for difficulty sampling and evaluation
     agent_loop  the same loop inside verl, as agent loop ``star_agent``
 
-Only ``engines`` and ``agent_loop`` load an engine.
+Only ``engines``, ``replicas`` and ``agent_loop`` load an engine.
 """
