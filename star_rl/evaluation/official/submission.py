@@ -15,6 +15,10 @@ from websocietysimulator.agent import RecommendationAgent
 UNREAD = ("friends", "images", "videos", "details")
 
 
+#: What the simulator gives a task.
+SECONDS = 300
+
+
 class StarRlAgent(RecommendationAgent):
     """Ranks the candidates of one task."""
 
@@ -41,7 +45,7 @@ def read(row):
 def ask(row):
     """Send one JSON line to the bridge and return its answer, one JSON line as well."""
     host, _, port = os.environ.get("STAR_RL_BRIDGE", "127.0.0.1:8765").rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=600) as line:
+    with socket.create_connection((host, int(port)), timeout=SECONDS) as line:
         line.sendall(json.dumps(row).encode() + b"\n")
         with line.makefile("rb") as answer:
             said = json.loads(answer.readline() or b'{"error": "the bridge hung up"}')
