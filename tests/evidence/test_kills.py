@@ -1,0 +1,105 @@
+"""A build that is killed at any moment and run again ends in the store of an undisturbed one; nothing is paid twice."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from star_rl.evidence import EvidenceStore
+from star_rl.files import sha256
+
+
+def digest(folder):
+    EvidenceStore.open(folder).verify()
+    return sha256(folder)
+
+
+def killed_build(world_file, mode, folder, keys, kills, longest, seed):
+    """Run the build and kill it ``kills`` times at random moments; returns how often it was still at work."""
+    folder.mkdir()
+    source, hit = random.Random(seed), 0
+    command = [sys.executable, str(world_file), mode, str(folder), str(keys)]
+    for _ in range(kills):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == "started\n"
+        time.sleep(source.uniform(0, longest))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        hit += process.returncode == -signal.SIGKILL
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    return hit
+
+
+def lines_of(file):
+    return file.read_text().splitlines()
+
+
+def check_kills(tmp_path, world, mode, keys, kills, longest, seed=0):
+    undisturbed = tmp_path / "undisturbed"
+    undisturbed.mkdir()
+    world.build(mode, undisturbed, keys)
+    hit = killed_build(world.__file__, mode, tmp_path / "killed", keys, kills, longest, seed)
+    assert hit == kills
+    assert digest(tmp_path / "killed" / "store") == digest(undisturbed / "store")
+    if mode == "llm":
+        rows = [json.loads(line) for line in lines_of(tmp_path / "killed" / "ledger.jsonl")]
+        assert max(Counter(row["key"] for row in rows).values()) == 1  # nothing is paid twice
+        whole = len(lines_of(undisturbed / "ledger.jsonl"))
+        assert len(rows) == whole
+        # Asked more often than answered: what was on its way at a kill (8 slots), and calls that failed.
+        asked = len(lines_of(tmp_path / "killed" / "asked.log"))
+        failing = len(lines_of(undisturbed / "asked.log")) - whole
+        assert asked - whole <= kills * 8 + failing * (kills + 1)
+        outcomes = EvidenceStore.open(tmp_path / "killed" / "store").manifest["outcomes"]
+        assert all(outcomes[name] for name in ("llm", "repaired", "fallback", "template"))
+
+
+@pytest.mark.parametrize(("mode", "keys", "longest"), [("template", 2000, 0.4), ("llm", 250, 0.4)])
+def test_three_kills_change_nothing(tmp_path, world, mode, keys, longest):
+    check_kills(tmp_path, world, mode, keys, 3, longest)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "keys", "longest"), [("template", 30_000, 1.0), ("llm", 3000, 0.6)])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_twenty_kills_change_nothing(tmp_path, world, mode, keys, longest, seed):
+    check_kills(tmp_path, world, mode, keys, 20, longest, seed)
+
+
+@pytest.mark.slow
+def test_kills_while_sealing_change_nothing(tmp_path, world):
+    """All entries are there: every kill falls into the sealing, some after its last step."""
+    undisturbed = tmp_path / "undisturbed"
+    undisturbed.mkdir()
+    world.build("template", undisturbed, 6000)
+    code = (
+        "import sys; from star_rl.evidence import EvidenceWriter, EvidenceStore\n"
+        "import evidence_world as w; t = w.Template(w.Catalogue(w.items()))\n"
+        "from star_rl.evidence import build\n"
+        "real = build.EvidenceWriter.seal\n"
+        "def seal(self, **facts):\n"
+        "    self.flush(); print('sealing', flush=True); return real(self, **facts)\n"
+        "build.EvidenceWriter.seal = seal\n"
+        "w.build('template', sys.argv[1], 6000)\n"
+    )
+    source = random.Random(7)
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    command = [sys.executable, "-c", code, str(folder)]
+    here = Path(world.__file__).parent
+    for _ in range(20):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=here)
+        lines = [process.stdout.readline(), process.stdout.readline()]
+        if "sealing\n" in lines:
+            time.sleep(source.uniform(0, 0.6))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert subprocess.run(command, capture_output=True, cwd=here).returncode == 0
+    assert digest(folder / "store") == digest(undisturbed / "store")
