@@ -47,7 +47,7 @@ GPU = [
     "ray[default]==2.60.0",
     "wandb==0.31.0",
     "flash-attn==2.8.3",
-    "liger-kernel",
+    "liger-kernel==0.8.5",
 ]
 
 DEV = [
