@@ -6,7 +6,7 @@ EXTRA ?= cpu
 STAMP := $(VENV)/.installed-$(EXTRA)
 
 .PHONY: help install quickstart test test-slow lint doctor clean qwen3-tokenizer teacher-vllm \
-  official bench-neighbours bench-store bench-tables bench-end-to-end bench-teacher bench-faults bench-rewards \
+  official bench-baselines bench-neighbours bench-store bench-tables bench-end-to-end bench-teacher bench-faults bench-rewards \
   bench-rollout drill-two-nodes
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -68,6 +68,13 @@ bench-faults: install ## the teacher against a faulty endpoint
 official: install .bench/official/.installed ## methods and the student inside the official simulator, its score held to ours
 	$(BIN)/star-rl run recipes/quickstart.yaml
 	VLLM_LOGGING_LEVEL=ERROR $(BIN)/star-rl official runs/quickstart random popularity item_knn star:temperature=0 --tasks 100
+
+bench-baselines: install .bench/baselines/bin/python ## MF and LightGCN beside RecBole and Cornac; all methods without a language model
+	.bench/baselines/bin/pip install -q torch==2.13.0
+	.bench/baselines/bin/pip install -q cornac==3.0.1 numpy orjson "pandas<3" pyarrow scipy \
+	  colorama==0.4.4 colorlog==4.7.2 psutil pyyaml scikit-learn "setuptools<81" tabulate tensorboard texttable tqdm
+	.bench/baselines/bin/pip install -q --no-deps recbole==1.2.1  # it pins a Ray of 2023, which nothing here uses
+	.bench/baselines/bin/python -m benchmarks.baselines --table
 
 bench-rewards: install ## rewards and metrics: throughput and growth
 	$(BIN)/python -m benchmarks.rewards

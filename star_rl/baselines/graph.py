@@ -56,7 +56,7 @@ class Propagation:
         random = torch.Generator().manual_seed(seed)
         self.table = torch.empty(size, factors).normal_(0, 0.1, generator=random).requires_grad_()
         self.layers, self._users, self._penalty = layers, log.n_users, penalty
-        self._triples = Triples(log, max(batch, len(user) // STEPS), seed)
+        self._triples = Triples(log, batch, STEPS, seed)
         self._adam = torch.optim.Adam([self.table], lr=rate)
 
     def epoch(self) -> None:

@@ -224,14 +224,15 @@ def isolated(seed: int, threads: int) -> Iterator[None]:
 class Triples:
     """Mini-batches of (user, item, an item the user does not have), as BPR draws them.
 
-    Negatives are drawn anew where the user has them; one that has nearly everything keeps what the last draw gave.
+    Negatives are drawn anew where the user has them; one that has nearly everything keeps what the last draw gave. A
+    batch is larger where an epoch would have more than ``steps`` of them: Adam moves whole tables in every step.
     """
 
-    def __init__(self, log: Log, batch: int, seed: int) -> None:
+    def __init__(self, log: Log, batch: int, steps: int, seed: int) -> None:
         user, item = log.pairs()
         self._user, self._item, self._count = torch.from_numpy(user), torch.from_numpy(item), log.n_items
         self._keys = self._user * log.n_items + self._item
-        self._batch, self._random = batch, torch.Generator().manual_seed(seed)
+        self._batch, self._random = max(batch, -(-len(user) // steps)), torch.Generator().manual_seed(seed)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         order = torch.randperm(len(self._user), generator=self._random)

@@ -11,8 +11,11 @@ from torch.nn import functional as F
 
 from star_rl.baselines.learning import Learned, Log, Progress, Triples, at_least
 
+#: Most steps of an epoch.
+STEPS = 64
+
 #: Of a user who is folded in: the latest items that count, the items each of them is held against, Newton's steps.
-LATEST, AGAINST, STEPS = 200, 100, 6
+LATEST, AGAINST, NEWTON = 200, 100, 6
 
 
 class Factors:
@@ -28,7 +31,7 @@ class Factors:
             torch.empty(shape).normal_(0, scale, generator=random).requires_grad_()
             for shape, scale in zip(shapes, (0.1, 0.1, 0.0), strict=True)
         )
-        self._penalty, self._triples = penalty, Triples(log, batch, seed)
+        self._penalty, self._triples = penalty, Triples(log, batch, STEPS, seed)
         self._adam = torch.optim.Adam([self.p, self.q, self.b], lr=rate)
 
     def epoch(self) -> None:
@@ -57,7 +60,7 @@ class MF(Learned):
         factors: length d of the vectors.
         rate: Adam's learning rate.
         penalty: weight of the squared norm of what a triple touches.
-        batch: triples of a step.
+        batch: triples of a step, more where an epoch would have above :data:`STEPS` steps.
         epochs, patience: see :func:`star_rl.baselines.learning.fit`.
         threads: of torch.
 
@@ -111,7 +114,7 @@ class MF(Learned):
             return vector
         gap = (self._q[items][:, None] - self._q[others]).reshape(-1, self._q.shape[1])
         base = (self._b[items][:, None] - self._b[others]).reshape(-1)
-        for _ in range(STEPS):
+        for _ in range(NEWTON):
             miss = 1 / (1 + np.exp(np.clip(gap @ vector + base, -40, 40)))
             slope = gap.T @ miss / len(others) - self._precision * (vector - self._mean)
             curvature = (gap.T * (miss * (1 - miss))) @ gap / len(others) + np.diag(self._precision)

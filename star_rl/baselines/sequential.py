@@ -55,8 +55,7 @@ class Encoder(nn.Module):
         self.last, self.dropout = nn.LayerNorm(width), dropout
 
     def forward(self, items: torch.Tensor) -> torch.Tensor:
-        """Shapes: (b, s) -> (b, s, d). The last item of a sequence has the same place however long the sequence is not:
-        places count from the first position of the window."""
+        """Shapes: (b, s) -> (b, s, d). Places count from the first item of the window."""
         x = self.items(items) + self.places.weight[: items.shape[1]]
         x = F.dropout(x, self.dropout if self.training else 0.0)
         for block in self.blocks:
@@ -87,6 +86,7 @@ class Transformer:
         self._length, self._batch, self._sample, self._count = length, batch, sample, log.n_items
         self._random = np.random.default_rng(seed)
         self._windows = list(_windows(log, length))
+        self._lengths = np.array([len(window) for window in self._windows], np.int64)
 
     def epoch(self) -> None:
         self.encoder.train()
@@ -105,13 +105,19 @@ class Transformer:
             self._adam.step()
 
     def _batches(self) -> Iterator[list[np.ndarray]]:
-        """Windows of similar length together, so that little is padding; batches in random order."""
+        """Windows of similar length together, so that little is padding, and as many as fit the places of a batch;
+        batches in random order."""
         order = self._random.permutation(len(self._windows))
-        lengths = np.array([len(window) for window in self._windows])
-        order = order[np.argsort(lengths[order], kind="stable")]
-        starts = np.arange(0, len(order), self._batch)
-        for start in self._random.permutation(starts):
-            yield [self._windows[at] for at in order[start : start + self._batch]]
+        order = order[np.argsort(self._lengths[order], kind="stable")]
+        batches, start, places = [], 0, self._batch * (self._length + 1)
+        while start < len(order):
+            stop = start + 1
+            while stop < len(order) and (stop - start + 1) * self._lengths[order[stop]] <= places:
+                stop += 1
+            batches.append(order[start:stop])
+            start = stop
+        for at in self._random.permutation(len(batches)):
+            yield [self._windows[window] for window in batches[at]]
 
     def _loss(self, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         table, bias = self.encoder.items.weight, self.encoder.bias
@@ -157,7 +163,7 @@ class SASRec(Learned):
         length: latest items that are read.
         layers, heads, dropout: of the transformer.
         rate, penalty: AdamW's learning rate and weight decay.
-        batch: sequences of a step.
+        batch: sequences of full length in a step; of shorter ones as many more.
         sample: items that a step's targets are held against; all, where there are no more.
         others: see :func:`star_rl.baselines.learning.fit`.
 
@@ -179,10 +185,10 @@ class SASRec(Learned):
         dropout: float = 0.2,
         rate: float = 0.001,
         penalty: float = 0.01,
-        batch: int = 64,
-        sample: int = 2048,
+        batch: int = 32,
+        sample: int = 512,
         epochs: int = 100,
-        patience: int = 8,
+        patience: int = 5,
         threads: int = 1,
         progress: Progress | None = None,
     ) -> None:

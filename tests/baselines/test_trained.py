@@ -194,7 +194,7 @@ def test_negatives_are_items_that_the_user_does_not_have():
     log = Log.of(BLOCKS)
     user, item = log.pairs()
     have = set(zip(user.tolist(), item.tolist(), strict=True))
-    triples = Triples(log, 16, 0)
+    triples = Triples(log, 16, 100, 0)
     for _ in range(3):
         drawn = [triple for batch in triples for triple in zip(*(part.tolist() for part in batch), strict=True)]
         assert sorted(pair[:2] for pair in drawn) == sorted(have), "an epoch sees every pair once"
