@@ -6,7 +6,7 @@ All of them see what the evidence store saw, the split's visible interactions, a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +28,18 @@ def ranked(task: Task, scores: np.ndarray, seed: int) -> list[str]:
     return [task.candidates[index] for index in order]
 
 
+class _Items:
+    """Codes of a graph's items by id; faster than :meth:`Graph.item_codes` for the few ids of one task."""
+
+    def __init__(self, graph: Graph) -> None:
+        assert graph.item_ids is not None, "a graph made from a table has ids"
+        self._code = {name: code for code, name in enumerate(graph.item_ids.to_pylist())}
+
+    def codes(self, ids: Iterable[str]) -> np.ndarray:
+        """-1 for an item that nobody visibly has. Shape: (n,) int64."""
+        return np.array([self._code.get(name, -1) for name in ids], np.int64)
+
+
 class Random:
     """A uniformly random order: HR_avg 15 % in expectation over 20 candidates."""
 
@@ -47,11 +59,11 @@ class Popularity:
 
     def __init__(self, visible: pa.Table, seed: int = 0) -> None:
         graph = Graph.from_table(visible)
-        self._graph, self._seed = graph, seed
+        self._items, self._seed = _Items(graph), seed
         self._users = np.append(np.bincount(graph.user_items, minlength=graph.n_items), 0)
 
     def rank(self, task: Task, history: Sequence[str]) -> list[str]:
-        codes = self._graph.item_codes(list(task.candidates))  # -1 for an unseen item: the appended zero
+        codes = self._items.codes(task.candidates)  # -1 for an unseen item: the appended zero
         return ranked(task, self._users[codes].astype(float), self._seed)
 
 
@@ -67,7 +79,7 @@ class ItemKNN:
         from scipy.sparse import csr_array
 
         graph = Graph.from_table(visible)
-        self._graph, self._seed = graph, seed
+        self._items, self._seed = _Items(graph), seed
         ones = np.ones(len(graph.user_items), np.float32)
         by_item = csr_array((ones, graph.user_items, graph.user_indptr), (graph.n_users, graph.n_items)).T.tocsr()
         norm = np.sqrt(np.maximum(by_item.sum(axis=1), 1.0))
@@ -75,8 +87,7 @@ class ItemKNN:
         self._by_item = by_item
 
     def rank(self, task: Task, history: Sequence[str]) -> list[str]:
-        seen = self._graph.item_codes(list(dict.fromkeys(history)))
-        asked = self._graph.item_codes(list(task.candidates))
+        seen, asked = self._items.codes(dict.fromkeys(history)), self._items.codes(task.candidates)
         scores = np.zeros(len(asked))
         seen, known = seen[seen >= 0], asked >= 0
         if len(seen) and known.any():
@@ -103,18 +114,21 @@ class UserKNN:
         if neighbours < 1:
             raise StarError(f"neighbours={neighbours} is below 1", "give 1 or more")
         self._graph, self._seed, self._k = Graph.from_table(visible), seed, neighbours
+        self._items = _Items(self._graph)
+        assert self._graph.user_ids is not None
+        self._code = {name: code for code, name in enumerate(self._graph.user_ids.to_pylist())}
         self._norm = np.sqrt(np.maximum(np.diff(self._graph.user_indptr), 1))
 
     def rank(self, task: Task, history: Sequence[str]) -> list[str]:
         graph = self._graph
-        seen = graph.item_codes(list(dict.fromkeys(history)))
-        seen, asked = seen[seen >= 0], graph.item_codes(list(task.candidates))
+        seen, asked = self._items.codes(dict.fromkeys(history)), self._items.codes(task.candidates)
+        seen = seen[seen >= 0]
         scores = np.zeros(len(asked))
         if len(seen):
             shared = np.bincount(np.concatenate([self._users(item) for item in seen]), minlength=graph.n_users)
             weight = shared / self._norm / np.sqrt(len(seen))
-            own = graph.user_codes([task.user_id])[0]
-            if own >= 0:
+            own = self._code.get(task.user_id)
+            if own is not None:
                 weight[own] = 0.0
             if self._k < len(weight):
                 weight[weight < np.partition(weight, -self._k)[-self._k]] = 0.0
