@@ -74,7 +74,7 @@ def _chain(path: Path, overrides: Sequence[str], gpus: int | None, size: float, 
 
 
 def _sft(layers: list[Any], model: str | None, gpus: int | None, size: float) -> Plan:
-    from star_rl.integrations.swift.sft import compose
+    from star_rl.integrations.swift.recipe import compose
 
     base = [] if (Path(layers[0]).stem, len(layers)) == ("table4", 1) or len(layers) > 1 else ["table4"]
     config = compose([*base, *layers], data=Path("sft.parquet"), out=Path("out"))

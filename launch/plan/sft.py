@@ -30,7 +30,7 @@ def plan_sft(config: Mapping[str, Any], shape: Shape, gpus: int, memory: float) 
     """The plan of a composed ms-swift configuration.
 
     Args:
-        config: as :func:`star_rl.integrations.swift.sft.compose` makes it.
+        config: as :func:`star_rl.integrations.swift.recipe.compose` makes it.
         gpus: processes, all on one node or not.
         memory: bytes of a GPU.
     """

@@ -20,11 +20,11 @@ from data_builders.grpo import (
     compose,
     describe,
     largest_total,
-    read_records,
     row,
     rows_for,
     write,
 )
+from data_builders.rating import read_records, solved
 from star_rl.errors import StarError
 from star_rl.files import write_jsonl
 from star_rl.records import Task
@@ -157,20 +157,20 @@ def test_more_samples_with_bounds_of_ones_own() -> None:
 def test_success_is_the_truth_in_the_first_place() -> None:
     one = task(0)
     said = '<recommend><JSON>["7", "3"]</JSON></recommend>'
-    assert grpo.solved({"model_text": said}, one) is True
-    assert grpo.solved({"model_text": said.replace("7", "8")}, one) is False
-    assert grpo.solved({"model_text": None}, one) is False
-    assert grpo.solved({"model_text": "noise <JSON>"}, one) is False
-    assert grpo.solved({"ranking": ["7"]}, one) is True
-    assert grpo.solved({"ranking": None}, one) is False
-    assert grpo.solved({"ranking": "7"}, one) is False
-    assert grpo.solved({"ranking": [7]}, one) is False
-    assert grpo.solved({"hit": 1}, one) is True
-    assert grpo.solved({"hit": None}, one) is None
-    assert grpo.solved({"hit": True, "stop": "engine_error"}, one) is None
-    assert grpo.solved({"model_text": said, "stop": "answered"}, one) is True
+    assert solved({"model_text": said}, one) is True
+    assert solved({"model_text": said.replace("7", "8")}, one) is False
+    assert solved({"model_text": None}, one) is False
+    assert solved({"model_text": "noise <JSON>"}, one) is False
+    assert solved({"ranking": ["7"]}, one) is True
+    assert solved({"ranking": None}, one) is False
+    assert solved({"ranking": "7"}, one) is False
+    assert solved({"ranking": [7]}, one) is False
+    assert solved({"hit": 1}, one) is True
+    assert solved({"hit": None}, one) is None
+    assert solved({"hit": True, "stop": "engine_error"}, one) is None
+    assert solved({"model_text": said, "stop": "answered"}, one) is True
     with pytest.raises(StarError, match="no hit, ranking or model_text"):
-        grpo.solved({}, one)
+        solved({}, one)
 
 
 def test_incomplete_and_repeated_samples() -> None:

@@ -15,6 +15,8 @@ import yaml
 
 from star_rl.errors import StarError
 from star_rl.integrations.swift import sft
+from star_rl.integrations.swift.recipe import BASE, OFFLINE, arguments, compose, load_overlay
+from star_rl.integrations.swift.recipe import RECIPES as FOLDER
 from star_rl.student.template import render
 from star_rl.student.tokenizer import train_tokenizer
 
@@ -68,12 +70,12 @@ def data(tmp_path_factory):
 
 
 def test_every_recipe_file_is_in_a_tested_list():
-    assert {p.stem for p in sft.RECIPES.glob("*.yaml")} == {name for recipe in RECIPES for name in recipe}
+    assert {p.stem for p in FOLDER.glob("*.yaml")} == {name for recipe in RECIPES for name in recipe}
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids="+".join)
 def test_recipes_compose(recipe, tmp_path):
-    config = sft.compose(recipe, data=Path("d.parquet"), out=tmp_path, model=None if "table4" in recipe else tmp_path)
+    config = compose(recipe, data=Path("d.parquet"), out=tmp_path, model=None if "table4" in recipe else tmp_path)
     assert config["dataset"] == ["d.parquet"]
     assert config["template"] == "star"
     assert all(isinstance(v, str) for v in config["ENV"].values())
@@ -90,7 +92,7 @@ def test_global_batches_are_those_of_the_paper(tmp_path):
         (["table4", "gpu1"], 64),
         (["table4", "zero3_offload"], 64),
     ):
-        c = sft.compose(recipe, data=Path("d"), out=tmp_path)
+        c = compose(recipe, data=Path("d"), out=tmp_path)
         gpus = int(c["ENV"]["NPROC_PER_NODE"])
         assert gpus * c["per_device_train_batch_size"] * c["gradient_accumulation_steps"] == rows
 
@@ -114,12 +116,12 @@ for argv in json.load(open({str(tmp_path / "argv.json")!r})):
 """
     argvs = []
     for recipe in RECIPES:
-        config = sft.compose(recipe, data=data, out=tmp_path / "out", model=student)
+        config = compose(recipe, data=data, out=tmp_path / "out", model=student)
         config |= {"use_cpu": True}
         config.pop("deepspeed", None)  # it needs its launcher; the slow test runs it for real
-        argvs.append(sft.arguments(config))
+        argvs.append(arguments(config))
     (tmp_path / "argv.json").write_text(json.dumps(argvs))
-    env = {**os.environ, **sft.BASE["ENV"], **sft.OFFLINE, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, **BASE["ENV"], **OFFLINE, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     seen = [json.loads(line.split(" ", 1)[1]) for line in done.stdout.splitlines() if line.startswith("RESULT")]
@@ -142,18 +144,18 @@ for argv in json.load(open({str(tmp_path / "argv.json")!r})):
 )
 def test_bad_recipes(recipe, named, tmp_path):
     with pytest.raises(StarError, match=named):
-        sft.compose([recipe], data=Path("d"), out=tmp_path)
+        compose([recipe], data=Path("d"), out=tmp_path)
 
 
 def test_bad_recipe_files(tmp_path):
     for text, named in (("a: [", "not YAML"), ("- 1", "a list"), ("just text", "a str")):
         (tmp_path / "r.yaml").write_text(text)
         with pytest.raises(StarError, match=named):
-            sft.load_overlay(tmp_path / "r.yaml")
+            load_overlay(tmp_path / "r.yaml")
 
 
 def test_null_removes_a_key_and_env_is_merged(tmp_path):
-    config = sft.compose(
+    config = compose(
         [{"a": 1, "ENV": {"X": 1, "Y": 2}}, {"a": None, "ENV": {"X": 3}}], data=Path("d"), out=tmp_path, model=tmp_path
     )
     assert "a" not in config

@@ -1,7 +1,7 @@
-"""Supervised fine-tuning by ms-swift: composes its YAML, runs it, watches it, hands back a checkpoint.
+"""Supervised fine-tuning by ms-swift: writes its YAML, runs it, watches it, hands back a checkpoint.
 
-A recipe is a list of short overlays (`recipes/sft/*.yaml`) over the base below; the last one wins. ms-swift runs in a
-process group of its own with its output in `swift.log`; nothing of it is imported here, so this module loads at once.
+ms-swift runs in a process group of its own with its output in `swift.log`; nothing of it is imported here, so this
+module loads at once.
 """
 
 from __future__ import annotations
@@ -25,40 +25,7 @@ import yaml
 
 from star_rl.errors import StarError
 from star_rl.integrations import warm
-
-RECIPES = Path(__file__).parents[3] / "recipes" / "sft"
-PLUGIN = Path(__file__).with_name("plugin.py")
-
-#: What every run sets, because ms-swift's default differs or looks for a network. See docs of ms-swift 4.6.0.
-BASE: dict[str, Any] = {
-    "ENV": {
-        "USE_HF": "1",  # the other default is ModelScope
-        "WANDB_MODE": "offline",
-        "TORCHDYNAMO_DISABLE": "1",  # nothing here compiles
-        "TOKENIZERS_PARALLELISM": "false",  # the loader forks
-    },
-    "template": "star",
-    "agent_template": "star_hermes",
-    "loss_scale": "default",  # every assistant turn is trained, tool answers are not
-    "split_dataset_ratio": 0,
-    "strict": True,  # a bad row stops the run; over-long ones are taken out before it starts
-    "truncation_strategy": "delete",
-    "add_version": False,
-    "load_from_cache_file": False,
-    "dataset_shuffle": True,
-    "save_strategy": "steps",
-    "save_steps": 100,
-    "save_total_limit": 2,
-    "logging_steps": 5,
-    "weight_decay": 0.0,
-    "gradient_checkpointing": True,
-    "report_to": ["none"],
-    "seed": 42,
-}
-#: Set for a model that is a folder on this machine: nothing may ask a hub.
-OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-#: Chosen by :func:`run_sft`; a recipe that names one would be overruled silently.
-OWNED = ("dataset", "output_dir", "resume_from_checkpoint", "external_plugins")
+from star_rl.integrations.swift.recipe import PLUGIN, arguments, compose
 
 #: `progress(step, total, loss)`; `loss` is None before the first logged one.
 Progress = Callable[[int, int, float | None], None]
@@ -87,100 +54,6 @@ class SftResult:
     tokens_per_row: float
     seconds: float
     resumed_from: int
-
-
-def load_overlay(recipe: str | Path | Mapping[str, Any]) -> dict[str, Any]:
-    """One overlay: a mapping, a path, or the name of a file in `recipes/sft` without its suffix.
-
-    Raises:
-        StarError: no such file, or it is no mapping.
-    """
-    if isinstance(recipe, Mapping):
-        return dict(recipe)
-    path = Path(recipe)
-    if path.suffix not in {".yaml", ".yml"} and len(path.parts) == 1:
-        path = RECIPES / f"{path}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
-        raise StarError(f"no SFT recipe {str(recipe)!r}", f"give a path, or one of: {known}")
-    try:
-        overlay = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as e:
-        raise StarError(f"{path} is not YAML ({str(e).splitlines()[0]})", "mend the file") from e
-    if overlay is None:
-        return {}
-    if not isinstance(overlay, dict):
-        raise StarError(f"{path} holds a {type(overlay).__name__}, not keys with values", "write `key: value` lines")
-    return overlay
-
-
-def compose(
-    recipes: Sequence[str | Path | Mapping[str, Any]],
-    *,
-    data: Path,
-    out: Path,
-    model: str | Path | None = None,
-    resume: Path | None = None,
-) -> dict[str, Any]:
-    """The whole ms-swift configuration: base, then the overlays in order, then the paths.
-
-    Args:
-        recipes: overlays, see :func:`load_overlay`. `ENV` mappings are merged key by key; `null` removes a key.
-        data: Parquet with `messages` and `tools`.
-        out: ms-swift's output folder.
-        model: folder or hub id; overrules the recipes' `model`.
-        resume: checkpoint to go on from.
-
-    Raises:
-        StarError: no model named, or a key that this function sets itself.
-    """
-    config: dict[str, Any] = {k: dict(v) if isinstance(v, dict) else v for k, v in BASE.items()}
-    for recipe in recipes:
-        overlay = load_overlay(recipe)
-        for key in OWNED:
-            if key in overlay:
-                raise StarError(f"SFT recipe {recipe if not isinstance(recipe, Mapping) else ''} sets {key!r}",
-                                "remove it: the run sets it from its own paths")  # fmt: skip
-        config["ENV"] |= {k: str(v) for k, v in (overlay.pop("ENV", None) or {}).items()}
-        for key, value in overlay.items():
-            if isinstance(value, str) and _is_number(value):
-                raise StarError(f"SFT recipe: {key}={value!r} is text, not a number", "write 1.0e-5, not 1e-5")
-        config |= overlay
-    config = {k: v for k, v in config.items() if v is not None}
-    if model is not None:
-        config["model"] = str(model)
-    if not config.get("model"):
-        raise StarError("no model to fine-tune", "name one in the recipe (model: Qwen/Qwen3-8B) or give a folder")
-    if Path(config["model"]).is_dir():
-        config["check_model"] = False
-        config["ENV"] = OFFLINE | config["ENV"]
-    elif os.sep in config["model"] and config["model"].startswith((".", "/")):
-        raise StarError(f"no model folder {config['model']}", "check the path, or make the student first")
-    config.setdefault("model_type", "qwen3")
-    config["external_plugins"] = [str(PLUGIN)]
-    config["dataset"] = [str(data)]
-    config["output_dir"] = str(out)
-    if resume is not None:
-        config["resume_from_checkpoint"] = str(resume)
-    return config
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def arguments(config: Mapping[str, Any]) -> list[str]:
-    """`config` without `ENV` as the command-line arguments that `swift sft file.yaml` makes of it."""
-    out: list[str] = []
-    for key, value in config.items():
-        if key != "ENV":
-            values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
-            out += [f"--{key}", *map(str, values)]
-    return out
 
 
 def command(config: Mapping[str, Any], file: Path) -> list[str]:
