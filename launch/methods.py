@@ -8,6 +8,7 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,11 +16,13 @@ from typing import Any
 
 from launch.teaching import open_teacher
 from launch.training import required_phases
-from launch.world import World
+from launch.world import LACKING, World
 from star_rl.errors import StarError
 from star_rl.evaluation.methods import Method, Ranking, Spec, TaskContext, Workflow, Yardstick, load
+from star_rl.evaluation.scripted import ScriptedBackend, ScriptedChat, ScriptedPlanner, TimedTools
 from star_rl.files import fingerprint
-from star_rl.mars import Outcome, TeamOptions
+from star_rl.mars import Case, Outcome, RuleBackend, RuleOptions, Team, TeamOptions, strength_of
+from star_rl.mars.llm import LlmOptions
 from star_rl.records import Task
 from star_rl.trajectory import faults, parse, ranking, to_messages
 
@@ -83,6 +86,41 @@ def ranking_of_outcome(outcome: Outcome, required: Sequence[str]) -> Ranking:
     )
 
 
+class ScriptedTeacher(Method):
+    """MARS on a student's engine with the rules' words; for latency (:mod:`star_rl.evaluation.scripted`).
+
+    Args:
+        trained_planner: the planner is asked with the student's prompt, as in MARS-Planner.
+    """
+
+    def __init__(self, world: World, name: str, student: Student, seed: int, trained_planner: bool = False) -> None:
+        self.name, self._world = name, world
+        engine, tokenizer = student.opened
+        options = dict(world.config["teacher"]["options"])
+        rules = RuleBackend(RuleOptions(**{"seed": seed, **(options.get("rules") or {})}), strength_of(world.store))
+        self._chat = ScriptedChat(engine, tokenizer, student.sampling)
+        backend = ScriptedBackend(self._chat, rules, LlmOptions(**(options.get("llm") or {})))
+        planner = ScriptedPlanner(self._chat, rules, world.prompt) if trained_planner else None
+        fields = {key: value for key, value in options.items() if key in TeamOptions.__dataclass_fields__}
+        lacks = LACKING.get(world.config["sft_set"]["setting"])
+        fields = {"top": world.prompt.top, **fields, "concurrent": False, **({lacks: False} if lacks else {})}
+        self._team = Team(backend, self._tools, TeamOptions(**fields), planner)
+        self._required = required_phases(world.config["sft_set"]["setting"])
+        self._timed: TimedTools | None = None
+
+    def _tools(self, case: Case) -> TimedTools:
+        self._timed = TimedTools(self._world.toolbox(case.candidates))
+        return self._timed
+
+    async def rank(self, task: Task, context: TaskContext) -> Ranking:
+        self._chat.aside, self._timed = 0.0, None
+        began = time.perf_counter()
+        outcome = await self._team.run(context.case(task), context.sample)
+        seconds = time.perf_counter() - began - self._chat.aside
+        found = ranking_of_outcome(outcome, self._required)
+        return replace(found, seconds=seconds, tool_seconds=self._timed.seconds if self._timed else 0.0)
+
+
 def teacher(world: World, spec: Spec, seed: int, folder: Path) -> Method:
     """``teacher`` (or ``mars``) with ``planner=off``, ``reflector=off``, ``tools=off``, any option of the team, and
     ``endpoint=``, ``model=``, ``planner_endpoint=``, ``planner_model=``."""
@@ -143,7 +181,7 @@ class Student(Method):
         self.name, self.model, self.varies = name, model, temperature > 0
         self.in_flight = in_flight or config["engine"]["in_flight"]
         self._world, self._logprobs = world, logprobs
-        self._sampling = {"temperature": temperature, "top_p": top_p, "top_k": -1}
+        self.sampling = {"temperature": temperature, "top_p": top_p, "top_k": -1}
         self._budget = Budget(**config["loop"]["budget"])
         self._engine_options = {**config["engine"]["options"], **(engine or {}), "logprobs": logprobs}
         self._required = required_phases(config["sft_set"]["setting"])
@@ -154,7 +192,7 @@ class Student(Method):
     @property
     def describe(self) -> dict[str, Any]:
         shown = {"prompt": asdict(self._world.prompt), "tools": self._world.config["tools"]}
-        loop = {"budget": asdict(self._budget), **self._sampling, "logprobs": self._logprobs}
+        loop = {"budget": asdict(self._budget), **self.sampling, "logprobs": self._logprobs}
         return {"model": str(Path(self.model).resolve()), "student": fingerprint(shown), **loop}
 
     async def __aenter__(self) -> Method:
@@ -170,6 +208,15 @@ class Student(Method):
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
+    def widen(self) -> None:
+        """Open the engine with the model's whole context, not with the recipe's limit for its student."""
+        self._engine_options["max_model_len"] = None
+
+    @property
+    def opened(self) -> tuple[Any, Any]:
+        """Engine and tokenizer, inside the block."""
+        return self._engine, self._tokenizer
+
     async def rank(self, task: Task, context: TaskContext) -> Ranking:
         from star_rl.policy.loop import FAULTS, render_prompt, rollout
         from star_rl.policy.sampler import record
@@ -179,7 +226,7 @@ class Student(Method):
         messages = student_messages(task, list(context.history), context.items, world.prompt)
         prompt = render_prompt(self._tokenizer, messages, world.tools)
         toolbox = world.toolbox(task.candidates)
-        result = await rollout(self._engine, self._tokenizer, prompt, toolbox, self._budget, self._sampling)
+        result = await rollout(self._engine, self._tokenizer, prompt, toolbox, self._budget, self.sampling)
         if result.stop in ("engine_error", "aborted"):
             raise StarError(f"the engine failed on task {task.task_id}: {result.error or result.stop}", "run again")
         found = ranking_of_record(record(task.task_id, context.sample, result, 0.0), self._required)

@@ -168,6 +168,33 @@ def _results(commands: Any) -> None:
     official.add_argument("--out", metavar="DIR", help="default: official in the run's folder")
     official.add_argument("--serve", metavar="HOST:PORT", help="only answer agents of a simulator run elsewhere")
 
+    best = _add(commands, "best-of-k", "what k samples a task are worth, by oracle and by what can be deployed", [
+        "evaluate star:logprobs=on --samples 16 --tasks runs/quickstart --out judged", "best-of-k judged",
+    ], "studies:best_of_k")  # fmt: skip
+    best.add_argument("folder", metavar="DIR", help="folder of star-rl evaluate --samples K")
+    best.add_argument("methods", nargs="*", default=["star"], metavar="METHOD", help="default: star")
+    best.add_argument("--bootstrap", type=int, default=2000, help="resamples of the intervals")
+    best.add_argument("--seed", type=int, default=0, help="of the subsets")
+
+    corpus = _add(commands, "corpus", "ranking over all items: retrieve, then re-rank in windows", [
+        "corpus item_knn star --tasks runs/quickstart --out judged --depth 60",
+        "corpus item_knn --tasks runs/movielens --out judged --retrieve popularity user_knn",
+    ], "studies:corpus")  # fmt: skip
+    corpus.add_argument("methods", nargs="+", metavar="METHOD", help="what re-ranks, as for evaluate")
+    corpus.add_argument("--tasks", required=True, metavar="RUN", help="a run's folder")
+    corpus.add_argument("--out", required=True, help="folder of corpus.json")
+    corpus.add_argument("--retrieve", nargs="+", default=["item_knn", "user_knn", "popularity"], metavar="NAME")
+    corpus.add_argument("--depth", type=int, default=100, help="items retrieved")
+    corpus.add_argument("--window", type=int, default=20, help="items re-ranked at once")
+    corpus.add_argument("--limit", type=int, metavar="N", help="the first N tasks of each sub-task")
+
+    latency = _add(commands, "latency", "seconds, calls and tokens of a request: the student, MARS and MARS-Planner",
+                   ["latency runs/quickstart --tasks 50 --out judged"], "studies:latency")  # fmt: skip
+    latency.add_argument("run", help="folder of a run")
+    latency.add_argument("--method", default="star", help="whose engine and model: star, star:sft or star:FOLDER")
+    latency.add_argument("--tasks", type=int, default=50, metavar="N", help="requests of each method")
+    latency.add_argument("--out", required=True, help="folder of latency.json")
+
     curves = _add(commands, "curves", "training curves of one run, or of several over each other, as a picture",
                   ["curves runs/quickstart --out curves.png", "curves runs/a runs/b --out both.svg"])  # fmt: skip
     curves.add_argument("runs", nargs="+")

@@ -1,0 +1,115 @@
+"""MARS on an engine whose model is not its own: real conversations, real work of the engine, answers from a script.
+
+To compare latencies, every method has to run on the same engine and model. A student cannot play seven agents, so what
+the agents write comes from the rules, word for word, while the engine reads each prompt in full and generates as many
+tokens as the scripted answer has. Calls, tokens and seconds are then those of MARS on this engine; the ranking is that
+of the rules and says nothing about a language model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
+
+from star_rl.chat.reply import ChatReply
+from star_rl.mars.agents import Agent, Backend, Step, View
+from star_rl.mars.case import Answer, Tools
+from star_rl.mars.llm import LlmBackend, LlmOptions
+from star_rl.mars.planner import TrainedPlanner
+from star_rl.policy.loop import Engine, render_prompt
+from star_rl.prompts import PromptOptions
+from star_rl.prompts.words import estimate_tokens
+from star_rl.trajectory import Trajectory, to_messages
+
+
+class TimedTools:
+    """Tools that count the seconds spent in them."""
+
+    def __init__(self, inner: Tools) -> None:
+        self.inner, self.seconds = inner, 0.0
+
+    def call(self, name: str, arguments: Mapping[str, Any]) -> Answer:
+        began = time.perf_counter()
+        try:
+            return self.inner.call(name, arguments)
+        finally:
+            self.seconds += time.perf_counter() - began
+
+
+class ScriptedChat:
+    """A chat client whose words are known before: the engine works as long as it would for them.
+
+    Args:
+        engine, tokenizer: of the model.
+        sampling: temperature and top_p.
+    """
+
+    model = "scripted"
+
+    def __init__(self, engine: Engine, tokenizer: Any, sampling: Mapping[str, Any]) -> None:
+        self.engine, self.tokenizer, self.sampling = engine, tokenizer, dict(sampling)
+        self.script: deque[str] = deque()
+        self.aside = 0.0  # seconds spent on writing the script, which are not the method's
+
+    @property
+    def describe(self) -> dict[str, Any]:
+        return {"model": self.model, **self.sampling}
+
+    async def ready(self) -> None:
+        """The engine is open."""
+
+    async def complete(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[dict[str, Any]] | None = None,
+        sample: int = 0,
+        **options: Any,
+    ) -> ChatReply:
+        began = time.perf_counter()
+        words = self.script.popleft()
+        ids = render_prompt(self.tokenizer, messages, tools)
+        # A tokenizer that was trained on trajectories spells English out: a prompt is as long as a usual one makes it.
+        text = "".join(str(message["content"]) for message in messages)
+        prompt = ids[: max(1, min(len(ids), estimate_tokens(text) + (estimate_tokens(str(tools)) if tools else 0)))]
+        count = len(self.tokenizer.encode(words, add_special_tokens=False)) + 1  # and the token that ends the turn
+        forced = {"max_tokens": count, "min_tokens": count, "ignore_eos": True}
+        await self.engine.generate(prompt, {**self.sampling, **forced}, uuid4().hex)
+        return ChatReply(words, (), len(prompt), count, time.perf_counter() - began)
+
+
+async def _turns(chat: ScriptedChat, rules: Backend, agent: Agent, view: View) -> list[str]:
+    """What the rules would write as this agent, a text a turn of the assistant."""
+    began = time.perf_counter()
+    tools = view.tools.inner if isinstance(view.tools, TimedTools) else view.tools
+    step = await rules.act(agent, replace(view, tools=tools))
+    said = [m["content"] for m in to_messages(Trajectory([step.phase])) if m["role"] == "assistant"]
+    chat.aside += time.perf_counter() - began
+    return said
+
+
+class ScriptedBackend(LlmBackend):
+    """The language-model backend with the rules' words. One agent at a time."""
+
+    def __init__(self, chat: ScriptedChat, rules: Backend, options: LlmOptions | None = None) -> None:
+        super().__init__(chat, options)  # type: ignore[arg-type]
+        self._scripted, self._rules = chat, rules
+
+    async def act(self, agent: Agent, view: View) -> Step:
+        self._scripted.script.extend(await _turns(self._scripted, self._rules, agent, view))
+        return await super().act(agent, view)
+
+
+class ScriptedPlanner(TrainedPlanner):
+    """The trained planner of MARS-Planner with the rules' plan: one call with the student's own prompt."""
+
+    def __init__(self, chat: ScriptedChat, rules: Backend, prompt: PromptOptions | None = None) -> None:
+        super().__init__(chat, prompt)  # type: ignore[arg-type]
+        self._scripted, self._rules = chat, rules
+
+    async def act(self, agent: Agent, view: View) -> Step:
+        self._scripted.script.extend(await _turns(self._scripted, self._rules, agent, view))
+        return await super().act(agent, view)

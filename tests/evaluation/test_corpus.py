@@ -1,0 +1,154 @@
+"""Ranking over all items: what is retrieved, how windows are re-ranked, what is counted."""
+
+import asyncio
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from star_rl.baselines import ItemKNN, Popularity
+from star_rl.errors import StarError
+from star_rl.evaluation import corpus
+from star_rl.evaluation.methods import Ranking, TaskContext, Yardstick
+from star_rl.records import INTERACTIONS, Task
+
+RNG = np.random.default_rng(0)
+ROWS = sorted({(f"u{RNG.integers(60):02}", f"i{RNG.integers(90) * RNG.integers(90) // 90:02}") for _ in range(1500)})
+
+
+def table(rows):
+    columns = [
+        {"user_id": user, "item_id": item, "timestamp": place, "rating": None, "text": None}
+        for place, (user, item) in enumerate(rows)
+    ]
+    return pa.Table.from_pylist(columns, schema=INTERACTIONS)
+
+
+VISIBLE = table(ROWS)
+HISTORY = [item for user, item in ROWS if user == "u07"]
+
+
+def task(truth="i40", number=0):
+    return Task(f"t{number}", "films", "classic", "u07", tuple(f"i{n:02}" for n in range(20)), truth, 5)
+
+
+@pytest.mark.parametrize("name", list(corpus.RETRIEVERS))
+def test_a_retriever_finds_distinct_items_outside_the_history(name):
+    found = corpus.retriever(name, VISIBLE).retrieve(HISTORY, 30)
+    assert len(found) == len(set(found)) == 30
+    assert not set(found) & set(HISTORY)
+    assert found == corpus.retriever(name, VISIBLE).retrieve([*HISTORY, *HISTORY, "unknown"], 30)
+
+
+@pytest.mark.parametrize("name", list(corpus.RETRIEVERS))
+def test_a_retriever_without_a_history_falls_back_on_popularity(name):
+    assert corpus.retriever(name, VISIBLE).retrieve([], 10) == corpus.PopularityRetriever(VISIBLE).retrieve([], 10)
+    everything = corpus.retriever(name, VISIBLE).retrieve([], 10_000)
+    assert sorted(everything) == sorted({item for _, item in ROWS})
+
+
+def test_retrieval_and_yardstick_order_items_alike():
+    """What ItemKNN and popularity retrieve, they leave as it is when they re-rank."""
+    context = TaskContext([(item, 0, None) for item in HISTORY])
+    for retriever, yardstick in (("item_knn", ItemKNN), ("popularity", Popularity)):
+        found = corpus.retriever(retriever, VISIBLE).retrieve(HISTORY, 40)
+        scores = {item: place for place, item in enumerate(found)}
+
+        async def ranked(found=found, yardstick=yardstick):
+            method = Yardstick(yardstick(VISIBLE))
+            return await corpus.rerank(task(), found, corpus.asker(method, context, []))
+
+        again = asyncio.run(ranked())
+        assert sorted(again) == sorted(found)
+        moved = [abs(scores[item] - place) for place, item in enumerate(again)]
+        assert np.median(moved) <= 2, retriever  # ties alone may move
+
+
+def test_windows_cover_the_list_from_its_end_to_its_start():
+    assert corpus.windows(50, 20, 10) == [(30, 50), (20, 40), (10, 30), (0, 20)]
+    assert corpus.windows(45, 20) == [(25, 45), (15, 35), (5, 25), (0, 20)]
+    assert corpus.windows(20) == corpus.windows(20, 20, 20) == [(0, 20)]
+    assert corpus.windows(7) == [(0, 7)] and corpus.windows(0) == []
+    for size, step in ((1, 1), (20, 0), (20, 21)):
+        with pytest.raises(StarError, match=f"windows of {size}"):
+            corpus.windows(50, size, step)
+
+
+def rerank(ask, retrieved, **options):
+    return asyncio.run(corpus.rerank(task(), retrieved, ask, **options))
+
+
+RETRIEVED = [f"i{number:02}" for number in range(50)]
+
+
+def test_an_item_found_low_can_rise_to_the_top():
+    async def ask(one):
+        return Ranking(sorted(one.candidates, reverse=True))
+
+    assert rerank(ask, RETRIEVED)[:10] == sorted(RETRIEVED, reverse=True)[:10]
+
+
+def test_windows_hold_as_many_as_a_task_and_neither_the_truth_nor_their_order():
+    seen = []
+
+    async def ask(one):
+        seen.append(one)
+        return Ranking(list(one.candidates))
+
+    first = rerank(ask, RETRIEVED)
+    assert all(len(one.candidates) == 20 and one.ground_truth == "" for one in seen)
+    assert len({one.task_id for one in seen}) == len(seen) == 4
+    assert list(seen[0].candidates) != RETRIEVED[30:]
+    assert first != RETRIEVED and first == rerank(ask, RETRIEVED)
+    assert rerank(ask, RETRIEVED, seed=1) != first
+
+
+@pytest.mark.parametrize("answer", [None, [], ["x"], [None, "x", "x"]])
+def test_a_window_without_a_usable_answer_stays_as_it_was(answer):
+    async def ask(one):
+        return Ranking(answer)
+
+    assert rerank(ask, RETRIEVED) == RETRIEVED
+
+
+def test_a_short_or_repeated_answer_leads_and_the_rest_keeps_its_order():
+    async def ask(one):
+        return Ranking(["i05", "i05", "zz", "i03"])
+
+    assert rerank(ask, RETRIEVED[:20])[:4] == ["i05", "i03", "i00", "i01"]
+
+
+def test_a_method_that_raises_leaves_the_window_and_is_counted():
+    class Broken:
+        name = "broken"
+
+        def rank(self, task, history):
+            raise ValueError("no")
+
+    failures = []
+    ask = None
+
+    async def work():
+        nonlocal ask
+        ask = corpus.asker(Yardstick(Broken()), TaskContext([]), failures)
+        return await corpus.rerank(task(), RETRIEVED, ask)
+
+    assert asyncio.run(work()) == RETRIEVED and len(failures) == 4
+
+
+def test_a_truth_that_was_not_retrieved_is_a_miss():
+    tasks = [task("i00", 0), task("i15", 1), task("nowhere", 2), task("i05", 3)]
+    found = corpus.figures([RETRIEVED, RETRIEVED, RETRIEVED, []], tasks, 200)
+    assert (found["n"], found["retrieved"], found["hr10"], found["hr20"]) == (4, 50.0, 25.0, 50.0)
+    assert found["ndcg10"] == pytest.approx(25.0)
+    assert found["ndcg20"] == pytest.approx(25.0 * (1 + 1 / np.log2(17)))
+    assert found["hr20_low"] <= 50.0 <= found["hr20_high"]
+    text = corpus.markdown([{"retriever": "r", "method": "m", "depth": 50, **found}])
+    assert "| r | m | 50 | 50.0 | 25.0 [" in text
+
+
+def test_what_cannot_retrieve_is_refused():
+    with pytest.raises(StarError, match="there is no retriever 'bm25'"):
+        corpus.retriever("bm25", VISIBLE)
+    with pytest.raises(StarError, match="no visible interactions"):
+        corpus.retriever("item_knn", INTERACTIONS.empty_table())
