@@ -179,7 +179,8 @@ def run(
     options = asdict(recipe)
     outcomes = []
     whole = start is None and all((folder / stage.name / "manifest.json").exists() for stage in stages[: last + 1])
-    with _only_run(folder), _terminate_as_interrupt(), _warm(folder / "logs" / "warm.log", idle=whole):
+    idle = whole or not any(stage.packages for stage in stages[: last + 1])  # no stage of an engine to come
+    with _only_run(folder), _terminate_as_interrupt(), _warm(folder / "logs" / "warm.log", idle=idle):
         write_text(folder / "recipe.yaml", _yaml(options))
         print(f"{recipe.name} -> {folder}", flush=True)
         for number, stage in enumerate(stages[: last + 1]):
