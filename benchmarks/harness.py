@@ -10,14 +10,10 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import resource
-import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +42,30 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MIB
 
 
+def _status(field: str) -> float:
+    """One field of this process's status, MiB."""
+    with open("/proc/self/status", encoding="ascii") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / MIB
+
+
 @contextlib.contextmanager
 def measured(result: dict[str, Any]) -> Iterator[None]:
-    """Fill ``result`` with wall seconds, CPU seconds, peak MiB of the process, and MiB above the start of the block."""
-    before, cpu, wall = peak(), time.process_time(), time.perf_counter()
+    """Fill ``result`` with what a block takes.
+
+    ``seconds`` (wall), ``cpu`` (seconds), ``peak`` (MiB of the whole process at its highest), ``start`` (MiB resident
+    when the block begins: interpreter, libraries, input) and ``above`` (highest in the block less ``start``).
+    """
+    Path("/proc/self/clear_refs").write_text("5")  # sets the kernel's high-water mark back to what is resident now
+    start, cpu, wall = _status("VmRSS"), time.process_time(), time.perf_counter()
     yield
     result.update(seconds=time.perf_counter() - wall, cpu=time.process_time() - cpu)
-    result.update(peak=peak(), above=peak() - before)
+    result.update(start=start, above=_status("VmHWM") - start, peak=peak())
 
 
 def child(script: str, *words: str, timeout: float = 3600.0) -> dict[str, Any]:
     """Run ``script --worker words..`` in a new interpreter; its last line of output is the result."""
+    import subprocess  # here and below: what a contender does not need must not weigh on its memory
+
     done = subprocess.run(
         [sys.executable, script, "--worker", *words], capture_output=True, text=True, timeout=timeout, check=False
     )
@@ -83,8 +92,12 @@ def in_turns(script: str, contenders: Sequence[str], case: str, runs: int) -> di
 
 def summary(runs: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Medians of the measured figures, the range of the seconds, and the number of runs."""
+    import statistics
+
     seconds = [run["seconds"] for run in runs]
-    medians = {name: statistics.median(run[name] for run in runs) for name in ("seconds", "cpu", "peak", "above")}
+    medians = {
+        name: statistics.median(run[name] for run in runs) for name in ("seconds", "cpu", "peak", "start", "above")
+    }
     return {**medians, "min": min(seconds), "max": max(seconds), "runs": len(runs)}
 
 
@@ -100,6 +113,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def machine(packages: Sequence[str]) -> dict[str, Any]:
     """Where and with what the figures were taken."""
+    import platform
+    from importlib import metadata
+
     versions = {}
     for name in packages:
         with contextlib.suppress(metadata.PackageNotFoundError):

@@ -4,7 +4,8 @@
 
 Every contender runs in a process of its own on the same two cores with two threads, and is timed from the users x items
 CSR matrix in memory to its finished result (cosine, K = 50); loading data and importing libraries are not timed. Memory
-is the peak of the whole process (interpreter, libraries, input), and the part of it above the start of the timed block.
+is told twice, by one definition for all: the peak of the whole process, and how far the timed block rises above what
+was resident when it began (interpreter, libraries, input).
 SciPy's column is the product X^T X of the normalised matrix alone, with no selection of the best 50.
 """
 
@@ -286,6 +287,7 @@ def show(title: str, case: dict[str, Any], result: dict[str, Any], names: tuple[
                 f"{r['min']:.3g}..{r['max']:.3g}",
                 int(r["runs"]),
                 int(r["peak"]),
+                int(r["start"]),
                 int(r["above"]),
                 *ratios,
             ]
@@ -296,6 +298,7 @@ def show(title: str, case: dict[str, Any], result: dict[str, Any], names: tuple[
         "range",
         "runs",
         "peak MiB",
+        "at start",
         "above start",
         "x star_rl's s",
         "x its CPU s",

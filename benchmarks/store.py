@@ -11,11 +11,7 @@ with a new transaction a look-up. A dict is the limit, not a peer: every process
 
 from __future__ import annotations
 
-import argparse
 import functools
-import json
-import os
-import platform
 import random
 import shutil
 import sqlite3
@@ -27,12 +23,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks import harness
 from star_rl.evidence.store import EvidenceStore
 from star_rl.evidence.writer import EvidenceWriter
 
 Get = Callable[[str, str], str | None]
 ENGINES = ("dict", "star_rl", "lmdb", "lmdb new txn", "sqlite")
 ON_DISK = ("star_rl", "lmdb", "sqlite")
+PACKAGES = ("lmdb", "numpy", "pyarrow", "xxhash")
 
 
 def key_of(number: int) -> tuple[str, str]:
@@ -163,8 +161,7 @@ def reader(engine: str, folder: Path, count: int) -> None:
 
 def shared_memory(engine: str, folder: Path, count: int, readers: int = 16) -> dict[str, float]:
     """Proportional and resident memory of ``readers`` processes that read the same store, in bytes."""
-    command = [sys.executable, "-m", "benchmarks.store", "--reader", engine, "--folder", str(folder)]
-    command += ["--entries", str(count)]
+    command = [sys.executable, "-m", "benchmarks.store", "--worker", engine, str(count), "--folder", str(folder)]
     processes = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(readers)
     ]
@@ -199,8 +196,8 @@ def open_time(engine: str, folder: Path) -> float:
 def run(folder: Path, count: int, runs: int, queries: int, readers: int) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    report: dict[str, Any] = {"entries": count, "runs": runs, "queries": queries, "cpus": os.cpu_count()}
-    report |= {"python": platform.python_version(), "engines": build(folder, count)}
+    report: dict[str, Any] = {"entries": count, "runs": runs, "queries": queries}
+    report |= {"machine": harness.machine(PACKAGES), "engines": build(folder, count)}
     for engine in ON_DISK:
         report["engines"][engine]["open_ms"] = round(open_time(engine, folder), 3)
 
@@ -242,44 +239,40 @@ def run(folder: Path, count: int, runs: int, queries: int, readers: int) -> dict
 
 
 def table_of(report: dict[str, Any]) -> str:
-    lines = [
-        f"{report['entries']:,} entries, {report['queries']:,} warm look-ups by key, median of {report['runs']} rounds",
-        f"{'engine':14} {'p50 us':>8} {'p99 us':>8} {'open ms':>8} {'MB':>7} {'PSS MB x ' + str(report['readers']):>13}"
-        f" {'RSS MB':>8} {'p50 / ours':>11} {'p99 / ours':>11}",
-    ]
+    """The figures of every engine; ratios are the engine's over ours."""
+    rows: list[list[object]] = []
     for engine in ENGINES:
         row = report["engines"][engine]
-        ratio = report["ratios"].get(engine, {"p50_us": 1.0, "p99_us": 1.0})
-
-        def megabytes(name: str, row: dict[str, Any] = row) -> str:
-            return f"{row[name] / 1e6:.0f}" if name in row else "-"
-
-        lines.append(
-            f"{engine:14} {row['p50_us']:8.2f} {row['p99_us']:8.2f} {row.get('open_ms', '-'):>8} "
-            f"{megabytes('bytes'):>7} {megabytes('pss_of_readers'):>13} {megabytes('rss_of_readers'):>8} "
-            f"{ratio['p50_us']:>11} {ratio['p99_us']:>11}"
-        )
-    return "\n".join(lines)
+        sizes = [
+            f"{row[name] / 1e6:.0f}" if name in row else "-" for name in ("bytes", "pss_of_readers", "rss_of_readers")
+        ]
+        ratio = report["ratios"].get(engine, {"p50_us": 1, "p99_us": 1})
+        spread = f"{min(row['p99_runs']):.3g}..{max(row['p99_runs']):.3g}"
+        rows.append([engine, row["p50_us"], row["p99_us"], spread, row.get("open_ms", "-"), *sizes, *ratio.values()])
+    count = report["readers"]
+    head = ["engine", "p50 us", "p99 us", "range of p99", "open ms", "MB", f"PSS MB x {count}", f"RSS MB x {count}"]
+    title = (
+        f"{report['entries']:,} entries, {report['queries']:,} warm look-ups by key, median of {report['runs']} rounds"
+    )
+    return f"{title}\n\n{harness.table([*head, 'p50 / ours', 'p99 / ours'], rows)}"
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = harness.arguments(__doc__)
+    arguments.set_defaults(runs=7)
     arguments.add_argument("--entries", type=int, default=1_000_000)
     arguments.add_argument("--queries", type=int, default=100_000)
-    arguments.add_argument("--runs", type=int, default=7)
     arguments.add_argument("--readers", type=int, default=16)
-    arguments.add_argument("--folder", type=Path, default=Path(".bench/store-data"))
-    arguments.add_argument("--out", type=Path, default=Path(".bench/store.json"))
-    arguments.add_argument("--reader", help=argparse.SUPPRESS)
+    arguments.add_argument("--folder", type=Path, default=harness.CACHE / "store-data")
     options = arguments.parse_args()
-    if options.reader:
-        reader(options.reader, options.folder, options.entries)
+    if options.worker:
+        engine, count = options.worker
+        reader(engine, options.folder, int(count))
         return
+    harness.two_cores(2)
     report = run(options.folder, options.entries, options.runs, options.queries, options.readers)
     print(table_of(report))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"written: {options.out}")
+    harness.write_json(options.out or harness.CACHE / "store.json", report)
     shutil.rmtree(options.folder)
 
 
