@@ -131,9 +131,14 @@ def test_metrics_of_a_resumed_run_hold_each_step_once(paths):
 def test_a_lost_process_or_node_is_named_as_ray_says_it():
     text = "ray.exceptions.ActorDiedError: The actor died.\n(TaskRunner pid=1) \tpid: 5\n\tip: 10.0.0.3\n"
     lost = text + "The actor is dead because its worker process has died. Worker exit"
-    assert _death(lost) == " because a worker process on 10.0.0.3 died"
-    assert _death("The actor died because its node has died.") == " because a node died"
-    assert _death("ValueError: no") == ""
+    assert _death(lost.splitlines()) == " because a worker process on 10.0.0.3 died"
+    assert _death(["The actor died because its node has died."]) == " because a node died"
+    raylet = "\x1b[33m(raylet, ip=10.0.0.4)\x1b[0m Raylet is terminated. Termination is unexpected."
+    gone = "ray.exceptions.ActorUnavailableError: The actor 06 is unavailable: Socket closed"
+    assert _death([raylet, gone]) == " because a node (10.0.0.4) died"
+    assert _death(["(raylet) The node with node id: 5 and address: 10.0.0.4 has been marked dead because"]) != ""
+    assert _death([gone]) == " because a process cannot be reached: it or its node may have died"
+    assert _death(["ValueError: no"]) == ""
 
 
 def test_a_run_that_was_killed_after_its_last_checkpoint_starts_nothing(paths, monkeypatch):

@@ -46,6 +46,7 @@ _TAIL_LINES = 25
 _CAUSE = re.compile(r"^(?:\(.*?\)\s*)?[\w.]*(?:Error|Exception)(?:: |$)")
 #: How Ray says that an actor went without an exception of its own, and where it was.
 _DIED = re.compile(r"because its (worker process|node) has died")
+_NODE = re.compile(r"\(raylet(?:, ip=(\S+?))?\).*Raylet is terminated|has been marked dead")
 _PLACE = re.compile(r"^\s*(?:\(.*?\)\s*)?ip: (\S+)\s*$", re.MULTILINE)
 
 
@@ -143,9 +144,10 @@ def run_grpo(
             shutil.rmtree(ray_folder(paths.run), ignore_errors=True)
             merge_metrics(paths)
         if trainer.returncode != 0:
-            end = _tail(paths.log, log_start)
+            lines = _lines(paths.log, log_start)
+            what = f"GRPO failed with exit code {trainer.returncode}{_death(lines)}"
             raise StarError(
-                f"GRPO failed with exit code {trainer.returncode}{_death(end)}; the end of {paths.log}:\n{end}",
+                f"{what}; the end of {paths.log}:\n{_tail(lines)}",
                 "mend the cause and run again: training continues from its last checkpoint",
             )
         latest = last_checkpoint(paths)
@@ -180,7 +182,9 @@ def export(result: GrpoResult, target: Path) -> Path:
         log = target.parent / "merge.log"
         merging = processes.start([sys.executable, "-m", "verl.model_merger", *arguments], {}, target.parent, log)
         if merging.wait() != 0:
-            raise StarError(f"cannot merge {result.checkpoint}; the end of {log}:\n{_tail(log, 0)}", "see the log")
+            raise StarError(
+                f"cannot merge {result.checkpoint}; the end of {log}:\n{_tail(_lines(log, 0))}", "see the log"
+            )
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
     return target
@@ -284,23 +288,30 @@ def _rows(parquet: Path) -> int:
         raise StarError(f"cannot read {parquet}: {error}", "give a Parquet file") from error
 
 
-def _tail(log: Path, start: int) -> str:
-    """The last lines of a log from byte ``start`` on, headed by the first line that names a cause."""
+def _lines(log: Path, start: int) -> list[str]:
     with open(log, "rb") as handle:
         handle.seek(start)
-        lines = handle.read().decode(errors="replace").splitlines()
+        return handle.read().decode(errors="replace").splitlines()
+
+
+def _tail(lines: list[str]) -> str:
+    """The last lines of a log, headed by the first line that names a cause."""
     tail = lines[-_TAIL_LINES:]
     cause = next((line for line in lines if _CAUSE.search(line)), None)
     return "\n".join(tail if cause is None or cause in tail else [cause, "..", *tail])
 
 
-def _death(text: str) -> str:
-    """Which process or node was lost, where Ray says so: a kill, a machine that went away, or no memory left."""
-    died = _DIED.search(text)
-    if died is None:
-        return ""
-    places = _PLACE.findall(text)
-    return f" because a {died[1]}{f' on {places[-1]}' if places else ''} died"
+def _death(lines: list[str]) -> str:
+    """What was lost, where Ray says so: a kill, a machine that went away, or no memory left."""
+    text = "\n".join(lines)
+    if node := _NODE.search(text):
+        return f" because a node{f' ({node[1]})' if node[1] else ''} died"
+    if died := _DIED.search(text):
+        places = _PLACE.findall(text)
+        return f" because a {died[1]}{f' on {places[-1]}' if places else ''} died"
+    if "ActorUnavailableError" in text:
+        return " because a process cannot be reached: it or its node may have died"
+    return ""
 
 
 def launch_command(recipe: Recipe, paths: Paths, name: str = "grpo") -> tuple[list[str], dict[str, str]]:
