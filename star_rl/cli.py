@@ -195,6 +195,13 @@ def _results(commands: Any) -> None:
     latency.add_argument("--tasks", type=int, default=50, metavar="N", help="requests of each method")
     latency.add_argument("--out", required=True, help="folder of latency.json")
 
+    ablate = _add(commands, "ablate", "train and judge the variants of the paper's table 2, and fill the table", [
+        "ablate recipes/ablation.yaml", "ablate recipes/amazon.yaml source.root=DIR --only full no_tools",
+    ], "ablation:ablate")  # fmt: skip
+    ablate.add_argument("recipe", help="a chain recipe; the same command goes on where it was")
+    ablate.add_argument("overrides", nargs="*", metavar="key=value", help="options over the recipe's")
+    ablate.add_argument("--only", nargs="+", metavar="VARIANT", help="of full, no_tools, no_planner, no_reflector")
+
     curves = _add(commands, "curves", "training curves of one run, or of several over each other, as a picture",
                   ["curves runs/quickstart --out curves.png", "curves runs/a runs/b --out both.svg"])  # fmt: skip
     curves.add_argument("runs", nargs="+")
