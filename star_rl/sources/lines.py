@@ -107,6 +107,8 @@ class Chunk:
 def chunks(path: str | Path, size: int = BLOCK) -> Iterator[Chunk]:
     """Cut a file into chunks of whole lines without reading it; a packed one is unpacked here, chunk by chunk.
 
+    Both are cut at the same lines, so that the tables of a file and of its packed copy are the same to the byte.
+
     Raises:
         StarError: the file is absent, or a gzip stream ends early or is damaged.
     """
@@ -119,18 +121,25 @@ def chunks(path: str | Path, size: int = BLOCK) -> Iterator[Chunk]:
         end = handle.seek(0, io.SEEK_END)
         handle.seek(0)
         start = 3 if handle.read(3) == b"\xef\xbb\xbf" else 0
-        while start < end:
-            stop = min(start + size, end) - 1
-            handle.seek(stop)
-            while stop < end:
-                part = handle.read(1 << 12)
-                cut = part.find(b"\n")
-                if cut >= 0:
-                    stop += cut + 1
-                    break
-                stop = stop + len(part) if part else end
-            yield Chunk(path, start, stop - start)
-            start = stop
+        for edge in range(size, end + size, size):
+            stop = _after_newline(handle, max(start, edge - size), min(edge, end))
+            if stop > start:
+                yield Chunk(path, start, stop - start)
+                start = stop
+        if start < end:
+            yield Chunk(path, start, end - start)
+
+
+def _after_newline(handle: IO[bytes], low: int, high: int) -> int:
+    """The place behind the last newline between ``low`` and ``high``, else 0."""
+    while high > low:
+        step = max(low, high - (1 << 12))
+        handle.seek(step)
+        cut = handle.read(high - step).rfind(b"\n")
+        if cut >= 0:
+            return step + cut + 1
+        high = step
+    return 0
 
 
 def first_line(path: str | Path) -> str:

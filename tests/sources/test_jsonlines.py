@@ -182,6 +182,7 @@ def test_the_scanner_stays_within_its_block():
 def test_chunks_are_whole_lines_and_lose_nothing(tmp_path, body, size):
     (tmp_path / "f").write_bytes(body)
     (tmp_path / "f.gz").write_bytes(gzip.compress(body))
+    assert [c.size for c in chunks(tmp_path / "f", size)] == [c.size for c in chunks(tmp_path / "f.gz", size)]
     for name in ("f", "f.gz"):
         found = list(chunks(tmp_path / name, size))
         assert b"".join(chunk.read() for chunk in found) == body.removeprefix(b"\xef\xbb\xbf")
