@@ -54,7 +54,6 @@ MODULES = (
     "networkx",
     "fastapi",
     "uvicorn",
-    "wandb",
     "vllm.v1.worker.cpu_worker",
     "vllm.v1.core.sched.scheduler",
     "vllm.model_executor.models.qwen3",
@@ -205,6 +204,7 @@ def _become(request: dict[str, Any], descriptors: list[int], base: list[str]) ->
         sys.path[:] = [*_entries(os.environ.get("PYTHONPATH")), *base]
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        _disown()
         _reseed()
         _threads()
         _run(request["arguments"])
@@ -239,6 +239,14 @@ def _move_high(descriptor: int) -> int:
     moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD, 512)
     os.close(descriptor)
     return moved
+
+
+def _disown() -> None:
+    """What the imports opened is the server's to close: a temporary folder must outlast the first fork that ends."""
+    import weakref
+
+    for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+        finalizer.detach()
 
 
 def _reseed() -> None:

@@ -1,5 +1,6 @@
 """Processes started as forks must be as those that ``python`` starts: arguments, files, environment, end."""
 
+import contextlib
 import json
 import os
 import signal
@@ -20,8 +21,16 @@ pytestmark = pytest.mark.engine
 def python(tmp_path_factory):
     """The stand-in of a server that has its imports done."""
     before = os.environ.pop(warm.VARIABLE, None)
-    log = tmp_path_factory.mktemp("warm") / "warm.log"
-    with warm.serving(log):
+    folder = tmp_path_factory.mktemp("warm")
+    log = folder / "warm.log"
+    # As some packages do: a temporary folder made by an import, to be removed at the end of the process.
+    (folder / "uvicorn.py").write_text("import tempfile; kept = tempfile.TemporaryDirectory()")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH")))))
+        context = warm.serving(log)
+        context.__enter__()
+    with contextlib.closing(contextlib.ExitStack()) as stack:
+        stack.push(context)
         path = warm.python()
         done = subprocess.run([path, "-c", "import sys; print('torch' in sys.modules)"], capture_output=True, text=True)
         assert done.stdout.strip() == "True", log.read_text()
@@ -82,6 +91,12 @@ def test_it_ends_as_python_would(python, code, returned, words):
     for executable in (python, sys.executable):
         done = subprocess.run([executable, "-c", code], capture_output=True, text=True, timeout=60)
         assert done.returncode == returned and words in done.stderr, executable
+
+
+def test_a_folder_of_an_import_outlasts_a_fork(python):
+    code = "import uvicorn; print(uvicorn.kept.name)"
+    folders = {subprocess.run([python, "-c", code], capture_output=True, text=True).stdout.strip() for _ in range(2)}
+    assert len(folders) == 1 and os.path.isdir(folders.pop())
 
 
 def test_open_files_and_pipes_are_handed_over(python):
