@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_builders import grpo as grpo_set
+from data_builders import rating
 from launch.teaching import student_path
 from launch.world import LACKING, World
 from star_rl.errors import StarError
@@ -134,7 +135,7 @@ def grpo_set_stage(context: Context) -> dict[str, Any]:
         required=required_phases(context.config["sft_set"]["setting"]),
     )
     by_id = {task.task_id: task for task in world.tasks("train")}
-    records = list(grpo_set.read_records(context.inputs["sample"] / "rollouts.jsonl"))
+    records = list(rating.read_records(context.inputs["sample"] / "rollouts.jsonl"))
     tasks = [by_id[name] for name in dict.fromkeys(record["task_id"] for record in records)]
     made = grpo_set.build(records, tasks, world.messages, options)
     grpo_set.write(context.folder, made)
