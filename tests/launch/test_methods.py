@@ -1,0 +1,188 @@
+"""The student and the teacher as methods, with an engine that says what it is told."""
+
+import asyncio
+import contextlib
+import json
+
+import pytest
+
+from launch import chain, local, recipe
+from launch.evaluate import context_of, open_tasks
+from launch.methods import ScriptedTeacher, ranking_of_record
+from star_rl.errors import StarError
+from star_rl.evaluation import runner
+from star_rl.evaluation.methods import make
+from star_rl.policy.loop import Generation
+
+END = 1
+
+
+class Letters:
+    """A tokenizer of letters."""
+
+    def apply_chat_template(self, messages, tools=None, **options):
+        return "".join(str(message["content"]) for message in messages)
+
+    def encode(self, text, *, add_special_tokens=False):
+        return [ord(letter) + 2 for letter in text]
+
+    def decode(self, ids, **options):
+        return "".join(chr(number - 2) for number in ids)
+
+    def convert_tokens_to_ids(self, token):
+        return END
+
+
+class Engine:
+    """Says its sentences in turn, or fails."""
+
+    def __init__(self, *said, fails=False):
+        self.said, self.fails, self.asked = list(said), fails, 0
+
+    async def generate(self, prompt_ids, sampling, request_id):
+        if self.fails:
+            raise OSError("out of memory")
+        text = self.said[self.asked % len(self.said)]
+        self.asked += 1
+        ids = Letters().encode(text)[: sampling["max_tokens"] - 1]
+        return Generation([*ids, END], [-0.5] * (len(ids) + 1))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "empty.yaml").write_text("{}")
+    options = [
+        "source.options={users: 80, items: 60, categories: 6, shortest: 14, longest: 20}",
+        "split.options={train_per_user: 2, max_test: 4, max_valid: 2}",
+        "neighbours={items_k: 20, users_k: 10, liked_k: 20, threads: 1}",
+        "evidence={size: short, budget: 6}",
+        "prompt={profile: compact, history: 8, top: 10}",
+        "tools={lens: candidates}",
+        f"out={folder}",
+        "name=small",
+    ]
+    local.run(recipe.load(folder / "empty.yaml", options), chain.STAGES, until="evidence")
+    for stage in ("sft", "grpo"):
+        (folder / "small" / stage / "final").mkdir(parents=True)
+        (folder / "small" / stage / "final" / "config.json").write_text("{}")
+    return folder / "small"
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    """Put an engine in the place of vLLM."""
+    from transformers import AutoTokenizer
+
+    from star_rl.policy import engines
+
+    def put(made):
+        @contextlib.asynccontextmanager
+        async def opened(model, options=None):
+            put.options = options
+            yield made
+
+        monkeypatch.setattr(engines, "open_engine", opened)
+        monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda *args, **kwargs: Letters())
+        return made
+
+    return put
+
+
+def answer(run, tmp_path, spec, **options):
+    world, seed, tasks = open_tasks(run)
+    method = make(spec, world, seed, tmp_path)
+    asyncio.run(runner.run_method(method, tasks.tasks, context_of(world), tmp_path, **options))
+    return method, runner.read_answers(tmp_path, tasks.tasks)
+
+
+def ranked(ids):
+    return f"<recommend>\n<Thinking>So.</Thinking>\n<JSON>{json.dumps(ids)}</JSON>\n</recommend>"
+
+
+def test_a_student_calls_its_tools_and_is_read_by_the_grammar(run, tmp_path, engine):
+    engine(
+        Engine('<plan>\n<tool_call>\n{"name": "ItemCF", "arguments": {"item_id": "1"}}\n</tool_call>', ranked(["5"]))
+    )
+    method, answers = answer(run, tmp_path, "star:logprobs=on:in_flight=1", samples=2)
+    assert method.name == "star" and engine.options.logprobs
+    assert len(answers) == 8
+    for one in answers:
+        assert list(one.ranking) == ["5"] and one.well_formed is False  # there is no plan that ends
+        assert (one.tool_calls, one.calls, one.confidence) == (1, 2, -0.5)
+        assert one.tokens > 100 and one.tokens_in > 100 and one.seconds > 0 and one.tool_seconds > 0
+    row = json.loads((tmp_path / "star.jsonl").read_text().splitlines()[1])
+    assert [message["role"] for message in row["trace"]["messages"]] == ["assistant", "tool", "assistant"]
+
+
+def test_a_greedy_student_is_asked_once(run, tmp_path, engine):
+    engine(Engine(ranked(["5"])))
+    method, answers = answer(run, tmp_path, "star:sft:temperature=0", samples=4)
+    assert method.name == "sft temperature=0" and len(answers) == 4
+    assert answers[0].confidence is None and answers[0].seconds is None
+
+
+def test_a_student_that_ranks_nothing_is_a_miss_with_its_reason(run, tmp_path, engine):
+    engine(Engine("I would rather not."))
+    _, answers = answer(run, tmp_path, "star")
+    assert {one.failure for one in answers} == {"wrote no ranking (answered)"}
+    assert all(one.ranking is None and one.valid is False for one in answers)
+
+
+def test_an_engine_that_fails_stops_the_run_and_keeps_nothing_wrong(run, tmp_path, engine):
+    engine(Engine(fails=True))
+    with pytest.raises(StarError, match=r"the engine failed on task .*out of memory"):
+        answer(run, tmp_path, "star")
+    engine(Engine(ranked(["5"])))
+    assert len(answer(run, tmp_path, "star")[1]) == 4
+
+
+def test_text_after_text_a_ranking_of_a_record_never_raises():
+    counts = {"tool_calls": 0.0, "turns": 1.0, "tool_tokens": 0.0, "model_tokens": 3.0}
+    record = {"counts": counts, "stop": "length", "prompt_tokens": 9, "tool_seconds": 0.0, "messages": []}
+    for text in ("", "<recommend>", ranked([1, None, "7"]), ranked("7"), "\ud800"):
+        found = ranking_of_record({**record, "model_text": text}, ())
+        assert found.ids is None or isinstance(found.ids, list)
+
+
+def test_the_teachers_parts_are_switched_off_and_named(run, tmp_path):
+    world, seed, _ = open_tasks(run)
+    names = {
+        "teacher": "teacher",
+        "mars:planner=off:tools=off": "mars w/o planner w/o tools",
+        "mars:rounds=2": "mars rounds=2",
+        "mars:endpoint=http://localhost:1/v1:planner_endpoint=http://localhost:2/v1": "mars-planner",
+    }
+    made = {spec: make(spec, world, seed, tmp_path) for spec in names}
+    assert {spec: method.name for spec, method in made.items()} == names
+    assert len({json.dumps(method.describe) for method in made.values()}) == len(names)
+
+
+def test_agents_need_an_endpoint_and_options_of_their_own(run, tmp_path):
+    world, seed, _ = open_tasks(run)
+    with pytest.raises(StarError, match="'cot' has no endpoint"):
+        make("cot", world, seed, tmp_path)
+    with pytest.raises(StarError, match="'cot:endpoint=http://localhost:1/v1:colour=red'"):
+        make("cot:endpoint=http://localhost:1/v1:colour=red", world, seed, tmp_path)
+    made = make("memory:endpoint=http://localhost:1/v1:mended=off", world, seed, tmp_path)
+    assert "MemoryAgent" in made.name and made.describe["mended"] is False
+
+
+def test_mars_runs_on_the_students_engine(run, tmp_path, engine):
+    engine(Engine("x" * 9000))
+    world, seed, tasks = open_tasks(run)
+
+    async def work():
+        student = make("star:in_flight=1", world, seed, tmp_path)
+        student.widen()
+        async with student:
+            assert engine.options.max_model_len is None
+            found = []
+            for planner in (False, True):
+                method = ScriptedTeacher(world, "MARS", student, seed, planner)
+                found.append(await method.rank(tasks.tasks[0], context_of(world)(tasks.tasks[0], 0)))
+            return found
+
+    for found in asyncio.run(work()):
+        assert not found.failure and len(found.ids) == 10
+        assert found.calls >= 6 and found.tokens_in > found.tokens_out > 100 and found.seconds > 0
