@@ -39,6 +39,7 @@ teacher-vllm: install ## the teacher against a real vLLM server over HTTP
 	$(PYTHON) -m venv .bench/$*
 
 bench-neighbours: install .bench/neighbours/bin/python ## neighbours beside implicit, LensKit and SciPy
+	.bench/neighbours/bin/pip install -q torch==2.13.0  # alone: LensKit by itself would bring the CUDA build
 	.bench/neighbours/bin/pip install -q implicit==0.7.3 "lenskit==2025.8.*" numpy scipy pyarrow pandas
 	.bench/neighbours/bin/python benchmarks/neighbours.py
 
