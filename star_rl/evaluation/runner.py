@@ -145,6 +145,8 @@ async def run_method(
 
     try:
         if missing:
+            if progress is not None:
+                progress(done, total, f"{method.name} gets ready")
             async with method as opened:
                 method = opened
                 async with asyncio.TaskGroup() as group:
