@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed-$(EXTRA)
 
 .PHONY: help install quickstart test test-slow lint doctor clean qwen3-tokenizer teacher-vllm \
   official bench-baselines bench-neighbours bench-store bench-tables bench-end-to-end bench-teacher bench-faults bench-rewards \
-  bench-rollout drill-two-nodes
+  bench-rollout bench-plan drill-two-nodes
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
 
@@ -79,6 +79,9 @@ bench-baselines: install .bench/baselines/bin/python ## MF and LightGCN beside R
 
 bench-rewards: install ## rewards and metrics: throughput and growth
 	$(BIN)/python -m benchmarks.rewards
+
+bench-plan: install ## what the plan says a training step needs, beside what it takes on a CPU
+	PYTHONPATH=. $(BIN)/python -m benchmarks.plan
 
 bench-rollout: install ## our agent loop beside verl's own tool loop, on vLLM and on a paced engine
 	$(BIN)/python -m benchmarks.rollout --out .bench/rollout.json
