@@ -10,7 +10,7 @@ reads titles, categories and attributes, checks ids and times, drops reviews of 
 syncs its files to the disk and hashes them.
 
 pandas stands twice, each time with all that makes it faster: its own reader, spared the guessing of types, as
-``read_json(lines=True, dtype=False, convert_dates=False)``; and Arrow's reader, in as many threads as there are cores,
+``read_json(lines=True, dtype=False)``; and Arrow's reader, in as many threads as there are cores,
 as ``read_json(lines=True, engine="pyarrow")``. What follows stands in ``run_pandas``.
 
 Each run is a process of its own on the same two cores; the clock starts after the imports. Runs take turns, and the
@@ -81,7 +81,7 @@ def run_star_rl(folder: Path, out: Path) -> None:
 def run_pandas(folder: Path, out: Path, engine: str | None) -> None:
     import pandas as pd
 
-    fast = {"engine": engine} if engine else {"dtype": False, "convert_dates": False}
+    fast = {"engine": engine} if engine else {"dtype": False}
     how: dict[str, Any] = {"lines": True, **fast}
     frame = pd.read_json(folder / "review.json", **how)
     frame = frame[["user_id", "item_id", "timestamp", "stars", "text"]].rename(columns={"stars": "rating"})
