@@ -20,14 +20,10 @@ from star_rl.baselines.learning import Learned, Log
 #: Settings of each peer's grid; the one that ranks the held-out items best is the one that is judged. Embeddings have
 #: 64 numbers everywhere. What a setting does not name is the library's default.
 GRIDS: dict[str, list[dict[str, Any]]] = {
-    "recbole_bpr": [
-        {"learning_rate": 0.001},
-        {"learning_rate": 0.005},
-        {"learning_rate": 0.001, "weight_decay": 1e-5},
-    ],
-    "recbole_lightgcn": [
-        {"learning_rate": 0.002, "n_layers": 3, "reg_weight": 1e-4},
-        {"learning_rate": 0.005, "n_layers": 2, "reg_weight": 1e-5},
+    "recbole_bpr": [{"learning_rate": 0.001}, {"learning_rate": 0.005}],
+    "recbole_lightgcn": [  # the batch is ours: each one propagates over the whole graph
+        {"learning_rate": 0.01, "n_layers": 3, "reg_weight": 1e-4, "train_batch_size": 8192},
+        {"learning_rate": 0.005, "n_layers": 3, "reg_weight": 1e-5, "train_batch_size": 8192},
     ],
     "cornac_bpr": [
         {"learning_rate": 0.05, "lambda_reg": 0.01},
