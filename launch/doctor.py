@@ -158,6 +158,16 @@ def _kernel() -> Check:
     return Check("neighbour kernel", "note", "not compiled: NumPy gives the same neighbours, slower", "apt install gcc")
 
 
+def _scanner() -> Check:
+    from star_rl.sources.scan import scanner_available
+
+    if scanner_available():
+        return Check("line scanner", "ok", "compiled")
+    return Check(
+        "line scanner", "note", "not compiled: Python reads the lines, several times slower", "apt install gcc"
+    )
+
+
 def checks(extra: str | None = None) -> Iterator[Check]:
     """Every check in order; the imports run side by side."""
     extra = extra or installed_extra()
@@ -168,6 +178,7 @@ def checks(extra: str | None = None) -> Iterator[Check]:
     with ThreadPoolExecutor(2) as pool:
         yield from pool.map(_import, _IMPORTS.items())
     yield _kernel()
+    yield _scanner()
     yield from _machine()
     yield _ray()
 

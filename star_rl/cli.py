@@ -291,10 +291,20 @@ def parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     return top
 
 
+def _parsed(made: argparse.ArgumentParser, given: Sequence[str]) -> argparse.Namespace:
+    """Arguments in any order: argparse takes ``key=value`` after an option for something it does not know."""
+    arguments, rest = made.parse_known_args(given)
+    if rest and (not hasattr(arguments, "overrides") or any("=" not in word or word[0] == "-" for word in rest)):
+        made.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.overrides = [*arguments.overrides, *rest]
+    return arguments
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Exit codes: 0 done, 1 a check failed, 2 something the user can mend, 130 interrupted."""
     given = sys.argv[1:] if argv is None else list(argv)
-    arguments = parser(given).parse_args(given)
+    arguments = _parsed(parser(given), given)
     try:
         code: int = arguments.call(arguments)
         return code

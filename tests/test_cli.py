@@ -31,3 +31,16 @@ def test_what_the_user_can_mend_is_one_line_and_exit_code_2(capsys):
     error = capsys.readouterr().err
     assert error.startswith("star-rl: there is no recipe no/such.yaml")
     assert error.count("\n") == 1
+
+
+def test_options_may_stand_before_and_after_the_values(capsys):
+    for words in (["--until", "sft", "seed=9", "name=b"], ["seed=9", "--until", "sft", "name=b"]):
+        given = ["run", "recipes/quickstart.yaml", *words]
+        arguments = cli._parsed(cli.parser(given), given)
+        assert (arguments.overrides, arguments.until) == (["seed=9", "name=b"], "sft")
+    for words in (["--until", "sft", "--frm=x"], ["--until", "sft", "seed"]):
+        with pytest.raises(SystemExit):
+            cli.main(["run", "recipes/quickstart.yaml", *words])
+        assert "unrecognized arguments" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["doctor", "a=b"])
