@@ -10,7 +10,7 @@ from star_rl.evidence.build import build_store
 from star_rl.evidence.leak import contains_of, visible_fingerprint
 from star_rl.evidence.model import Catalogue
 from star_rl.evidence.template import Template
-from star_rl.records import items_from, read_table
+from star_rl.records import ItemTable, read_interactions, read_table
 from star_rl.scenarios import Histories
 from star_rl.stage import Context
 
@@ -18,18 +18,19 @@ from star_rl.stage import Context
 def build(context: Context) -> dict[str, Any]:
     """Write ``store/``: every visible item, every user of a task, and the proof that no target was seen."""
     tables, tasks, found = (context.inputs[name] for name in ("tables", "tasks", "neighbours"))
-    visible = read_table(tasks / "visible.parquet", "interactions")
+    visible = read_interactions(tasks / "visible.parquet")
     every = [task for part in PARTS for task in read_tasks(tasks, part)]
     histories = Histories(visible)
     manifest = build_store(
         context.folder / "store",
         {"ItemCF": found / "items.parquet", "UserCF": found / "users.parquet"},
-        Template(Catalogue(items_from(read_table(tables, "items"))), **context.config["evidence"]),
+        Template(Catalogue(ItemTable(read_table(tables, "items"))), **context.config["evidence"]),
         scenario=context.config["split"]["options"].get("scenario", "classic"),
-        fingerprint=visible_fingerprint(visible),
+        fingerprint=visible_fingerprint(tasks / "visible.parquet"),
         histories=lambda user: [event[0] for event in histories.of_user(user)],
         tasks=every,
         contains=contains_of(visible, every),
+        workers=None,
         progress=context.progress,
     )
     with EvidenceStore.open(context.folder / "store") as store:

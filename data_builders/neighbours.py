@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import replace
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_builders.tasks import PARTS, read_tasks
@@ -12,31 +15,56 @@ from star_rl.neighbours import Graph, Neighbours, item_neighbours, kernel_availa
 from star_rl.records import read_table
 from star_rl.stage import Context
 
+#: Keys of a row group.
+_KEYS = 1 << 16
+
 
 def build(context: Context) -> dict[str, Any]:
     """Write ``items.parquet`` and ``users.parquet`` (key, neighbours, weights, support)."""
     options = context.config["neighbours"]
     folder = context.inputs["tasks"]
-    graph = Graph.from_table(read_table(folder / "visible.parquet", "interactions"))
+    graph = Graph.from_table(read_table(folder / "visible.parquet", "interactions", ["user_id", "item_id"]))
     # Only the rows that are asked for: at scale that saves more than any kernel.
     users = sorted({task.user_id for part in PARTS for task in read_tasks(folder, part)})
     shared = {"weight": options["weight"], "threads": options["threads"]}
     context.progress(0, 3, "ItemCF")
     items = item_neighbours(graph, None, options["items_k"], **shared)
+    _write(context, "items", items)
+    n_items = len(items)
+    del items
     context.progress(1, 3, "UserCF")
     similar = user_neighbours(graph, users, options["users_k"], **shared)
     context.progress(2, 3, "what similar users like")
     liked = liked_items(graph, similar, options["liked_k"], threads=options["threads"])
-    for name, found in (("items", items), ("users", liked)):
-        _write(context, name, found)
+    _write(context, "users", liked)
     return {
-        "summary": f"{len(items):,} items, {len(liked):,} users asked for",
-        "items": len(items),
+        "summary": f"{n_items:,} items, {len(liked):,} users asked for",
+        "items": n_items,
         "users": len(liked),
         "kernel": "compiled" if kernel_available() else "numpy",
     }
 
 
 def _write(context: Context, name: str, found: Neighbours) -> None:
-    with atomic_path(context.folder / f"{name}.parquet") as temporary:
-        pq.write_table(found.to_arrow(), temporary, compression="zstd")
+    """Write in blocks of keys: as a table of strings the whole is several times as large as its numbers."""
+    with atomic_path(context.folder / f"{name}.parquet") as temporary, contextlib.ExitStack() as stack:
+        writer = None
+        for start in range(0, max(1, len(found)), _KEYS):
+            table = _part(found, start, min(len(found), start + _KEYS)).to_arrow()
+            if writer is None:
+                writer = stack.enter_context(pq.ParquetWriter(temporary, table.schema, compression="zstd"))
+            writer.write_table(table, _KEYS)
+    pa.default_memory_pool().release_unused()
+
+
+def _part(found: Neighbours, start: int, stop: int) -> Neighbours:
+    low, high = (int(edge) for edge in found.indptr[[start, stop]])
+    return replace(
+        found,
+        codes=found.codes[start:stop],
+        indptr=found.indptr[start : stop + 1] - low,
+        indices=found.indices[low:high],
+        weights=found.weights[low:high],
+        support=found.support[low:high],
+        keys=None if found.keys is None else found.keys[start:stop],
+    )

@@ -13,7 +13,7 @@ from star_rl.evidence import EvidenceStore
 from star_rl.mars import Case
 from star_rl.policy.tools import TOOL_SCHEMAS, ToolBox
 from star_rl.prompts import Event, PromptOptions, student_messages
-from star_rl.records import Item, Task, items_from, read_table
+from star_rl.records import Item, Task, items_from, read_interactions, read_table
 from star_rl.scenarios import Histories
 
 #: SFT settings -> what their student lacks (paper, table 3).
@@ -38,7 +38,7 @@ class World:
 
     @cached_property
     def histories(self) -> Histories:
-        return Histories(read_table(self.run / "tables", "interactions"))
+        return Histories(read_interactions(self.run / "tables"))
 
     @cached_property
     def visible(self) -> Any:

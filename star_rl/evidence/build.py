@@ -7,7 +7,12 @@ a few batches and about 100 bytes an entry, whatever the number of neighbours.
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import gc
 import multiprocessing
+import os
+import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -35,6 +40,8 @@ Histories: TypeAlias = Callable[[str], Sequence[str]]
 Pending: TypeAlias = Iterator[tuple[str, pa.RecordBatch]]
 Verbaliser: TypeAlias = Template | LanguageModel
 _BATCH = 512
+#: A worker costs its start and about 100 MiB at 10^6 items; below so many keys one process is as fast.
+_MOST_WORKERS, _KEYS_OF_A_WORKER = 4, 10_000
 _COLUMNS = ("key", "neighbours", "weights", "support")
 
 
@@ -59,7 +66,7 @@ def build_store(
     tasks: Sequence[Task] = (),
     contains: Contains | None = None,
     shards: int = 1,
-    workers: int = 1,
+    workers: int | None = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Put every key of the sources into words and seal the store.
@@ -72,7 +79,8 @@ def build_store(
         histories: for the reasons in UserCF's evidence.
         tasks, contains: with both, the store is sealed with the proof that it saw no target of these tasks.
         shards: see :class:`EvidenceWriter`.
-        workers: processes for the template; they do not change the result.
+        workers: processes for the template; they do not change the result. None: one a core, where there are enough
+            keys for them.
         progress: called with (keys done, keys in all).
 
     Returns:
@@ -101,7 +109,7 @@ def build_store(
         if isinstance(verbaliser, LanguageModel):
             entries = _by_model(pending, verbaliser, histories or _nothing)
         else:
-            entries = _by_template(pending, verbaliser, histories or _nothing, workers)
+            entries = _by_template(pending, verbaliser, histories or _nothing, workers or _workers(total))
         for entry in entries:
             writer.put_encoded(entry)
             done += 1
@@ -124,6 +132,10 @@ def price(
         for job in _read(tool, batch.take(pa.array(range(0, len(batch), step))), histories or _nothing)
     )
     return model.estimate(jobs, total)
+
+
+def _workers(keys: int) -> int:
+    return max(1, min(len(os.sched_getaffinity(0)), _MOST_WORKERS, keys // _KEYS_OF_A_WORKER))
 
 
 def _nothing(user: str) -> Sequence[str]:
@@ -185,6 +197,9 @@ _worker: tuple[Template, Histories] | None = None  # of a worker process
 def _begin(template: Template, histories: Histories) -> None:
     global _worker
     _worker = template, histories
+    gc.freeze()  # a collection would write to, and so copy, every page that is shared with the parent
+    if sys.platform == "linux":  # else a worker outlives a parent that is killed, and holds its locks
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _entries(tool: str, schema: pa.Schema, content: bytes) -> list[Encoded]:

@@ -20,7 +20,8 @@ from star_rl.evidence.template import Template
 from star_rl.evidence.words import Size, clean
 from star_rl.files import write_json
 from star_rl.prompts.flavours import flavour_of
-from star_rl.records import items_from, read_table, tasks_from
+from star_rl.records import ItemTable, read_interactions, read_table, tasks_from
+from star_rl.scenarios import Histories
 
 if TYPE_CHECKING:
     from star_rl.chat import ChatOptions
@@ -104,13 +105,17 @@ def build(
     }
     if not sources:
         raise StarError("no neighbours are named", "name those of items, of users or both")
-    interactions = read_table(visible, "interactions")
-    template = Template(Catalogue(items_from(read_table(tables, "items"))), size, budget)
-    histories = _histories(interactions)
+    interactions = read_interactions(visible)
+    template = Template(Catalogue(ItemTable(read_table(tables, "items"))), size, budget)
+    past = Histories(interactions)
     asked = list(tasks_from(read_table(tasks, "tasks"))) if tasks is not None else []
+
+    def histories(user: str) -> list[str]:
+        return [event[0] for event in past.of_user(user)]
+
     options: dict[str, Any] = {
         "scenario": scenario,
-        "fingerprint": visible_fingerprint(interactions),
+        "fingerprint": visible_fingerprint(visible),
         "histories": histories,
         "tasks": asked,
         "contains": contains_of(interactions, asked) if asked else None,
@@ -160,26 +165,6 @@ def _model(chat: ChatOptions, ledger: Ledger, template: Template, source: str, d
     return LanguageModel(
         client, client.describe, ledger, template, flavour_of(source), chat.concurrency, retries=0, prices=prices
     )
-
-
-def _histories(interactions: Any) -> Callable[[str], list[str]]:
-    """Items of a user, oldest first, from a table that is sorted by user and time."""
-    import numpy as np
-
-    users = interactions["user_id"].combine_chunks().dictionary_encode()
-    items = interactions["item_id"]
-    codes = users.indices.to_numpy()
-    order = np.argsort(codes, kind="stable")
-    bounds = np.searchsorted(codes[order], np.arange(len(users.dictionary) + 1))
-    place = {user: number for number, user in enumerate(users.dictionary.to_pylist())}
-
-    def of_user(user: str) -> list[str]:
-        number = place.get(user)
-        if number is None:
-            return []
-        return items.take(order[bounds[number] : bounds[number + 1]]).to_pylist()
-
-    return of_user
 
 
 def _sealed(path: str | Path, manifest: dict[str, Any]) -> str:

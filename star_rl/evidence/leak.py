@@ -7,37 +7,66 @@ where it came from: the store's fingerprint is that of the visible interactions,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from star_rl.errors import StarError
 from star_rl.evidence.store import EvidenceStore
-from star_rl.records import Task
+from star_rl.records import Task, count_of, interaction_batches, rows_of_users
 
 #: Whether the visible interactions hold a (user id, item id) pair.
 Contains: TypeAlias = Callable[[str, str], bool]
+#: Rows under one step of a fingerprint, and the columns it covers.
+_ROWS, _NAMES = 1 << 16, ["user_id", "item_id", "timestamp"]
 
 
-def visible_fingerprint(visible: pa.Table) -> str:
-    """Fingerprint of a table of interactions: its (user, item, timestamp) rows in order, however it is chunked."""
-    digest = hashlib.sha256(str(visible.num_rows).encode())
-    for start in range(0, visible.num_rows, 1 << 16):
-        rows = visible.slice(start, 1 << 16)
-        for name in ("user_id", "item_id"):
+def visible_fingerprint(visible: pa.Table | str | Path) -> str:
+    """Fingerprint of interactions: their (user, item, timestamp) rows in order, however they are chunked.
+
+    Args:
+        visible: a table, or the Parquet file (or its folder) of one, of which a few rows at a time are read.
+    """
+    if isinstance(visible, pa.Table):
+        count, batches = visible.num_rows, visible.select(_NAMES).to_batches(_ROWS)
+    else:
+        count, batches = count_of(visible, "interactions"), interaction_batches(visible, _ROWS, _NAMES)
+    digest = hashlib.sha256(str(count).encode())
+    for rows in _blocks(batches):
+        for name in _NAMES[:2]:
             column = rows[name].cast(pa.large_string()).combine_chunks()
-            digest.update(pc.binary_length(column).to_numpy(zero_copy_only=False).astype("<i8").tobytes())
-            digest.update("".join(column.to_pylist()).encode())
+            lengths = pc.binary_length(column).to_numpy(zero_copy_only=False).astype("<i8")
+            digest.update(lengths.tobytes())
+            if len(column):
+                start = int(np.frombuffer(column.buffers()[1], np.int64, 1, 8 * column.offset)[0])
+                digest.update(memoryview(column.buffers()[2])[start : start + int(lengths.sum())])
         digest.update(rows["timestamp"].to_numpy().astype("<i8").tobytes())
     return digest.hexdigest()[:16]
 
 
+def _blocks(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """The same rows in tables of :data:`_ROWS`, of which the last may be shorter."""
+    held: list[pa.RecordBatch] = []
+    count = 0
+    for batch in batches:
+        while len(batch):
+            held.append(batch.slice(0, _ROWS - count))
+            count += len(held[-1])
+            batch = batch.slice(len(held[-1]))
+            if count == _ROWS:
+                yield pa.Table.from_batches(held)
+                held, count = [], 0
+    if held:
+        yield pa.Table.from_batches(held)
+
+
 def contains_of(visible: pa.Table, tasks: Iterable[Task]) -> Contains:
     """A look-up of (user, item) pairs in a table of interactions; holds the pairs of the tasks' users only."""
-    users = pa.array(sorted({task.user_id for task in tasks}), pa.string())
-    rows = visible.select(["user_id", "item_id"]).filter(pc.is_in(visible["user_id"], value_set=users))
+    rows = rows_of_users(visible, {task.user_id for task in tasks}, _NAMES[:2])
     pairs = set(zip(rows["user_id"].to_pylist(), rows["item_id"].to_pylist(), strict=True))
     return lambda user, item: (user, item) in pairs
 

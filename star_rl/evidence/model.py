@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from star_rl.errors import StarError
-from star_rl.records import Item
+from star_rl.records import Item, ItemTable
 
 USER_CF, ITEM_CF = "UserCF", "ItemCF"
 TOOLS = (USER_CF, ITEM_CF)
@@ -80,14 +81,27 @@ class Catalogue:
     """The items as verbalisers need them: titles, categories, and how common each category is.
 
     Args:
-        items: by id (:func:`star_rl.records.items_from`).
+        items: by id (:func:`star_rl.records.items_from`), or as a table where they are many.
     """
 
     def __init__(self, items: Mapping[str, Item]) -> None:
         self.items = items
         self.frequency: dict[str, int] = {}
-        for item in items.values():
-            for category in dict.fromkeys(item.categories):
+        # Items share few lists of categories; one tuple of each is kept, with no name twice.
+        shared: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._titles: dict[str, str] = {}
+        self._categories: dict[str, tuple[str, ...]] = {}
+        described = (
+            items.described()
+            if isinstance(items, ItemTable)
+            else ((name, item.title, item.categories) for name, item in items.items())
+        )
+        for item_id, title, categories in described:
+            distinct = shared.get(categories)
+            if distinct is None:
+                distinct = shared[categories] = tuple(dict.fromkeys(map(sys.intern, categories)))
+            self._titles[item_id], self._categories[item_id] = title, distinct
+            for category in distinct:
                 self.frequency[category] = self.frequency.get(category, 0) + 1
 
         total = max(1, len(items))
@@ -98,16 +112,15 @@ class Catalogue:
         return self._telling[category]
 
     def title(self, item_id: str) -> str:
-        item = self.items.get(item_id)
-        return item.title if item is not None else ""
+        return self._titles.get(item_id, "")
 
     def categories(self, item_id: str) -> tuple[str, ...]:
-        item = self.items.get(item_id)
-        return item.categories if item is not None else ()
+        """Distinct categories of an item, in its order."""
+        return self._categories.get(item_id, ())
 
 
 def checked(tool: str, neighbours: Iterable[tuple[str, float] | tuple[str, float, int]]) -> list[Neighbour]:
     """Neighbours as :class:`Neighbour`, the tool's name checked."""
     if tool not in TOOLS:
         raise StarError(f"there is no tool {tool!r}", f"choose one of {', '.join(TOOLS)}")
-    return [Neighbour(*row) for row in neighbours]
+    return [row if isinstance(row, Neighbour) else Neighbour(*row) for row in neighbours]

@@ -107,7 +107,8 @@ def _groups(rows: list[Neighbour], catalogue: Catalogue, most: int) -> list[tupl
     Greedy: the category with the largest weight of neighbours not yet placed, times how telling it is (log of its
     inverse share of the catalogue), takes them all. A category of nearly every item thus comes last.
     """
-    kinds = [dict.fromkeys(catalogue.categories(row.id)) for row in rows]
+    kinds = [catalogue.categories(row.id) for row in rows]
+    weights = [row.weight for row in rows]
     members: dict[str, list[int]] = {}
     for place, names in enumerate(kinds):
         for name in names:
@@ -116,8 +117,9 @@ def _groups(rows: list[Neighbour], catalogue: Catalogue, most: int) -> list[tupl
     def rank(name: str) -> tuple[bool, float, str]:
         # No group of one where larger ones are left: a single item says nothing about a taste.
         places = members[name]
-        weight = rows[places[0]].weight if len(places) == 1 else sum([rows[place].weight for place in places])
-        return len(places) == 1, -weight * catalogue.telling(name), name
+        if len(places) == 1:
+            return True, -weights[places[0]] * catalogue.telling(name), name
+        return False, -sum([weights[place] for place in places]) * catalogue.telling(name), name
 
     ranks = {name: rank(name) for name in members}
     free = set(range(len(rows)))
@@ -141,7 +143,7 @@ def _groups(rows: list[Neighbour], catalogue: Catalogue, most: int) -> list[tupl
 def _counts(history: Sequence[str], catalogue: Catalogue) -> dict[str, int]:
     counts: dict[str, int] = {}
     for item_id in history:
-        for category in dict.fromkeys(catalogue.categories(item_id)):
+        for category in catalogue.categories(item_id):
             counts[category] = counts.get(category, 0) + 1
     return counts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -9,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from star_rl.errors import StarError
-from star_rl.records import Task
-from star_rl.scenarios.tables import Indexed
+from star_rl.records import Task, rows_of_users
+from star_rl.scenarios.tables import Indexed, coded
 
 #: One interaction of a history: (item id, timestamp, rating or None).
 Event = tuple[str, int, float | None]
@@ -24,9 +25,22 @@ class Histories:
         self._stamp = data.stamp
         self._item = data.table["item_id"].combine_chunks()
         self._rating = data.table["rating"].combine_chunks()
-        self._rows = {
-            user: (int(a), int(b)) for user, a, b in zip(data.user_ids, data.start[:-1], data.start[1:], strict=True)
-        }
+        self._start, self._users = data.start, data.users
+        # Users of a table that is grouped by user but not sorted are looked up through their order.
+        order = pc.sort_indices(data.users).to_numpy()
+        self._order = None if (np.diff(order.astype(np.int64)) == 1).all() else order
+
+    def _rows(self, user_id: str) -> tuple[int, int]:
+        """First row of a user and the end, by bisection: a dict of all users would be larger than their rows."""
+
+        def name(place: int) -> str:
+            return str(self._users[place if self._order is None else int(self._order[place])].as_py())
+
+        place = bisect_left(range(len(self._users)), user_id, key=name)
+        if place == len(self._users) or name(place) != user_id:
+            return 0, 0
+        number = place if self._order is None else int(self._order[place])
+        return int(self._start[number]), int(self._start[number + 1])
 
     def history(self, task: Task) -> list[Event]:
         """The user's interactions strictly before the task's cutoff, oldest first.
@@ -34,7 +48,7 @@ class Histories:
         They also end before the user's first contact with the ground truth, should a task's cutoff be later than that
         (the protocol of the paper's evaluation data). Unknown users have no history.
         """
-        start, stop = self._rows.get(task.user_id, (0, 0))
+        start, stop = self._rows(task.user_id)
         stop = start + int(np.searchsorted(self._stamp[start:stop], task.cutoff, side="left"))
         events = self._events(start, stop)
         for event in events:
@@ -44,7 +58,7 @@ class Histories:
 
     def of_user(self, user_id: str, before: int | None = None) -> list[Event]:
         """All interactions of a user, or those before a timestamp, oldest first."""
-        start, stop = self._rows.get(user_id, (0, 0))
+        start, stop = self._rows(user_id)
         if before is not None:
             stop = start + int(np.searchsorted(self._stamp[start:stop], before, side="left"))
         return self._events(start, stop)
@@ -64,8 +78,7 @@ class Histories:
 def first_contact(interactions: pa.Table, pairs: Sequence[tuple[str, str]]) -> list[int | None]:
     """Timestamp of each (user, item) pair's first interaction; None where there is none."""
     wanted = set(pairs)
-    users = pa.array(sorted({user for user, _ in wanted}), pa.string())
-    rows = interactions.filter(pc.is_in(interactions["user_id"], users)).select(["user_id", "item_id", "timestamp"])
+    rows = rows_of_users(interactions, {user for user, _ in wanted}, ["user_id", "item_id", "timestamp"])
     first: dict[tuple[str, str], int] = {}
     for user, item, stamp in zip(*(rows[name].to_pylist() for name in rows.column_names), strict=True):
         if (user, item) in wanted and stamp < first.get((user, item), stamp + 1):
@@ -92,20 +105,19 @@ def assert_no_leak(visible: pa.Table, tasks: Iterable[Task]) -> None:
             cut[task.user_id] = (task.cutoff, task)
     if not len(visible) or not cut:
         return
-    users, items = (visible[name].combine_chunks().dictionary_encode() for name in ("user_id", "item_id"))
-    names = users.dictionary.to_pylist()
+    (user, users), (item, items) = (coded(visible[name]) for name in ("user_id", "item_id"))
+    names = users.to_pylist()
     known = np.array([name in cut for name in names])
     limit = np.array([cut[name][0] if name in cut else 0 for name in names], np.int64)
-    user = users.indices.to_numpy()
     rows = np.flatnonzero(known[user])
     late = rows[visible["timestamp"].to_numpy()[rows] >= limit[user[rows]]]
     if len(late):
         row = visible.slice(int(late[0]), 1).to_pylist()[0]
         _refuse(row["user_id"], row["item_id"], cut[row["user_id"]][1])
     place = {name: number for number, name in enumerate(names)}
-    thing = {name: number for number, name in enumerate(items.dictionary.to_pylist())}
+    thing = {name: number for number, name in enumerate(items.to_pylist())}
     barred = [place[name] * len(thing) + thing[item] for name, item in truth if name in place and item in thing]
-    pairs = user[rows].astype(np.int64) * len(thing) + items.indices.to_numpy()[rows]
+    pairs = user[rows] * len(thing) + item[rows]
     found = rows[np.isin(pairs, np.array(barred, np.int64))]
     if len(found):
         row = visible.slice(int(found[0]), 1).to_pylist()[0]

@@ -65,12 +65,16 @@ class SplitOptions(Thresholds):
 
 @dataclass(frozen=True)
 class Split:
-    """Tasks, the interactions that neighbours may see (sorted), and what was dropped: part -> reason -> count."""
+    """Tasks, the interactions that neighbours may see (sorted), and what was dropped: part -> reason -> count.
+
+    ``shown`` are the rows of the given interactions that ``visible`` holds, in its order. Shape: (len(visible),).
+    """
 
     train: list[Task]
     valid: list[Task]
     test: list[Task]
     visible: pa.Table
+    shown: np.ndarray
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
@@ -98,9 +102,11 @@ def split(tables: Tables, options: SplitOptions | Mapping[str, Any] | None = Non
         why = ", ".join(f"{reason}: {count}" for reason, count in cutter.dropped["test"].items())
         raise StarError(f"no test task is left ({why or 'no user has enough interactions'})", "lower min_history")
     everything = [task for part in made.values() for task in part]
-    visible = cutter.visible(everything)
+    shown = cutter.shown(everything)
+    visible = cutter.data.table.take(pa.array(shown))
     assert_no_leak(visible, everything)
-    return Split(visible=visible, dropped={k: dict(v) for k, v in cutter.dropped.items() if v}, **made)
+    rows = shown if cutter.data.order is None else cutter.data.order[shown]
+    return Split(visible=visible, shown=rows, dropped={k: dict(v) for k, v in cutter.dropped.items() if v}, **made)
 
 
 def _options(options: SplitOptions | Mapping[str, Any] | None) -> SplitOptions:
@@ -248,12 +254,12 @@ class _Cutter:
                 del pool[:take]
         return np.sort(np.array(picked, np.int64))
 
-    def visible(self, tasks: list[Task]) -> pa.Table:
-        """For each user the interactions before the earliest cutoff of that user's tasks, ground truths left out."""
+    def shown(self, tasks: list[Task]) -> np.ndarray:
+        """For each user the rows before the earliest cutoff of that user's tasks, so no ground truth. Ascending."""
         data = self.data
         number = {user: k for k, user in enumerate(data.user_ids)}
         known = [task for task in tasks if task.user_id in number]
         cut = np.full(len(data.user_ids), _NEVER)
         who = np.array([number[task.user_id] for task in known], np.int64)
         np.minimum.at(cut, who, np.array([task.cutoff for task in known], np.int64))
-        return data.table.filter(pa.array(data.stamp < cut[data.user]))
+        return np.flatnonzero(data.stamp < cut[data.user])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pyarrow.compute as pc
 
 from star_rl.errors import StarError
 from star_rl.files import read_json
-from star_rl.records import read_table
+from star_rl.records import read_interactions, read_table
 
 
 @dataclass(frozen=True)
@@ -27,16 +28,19 @@ class Tables:
 
     @classmethod
     def read(cls, folder: str | Path) -> Tables:
-        """Read the tables that :func:`star_rl.sources.write_tables` wrote.
+        """Read what a split needs of the tables that :func:`star_rl.sources.write_tables` wrote.
+
+        These are the ids of items and users, and the interactions as :func:`star_rl.records.read_interactions` reads
+        them, which is without their texts.
 
         Raises:
             StarError: a table is absent or damaged.
         """
         root = Path(folder)
         return cls(
-            interactions=read_table(root, "interactions"),
-            items=read_table(root, "items"),
-            users=read_table(root, "users"),
+            interactions=read_interactions(root),
+            items=read_table(root, "items", ["item_id"]),
+            users=read_table(root, "users", ["user_id"]),
             tasks=read_table(root, "tasks") if (root / "tasks.parquet").exists() else None,
             manifest=read_json(root / "tables.json") if (root / "tables.json").exists() else {},
         )
@@ -48,20 +52,31 @@ class Indexed:
 
     Attributes:
         table: the sorted table.
-        user_ids: id of each user number, in the order of the rows, length u.
+        users: id of each user number, in the order of the rows, length u.
         start: first row of each user and the end, shape: (u + 1,).
         user, stamp: user number and timestamp of each row, shape: (n,).
         item: number of each row's item in ``item_ids``, shape: (n,).
-        item_ids: ids of the items.
+        items: ids of the items.
+        order: the given table's row of each row, shape: (n,); None where that stood in order.
+        user_ids, item_ids: ``users`` and ``items`` as lists.
     """
 
     table: pa.Table
-    user_ids: list[str]
+    users: pa.Array
     start: np.ndarray
     user: np.ndarray
     stamp: np.ndarray
     item: np.ndarray
-    item_ids: list[str]
+    items: pa.Array
+    order: np.ndarray | None = None
+
+    @cached_property
+    def user_ids(self) -> list[str]:
+        return list(self.users.to_pylist())
+
+    @cached_property
+    def item_ids(self) -> list[str]:
+        return list(self.items.to_pylist())
 
     @classmethod
     def of(cls, interactions: pa.Table, items: pa.Table | None = None) -> Indexed:
@@ -70,41 +85,52 @@ class Indexed:
         Raises:
             StarError: an interaction's item is not in ``items``.
         """
-        table = in_order(interactions)
-        users = _whole(table["user_id"]).dictionary_encode()
-        user = users.indices.to_numpy().astype(np.int64)
+        table, order = interactions.combine_chunks(), ordering(interactions)
+        if order is not None:
+            table = table.take(pa.array(order))
+        user, users = coded(table["user_id"])
         stamp = table["timestamp"].to_numpy()
-        column = _whole(table["item_id"])
-        if items is None:
-            coded = column.dictionary_encode()
-            names, item = coded.dictionary, coded.indices.to_numpy().astype(np.int64)
-        else:
-            names = _whole(items["item_id"])
-            coded = column.dictionary_encode()
-            place = pc.fill_null(pc.index_in(coded.dictionary, names), -1).to_numpy(zero_copy_only=False)
+        item, names = coded(table["item_id"])
+        if items is not None:
+            seen, names = names, _whole(items["item_id"])
+            place = pc.fill_null(pc.index_in(seen, names), -1).to_numpy(zero_copy_only=False)
             if len(place) and place.min() < 0:
-                lost = coded.dictionary[int(place.argmin())].as_py()
+                lost = seen[int(place.argmin())].as_py()
                 raise StarError(f"item {lost!r} has interactions but no row in items", "write the tables again")
-            item = place[coded.indices.to_numpy()].astype(np.int64)
-        count = len(users.dictionary)
-        start = np.searchsorted(user, np.arange(count + 1))
-        return cls(table, users.dictionary.to_pylist(), start, user, stamp, item, names.to_pylist())
+            item = place[item].astype(np.int64)
+        start = np.searchsorted(user, np.arange(len(users) + 1))
+        return cls(table, users, start, user, stamp, item, names, order)
 
 
-def in_order(interactions: pa.Table) -> pa.Table:
-    """The interactions sorted by (user, timestamp), equal ones in the order they stand in; unchanged if they are."""
-    table = interactions.combine_chunks()
-    if len(table) < 2:
-        return table
-    coded = _whole(table["user_id"]).dictionary_encode()
-    user, stamp = coded.indices.to_numpy().astype(np.int64), table["timestamp"].to_numpy()
+def coded(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
+    """Ids as numbers in the order of first sight, and the ids. Shapes: (n,) int64, (distinct,)."""
+    whole = column.unify_dictionaries() if pa.types.is_dictionary(column.type) else column
+    array = _whole(whole).dictionary_encode()
+    codes, names = array.indices.to_numpy().astype(np.int64), array.dictionary
+    highest = np.maximum.accumulate(codes) if len(codes) else codes
+    if (np.diff(highest, prepend=-1) <= 1).all() and len(names) == (highest[-1] + 1 if len(codes) else 0):
+        return codes, names
+    # A part of a coded table: its dictionary holds more, or in another order.
+    seen, first = np.unique(codes, return_index=True)
+    order = np.argsort(first)
+    number = np.empty(len(names), np.int64)
+    number[seen[order]] = np.arange(len(seen))
+    return number[codes], names.take(pa.array(seen[order]))
+
+
+def ordering(interactions: pa.Table) -> np.ndarray | None:
+    """The order of the rows by (user, timestamp), equal ones as they stand; None where they stand in order already."""
+    if len(interactions) < 2:
+        return None
+    user, names = coded(interactions["user_id"])
+    stamp = interactions["timestamp"].to_numpy()
     # Numbers are given in the order of first sight, so rows are grouped by user exactly where they never fall.
     step = np.diff(user)
     if (step >= 0).all() and (np.diff(stamp)[step == 0] >= 0).all():
-        return table
-    rank = np.empty(len(coded.dictionary), np.int64)
-    rank[pc.sort_indices(coded.dictionary).to_numpy()] = np.arange(len(rank))
-    return table.take(pa.array(np.lexsort((stamp, rank[user]))))
+        return None
+    rank = np.empty(len(names), np.int64)
+    rank[pc.sort_indices(names).to_numpy()] = np.arange(len(rank))
+    return np.lexsort((stamp, rank[user]))
 
 
 def _whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:

@@ -303,7 +303,7 @@ def changed_ratings(rows, last):
 
 
 def all_rows(cutter, tasks):
-    return cutter.data.table
+    return np.arange(len(cutter.data.table))
 
 
 def cutoff_included(cutter, tasks):
@@ -325,13 +325,13 @@ def visible_where(cutter, tasks, bound, keep):
         truths.setdefault(task.user_id, set()).add(task.ground_truth)
     rows = zip(*(cutter.data.table[name].to_pylist() for name in NAMES[:3]), strict=True)
     mask = [user not in cuts or keep(stamp, item, cuts[user], truths[user]) for user, item, stamp in rows]
-    return cutter.data.table.filter(pa.array(mask))
+    return np.flatnonzero(mask)
 
 
-def leaky_split(visible):
+def leaky_split(shown):
     def patch(monkeypatch):
         module = importlib.import_module("star_rl.scenarios.split")  # the package's `split` is the function
-        monkeypatch.setattr(module._Cutter, "visible", visible)
+        monkeypatch.setattr(module._Cutter, "shown", shown)
         monkeypatch.setattr(module, "assert_no_leak", lambda *_: None)  # else the split refuses it
         monkeypatch.setattr(data_builders.evidence, "contains_of", lambda *_: lambda user, item: False)
 
@@ -343,7 +343,7 @@ def neighbours_of_all_rows(monkeypatch):
     monkeypatch.setattr(
         data_builders.neighbours,
         "read_table",
-        lambda file, name: read_table(file.parent.parent / "tables", "interactions"),
+        lambda file, name, columns: read_table(file.parent.parent / "tables", "interactions", columns),
     )
 
 
