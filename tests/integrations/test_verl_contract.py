@@ -23,6 +23,7 @@ NAMES = [
     ("verl.workers.engine", "EngineRegistry.register", ("model_type", "backend", "device")),
     ("verl.workers.engine.fsdp.transformer_impl", "FSDPEngineWithLMHead._build_fsdp_module", ("module",)),
     ("verl.workers.engine.fsdp.transformer_impl", "FSDPEngineWithValueHead._build_fsdp_module", ("module",)),
+    ("verl.utils.torch_functional", "logprobs_from_logits", ("logits", "labels", "inplace_backward")),
     ("verl.workers.rollout.replica", "RolloutReplicaRegistry.register", ("name", "loader")),
     ("verl.workers.rollout.vllm_rollout.vllm_async_server", "vLLMHttpServer._get_worker_extension_cls", ("self",)),
     ("verl.workers.rollout.vllm_rollout.vllm_async_server", "vLLMReplica", ("replica_rank", "config", "model_config")),
@@ -114,3 +115,23 @@ def test_a_plug_in_that_does_not_load_is_loud():
     environment = {**os.environ, "VERL_USE_EXTERNAL_MODULES": "star_rl.integrations.verl.no_such_module"}
     done = subprocess.run([sys.executable, "-c", "import verl"], env=environment, capture_output=True, text=True)
     assert done.returncode != 0 and "no_such_module" in done.stderr
+
+
+def test_our_log_probabilities_are_verls():
+    import torch
+    from verl.utils.torch_functional import logprobs_from_logits
+    from verl.workers.engine.fsdp import transformer_impl
+
+    from star_rl.integrations.verl import engines
+
+    assert "logprobs_from_logits(logits=logits_rmpad" in inspect.getsource(transformer_impl), "verl has moved the call"
+    torch.manual_seed(0)
+    labels = torch.randint(50, (engines._ROWS + 7,))
+    found, gradients = [], []
+    for function in (logprobs_from_logits, engines.logprobs_of):
+        logits = torch.randn(len(labels), 50, generator=torch.Generator().manual_seed(1)).mul_(20).requires_grad_()
+        values = function(logits=logits, labels=labels)
+        (values * torch.arange(len(labels))).sum().backward()
+        found.append(values.detach())
+        gradients.append(logits.grad)
+    assert torch.equal(found[0], found[1]) and torch.allclose(gradients[0], gradients[1], rtol=1e-6)

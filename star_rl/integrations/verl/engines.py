@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from verl.utils.device import get_device_name
 from verl.workers.engine import EngineRegistry
+from verl.workers.engine.fsdp import transformer_impl
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
 from verl.workers.rollout.replica import RolloutReplicaRegistry
 
@@ -63,6 +64,20 @@ def _load_vllm_replica() -> type:
     return CpuVllmReplica
 
 
+_ROWS = 2048
+
+
+def logprobs_of(logits: torch.Tensor, labels: torch.Tensor, inplace_backward: bool = True) -> torch.Tensor:
+    """Log-probabilities of ``labels`` under ``logits``, shapes (tokens,) and (tokens, vocabulary).
+
+    As verl's (verl/utils/torch_functional.py:197), which without flash attention goes row by row to save memory. Its
+    rows are sequences where batches are padded and tokens where they are packed, as here: tens of thousands of Python
+    calls a step, and as many nodes for the backward pass.
+    """
+    picked = torch.gather(logits, -1, labels.unsqueeze(-1)).squeeze(-1)
+    return picked - torch.cat([torch.logsumexp(rows, -1) for rows in logits.split(_ROWS)])
+
+
 def register_cpu_engines() -> None:
     """Register the engines above for device ``cpu`` and the vLLM replica that can reload weights. Idempotent."""
     for model_type, engine in (("language_model", CpuPolicyEngine), ("value_model", CpuValueEngine)):
@@ -70,6 +85,7 @@ def register_cpu_engines() -> None:
             if "cpu" not in EngineRegistry._engines.get(model_type, {}).get(backend, {}):
                 EngineRegistry.register(model_type=model_type, backend=backend, device="cpu")(engine)
     RolloutReplicaRegistry.register("vllm", _load_vllm_replica)
+    transformer_impl.logprobs_from_logits = logprobs_of  # a patch of verl: its own goes token by token
 
 
 if get_device_name() == "cpu":

@@ -171,7 +171,7 @@ class CpuPlatform(PlatformBase):
 
 
 def use_single_backend_process_group() -> None:
-    """The one patch of verl: give its Ray process group the backend ``cpu:gloo``.
+    """A patch of verl: give its Ray process group the backend ``cpu:gloo``.
 
     verl composes ``cpu:gloo,<device>:<backend>`` (verl/utils/distributed.py:90), on a CPU ``cpu:gloo,cpu:gloo``,
     which torch refuses as a duplicate. ``backend`` is a parameter of the function, so only its default changes.
