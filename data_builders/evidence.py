@@ -4,23 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyarrow as pa
+
 from data_builders.tasks import PARTS, read_tasks
 from star_rl.evidence import EvidenceStore
 from star_rl.evidence.build import build_store
 from star_rl.evidence.leak import contains_of, visible_fingerprint
 from star_rl.evidence.model import Catalogue
 from star_rl.evidence.template import Template
-from star_rl.records import ItemTable, read_interactions, read_table
+from star_rl.records import INTERACTIONS, ItemTable, read_interactions, read_table, rows_of_users
 from star_rl.scenarios import Histories
 from star_rl.stage import Context
+
+_COLUMNS = INTERACTIONS.names[:-1]
 
 
 def build(context: Context) -> dict[str, Any]:
     """Write ``store/``: every visible item, every user of a task, and the proof that no target was seen."""
     tables, tasks, found = (context.inputs[name] for name in ("tables", "tasks", "neighbours"))
-    visible = read_interactions(tasks / "visible.parquet")
     every = [task for part in PARTS for task in read_tasks(tasks, part)]
+    # Only what is asked for: every worker that is forked holds it too.
+    visible = rows_of_users(
+        read_interactions(tasks / "visible.parquet", _COLUMNS), {task.user_id for task in every}, _COLUMNS
+    )
     histories = Histories(visible)
+    pa.default_memory_pool().release_unused()
     manifest = build_store(
         context.folder / "store",
         {"ItemCF": found / "items.parquet", "UserCF": found / "users.parquet"},

@@ -31,6 +31,7 @@ def build(context: Context) -> dict[str, Any]:
     del made  # while texts are copied, the split's tables and tasks need not be held
     pa.default_memory_pool().release_unused()
     _write_visible(context.inputs["tables"], shown, context.folder / "visible.parquet")
+    pa.default_memory_pool().release_unused()
     return {
         "summary": ", ".join(f"{count:,} {part}" for part, count in counts.items())
         + f" tasks, {len(shown):,} interactions visible",

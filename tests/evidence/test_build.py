@@ -1,16 +1,18 @@
 import asyncio
+import hashlib
 import json
 import random
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from star_rl.chat import ChatOptions
 from star_rl.errors import StarError
-from star_rl.evidence import Catalogue, EvidenceStore, Template, commands
+from star_rl.evidence import Catalogue, EvidenceStore, Template, build, commands, leak
 from star_rl.evidence.build import build_store, price
 from star_rl.evidence.leak import assert_no_targets, contains_of, visible_fingerprint
 from star_rl.evidence.ledger import Ledger
@@ -198,6 +200,33 @@ def test_fingerprint_does_not_depend_on_chunks():
     for other in (VISIBLE[:3], VISIBLE[::-1], [("u0i", "1", 1), *VISIBLE[1:]], [("u0", "i1", 2), *VISIBLE[1:]], []):
         seen.add(visible_fingerprint(interactions(other)))
     assert len(seen) == 6
+
+
+@pytest.mark.parametrize("rows", [0, 1, 99])
+def test_the_fingerprint_of_a_file_is_that_of_its_table(tmp_path, monkeypatch, rows):
+    monkeypatch.setattr(leak, "_ROWS", 8)
+    table = interactions([(f"ü{k // 4}", f"i{'x' * (k % 3)}", k) for k in range(rows)])
+    pq.write_table(table, tmp_path / "interactions.parquet", row_group_size=5)
+    known = hashlib.sha256(str(rows).encode())
+    for low in range(0, rows, 8):
+        some = table.slice(low, 8).to_pydict()
+        for name in ("user_id", "item_id"):
+            ids = [value.encode() for value in some[name]]
+            known.update(np.array([len(value) for value in ids], "<i8").tobytes() + b"".join(ids))
+        known.update(np.array(some["timestamp"], "<i8").tobytes())
+    coded = table.set_column(0, "user_id", table["user_id"].dictionary_encode())
+    for form in (table, coded, tmp_path, tmp_path / "interactions.parquet"):
+        assert visible_fingerprint(form) == known.hexdigest()[:16]
+
+
+def test_as_many_workers_as_there_are_cores_and_keys_for(tmp_path, world, monkeypatch):
+    assert [build._workers(keys) for keys in (0, 9_999)] == [1, 1]
+    monkeypatch.setattr(build.os, "sched_getaffinity", lambda _: {0, 1, 2})
+    assert [build._workers(keys) for keys in (19_999, 29_999, 10**6)] == [1, 2, 3]
+    monkeypatch.setattr(build, "_KEYS_OF_A_WORKER", 300)
+    sources, template = {"ItemCF": world.neighbours(700)}, Template(Catalogue(world.items()))
+    one = build_store(tmp_path / "one", sources, template, **FACTS)
+    assert build_store(tmp_path / "two", sources, template, workers=None, **FACTS) == one
 
 
 def test_a_store_that_saw_a_target_is_refused(tmp_path, world):

@@ -49,3 +49,20 @@ def test_the_guard_names_the_pair_and_the_task():
         assert_no_leak(table(("u", "a", 1, None), ("u", "x", 3, None)), [task()])
     with pytest.raises(StarError, match=r"\(user u, item b\), which task t-1"):
         assert_no_leak(table(("u", "b", 10, None)), [task()])
+
+
+def test_users_that_are_grouped_but_not_sorted_and_a_part_of_a_coded_table():
+    names = ["zoe", "ann", "éva", "bob", "Bob"]
+    rows = table(*((name, f"i{k}", k, None) for name in names for k in range(3)))
+    coded = rows.set_column(0, "user_id", rows["user_id"].dictionary_encode())
+    coded = coded.set_column(1, "item_id", coded["item_id"].dictionary_encode())
+    for whole in (rows, coded):
+        histories = Histories(whole)
+        assert all([event[0] for event in histories.of_user(name)] == ["i0", "i1", "i2"] for name in names)
+        assert not any(histories.of_user(name) for name in ("", "Zoe", "zoe ", "a", "\U0001f600"))
+        part = Histories(whole.slice(3, 7))  # a dictionary of more users than have rows, in another order
+        assert [len(part.of_user(name)) for name in names] == [0, 3, 3, 1, 0]
+        late = task(user="éva", truth="i9", cutoff=2)
+        assert first_contact(whole, [("éva", "i2"), ("zoe", "i9")]) == [2, None]
+        with pytest.raises(StarError, match=r"\(user éva, item i2\)"):
+            assert_no_leak(whole.slice(3, 7), [late])

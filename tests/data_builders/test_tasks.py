@@ -1,0 +1,77 @@
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_builders import neighbours, tasks
+from star_rl.evidence.leak import visible_fingerprint
+from star_rl.neighbours import Graph, item_neighbours
+from star_rl.records import INTERACTIONS, ITEMS, USERS, read_table
+from star_rl.scenarios import Tables, split
+from star_rl.stage import Context
+
+OPTIONS = {"min_history": 2, "test_share": 0.3}
+
+
+def tables_in(folder, order=None):
+    """30 users, of 5 to 14 interactions with 40 items; in the order given, else by user and time."""
+    folder.mkdir()
+    rng = np.random.default_rng(3)
+    rows = []
+    for user in range(30):
+        for step in range(int(rng.integers(5, 15))):
+            rows.append((f"u{user:02}", f"i{rng.integers(40)}", step * 10, float(step % 5), f"text {user} {step}"))
+    rows = rows if order is None else [rows[k] for k in np.random.default_rng(order).permutation(len(rows))]
+    table = pa.table([list(column) for column in zip(*rows, strict=True)], schema=INTERACTIONS)
+    pq.write_table(table, folder / "interactions.parquet", row_group_size=50)
+    items = [f"i{k}" for k in range(40)]
+    pq.write_table(pa.table([items, items, [["a"]] * 40, ["{}"] * 40], schema=ITEMS), folder / "items.parquet")
+    users = [f"u{k:02}" for k in range(30)]
+    pq.write_table(pa.table([users, ["{}"] * 30], schema=USERS), folder / "users.parquet")
+    (folder / "tables.json").write_text(json.dumps({"source": "test", "time": "seconds"}))
+    return table
+
+
+def run(root):
+    (root / "tasks").mkdir()
+    inputs = {"tables": root / "tables"}
+    return tasks.build(Context(root / "tasks", {"split": {"options": OPTIONS}}, 5, inputs, root, lambda *_: None))
+
+
+@pytest.mark.parametrize("order", [None, 1])
+@pytest.mark.parametrize(("group", "piece"), [(1 << 20, 1 << 16), (16, 7), (7, 16)])
+def test_visible_rows_with_their_texts_whatever_the_blocks(tmp_path, monkeypatch, order, group, piece):
+    monkeypatch.setattr(tasks, "_GROUP", group)
+    monkeypatch.setattr(tasks, "_PIECE", piece)
+    table = tables_in(tmp_path / "tables", order)
+    others = (read_table(tmp_path / "tables", name) for name in ("items", "users"))
+    made = split(Tables(table, *others, manifest={"source": "test"}), OPTIONS, 5)
+    figures = run(tmp_path)
+    visible = read_table(tmp_path / "tasks" / "visible.parquet", "interactions")
+    assert visible.equals(made.visible) and 0 < len(visible) < len(table)
+    assert table.take(pa.array(made.shown)).equals(made.visible)
+    assert figures["visible"] == len(visible) and figures["visible_fingerprint"] == visible_fingerprint(visible)
+    for part in tasks.PARTS:
+        assert tasks.read_tasks(tmp_path / "tasks", part) == getattr(made, part)
+    groups = pq.ParquetFile(tmp_path / "tasks" / "visible.parquet").metadata
+    assert [groups.row_group(k).num_rows for k in range(groups.num_row_groups - 1)] == [group] * (
+        groups.num_row_groups - 1
+    )
+
+
+def test_neighbours_in_blocks_of_keys_are_the_same_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(neighbours, "_KEYS", 7)
+    tables_in(tmp_path / "tables")
+    run(tmp_path)
+    (tmp_path / "neighbours").mkdir()
+    options = {"items_k": 5, "users_k": 4, "liked_k": 5, "weight": "cosine", "threads": 1}
+    inputs = {"tasks": tmp_path / "tasks"}
+    figures = neighbours.build(
+        Context(tmp_path / "neighbours", {"neighbours": options}, 5, inputs, tmp_path, lambda *_: None)
+    )
+    found = pq.read_table(tmp_path / "neighbours" / "items.parquet")
+    visible = read_table(tmp_path / "tasks" / "visible.parquet", "interactions")
+    whole = item_neighbours(Graph.from_table(visible), None, 5, threads=1).to_arrow()
+    assert found.to_pylist() == whole.to_pylist() and figures["items"] == len(found) > 14
