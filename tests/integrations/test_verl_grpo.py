@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -70,7 +71,6 @@ def test_two_steps_on_the_real_engines(world):
     assert all(row["training/rollout_probs_diff_max"] < 1e-4 for row in metrics)
     assert all(row["training/rollout_probs_diff_mean"] < 1e-5 for row in metrics)
     assert all(row["rollout/tool_calls_ok/sum"] > 0 for row in metrics)
-    assert all(row["reward/leaked/mean"] == 0.0 for row in metrics), "a reward saw tool output"
 
     details = [json.loads(line) for line in (world.details / "1.jsonl").read_text().splitlines()]
     assert Counter(Counter(row["group"] for row in details).values()) == {SAMPLES: PROMPTS}
@@ -80,6 +80,10 @@ def test_two_steps_on_the_real_engines(world):
         assert [row["sample"] for row in members] == list(range(SAMPLES))
     tools = [m["content"] for row in details for m in row["messages"] if m["role"] == "tool"]
     assert tools and all("Among the candidates" in text or text.endswith(".") for text in tools)
+
+    for row in details:
+        own = "\n".join(message["content"] for message in row["messages"] if message["role"] == "assistant")
+        assert row["scores"]["seen"] == zlib.crc32(own.encode()), "a reward saw more than the model wrote, or less"
 
     changed = export(result, world.run / "student")
     assert (changed / "model.safetensors").is_file() and (changed / "tokenizer.json").is_file()

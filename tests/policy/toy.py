@@ -105,14 +105,14 @@ def grpo_rows(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 REWARD = """
-import re
+import re, zlib
 
 def compute_score(data_source, solution_str, ground_truth, extra_info):
     found = re.findall(r"<recommend>.*?<JSON>\\[(.*?)\\]</JSON>", solution_str, re.S)
     ranking = re.findall(r'"([^"]*)"', found[-1]) if found else []
     rank = ranking.index(ground_truth) + 1 if ground_truth in ranking else 0
-    calls, leaked = solution_str.count("<tool_call>"), "<tool_response>" in solution_str
-    return {"score": (1.0 / rank if rank else 0.0) + 0.1 * calls, "acc": float(rank == 1), "leaked": float(leaked)}
+    score = (1.0 / rank if rank else 0.0) + 0.1 * solution_str.count("<tool_call>")
+    return {"score": score, "acc": float(rank == 1), "seen": float(zlib.crc32(solution_str.encode()))}
 """
 
 
