@@ -40,7 +40,7 @@ Histories: TypeAlias = Callable[[str], Sequence[str]]
 Pending: TypeAlias = Iterator[tuple[str, pa.RecordBatch]]
 Verbaliser: TypeAlias = Template | LanguageModel
 _BATCH = 512
-#: A worker costs its start and about 100 MiB at 10^6 items; below so many keys one process is as fast.
+#: Workers share the items with their parent; below so many keys one process is as fast as two.
 _MOST_WORKERS, _KEYS_OF_A_WORKER = 4, 10_000
 _COLUMNS = ("key", "neighbours", "weights", "support")
 
@@ -135,7 +135,8 @@ def price(
 
 
 def _workers(keys: int) -> int:
-    return max(1, min(len(os.sched_getaffinity(0)), _MOST_WORKERS, keys // _KEYS_OF_A_WORKER))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, _MOST_WORKERS, keys // _KEYS_OF_A_WORKER))
 
 
 def _nothing(user: str) -> Sequence[str]:
