@@ -6,7 +6,7 @@ EXTRA ?= cpu
 STAMP := $(VENV)/.installed-$(EXTRA)
 
 .PHONY: help install quickstart test test-slow lint doctor clean qwen3-tokenizer teacher-vllm \
-  official bench-baselines bench-neighbours bench-store bench-tables bench-end-to-end bench-teacher bench-faults bench-rewards \
+  official bench-baselines bench-neighbours bench-store bench-tables bench-end-to-end bench-teacher bench-faults bench-chat bench-trajectories bench-rewards \
   bench-rollout bench-plan drill-two-nodes
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -76,6 +76,12 @@ bench-baselines: install .bench/baselines/bin/python ## MF and LightGCN beside R
 	  colorama==0.4.4 colorlog==4.7.2 psutil pyyaml scikit-learn "setuptools<81" tabulate tensorboard texttable tqdm
 	.bench/baselines/bin/pip install -q --no-deps recbole==1.2.1  # it pins a Ray of 2023, which nothing here uses
 	.bench/baselines/bin/python -m benchmarks.baselines --table
+
+bench-chat: install ## the teacher's client beside a bare AsyncOpenAI loop
+	$(BIN)/python -m benchmarks.chat
+
+bench-trajectories: install ## 10,000 trajectories serialised, filtered and written: time and memory
+	$(BIN)/python -m benchmarks.trajectories
 
 bench-rewards: install ## rewards and metrics: throughput and growth
 	$(BIN)/python -m benchmarks.rewards
