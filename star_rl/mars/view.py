@@ -169,6 +169,7 @@ def _row(run: Run, items: Mapping[str, Item]) -> dict[str, Any]:
         "result": result_of(run),
         "verdict": verdict_of(run),
         "failure": run.failure,
+        "last": _last_words(run),
         "rank": run.rank,
         "seconds": run.seconds,
         "tokens": run.tokens,
@@ -180,6 +181,16 @@ def _row(run: Run, items: Mapping[str, Item]) -> dict[str, Any]:
             for phase in run.trajectory.phases
         ],
     }
+
+
+def _last_words(run: Run) -> str:
+    """What the model wrote last in a failed run, which is in no phase; empty in all others."""
+    if not run.failure or not run.steps:
+        return ""
+    said = [
+        m["content"] for m in run.steps[-1].get("messages", ()) if m.get("role") == "assistant" and m.get("content")
+    ]
+    return _shortened("", str(said[-1]))[1] if said else ""
 
 
 def _shortened(kind: str, words: str) -> list[str]:

@@ -31,6 +31,7 @@ def test_page_holds_every_run_and_what_it_filters_by(world, runs, tmp_path):
     listed = list(read_runs(runs))
     assert counts["read"] == counts["shown"] == data["read"] == len(data["runs"]) == len(listed) == 40
     assert {row["id"] for row in data["runs"]} == {run.id for run in listed}
+    assert {row["last"] for row in data["runs"]} == {""}, "no run failed"
     for row, run in zip(data["runs"], listed, strict=True):
         assert (row["source"], row["scenario"]) == (run.task.source, run.task.scenario)
         assert row["result"] == ("hit" if run.hit else "miss") and row["verdict"] == verdict_of(run)
@@ -44,10 +45,12 @@ def test_hostile_words_do_not_leave_the_data(world, runs, tmp_path):
     nasty = "</script><script>alert(1)</script>\u2028<!--"
     lines[0]["text"] = f"<plan>\n<Thinking>{nasty}</Thinking>"
     lines[0]["failure"] = f"malformed: {nasty}"
+    lines[0]["steps"][-1]["messages"] = [{"role": "assistant", "content": nasty}, {"role": "user", "content": "Again."}]
     (tmp_path / "x.jsonl").write_text(json.dumps(lines[0]) + "\n")
     write_page(tmp_path / "x.jsonl", tmp_path / "page.html")
     assert (tmp_path / "page.html").read_text().count("</script>") == 2
-    assert data_in(tmp_path / "page.html")["runs"][0]["failure"] == f"malformed: {nasty}"
+    shown = data_in(tmp_path / "page.html")["runs"][0]
+    assert (shown["failure"], shown["last"]) == (f"malformed: {nasty}", nasty)
 
 
 def test_limit_is_said(runs, tmp_path):
