@@ -8,6 +8,7 @@ Notation: U users, I items, n interactions, b users scored at once.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -173,7 +174,7 @@ def expected_hits(share: np.ndarray) -> np.ndarray:
     return sum(binom.cdf(k - 1, CANDIDATES - 1, np.clip(share, 0, 1)) for k in CUTS) / len(CUTS)
 
 
-class Learned:
+class Learned(ABC):
     """A method that is trained when it is made. Subclasses set ``name``, ``_make`` and ``_scores``.
 
     A candidate that nobody visibly has stands after those that somebody has, ties by seed.
@@ -200,12 +201,13 @@ class Learned:
                 scores[known] = self._scores(self._log.users.get(task.user_id), seen, asked[known])
         return ranked(task, scores, self._seed)
 
+    @abstractmethod
     def _make(self, log: Log) -> Any:
-        raise NotImplementedError
+        """An untrained model of the log's users and items."""
 
+    @abstractmethod
     def _scores(self, user: int | None, history: np.ndarray, asked: np.ndarray) -> np.ndarray:
         """Scores of the items asked for; ``user`` is None where the log does not hold it. Shape: as ``asked``."""
-        raise NotImplementedError
 
 
 @contextmanager

@@ -11,6 +11,7 @@ Notation: n tasks, I items, m retrieved.
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -37,7 +38,7 @@ class Retriever(Protocol):
     def retrieve(self, history: Sequence[str], count: int) -> list[str]: ...
 
 
-class _Graphed:
+class _Graphed(ABC):
     """Scores all items of the visible interactions from the items of a history. Shape of scores: (I,)."""
 
     name = ""
@@ -62,8 +63,9 @@ class _Graphed:
         had = set(seen.tolist())
         return [self.ids[code] for code in order[: count + len(had)].tolist() if code not in had][:count]
 
+    @abstractmethod
     def scores(self, seen: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
+        """Scores of all items, given the codes of those seen. Shape: (items,)."""
 
 
 class PopularityRetriever(_Graphed):

@@ -16,6 +16,7 @@ import queue
 import re
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -79,7 +80,7 @@ def blind(task: Task) -> Task:
     return replace(task, ground_truth="")
 
 
-class Method:
+class Method(ABC):
     """Anything that ranks. Use as an asynchronous context manager: engines and connections live inside the block.
 
     Attributes:
@@ -103,8 +104,9 @@ class Method:
     async def __aexit__(self, *_: object) -> None:
         return None
 
+    @abstractmethod
     async def rank(self, task: Task, context: TaskContext) -> Ranking:
-        raise NotImplementedError
+        """The method's answer to a task; the task carries no ground truth."""
 
 
 class Yardstick(Method):

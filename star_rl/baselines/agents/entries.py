@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import Counter
 
 from star_rl.baselines.agents.answer import candidate_list, only_candidates, with_missing
@@ -23,8 +24,9 @@ class _Entry(Agent):
         text = await talk.ask(baseline_prompt(self.prompt, talk.flavour, len(candidates), self.shown(talk)))
         return candidate_list(text, candidates)
 
+    @abstractmethod
     def shown(self, talk: Talk) -> Shown:
-        raise NotImplementedError
+        """What this agent shows of the case."""
 
 
 class Baseline666(_Entry):

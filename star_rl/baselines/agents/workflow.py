@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
@@ -55,7 +56,7 @@ class Talk:
         return reply.text.rpartition("</think>")[2]
 
 
-class Agent:
+class Agent(ABC):
     """A baseline of the paper's table 1 as a workflow over one chat client.
 
     Args:
@@ -106,6 +107,7 @@ class Agent:
         seconds = time.perf_counter() - began
         return Ranking(ranking, failure, talk.calls, talk.tokens_in, talk.tokens_out, seconds)
 
+    @abstractmethod
     async def work(self, talk: Talk) -> list[str]:
         """The agent's own way from the case to a list.
 
@@ -113,7 +115,6 @@ class Agent:
             Malformed: an answer cannot be used.
             ChatError: the endpoint failed.
         """
-        raise NotImplementedError
 
     # -------------------------------------------------------------------------------------------------------- lines
 
