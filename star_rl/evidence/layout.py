@@ -11,8 +11,7 @@ A shard is three files, written once and then only mapped:
     and a search ends at the first larger hash. At most two fifths of the slots are taken. A checksum of every 128 slots
     follows.
 ``details.bin``
-    What the hot path never reads (neighbours, structured evidence): zstd blocks of a few entries in record order, then
-    the uint64 offset of every block and of their end.
+    Neighbours and structured evidence, in record order (:mod:`star_rl.evidence.details`).
 
 All numbers are little-endian; hashes and checksums are XXH3. The idea is that of D. J. Bernstein's "constant database"
 (cdb), with 64-bit offsets. Nothing is locked and nothing is parsed at opening; every process that maps the files
@@ -27,11 +26,10 @@ import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from xxhash import xxh3_64_intdigest
 
-from star_rl.errors import StarError
+from star_rl.evidence.details import Details, damaged
 
 RECORDS, INDEX, DETAILS = "records.bin", "index.bin", "details.bin"
 FILES = (RECORDS, INDEX, DETAILS)
@@ -45,11 +43,6 @@ EMPTY = (1 << 64) - 1
 GROUP = 128
 #: End of a record: its ordinal, and the checksum of all before it and of the ordinal.
 TAIL = struct.Struct("<IQ")
-RANGE = struct.Struct("<QQ")
-#: Head of a block of details: checksum of what follows, bytes of the decompressed block.
-BLOCK = struct.Struct("<QI")
-#: Entries of a block of details. With 64 a store is 2 % smaller, and one entry takes seven times as long to unpack.
-BLOCK_ENTRIES = 8
 _slot_at = SLOT.unpack_from
 
 
@@ -67,13 +60,6 @@ def table_bits(entries: int) -> int:
     return max(1, (2 * entries + entries // 2).bit_length())
 
 
-def codec() -> Any:
-    """The zstd codec of pyarrow (imported only when details are written or read)."""
-    import pyarrow as pa
-
-    return pa.Codec("zstd", compression_level=3)
-
-
 class Shard:
     """One mapped shard.
 
@@ -83,19 +69,21 @@ class Shard:
         slots: number of slots (from the manifest).
         sizes: bytes of each file (from the manifest).
         block: entries of a block of details (from the manifest).
+        form: the store's format (from the manifest).
 
     Raises:
         StarError: a file is absent or has another length than the manifest says.
     """
 
-    __slots__ = ("block", "details", "entries", "folder", "index", "records", "shift", "slots", "sound")
+    __slots__ = ("details", "folder", "index", "records", "shift", "slots", "sound")
 
-    def __init__(self, folder: Path, entries: int, slots: int, sizes: dict[str, int], block: int) -> None:
-        self.folder, self.entries, self.slots, self.block = folder, entries, slots, block
+    def __init__(self, folder: Path, entries: int, slots: int, sizes: dict[str, int], block: int, form: int) -> None:
+        self.folder, self.slots = folder, slots
         self.shift = HASH_BITS - table_bits(entries)
         self.records = _map(folder / RECORDS, sizes[RECORDS])
         self.index = _map(folder / INDEX, sizes[INDEX])
-        self.details = _map(folder / DETAILS, sizes[DETAILS])
+        details = folder / DETAILS
+        self.details = Details(_map(details, sizes[DETAILS]), details, entries, block, form)
         if len(self.index) != slots * SLOT.size + -(-slots // GROUP) * 8 or slots <= 1 << table_bits(entries):
             raise damaged(folder / INDEX, f"{len(self.index)} bytes do not fit {entries} entries")
         # 1 where this process has checked the slot's record; zeroed by the kernel, and only where it is touched.
@@ -151,20 +139,8 @@ class Shard:
                 if found[0] != EMPTY:
                     yield self._record(*found[1:])[0]
 
-    def detail(self, ordinal: int) -> bytes:
-        """The details of one record, as the JSON they were written in."""
-        blocks = -(-self.entries // self.block)
-        table = len(self.details) - 8 * (blocks + 1)
-        start, end = RANGE.unpack_from(self.details, table + 8 * (ordinal // self.block))
-        block = self.details[start:end]
-        if len(block) < BLOCK.size or xxh3_64_intdigest(block[8:]) != BLOCK.unpack_from(block)[0]:
-            raise damaged(self.folder / DETAILS, f"the block at byte {start} fails its checksum")
-        plain = codec().decompress(block[BLOCK.size :], BLOCK.unpack_from(block)[1], asbytes=True)
-        first, last = struct.unpack_from("<II", plain, 4 * (ordinal % self.block))
-        return plain[first:last]
-
     def close(self) -> None:
-        for mapped in (self.records, self.index, self.details, self.sound):
+        for mapped in (self.records, self.index, self.details.mapped, self.sound):
             if isinstance(mapped, mmap.mmap):
                 mapped.close()
 
@@ -182,11 +158,6 @@ class Shard:
         (stored,) = struct.unpack_from("<Q", self.index, self.slots * SLOT.size + group * 8)
         if xxh3_64_intdigest(self.index[low:high]) != stored:
             raise damaged(self.folder / INDEX, f"bytes {low} to {high} fail their checksum")
-
-
-def damaged(file: Path, how: str) -> StarError:
-    """The error of a store that is not what was sealed."""
-    return StarError(f"the evidence store is damaged: {file}: {how}", "copy the store anew, or build it again")
 
 
 def _map(file: Path, size: int) -> mmap.mmap | bytes:

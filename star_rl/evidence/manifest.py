@@ -9,8 +9,9 @@ from typing import Any
 from star_rl.errors import StarError
 from star_rl.files import fingerprint
 
-#: Raised when a store written before cannot be read any more.
-FORMAT = 1
+#: The format that is written, and those that are read. They differ in ``details.bin``.
+FORMAT = 2
+READ = (1, 2)
 KIND = "star-rl evidence store"
 MANIFEST = "manifest.json"
 
@@ -63,9 +64,10 @@ def read_manifest(path: str | Path, scenario: str | None = None, data: str | Non
     stored = manifest.pop("checksum", None)
     if fingerprint(manifest) != stored:
         raise damaged
-    if manifest.get("kind") != KIND or manifest.get("format") != FORMAT:
+    if manifest.get("kind") != KIND or manifest.get("format") not in READ:
         raise StarError(
-            f"{folder} has format {manifest.get('format')!r}, this version reads {FORMAT}", "build the store again"
+            f"{folder} has format {manifest.get('format')!r}, this version reads {' and '.join(map(str, READ))}",
+            "build the store again",
         )
     if scenario is not None and manifest["scenario"] != scenario:
         raise StarError(

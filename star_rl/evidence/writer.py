@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 import struct
@@ -22,8 +21,8 @@ import numpy as np
 from xxhash import xxh3_64_intdigest
 
 from star_rl.errors import StarError
+from star_rl.evidence.details import BLOCK_ENTRIES, Blocks, pack
 from star_rl.evidence.layout import (
-    BLOCK_ENTRIES,
     DETAILS,
     EMPTY,
     FILES,
@@ -33,12 +32,11 @@ from star_rl.evidence.layout import (
     RECORDS,
     SLOT,
     TAIL,
-    codec,
     hash_of,
     name_of,
     table_bits,
 )
-from star_rl.evidence.manifest import MANIFEST, building_folder, manifest_text, shard_name
+from star_rl.evidence.manifest import FORMAT, MANIFEST, building_folder, manifest_text, shard_name
 from star_rl.files import fingerprint as digest_of
 from star_rl.files import read_json, write_json, writing_error
 
@@ -63,10 +61,8 @@ def encoded(
     """The bytes of one entry; arguments and errors as of :meth:`EvidenceWriter.put`."""
     if not tool or "\0" in tool:
         raise StarError(f"{tool!r} cannot be a tool's name", "use UserCF or ItemCF")
-    details = {"neighbours": [list(row) for row in neighbours], "structured": structured}
     try:
-        written = json.dumps(details, ensure_ascii=False, separators=(",", ":")).encode()
-        return Encoded(name_of(tool, key), text.encode(), written, outcome.encode())
+        return Encoded(name_of(tool, key), text.encode(), pack(neighbours, structured), outcome.encode())
     except UnicodeEncodeError as error:
         raise StarError(f"the entry of {tool} {key!r} is not valid Unicode", "mend the source's encoding") from error
 
@@ -104,7 +100,13 @@ class EvidenceWriter:
             raise StarError(
                 f"{self.path} exists already, and a sealed store never changes", "choose another path, or delete it"
             )
-        self.identity = {"scenario": scenario, "fingerprint": fingerprint, "about": about or {}, "shards": shards}
+        self.identity = {
+            "scenario": scenario,
+            "fingerprint": fingerprint,
+            "about": about or {},
+            "shards": shards,
+            "format": FORMAT,
+        }
         self.folder = building_folder(self.path)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -166,7 +168,7 @@ class EvidenceWriter:
             outcome: how the words came about; the manifest counts them.
 
         Raises:
-            StarError: an id that is not UTF-8, or the disk is full.
+            StarError: an id that is not UTF-8, neighbours of another form, or the disk is full.
         """
         self.put_encoded(encoded(tool, key, text, neighbours, structured, outcome))
 
@@ -317,7 +319,7 @@ def _write_shard(journal: _Journal, folder: Path, tools: Counter[str], outcomes:
     hashes, starts, names, texts = array("Q"), array("Q"), array("I"), array("I")
     position = 0
     with open(folder / RECORDS, "wb", buffering=1 << 20) as records, open(folder / DETAILS, "wb") as cold:
-        blocks = _Blocks(cold)
+        blocks = Blocks(cold)
         for ordinal, (hashed, name, text, details, outcome) in enumerate(_ordered(journal)):
             record = name + text + struct.pack("<I", ordinal)
             records.write(record + struct.pack("<Q", xxh3_64_intdigest(record)))
@@ -350,33 +352,6 @@ def _write_shard(journal: _Journal, folder: Path, tools: Counter[str], outcomes:
         handle.write(np.asarray(sums, dtype="<u8").tobytes())
         _sync_file(handle)
     return entries, slots
-
-
-class _Blocks:
-    """Writes details in compressed blocks of :data:`BLOCK_ENTRIES`, and at the end where each block is."""
-
-    def __init__(self, handle: IO[bytes]) -> None:
-        self._handle, self._codec = handle, codec()
-        self._ends, self._pending = array("Q", [0]), list[bytes]()
-
-    def append(self, details: bytes) -> None:
-        self._pending.append(details)
-        if len(self._pending) == BLOCK_ENTRIES:
-            self._write()
-
-    def finish(self) -> None:
-        if self._pending:
-            self._write()
-        self._handle.write(np.asarray(self._ends, dtype="<u8").tobytes())
-
-    def _write(self) -> None:
-        pieces = self._pending
-        offsets = np.cumsum([4 * (len(pieces) + 1), *(len(piece) for piece in pieces)]).astype("<u4").tobytes()
-        plain = offsets + b"".join(pieces)
-        body = struct.pack("<I", len(plain)) + self._codec.compress(plain, asbytes=True)
-        self._handle.write(struct.pack("<Q", xxh3_64_intdigest(body)) + body)
-        self._ends.append(self._ends[-1] + 8 + len(body))
-        self._pending = []
 
 
 def _described(file: Path) -> dict[str, Any]:

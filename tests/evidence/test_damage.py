@@ -44,6 +44,7 @@ def test_a_flipped_bit_is_never_a_wrong_answer(sealed, name):
             try:
                 assert store.get(*key) == (right[key]["text"] if right[key] else None)
                 assert store.entry(*key) == right[key]
+                assert store.neighbour_ids(*key) == tuple(row[0] for row in (right[key] or {}).get("neighbours", ()))
             except StarError as error:
                 caught += 1
                 assert "damaged" in str(error)
@@ -77,8 +78,8 @@ def test_a_damaged_manifest_is_refused(sealed):
 
 
 def test_another_format_is_refused(sealed, monkeypatch):
-    monkeypatch.setattr("star_rl.evidence.manifest.FORMAT", 2)
-    with pytest.raises(StarError, match="has format 1, this version reads 2"):
+    monkeypatch.setattr("star_rl.evidence.manifest.READ", (3, 4))
+    with pytest.raises(StarError, match="has format 2, this version reads 3 and 4"):
         EvidenceStore.open(sealed)
 
 

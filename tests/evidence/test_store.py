@@ -324,7 +324,7 @@ def test_an_open_store_outlives_its_deletion(sealed):
 
 def test_manifest_tells_what_it_holds(sealed):
     manifest = json.loads((sealed / "manifest.json").read_text())
-    assert manifest["format"] == 1 and manifest["scenario"] == "classic" and manifest["fingerprint"] == "data-1"
+    assert manifest["format"] == 2 and manifest["scenario"] == "classic" and manifest["fingerprint"] == "data-1"
     files = manifest["shards"][0]["files"]
     assert {name: file["bytes"] for name, file in files.items()} == {
         name: os.path.getsize(sealed / "shard-00000" / name) for name in FILES
