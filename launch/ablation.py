@@ -43,11 +43,14 @@ def ablate(arguments: Namespace) -> int:
     folders = run_variants(
         arguments.recipe, arguments.overrides, wanted, lambda loaded: local.run(loaded, chain.STAGES)
     )
+    from star_rl.report.evaluation import write_evaluation
+
     made = table(folders)
     out = folders[wanted[0]].parent / f"{folders[wanted[0]].name.removesuffix(f'-{wanted[0]}')}-table2"
     write_text(f"{out}.md", markdown(made))
     write_json(f"{out}.json", made)
-    print(f"{markdown(made)}\n{out}.md\n{out}.json")
+    page = write_evaluation([folder / "evaluate" for folder in folders.values()], Path(f"{out}.html"), made)
+    print(f"{markdown(made)}\n{out}.md\n{out}.json\n{page}")
     return 0
 
 

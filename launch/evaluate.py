@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from argparse import Namespace
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from star_rl.evaluation.methods import Method, TaskContext, make
 from star_rl.evaluation.results import Answer
 from star_rl.evaluation.runner import ContextOf
 from star_rl.evaluation.tasks import TaskSet, fingerprint_of, read_tasks, task_set, write_tasks
-from star_rl.files import write_json
+from star_rl.files import write_json, write_text
 from star_rl.records import Task
 from star_rl.stage import manifest_of, versions
 
@@ -107,21 +108,28 @@ def run_methods(
 
 def seal(
     folder: Path,
+    world: World,
     tasks: TaskSet,
     samples: int,
     resamples: int,
     seed: int,
     more: Sequence[Answer] = (),
     pairs: Pairs | None = None,
+    models: Mapping[str, Path] | None = None,
 ) -> dict[str, Any]:
-    """All answers of a folder as ``answers.parquet``, and their figures as ``metrics.json``.
+    """All answers of a folder as ``answers.parquet``, their figures as ``metrics.json``, and both as a page.
 
     Args:
         more: answers that come from elsewhere than ``answers/``.
+        models: checkpoints of their methods.
     """
+    from star_rl.report import contexts
+    from star_rl.report.evaluation import write_evaluation
+
     table = results.table_of([*runner.read_answers(folder / "answers", tasks.tasks), *more])
     write_tasks(folder / "tasks.parquet", tasks.tasks)
     results.write(folder / "answers.parquet", table)
+    contexts.write(folder, tasks.tasks, world.history, world.items)
     judged = {
         **judge(table, tasks.tasks, samples, resamples, seed, pairs),
         "tasks": {
@@ -136,8 +144,40 @@ def seal(
         "seed": seed,
         "versions": versions(_PACKAGES),
     }
+    sizes = _parameters({**_models(folder), **(models or {})})
+    for row in judged["methods"]:
+        row["parameters"] = sizes.get(row["name"])
     write_json(folder / "metrics.json", judged)
+    write_evaluation([folder])
     return judged
+
+
+def _models(folder: Path) -> dict[str, Path]:
+    """Checkpoints of the methods that have one, where the answers say."""
+    heads = [head for _, head in runner.ledgers(folder / "answers")]
+    return {
+        head["method"]: Path(head["describe"]["model"]) for head in heads if (head.get("describe") or {}).get("model")
+    }
+
+
+def _parameters(models: Mapping[str, Path]) -> dict[str, int]:
+    """Sizes of the checkpoints that are still there and are dense Qwen3 models; of others none is known."""
+    from launch.plan.shapes import shape_of
+
+    found = {}
+    for name, model in models.items():
+        if (model / "config.json").is_file():
+            with contextlib.suppress(StarError):
+                found[name] = shape_of(model).parameters
+    return found
+
+
+def renew(folder: Path) -> None:
+    """Make the page of an evaluation again, after a study was laid beside its answers; none where there are none."""
+    if (folder / "metrics.json").is_file() and (folder / "answers.parquet").is_file():
+        from star_rl.report.evaluation import write_evaluation
+
+        print(write_evaluation([folder]))
 
 
 def evaluate(arguments: Namespace) -> int:
@@ -159,12 +199,12 @@ def evaluate(arguments: Namespace) -> int:
     write_tasks(folder / "tasks.parquet", tasks.tasks)
     with _line("evaluate") as line:
         failed = run_methods(methods, world, tasks, folder, arguments.samples, arguments.timeout, line)
-    judged = seal(folder, tasks, arguments.samples, arguments.bootstrap, seed)
+    judged = seal(folder, world, tasks, arguments.samples, arguments.bootstrap, seed)
     print(summary(judged))
     for name, reasons in failed.items():
         for reason, count in reasons.items():
             print(f"{name}: {count:,} x failed ({reason}); counted as misses")
-    print(f"{folder}/answers.parquet, metrics.json")
+    print(f"{folder}/report.html, answers.parquet, metrics.json")
     return 0
 
 
@@ -207,10 +247,20 @@ def _same_set(folder: Path, tasks: TaskSet) -> None:
 def compare(arguments: Namespace) -> int:
     """``star-rl compare``."""
     from star_rl.evaluation import compare as tables
+    from star_rl.report import changes, evaluation, findings
 
-    compared = tables.compare([Path(folder) for folder in arguments.folders])
-    print(tables.markdown(compared))
+    found = findings.gather([Path(folder) for folder in arguments.folders])
+    made = changes.changes(found)
+    words = changes.markdown(made)
+    print(tables.markdown(found.compared))
+    if words:
+        print(words)
     if arguments.out:
-        for path in tables.write(compared, Path(arguments.out)):
+        out = Path(arguments.out)
+        more = {"changes": changes.data(made, found.tasks)}
+        page = out / "comparison.html"
+        paths = tables.write(found.compared, out, more, words)
+        write_text(page, evaluation.render_evaluation(found, made))
+        for path in (*paths, page):
             print(path)
     return 0

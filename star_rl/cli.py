@@ -146,9 +146,10 @@ def _results(commands: Any) -> None:
     evaluate.add_argument("--seed", type=int, help="of candidates' order and methods (default: the run's)")
 
     compare = _add(commands, "compare", "evaluations in the layout of the paper's table 1, its figures beside them",
-                   ["compare judged", "compare amazon goodreads yelp --out table1"], "evaluate:compare")  # fmt: skip
-    compare.add_argument("folders", nargs="+", metavar="DIR", help="folders of star-rl evaluate")
-    compare.add_argument("--out", metavar="DIR", help="write comparison.md, .tex and .json there")
+                   ["compare judged", "compare amazon goodreads yelp --out table1",
+                    "compare before after --out changed"], "evaluate:compare")  # fmt: skip
+    compare.add_argument("folders", nargs="+", metavar="DIR", help="folders of star-rl evaluate, or of runs")
+    compare.add_argument("--out", metavar="DIR", help="write comparison.html, .md, .tex and .json there")
 
     official = _add(commands, "official", "methods inside the official simulator, its figures held to ours", [
         "official runs/quickstart random popularity item_knn star:temperature=0 --tasks 100",

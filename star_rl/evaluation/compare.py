@@ -7,7 +7,7 @@ AgentRecBench's own; on a split of one's own the paper's figures are shown apart
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from star_rl.errors import StarError
 from star_rl.evaluation import paper
 from star_rl.evaluation.tasks import Cell, fingerprint_of, read_tasks
 from star_rl.files import read_json, write_json, write_text
-from star_rl.records import SCENARIOS
+from star_rl.records import SCENARIOS, Task
 
 #: Figures of a cell that get a table of their own: name, head, factor to percent.
 FIGURES = (
@@ -25,7 +25,8 @@ FIGURES = (
     ("mrr", "MRR", 1.0),
     ("valid_rate", "Valid rankings", 100.0),
 )
-_SHORT = dict(zip(SCENARIOS, ("Classic", "User-CS", "Item-CS", "Long", "Short"), strict=True))
+#: Heads of the scenarios.
+SHORT = dict(zip(SCENARIOS, ("Classic", "User-CS", "Item-CS", "Long", "Short"), strict=True))
 _DASH = "\u2013"
 
 
@@ -50,7 +51,24 @@ class Column:
 
     @property
     def head(self) -> str:
-        return f"{self.source} {_SHORT.get(self.scenario, self.scenario)}"
+        return f"{self.source} {SHORT.get(self.scenario, self.scenario)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One evaluation as it lies in its folder.
+
+    Attributes:
+        label: what tells it from the others: the end of its path.
+        figures: its ``metrics.json``.
+        names: of its methods in the table, by what they are called in the folder.
+    """
+
+    folder: Path
+    label: str
+    figures: dict[str, Any]
+    tasks: list[Task]
+    names: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -60,55 +78,91 @@ class Compared:
     Attributes:
         methods: method -> sub-task -> row of figures (see :func:`star_rl.evaluation.judge.judge`).
         notes: sentences that belong to the table.
+        folders: the evaluations, in the order they were given.
     """
 
     columns: list[Column] = field(default_factory=list)
     methods: dict[str, dict[Cell, dict[str, Any]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    folders: list[Judged] = field(default_factory=list)
 
 
 def compare(folders: Sequence[Path]) -> Compared:
-    """Read evaluations.
+    """Read evaluations: folders of ``star-rl evaluate``, or of runs that have judged.
 
     Raises:
-        StarError: a folder is no evaluation, its answers belong to other tasks than it says, or two folders have
-            different tasks for one sub-task.
+        StarError: a folder is no evaluation or stands twice, its answers belong to other tasks than it says, or two
+            folders have different tasks for one sub-task.
     """
-    found, places = Compared(), dict[Cell, tuple[Column, Path]]()
-    read = [(folder, _read(folder)) for folder in folders]
-    names = [row["name"] for _, judged in read for row in judged["methods"]]
-    for folder, judged in read:
-        for entry in judged["tasks"]["cells"]:
+    places = [_place(folder) for folder in folders]
+    found, seen = Compared(), dict[Cell, tuple[Column, Path]]()
+    found.folders = [_read(folder, label) for folder, label in zip(places, _labels(places), strict=True)]
+    for one in found.folders:
+        for entry in one.figures["tasks"]["cells"]:
             column = Column(
-                entry["source"], entry["scenario"], entry["n"], entry["fingerprint"], judged["tasks"]["official"]
+                entry["source"], entry["scenario"], entry["n"], entry["fingerprint"], one.figures["tasks"]["official"]
             )
-            known = places.get(column.cell)
+            known = seen.get(column.cell)
             if known and known[0].fingerprint != column.fingerprint:
                 raise StarError(
-                    f"{known[1]} and {folder} have different tasks for {column.head} "
+                    f"{known[1]} and {one.folder} have different tasks for {column.head} "
                     f"({known[0].n} of {known[0].fingerprint}, {column.n} of {column.fingerprint})",
                     "judge all methods on the same tasks, with the same --limit",
                 )
             if not known:
-                places[column.cell] = (column, folder)
+                seen[column.cell] = (column, one.folder)
                 found.columns.append(column)
-        for row in judged["cells"]:
-            name = row["name"] if names.count(row["name"]) == 1 else _told_apart(row, folder, read)
+        for row in one.figures["cells"]:
+            name = one.names.setdefault(row["name"], _name(row["name"], one, found.folders))
             found.methods.setdefault(name, {})[row["source"], row["scenario"]] = row
-        found.notes += [f"{folder.name or folder}: {note}" for note in judged["notes"]]
+        found.notes += [f"{one.label}: {note}" for note in one.figures["notes"]]
     found.columns.sort(key=_order)
     found.notes += _comparability(found)
     return found
 
 
-def _told_apart(row: dict[str, Any], folder: Path, read: Sequence[tuple[Path, dict[str, Any]]]) -> str:
-    """A method of several folders is one row where they hold different sub-tasks, else a row for each folder."""
-    key = (row["name"], row["source"], row["scenario"])
-    many = sum((one["name"], one["source"], one["scenario"]) == key for _, judged in read for one in judged["cells"])
-    return f"{row['name']} ({folder.name or folder})" if many > 1 else str(row["name"])
+def _place(folder: Path) -> Path:
+    """The evaluation itself, where a run's folder is given."""
+    inside = folder / "evaluate"
+    return inside if not (folder / "metrics.json").exists() and (inside / "metrics.json").exists() else folder
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _labels(folders: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that differ; a run's stage is called by its run."""
+    parts = [folder.resolve().parts for folder in folders]
+    parts = [own[:-1] if own[-1] == "evaluate" and len(own) > 2 else own for own in parts]
+    if len(set(parts)) < len(parts):
+        raise StarError("an evaluation is given twice", "name each folder once")
+    depth = 1
+    while len({own[-depth:] for own in parts}) < len(parts):
+        depth += 1
+    return ["/".join(own[-depth:]) for own in parts]
+
+
+def _name(name: str, own: Judged, folders: Sequence[Judged]) -> str:
+    """A method of several folders is one row where they hold different sub-tasks, else a row for each folder.
+
+    It is one row as well where it calls no language model and its figures agree: a yardstick that every run judges.
+    """
+    mine = _cells(own, name)
+    for other in folders:
+        theirs = _cells(other, name) if other is not own else {}
+        for cell in mine.keys() & theirs.keys():
+            if _quality(mine[cell]) != _quality(theirs[cell]):
+                return f"{name} ({own.label})"
+    return name
+
+
+def _cells(judged: Judged, name: str) -> dict[Cell, dict[str, Any]]:
+    return {(row["source"], row["scenario"]): row for row in judged.figures["cells"] if row["name"] == name}
+
+
+def _quality(row: dict[str, Any]) -> object:
+    """What has to be equal for two rows to be one; nothing is equal to that of a language model's."""
+    return object() if row["calls"] is not None else [row[key] for key in ("hr1", "hr3", "hr5", "ndcg10", "mrr")]
+
+
+def _read(folder: Path, label: str) -> Judged:
     judged = read_json(folder / "metrics.json")
     try:
         said = judged["tasks"]["fingerprint"]
@@ -116,9 +170,10 @@ def _read(folder: Path) -> dict[str, Any]:
             _ = judged[key]
     except (KeyError, TypeError) as error:
         raise StarError(f"{folder} is no evaluation of this version ({error} is missing)", "judge it again") from error
-    if fingerprint_of(read_tasks(folder / "tasks.parquet")) != said:
+    tasks = read_tasks(folder / "tasks.parquet")
+    if fingerprint_of(tasks) != said:
         raise StarError(f"the figures in {folder} are those of another task set", "judge it again: star-rl evaluate")
-    return dict(judged)
+    return Judged(folder, label, dict(judged), tasks)
 
 
 def _order(column: Column) -> tuple[int, str, int, str]:
@@ -177,7 +232,7 @@ def paper_rows(found: Compared) -> tuple[str, list[list[str]]]:
     else:
         title = f"The paper's figures, on other tasks: not comparable ({paper.PAPER}, table 1)"
         cells = list(paper.TABLE1["STAR"])
-        lines = [["method", *(f"{source} {_SHORT[scenario]}" for source, scenario in cells)]]
+        lines = [["method", *(f"{source} {SHORT[scenario]}" for source, scenario in cells)]]
     lines += [[name, *(f"{values[cell]:.1f}" for cell in cells)] for name, values in paper.TABLE1.items()]
     return title, lines
 
@@ -195,30 +250,30 @@ def markdown(found: Compared) -> str:
 
 
 def _pipes(lines: Sequence[Sequence[str]]) -> str:
-    from star_rl.report.tables import _markdown_text
+    from star_rl.report.tables import markdown_text
 
-    shown = [[_markdown_text(cell) if place == 0 else cell for place, cell in enumerate(line)] for line in lines]
+    shown = [[markdown_text(cell) if place == 0 else cell for place, cell in enumerate(line)] for line in lines]
     ruler = ["---", *("---:" for _ in shown[0][1:])]
     return "\n".join("| " + " | ".join(line) + " |" for line in [shown[0], ruler, *shown[1:]])
 
 
 def latex(found: Compared) -> str:
     """The table of HR_avg for booktabs, the paper's figures below a rule where they are comparable."""
-    from star_rl.report.tables import _latex_text
+    from star_rl.report.tables import latex_text
 
     head, count, *body = rows(found)
     lines = [
         f"\\begin{{tabular}}{{l{'r' * len(found.columns)}}}",
         r"\toprule",
-        *(" & ".join(map(_latex_text, line)) + r" \\" for line in (head, count)),
+        *(" & ".join(map(latex_text, line)) + r" \\" for line in (head, count)),
         r"\midrule",
-        *(" & ".join(map(_latex_text, line)) + r" \\" for line in body),
+        *(" & ".join(map(latex_text, line)) + r" \\" for line in body),
     ]
     if any(column.comparable for column in found.columns):
         lines += [r"\midrule"]
         for name, values in paper.TABLE1.items():
             cells = [f"{values[c.cell]:.1f}" if c.comparable else "--" for c in found.columns]
-            lines.append(" & ".join([_latex_text(f"{name} ({paper.PAPER})"), *cells]) + r" \\")
+            lines.append(" & ".join([latex_text(f"{name} ({paper.PAPER})"), *cells]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
@@ -248,10 +303,15 @@ def data(found: Compared) -> dict[str, Any]:
     }
 
 
-def write(found: Compared, folder: Path) -> list[Path]:
-    """``comparison.md``, ``.tex`` and ``.json``."""
+def write(found: Compared, folder: Path, more: Mapping[str, Any] | None = None, words: str = "") -> list[Path]:
+    """``comparison.md``, ``.tex`` and ``.json``.
+
+    Args:
+        more: keys beside those of :func:`data`.
+        words: Markdown after the tables.
+    """
     paths = [folder / f"comparison.{kind}" for kind in ("md", "tex", "json")]
-    write_text(paths[0], markdown(found))
+    write_text(paths[0], markdown(found) + (f"\n{words}" if words else ""))
     write_text(paths[1], latex(found))
-    write_json(paths[2], data(found))
+    write_json(paths[2], {**data(found), **(more or {})})
     return paths

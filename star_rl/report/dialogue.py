@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,8 @@ from star_rl.trajectory import (
 LIMIT = 8_000
 #: Entries of a ranking, faults and phases that the page shows: a model can write thousands.
 ENTRIES, FAULTS, PHASES_SHOWN, BLOCKS_SHOWN = 40, 12, 40, 200
+#: Characters of an id or a title, and what the tags around a block take.
+WORDS, _TAGS = 200, 100
 
 _TITLES = {
     "plan": "Plan",
@@ -84,27 +87,44 @@ class Panel:
     left_out: dict[str, int] = field(default_factory=dict)
 
 
-def _cut(text: str) -> str:
-    return (
-        text if len(text) <= LIMIT else f"{text[:LIMIT]}\n[.. {len(text) - LIMIT:,} more characters, see report.json]"
-    )
+class Cutter:
+    """Holds what is shown of an answer within bounds, and says where the rest is.
+
+    Args:
+        room: characters of all blocks together, as the page holds them; None for no bound.
+        where: the file that has everything.
+    """
+
+    def __init__(self, room: int | None = None, where: str = "report.json") -> None:
+        self.left, self._where = math.inf if room is None else room, where
+
+    @property
+    def full(self) -> bool:
+        """Is there no room for another block?"""
+        return self.left <= 0
+
+    def __call__(self, text: str) -> str:
+        limit = int(min(LIMIT, max(0, self.left)))
+        shown = text[:limit]
+        self.left -= _TAGS + len(shown) + 4 * sum(shown.count(mark) for mark in "&<>\"'")  # as they are escaped
+        return text if len(text) <= limit else f"{shown}\n[.. {len(text) - limit:,} more characters, see {self._where}]"
 
 
-def _part(block: Any) -> Part:
+def _part(block: Any, cut: Cutter) -> Part:
     match block:
         case Thinking(text):
-            return Part("thinking", "Thinking", _cut(text.strip()))
+            return Part("thinking", "Thinking", cut(text.strip()))
         case ToolCall(name, arguments):
-            return Part("call", "Tool call", _cut(f"{name}({json.dumps(arguments, ensure_ascii=False)})"))
+            return Part("call", "Tool call", cut(f"{name}({json.dumps(arguments, ensure_ascii=False)})"))
         case BadCall(text, reason):
-            return Part("call bad", f"Tool call that does not parse: {reason}", _cut(text.strip()))
+            return Part("call bad", f"Tool call that does not parse: {reason}"[:200], cut(text.strip()))
         case Response(text):
-            return Part("response", "Tool response", _cut(text))
+            return Part("response", "Tool response", cut(text))
         case Json(raw):
             label = "JSON" if not block.error else f"JSON that does not parse: {block.error}"
-            return Part("json" if not block.error else "json bad", label[:200], _cut(raw.strip()))
+            return Part("json" if not block.error else "json bad", label[:200], cut(raw.strip()))
         case Text(text):
-            return Part("text", "Text between blocks", _cut(text))
+            return Part("text", "Text between blocks", cut(text))
     raise TypeError(f"no block: {block!r}")
 
 
@@ -115,18 +135,20 @@ def _text(content: Any) -> str:
     return "" if content is None else json.dumps(content, ensure_ascii=False, default=str)
 
 
-def sections(trajectory: Trajectory) -> list[Section]:
-    """The phases that are shown."""
-    return [
-        Section(
-            phase.tag or "outside",
-            _TITLES[phase.tag],
-            phase.closed,
-            [_part(block) for block in phase.blocks[:BLOCKS_SHOWN]],
-            max(0, len(phase.blocks) - BLOCKS_SHOWN),
-        )
-        for phase in trajectory.phases[:PHASES_SHOWN]
-    ]
+def sections(trajectory: Trajectory, cut: Cutter) -> list[Section]:
+    """The phases that are shown, as far as there is room."""
+    found = []
+    for phase in trajectory.phases[:PHASES_SHOWN]:
+        if cut.full:
+            break
+        parts = []
+        for block in phase.blocks[:BLOCKS_SHOWN]:
+            if cut.full:
+                break
+            parts.append(_part(block, cut))
+        tag = phase.tag or "outside"
+        found.append(Section(tag, _TITLES[phase.tag], phase.closed, parts, len(phase.blocks) - len(parts)))
+    return found
 
 
 def entries(ranking: Sequence[str | None] | None, task: ExampleTask) -> list[Entry]:
@@ -142,14 +164,16 @@ def entries(ranking: Sequence[str | None] | None, task: ExampleTask) -> list[Ent
         elif known and item not in known:
             remark = "no candidate"
         seen.add(item)
-        found.append(Entry(item or "", task.titles.get(item or "", ""), item == task.ground_truth, remark))
+        title = task.titles.get(item or "", "")
+        found.append(Entry((item or "")[:WORDS], title[:WORDS], item == task.ground_truth, remark))
     return found
 
 
-def panel(heading: str, rollout: Rollout | None, task: ExampleTask) -> Panel:
+def panel(heading: str, rollout: Rollout | None, task: ExampleTask, cut: Cutter | None = None) -> Panel:
     """Everything the page shows of one rollout. Nothing in it raises: the messages can hold anything."""
     if rollout is None:
         return Panel(heading, None)
+    cut = cut or Cutter()
     messages: list[Mapping[str, Any]] = []
     prompt = []
     for message in rollout.messages:
@@ -159,20 +183,20 @@ def panel(heading: str, rollout: Rollout | None, task: ExampleTask) -> Panel:
         elif role == "tool":  # an answer that spells a tag must not look like the model's structure
             messages.append({"role": role, "content": neutral(content)})
         else:
-            prompt.append((role, _cut(content)))
+            prompt.append((role, cut(content)))
     trajectory = from_messages(messages)
     broken = rollout.format is not None and rollout.format <= 0
     problems = faults(parse(model_text(messages)), required=CRITICAL if broken else ())
-    listed = entries(rollout.ranking, task)
+    listed, shown = entries(rollout.ranking, task), sections(trajectory, cut)
     return Panel(
         heading,
         rollout,
         prompt,
-        sections(trajectory),
+        shown,
         listed,
         [problem[:120] for problem in problems[:FAULTS]],
         {
-            "phases": max(0, len(trajectory.phases) - PHASES_SHOWN),
+            "phases": len(trajectory.phases) - len(shown),
             "entries": max(0, len(rollout.ranking or []) - ENTRIES),
             "faults": max(0, len(problems) - FAULTS),
         },

@@ -87,6 +87,89 @@ def describe(series: Sequence[Series], unit: str) -> str:
     return "; ".join(parts) or "no values"
 
 
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The box of a chart: what its axes run over, and where a value lies in it.
+
+    Attributes:
+        x, y: lowest and highest value of each axis; logarithms where an axis is logarithmic.
+        width, height: of the picture.
+        left, bottom: room for labels.
+    """
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
+    bottom: int = BOTTOM
+
+    def px(self, value: float) -> float:
+        low, high = self.x
+        return self.left + 4 + (value - low) / (high - low) * (self.width - self.left - RIGHT - 8)
+
+    def py(self, value: float) -> float:
+        low, high = self.y
+        return self.height - self.bottom - (value - low) / (high - low) * (self.height - TOP - self.bottom)
+
+    def axes(
+        self, x_label: str, y_label: str, x_marks: Sequence[tuple[float, str]], y_marks: Sequence[tuple[float, str]]
+    ) -> Markup:
+        """Grid, ticks, both axes and their labels; a mark is a place on the axis and what stands there."""
+        floor, right = self.height - self.bottom, self.width - RIGHT
+        out = []
+        for value, shown in y_marks:
+            y = self.py(value)
+            out.append(
+                Markup(
+                    '<path class="grid" d="M{} {:.1f}H{}"/>'
+                    '<text class="tick" x="{}" y="{:.1f}" text-anchor="end">{}</text>'
+                ).format(self.left, y, right, self.left - 6, y + 4, shown)
+            )
+        for value, shown in x_marks:
+            x = self.px(value)
+            out.append(
+                Markup(
+                    '<path class="axis" d="M{:.1f} {}v4"/>'
+                    '<text class="tick" x="{:.1f}" y="{}" text-anchor="middle">{}</text>'
+                ).format(x, floor, x, floor + 17, shown)
+            )
+        out.append(Markup('<path class="axis" d="M{} {}V{}H{}"/>').format(self.left, TOP, floor, right))
+        out.append(
+            Markup('<text class="label" x="{}" y="{}" text-anchor="middle">{}</text>').format(
+                (self.left + right) // 2, self.height - 5, x_label
+            )
+        )
+        if y_label:
+            out.append(
+                Markup(
+                    '<text class="label" transform="translate(13 {}) rotate(-90)" text-anchor="middle">{}</text>'
+                ).format((TOP + floor) // 2, y_label)
+            )
+        return Markup("").join(out)
+
+
+def opening(name: str, title: str, words: str, width: int = WIDTH, height: int = HEIGHT) -> Markup:
+    """The start of a picture that has a name and a sentence for those who hear it; ``name`` makes its ids."""
+    return Markup(
+        '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-labelledby="{}-title {}-desc">'
+        '<title id="{}-title">{}</title><desc id="{}-desc">{}</desc>'
+    ).format(width, height, name, name, name, title, name, words)
+
+
+def log_marks(low: float, high: float) -> list[tuple[float, str]]:
+    """Marks of a logarithmic axis between two powers of ten, given as exponents."""
+    first, last = math.floor(low), math.ceil(high)
+    factors = (1.0,) if last - first > 4 else (1.0, 2.0, 5.0)
+    places = [power + math.log10(factor) for power in range(first, last + 1) for factor in factors]
+    return [(place, number(10**place)) for place in places if low <= place <= high]
+
+
+def marks(low: float, high: float) -> list[tuple[float, str]]:
+    """Marks of a plain axis."""
+    return [(tick, number(tick)) for tick in ticks(low, high) if low - 1e-12 <= tick <= high + 1e-12]
+
+
 def line_chart(
     name: str,
     title: str,
@@ -113,11 +196,7 @@ def line_chart(
             points = [(step, math.log10(value)) for step, value in points if value > 0]
         lines.append(points)
     present = [points for points in lines if points]
-    title_id, text_id = f"{name}-title", f"{name}-desc"
-    head = Markup(
-        '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-labelledby="{} {}"><title id="{}">{}</title>'
-        '<desc id="{}">{}</desc>'
-    ).format(WIDTH, HEIGHT, title_id, text_id, title_id, title, text_id, describe(series, unit))
+    head = opening(name, title, describe(series, unit))
     if not present:
         return head + Markup(
             '<text class="empty" x="{}" y="{}" text-anchor="middle">no values recorded</text></svg>'
@@ -126,54 +205,21 @@ def line_chart(
     x0, x1 = min(steps), max(steps)
     if x0 == x1:
         x0, x1 = x0 - 1, x1 + 1
-    y0, y1 = _span([value for points in present for _, value in points], bounds)
-
-    def px(step: float) -> float:
-        return LEFT + 4 + (step - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT - 8)
-
-    def py(value: float) -> float:
-        return HEIGHT - BOTTOM - (value - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM)
+    frame = Frame((x0, x1), _span([value for points in present for _, value in points], bounds))
+    px, py = frame.px, frame.py
 
     def path(points: Sequence[tuple[float, float]]) -> str:
         return "M" + "L".join(f"{px(step):.1f} {py(value):.1f}" for step, value in points)
 
-    out = [head]
-    marks = [tick for tick in ticks(y0, y1) if y0 - 1e-12 <= tick <= y1 + 1e-12]
-    if log:
-        low, high = math.floor(y0), math.ceil(y1)
-        factors = (1.0,) if high - low > 4 else (1.0, 2.0, 5.0)
-        marks = [power + math.log10(factor) for power in range(low, high + 1) for factor in factors]
-        marks = [mark for mark in marks if y0 <= mark <= y1]
-    for tick in marks:
-        y = py(tick)
-        out.append(
-            Markup(
-                '<path class="grid" d="M{} {:.1f}H{}"/><text class="tick" x="{}" y="{:.1f}" text-anchor="end">{}</text>'
-            ).format(LEFT, y, WIDTH - RIGHT, LEFT - 6, y + 4, number(10**tick if log else tick))
-        )
-    for tick in ticks(x0, x1):
-        if tick != round(tick):
-            continue
-        x = px(tick)
-        out.append(
-            Markup(
-                '<path class="axis" d="M{:.1f} {}v4"/>'
-                '<text class="tick" x="{:.1f}" y="{}" text-anchor="middle">{}</text>'
-            ).format(x, HEIGHT - BOTTOM, x, HEIGHT - BOTTOM + 17, number(tick))
-        )
-    out.append(Markup('<path class="axis" d="M{} {}V{}H{}"/>').format(LEFT, TOP, HEIGHT - BOTTOM, WIDTH - RIGHT))
-    out.append(
-        Markup('<text class="label" x="{}" y="{}" text-anchor="middle">step</text>').format(
-            (LEFT + WIDTH - RIGHT) // 2, HEIGHT - 5
-        )
-    )
-    if unit:
-        middle = (TOP + HEIGHT - BOTTOM) // 2
-        out.append(
-            Markup(
-                '<text class="label" transform="translate(13 {}) rotate(-90)" text-anchor="middle">{}</text>'
-            ).format(middle, unit + (" (log)" if log else ""))
-        )
+    out = [
+        head,
+        frame.axes(
+            "step",
+            unit + (" (log)" if log and unit else ""),
+            [(tick, number(tick)) for tick in ticks(x0, x1) if tick == round(tick)],
+            (log_marks if log else marks)(*frame.y),
+        ),
+    ]
     for step in resumed:
         if x0 <= step <= x1:
             upright = Markup('<path class="resumed" d="M{:.1f} {}V{}"><title>resumed at step {}</title></path>')

@@ -132,7 +132,8 @@ class HistoryItem:
 
 @dataclass(slots=True)
 class ExampleTask:
-    """The task of an example; ``titles`` names the candidates where the source has titles."""
+    """The task of an example; ``titles`` names the candidates where the source has titles, and ``earlier`` counts what
+    the history has before what is listed."""
 
     task_id: str
     scenario: str = ""
@@ -141,6 +142,7 @@ class ExampleTask:
     candidates: list[str] = field(default_factory=list)
     history: list[HistoryItem] = field(default_factory=list)
     titles: dict[str, str] = field(default_factory=dict)
+    earlier: int = 0
 
 
 @dataclass(slots=True)
@@ -153,6 +155,7 @@ class Rollout:
         rank: position of the ground truth, from 1; ``None`` when it is not in the ranking.
         score: the reward.
         format: the format part of the reward; above zero means well formed.
+        failure: why there is no ranking, in words.
     """
 
     messages: list[dict[str, Any]] = field(default_factory=list)
@@ -160,6 +163,7 @@ class Rollout:
     rank: int | None = None
     score: float | None = None
     format: float | None = None
+    failure: str = ""
 
 
 @dataclass(slots=True)

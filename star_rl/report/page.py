@@ -38,7 +38,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A drawn figure, its legend and its numbers."""
+    """A drawn figure, its legend and its numbers; ``note`` belongs to the numbers, ``remark`` to the figure."""
 
     title: str
     svg: Markup
@@ -46,6 +46,7 @@ class Chart:
     heads: list[str]
     rows: list[list[str]]
     note: str = ""
+    remark: str = ""
 
 
 def fixed(value: Any, digits: int = 1) -> str:
@@ -167,13 +168,28 @@ def _environment() -> Environment:
     environment.filters.update(
         fixed=fixed, percent=percent, duration=duration, signed=signed, pretty=pretty, bar=figure.interval_bar
     )
+    environment.globals["dash"] = DASH
     return environment
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A template as a whole page: the style sheet and the script inside it, and a policy that admits nothing else."""
+    style = (_TEMPLATES / "page.css").read_text(encoding="utf-8")
+    script = (_TEMPLATES / "page.js").read_text(encoding="utf-8")
+    policy = (
+        f"default-src 'none'; base-uri 'none'; form-action 'none'; "
+        f"style-src {_policy_hash(style)}; script-src {_policy_hash(script)}"
+    )
+    page = (
+        _environment()
+        .get_template(template)
+        .render(style=Markup(style), script=Markup(script), policy=policy, **values)
+    )
+    return _CONTROL.sub("\ufffd", page)
 
 
 def render_page(report: Report) -> str:
     """The whole page as text."""
-    style = (_TEMPLATES / "page.css").read_text(encoding="utf-8")
-    script = (_TEMPLATES / "page.js").read_text(encoding="utf-8")
     main, rest = _grpo_charts(report.grpo.curves, report.grpo.resumed) if report.grpo else ([], [])
     examples = [
         (
@@ -182,25 +198,16 @@ def render_page(report: Report) -> str:
         )
         for example in report.examples
     ]
-    page = (
-        _environment()
-        .get_template("page.html.jinja")
-        .render(
-            report=report,
-            run=report.run,
-            total=sum(value for value in report.run.seconds.values() if value is not None),
-            sft_charts=_sft_charts(report.sft.curves) if report.sft else [],
-            grpo_charts=main,
-            more_charts=rest,
-            examples=examples,
-            style=Markup(style),
-            script=Markup(script),
-            policy=f"default-src 'none'; base-uri 'none'; form-action 'none'; "
-            f"style-src {_policy_hash(style)}; script-src {_policy_hash(script)}",
-            dash=DASH,
-        )
+    return rendered(
+        "page.html.jinja",
+        report=report,
+        run=report.run,
+        total=sum(value for value in report.run.seconds.values() if value is not None),
+        sft_charts=_sft_charts(report.sft.curves) if report.sft else [],
+        grpo_charts=main,
+        more_charts=rest,
+        examples=examples,
     )
-    return _CONTROL.sub("\ufffd", page)
 
 
 def write_report(run_dir: str | Path, report: Report | Mapping[str, Any]) -> tuple[Path, Path]:

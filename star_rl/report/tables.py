@@ -89,7 +89,7 @@ def _rows(methods: Sequence[Method], strong: Callable[[str], str], words: Callab
     return rows
 
 
-def _markdown_text(text: str) -> str:
+def markdown_text(text: str) -> str:
     """Text that stays text in a Markdown cell: no cell border, no line break, no markup."""
     return re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", " ".join(text.split()))
 
@@ -101,7 +101,7 @@ def markdown(methods: Sequence[Method]) -> str:
         *(f"{column.head} [95 %]" if column.field == "hr_avg" else column.head for column in _columns(methods)),
     ]
     lines = [heads, ["---", *("---:" for _ in heads[1:])]]
-    lines += _rows(methods, lambda text: f"**{text}**", _markdown_text)
+    lines += _rows(methods, lambda text: f"**{text}**", markdown_text)
     return "\n".join("| " + " | ".join(cell.strip() for cell in line) + " |" for line in lines) + "\n"
 
 
@@ -117,17 +117,17 @@ _LATEX = {
 }
 
 
-def _latex_text(text: str) -> str:
+def latex_text(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in re.sub(r"\s+", " ", text))
 
 
 def latex(methods: Sequence[Method], caption: str = "", label: str = "") -> str:
     """A ``tabular`` for booktabs; in a ``table`` float when there is a caption or a label."""
     columns = _columns(methods)
-    heads = ["Method", *(_latex_text(column.head) for column in columns)]
+    heads = ["Method", *(latex_text(column.head) for column in columns)]
     body = [
         " & ".join(cell.replace(DASH, "--") for cell in row) + r" \\"
-        for row in _rows(methods, lambda text: f"\\textbf{{{text}}}", _latex_text)
+        for row in _rows(methods, lambda text: f"\\textbf{{{text}}}", latex_text)
     ]
     table = [
         f"\\begin{{tabular}}{{l{'r' * len(columns)}}}",
@@ -142,7 +142,7 @@ def latex(methods: Sequence[Method], caption: str = "", label: str = "") -> str:
         table = [
             r"\begin{table}[t]",
             r"\centering",
-            *([f"\\caption{{{_latex_text(caption)}}}"] if caption else []),
+            *([f"\\caption{{{latex_text(caption)}}}"] if caption else []),
             *([f"\\label{{{label}}}"] if label else []),
             *table,
             r"\end{table}",
@@ -182,5 +182,5 @@ def pairs_markdown(pairs: Sequence[Pair]) -> str:
         shown = f"{pair.difference:+.1f}" if _measured(pair.difference) else DASH
         if _measured(pair.low) and _measured(pair.high):
             shown += f" [{pair.low:+.1f}, {pair.high:+.1f}]"
-        lines.append(f"| {_markdown_text(pair.a)} | {_markdown_text(pair.b)} | {shown} |")
+        lines.append(f"| {markdown_text(pair.a)} | {markdown_text(pair.b)} | {shown} |")
     return "\n".join(lines) + "\n"

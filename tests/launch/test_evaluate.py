@@ -73,7 +73,7 @@ def test_methods_answer_and_a_second_call_adds_to_them(run, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "not comparable" in out and "mars w/o tools" in out
     assert {path.name for path in (tmp_path / "t").iterdir()} == {
-        f"comparison.{kind}" for kind in ("md", "tex", "json")
+        f"comparison.{kind}" for kind in ("md", "tex", "json", "html")
     }
 
 

@@ -33,6 +33,13 @@ function reach() {
 document.querySelectorAll("details").forEach(function (one) { one.addEventListener("toggle", reach); });
 addEventListener("resize", reach);
 reach();
+/* A link to a folded task opens it. */
+function unfold() {
+  var one = location.hash.length > 1 && document.getElementById(location.hash.slice(1));
+  if (one && one.tagName === "DETAILS") { one.open = true; one.scrollIntoView(); }
+}
+addEventListener("hashchange", unfold);
+unfold();
 /* On paper nothing is folded but prompts and the numbers under a figure. */
 var folded = [];
 addEventListener("beforeprint", function () {

@@ -1,0 +1,202 @@
+"""Tasks that the page shows whole: the best, the worst and those that changed, with what was written about them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from star_rl.evaluation.compare import Judged
+from star_rl.evaluation.metrics import FAILED
+from star_rl.evaluation.runner import ledgers
+from star_rl.report import contexts
+from star_rl.report.changes import Change
+from star_rl.report.dialogue import Cutter, Panel, panel
+from star_rl.report.findings import Findings, Found, key_of
+from star_rl.report.model import ExampleTask, Rollout
+
+#: Tasks of each kind: best and worst of one method; gained and lost of each change; all together at most.
+EXTREMES, CHANGED, MOST = 4, 8, 60
+#: Characters, as the page holds them, of one method's answer to one task, and of all answers together.
+ROOM, WHOLE = 40_000, 1_000_000
+_HEAD = re.compile(r'\{"task_id": ("(?:[^"\\]|\\.)*"), "sample": (\d+)\b')
+
+
+@dataclass(slots=True)
+class Case:
+    """A task as the page shows it.
+
+    Attributes:
+        place: among the findings' tasks.
+        anchor: its id on the page.
+        ranks: method -> where it put the truth, in words.
+        panels: what was written, at most two methods' or one method's before and after.
+    """
+
+    place: int
+    anchor: str
+    about: ExampleTask
+    ranks: dict[str, str]
+    panels: list[Panel] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Group:
+    """Cases of one kind; ``known`` are anchors of tasks that stand in an earlier group."""
+
+    title: str
+    words: str
+    cases: list[Case] = field(default_factory=list)
+    known: list[tuple[str, str]] = field(default_factory=list)
+
+
+#: One side of a case: its heading, and where the answers may lie: evaluation, and the method's name there.
+_Side = tuple[str, list[tuple[Judged, str]]]
+#: Label of an evaluation, the method's name there, place of the task.
+_Place = tuple[str, str, int]
+
+
+def choose(found: Findings, made: Sequence[Change]) -> list[Group]:
+    """Groups of cases, the answers read from the folders as far as the page has room."""
+    plan: list[tuple[Group, list[int], list[_Side]]] = []
+    focus = _focus(found)
+    if focus:
+        sides: list[_Side] = [(one.name, one.sources) for one in focus]
+        best, worst = _extremes(found, focus[0])
+        name = focus[0].name
+        plan.append((Group(f"Best tasks of {name}", _EASY.format(name)), best, sides))
+        plan.append((Group(f"Worst tasks of {name}", _HARD.format(name)), worst, sides))
+    for one in made:
+        for title, places in (("gained", one.gained), ("lost", one.lost)):
+            words = f"The {min(CHANGED, len(places))} largest of {len(places):,}."
+            group = Group(f"Tasks {title} by {one.method}, {one.before.label} to {one.after.label}", words)
+            sides = [(judged.label, [(judged, one.method)]) for judged in (one.before, one.after)]
+            plan.append((group, places[:CHANGED], sides))
+    return _filled(found, [entry for entry in plan if entry[1]])
+
+
+_EASY = "Where {} did best beside the mean of the other methods."
+_HARD = "Where {} did worst beside the mean of the other methods."
+
+
+def anchors(groups: Iterable[Group]) -> dict[int, str]:
+    """Place of a task -> its anchor on the page."""
+    return {case.place: case.anchor for group in groups for case in group.cases}
+
+
+def _focus(found: Findings) -> list[Found]:
+    """The best two methods that write trajectories, else the best of all."""
+    order = sorted(found.methods.values(), key=lambda one: -one.figures["hr_avg"])
+    writers = [one for one in order if one.figures["format_rate"] is not None]
+    return writers[:2] or order[:1]
+
+
+def _extremes(found: Findings, one: Found) -> tuple[list[int], list[int]]:
+    """Places of its best and of its worst tasks, by what it gains over the mean of all others."""
+    others = [other.values for other in found.methods.values() if other is not one]
+    asked = np.isfinite(one.values)
+    stack = np.array(others) if others else np.zeros((1, len(one.values)))
+    known = np.isfinite(stack)
+    mean = np.where(known, stack, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    gain = np.where(asked, one.values - mean, 0.0)
+    order = np.argsort(gain, kind="stable")
+    best = [int(place) for place in order[::-1] if gain[place] > 0][:EXTREMES]
+    return best, [int(place) for place in order if gain[place] < 0][:EXTREMES]
+
+
+def _filled(found: Findings, plan: Sequence[tuple[Group, list[int], list[_Side]]]) -> list[Group]:
+    keys = {judged.label: {key_of(task) for task in judged.tasks} for judged in found.compared.folders}
+
+    def where(own: list[tuple[Judged, str]], place: int) -> _Place | None:
+        key = key_of(found.tasks[place])
+        return next(((judged.label, name, place) for judged, name in own if key in keys[judged.label]), None)
+
+    wanted = {spot for _, places, sides in plan for _, own in sides for place in places if (spot := where(own, place))}
+    answers, about = _answers(found, wanted), _about(found, {place for _, places, _ in plan for place in places})
+    done: dict[int, str] = {}
+    left = WHOLE
+    for group, places, sides in plan:
+        for place in places:
+            if place in done:
+                group.known.append((done[place], found.tasks[place].task_id))
+            elif len(done) < MOST:
+                done[place] = f"case-{len(done)}"
+                case = Case(place, done[place], about[place], _ranks(found, place))
+                group.cases.append(case)
+                for heading, own in sides:
+                    spot, room = where(own, place), min(ROOM, left)
+                    cut = Cutter(room, f"the answers in {spot[0]}" if spot else "")
+                    case.panels.append(panel(heading, answers.get(spot) if spot else None, about[place], cut))
+                    left -= room - max(0, int(cut.left))
+    return [group for group, _, _ in plan]
+
+
+def _ranks(found: Findings, place: int) -> dict[str, str]:
+    words = {}
+    for one in found.methods.values():
+        if np.isfinite(one.values[place]):
+            rank = int(one.ranks[place])
+            words[one.name] = "failed" if rank == FAILED else f"rank {rank}" if rank else "not ranked"
+    return words
+
+
+def _about(found: Findings, places: Collection[int]) -> dict[int, ExampleTask]:
+    """The tasks with titles and histories, from the first folder that has them."""
+    by_key = {key_of(found.tasks[place]): place for place in places}
+    read: dict[int, ExampleTask] = {}
+    for judged in found.compared.folders:
+        own = [task for task in judged.tasks if key_of(task) in by_key]
+        for task, about in contexts.read(judged.folder, own).items():
+            known = read.setdefault(by_key[key_of(task)], about)
+            if about.titles and not known.titles:
+                read[by_key[key_of(task)]] = about
+    return read
+
+
+def _answers(found: Findings, wanted: Collection[_Place]) -> dict[_Place, Rollout]:
+    """First samples of the wanted answers, with what was written where it was kept."""
+    read: dict[_Place, Rollout] = {}
+    for one in found.methods.values():
+        for judged, name in one.sources:
+            own = {found.tasks[place].task_id: place for *which, place in wanted if which == [judged.label, name]}
+            for row in _rows(judged.folder, name, set(own)) if own else ():
+                place = own[row["task_id"]]
+                read[judged.label, name, place] = _rollout(row, int(one.ranks[place]))
+    return read
+
+
+def _rows(folder: Path, name: str, wanted: set[str]) -> Iterator[dict[str, Any]]:
+    """Lines of a method's answers to these tasks, sample 0; of a run's student, its rollouts."""
+    files = [path for path, head in ledgers(folder / "answers") if head.get("method") == name]
+    for path in files or [folder / f"{name}.jsonl"]:
+        if not path.is_file():
+            continue
+        with open(path, encoding="utf-8", errors="replace") as handle:
+            for line in handle:
+                begins = _HEAD.match(line)
+                if begins and (begins[2] != "0" or json.loads(begins[1]) not in wanted):
+                    continue
+                try:
+                    row = json.loads(line)
+                except ValueError:  # cut short by a kill
+                    continue
+                if isinstance(row, dict) and row.get("task_id") in wanted and not row.get("sample"):
+                    yield row
+
+
+def _rollout(row: dict[str, Any], rank: int) -> Rollout:
+    kept = row.get("trace") if isinstance(row.get("trace"), dict) else row
+    messages = kept.get("messages") if isinstance(kept, dict) else None
+    ranking = row.get("ranking")
+    if ranking is None and isinstance(row.get("model_text"), str):
+        from star_rl.trajectory import parse
+        from star_rl.trajectory import ranking as ranking_of
+
+        ranking = ranking_of(parse(row["model_text"]))
+    said = [one for one in messages or () if isinstance(one, dict) and one.get("role") in ("assistant", "tool")]
+    return Rollout(said, ranking, rank if rank > 0 else None, failure=str(row.get("failure") or "")[:300])

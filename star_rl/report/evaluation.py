@@ -1,0 +1,226 @@
+"""Evaluations as one self-contained HTML page: the verdict first, then the tables, the figures, and the tasks.
+
+It is made of what lies in the folders alone, so it can be made again wherever they go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from star_rl.evaluation import paper
+from star_rl.evaluation.compare import SHORT, paper_rows
+from star_rl.files import write_text
+from star_rl.records import CANDIDATES
+from star_rl.report import plots
+from star_rl.report.cases import anchors, choose
+from star_rl.report.changes import Change, changes
+from star_rl.report.findings import Findings, gather
+from star_rl.report.page import PAGE_NAME, Chart, fixed, rendered, signed
+from star_rl.report.plots import Bar
+from star_rl.report.studies import charts
+
+#: Links to changed tasks that a row shows, and notes and problems that are named.
+_LINKS, _NAMED = 8, 40
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What a reader should know before any table: sentences, the first being the result."""
+
+    result: str
+    words: list[str] = field(default_factory=list)
+    comparable: str = ""
+    problems: list[str] = field(default_factory=list)
+
+
+def verdict(found: Findings) -> Verdict:
+    """The result, what it may be held against, and what went wrong."""
+    made = Verdict("No method was asked every task, so none is best.")
+    if found.best is not None:
+        best = found.methods[found.best].figures
+        others = [one for one in found.methods.values() if one.difference is not None]
+        made.result = (
+            f"{found.best} is best: HR_avg {fixed(best['hr_avg'])} % "
+            f"(95 % interval {fixed(best['hr_avg_low'])} to {fixed(best['hr_avg_high'])}) on {best['n']:,} tasks."
+        )
+        if not others:
+            made.result = made.result.replace(" is best:", ", the only method that was asked every task:")
+        near = [one.name for one in others if one.difference and one.difference.high >= 0]
+        if near:
+            made.words.append(f"Not shown to be worse on these tasks (paired interval holds zero): {', '.join(near)}.")
+        elif others:
+            made.words.append("Every other method is worse, each by its paired interval.")
+        writers = [one for one in (*others, found.methods[found.best]) if one.figures["format_rate"] is not None]
+        if writers and found.methods[found.best] not in writers:
+            top = max(writers, key=lambda one: one.figures["hr_avg"])
+            made.words.append(
+                f"Of the methods that write trajectories {top.name} is best: HR_avg {fixed(top.figures['hr_avg'])} % "
+                f"({fixed(top.figures['hr_avg_low'])} to {fixed(top.figures['hr_avg_high'])}), "
+                f"{signed(top.difference.mean if top.difference else None)} against {found.best}."
+            )
+    sizes = {len(task.candidates) for task in found.tasks}
+    if sizes == {CANDIDATES}:
+        made.words.append("A random order of 20 candidates scores 15 %.")
+    yes = [column.head for column in found.compared.columns if column.comparable]
+    if len(yes) == len(found.compared.columns):
+        made.comparable = f"Comparable with the paper ({paper.PAPER}): AgentRecBench's own tasks and ground truths."
+    elif yes:
+        made.comparable = (
+            f"Comparable with the paper ({paper.PAPER}) in part: {', '.join(yes)}; the rest are other tasks."
+        )
+    else:
+        made.comparable = (
+            f"Not comparable with the paper ({paper.PAPER}): the tasks are a split of other data or one's own, "
+            "with other negatives. The paper's figures are shown dimmed, for orientation."
+        )
+    notes = [f"{one.label}: {note}" for one in found.compared.folders for note in one.figures["notes"]]
+    few = [column.head for column in found.compared.columns if column.comparable and column.n != paper.SAMPLES]
+    if few:
+        notes.append(f"The paper has {paper.SAMPLES} tasks a sub-task; {', '.join(few)} differ.")
+    made.problems = [*(words for one in found.methods.values() for words in one.problems), *notes]
+    return made
+
+
+def facts(found: Findings) -> dict[str, str]:
+    """What was judged, by name."""
+    sizes = sorted({len(task.candidates) for task in found.tasks})
+    scenarios = dict.fromkeys(SHORT.get(column.scenario, column.scenario) for column in found.compared.columns)
+    return {
+        "Tasks": f"{len(found.tasks):,}",
+        "Candidates": f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}",
+        "Sources": ", ".join(dict.fromkeys(column.source for column in found.compared.columns)),
+        "Scenarios": ", ".join(scenarios),
+        "Methods": f"{len(found.methods):,}",
+        "Seed": ", ".join(map(str, found.seeds)),
+    }
+
+
+def _differences(found: Findings) -> Chart | None:
+    """Paired differences to the best method, the smallest first."""
+    rows = [one for one in found.methods.values() if one.difference is not None]
+    if not rows or found.best is None:
+        return None
+    rows.sort(key=lambda one: -(one.difference.mean if one.difference else 0.0))
+    title = f"Difference to {found.best}"
+    bars = [Bar(one.name, *one.difference[:3]) for one in rows if one.difference]
+    return Chart(title, plots.interval_chart("differences", title, bars, "HR_avg, points", (-1.0, 1.0)), [], [], [])
+
+
+def _multiples(found: Findings) -> list[Chart]:
+    """A small chart for each sub-task, all on one scale; none where there is one sub-task only."""
+    if len(found.compared.columns) < 2:
+        return []
+    cells = found.compared.methods
+    ends = [row[key] for rows in cells.values() for row in rows.values() for key in ("hr_avg_low", "hr_avg_high")]
+    made = []
+    for place, column in enumerate(found.compared.columns):
+        rows = [(name, own[column.cell]) for name, own in cells.items() if column.cell in own]
+        bars = [Bar(name, row["hr_avg"], row["hr_avg_low"], row["hr_avg_high"]) for name, row in rows]
+        if column.comparable:
+            bars += [Bar(f"{name} (paper)", paper.TABLE1[name][column.cell], paper=True) for name in ("MARS", "STAR")]
+        title = f"{column.head}, {column.n:,} tasks"
+        bounds = (min(ends), max(ends))
+        made.append(Chart(title, plots.interval_chart(f"cell-{place}", title, bars, "HR_avg, %", bounds), [], [], []))
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of table 1: each cell is a number to sort by, and words; ``paper`` lines are dimmed."""
+
+    name: str
+    cells: list[tuple[float | None, str]]
+    paper: bool = False
+
+
+def _table1(found: Findings) -> list[Row]:
+    """Our methods, and below them the paper's where it has figures on the same tasks."""
+    columns = found.compared.columns
+    rows = []
+    for name, cells in found.compared.methods.items():
+        line: list[tuple[float | None, str]] = []
+        for column in columns:
+            row = cells.get(column.cell)
+            shown = (
+                f"{fixed(row['hr_avg'])} [{fixed(row['hr_avg_low'])}, {fixed(row['hr_avg_high'])}]"
+                if row
+                else fixed(None)
+            )
+            line.append((row["hr_avg"] if row else None, shown))
+        rows.append(Row(name, line))
+    if any(column.comparable for column in columns):
+        for name, values in paper.TABLE1.items():
+            own = [values[column.cell] if column.comparable else None for column in columns]
+            rows.append(Row(f"{name} (paper)", [(value, fixed(value)) for value in own], paper=True))
+    return rows
+
+
+def _apart(found: Findings) -> tuple[str, list[str], list[Row]] | None:
+    """The paper's own table 1, where none of its columns is ours."""
+    if any(column.comparable for column in found.compared.columns):
+        return None
+    title, (heads, *lines) = paper_rows(found.compared)
+    return title, heads, [Row(name, [(float(cell), cell) for cell in cells], True) for name, *cells in lines]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A change as the table of changes shows it; links are (anchor or empty, task id)."""
+
+    change: Change
+    gained: list[tuple[str, str]]
+    lost: list[tuple[str, str]]
+
+
+def render_evaluation(found: Findings, made: Sequence[Change], table2: Mapping[str, Any] | None = None) -> str:
+    """The page as text.
+
+    Args:
+        table2: what ``star-rl ablate`` found, where the folders are its runs.
+    """
+    groups = choose(found, made)
+    shown = anchors(groups)
+
+    def links(places: Sequence[int]) -> list[tuple[str, str]]:
+        return [(shown.get(place, ""), found.tasks[place].task_id) for place in places[:_LINKS]]
+
+    told = verdict(found)
+    return rendered(
+        "evaluation.html.jinja",
+        title=", ".join(one.label for one in found.compared.folders),
+        found=found,
+        methods=sorted(found.methods.values(), key=lambda one: -one.figures["hr_avg"]),
+        verdict=told,
+        named=_NAMED,
+        facts=facts(found),
+        differences=_differences(found),
+        columns=found.compared.columns,
+        table1=_table1(found),
+        apart=_apart(found),
+        multiples=_multiples(found),
+        figures=charts(found, table2),
+        corpus={label: one["corpus"]["rows"] for label, one in found.studies.items() if one.get("corpus")},
+        changes=[Line(one, links(one.gained), links(one.lost)) for one in made],
+        groups=groups,
+        fingerprints={one.label: one.figures["tasks"]["fingerprint"] for one in found.compared.folders},
+    )
+
+
+def write_evaluation(
+    folders: Sequence[Path], page: Path | None = None, table2: Mapping[str, Any] | None = None
+) -> Path:
+    """Make the page of one evaluation, or of several beside each other.
+
+    Args:
+        page: where it goes; without it, ``report.html`` in the first folder.
+
+    Raises:
+        StarError: a folder is no evaluation or does not go with the others, or the page cannot be written.
+    """
+    found = gather(folders)
+    target = page or found.compared.folders[0].folder / PAGE_NAME
+    write_text(target, render_evaluation(found, changes(found), table2))
+    return target

@@ -1,0 +1,209 @@
+"""What evaluations found, task by task: the ground for the page, the differences and the choice of tasks.
+
+Notation: n tasks of all folders together, a task that several folders judged counted once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from star_rl.errors import StarError
+from star_rl.evaluation import metrics, results
+from star_rl.evaluation.compare import Compared, Judged, compare
+from star_rl.evaluation.judge import judge
+from star_rl.evaluation.metrics import FAILED, Difference, Floats
+from star_rl.evaluation.tasks import Cell
+from star_rl.files import read_json
+from star_rl.records import Task
+
+#: What studies leave in an evaluation's folder.
+STUDIES = ("best_of_k", "latency", "corpus")
+#: Reasons of failure and kinds of fault that are named for a method.
+_REASONS = 3
+
+
+@dataclass(slots=True)
+class Found:
+    """One method.
+
+    Attributes:
+        figures: its row over all its tasks (:func:`star_rl.evaluation.judge.judge`).
+        values: HR_avg of each task, a share, mean over samples; NaN where it was not asked. Shape: (n,).
+        ranks: of the first sample; 0 = absent, -1 = failed. Shape: (n,).
+        sources: where its answers lie: the folder, and its name there.
+        difference: this method minus the best, in percentage points.
+        problems: sentences on failures and rankings that are not valid.
+    """
+
+    name: str
+    figures: dict[str, Any]
+    values: Floats
+    ranks: np.ndarray
+    sources: list[tuple[Judged, str]]
+    difference: Difference | None = None
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def whole(self) -> bool:
+        """Was it asked every task?"""
+        return not np.isnan(self.values).any()
+
+
+@dataclass(slots=True)
+class Findings:
+    """Evaluations, read.
+
+    Attributes:
+        tasks: in the order of the columns. Shape: (n,).
+        best: name of the method with the highest HR_avg of those that were asked everything.
+        studies: label of the folder -> what lies beside its answers, by :data:`STUDIES`.
+    """
+
+    compared: Compared
+    tasks: list[Task]
+    methods: dict[str, Found]
+    best: str | None
+    studies: dict[str, dict[str, Any]]
+    seeds: list[int]
+    versions: dict[str, str]
+
+    @property
+    def places(self) -> dict[Cell, list[int]]:
+        """Places of the tasks of each sub-task."""
+        found: dict[Cell, list[int]] = {}
+        for place, task in enumerate(self.tasks):
+            found.setdefault((task.source, task.scenario), []).append(place)
+        return found
+
+
+def gather(folders: Sequence[Path], resamples: int = 2000) -> Findings:
+    """Read evaluations with their answers.
+
+    Raises:
+        StarError: as :func:`star_rl.evaluation.compare.compare`; a file is damaged.
+    """
+    compared = compare(folders)
+    order = {column.cell: place for place, column in enumerate(compared.columns)}
+    unique = {key_of(task): task for one in compared.folders for task in one.tasks}
+    tasks = sorted(unique.values(), key=lambda task: order[task.source, task.scenario])
+    place = {key_of(task): index for index, task in enumerate(tasks)}
+    methods: dict[str, Found] = {}
+    for one in compared.folders:
+        table = results.read(one.folder / "answers.parquet")
+        for row in one.figures["methods"]:
+            name = one.names.get(row["name"], row["name"])
+            where = np.array([place[key_of(task)] for task in one.tasks])
+            ranks = results.ranks_by_task(table, row["name"], one.tasks, row["samples"])
+            known = methods.setdefault(name, _empty(name, row, len(tasks)))
+            known.sources.append((one, row["name"]))
+            known.values[where] = metrics.hr_avg(ranks).mean(axis=0)
+            known.ranks[where] = ranks[0]
+            problems = _problems(table, row["name"], one)
+            known.problems += [
+                words for words in (f"{name}: {words}" for words in problems) if words not in known.problems
+            ]
+    for entry in methods.values():
+        if len({own.folder for own, _ in entry.sources}) > 1 and entry.figures["n"] < np.isfinite(entry.values).sum():
+            entry.figures = _together(entry, resamples)
+    whole = [entry for entry in methods.values() if entry.whole]
+    best = max(whole, key=lambda entry: float(entry.values.mean()), default=None)
+    for entry in whole:
+        if best is not None and entry is not best:
+            entry.difference = difference(entry.values, best.values)
+    return Findings(
+        compared,
+        tasks,
+        methods,
+        best.name if best else None,
+        {one.label: _studies(one) for one in compared.folders},
+        sorted({one.figures["seed"] for one in compared.folders if "seed" in one.figures}),
+        {key: value for one in compared.folders for key, value in one.figures.get("versions", {}).items()},
+    )
+
+
+def difference(a: Floats, b: Floats) -> Difference:
+    """Paired bootstrap of ``a - b`` over the same tasks, in percentage points. Shapes: (n,)."""
+    found = metrics.paired(a, b)
+    return Difference(100 * found.mean, 100 * found.low, 100 * found.high, found.p)
+
+
+def key_of(task: Task) -> tuple[str, str, str]:
+    """What names a task among those of several folders."""
+    return task.source, task.scenario, task.task_id
+
+
+def _empty(name: str, row: dict[str, Any], count: int) -> Found:
+    return Found(name, row, np.full(count, np.nan), np.full(count, FAILED, np.int32), [])
+
+
+def _together(entry: Found, resamples: int) -> dict[str, Any]:
+    """Figures of a method whose sub-tasks are spread over folders."""
+    tables, tasks = [], []
+    for one, name in entry.sources:
+        table = results.read(one.folder / "answers.parquet")
+        own = table.filter(pc.equal(table["method"], name)).to_pydict()
+        own["task_id"] = [f"{one.label}/{task_id}" for task_id in own["task_id"]]  # ids are a folder's own
+        own["method"] = [entry.name] * len(own["method"])
+        tables.append(pa.table(own, schema=results.SCHEMA))
+        tasks += [replace(task, task_id=f"{one.label}/{task.task_id}") for task in one.tasks]
+    seed = entry.sources[0][0].figures.get("seed", 0)
+    samples = max(
+        row["samples"] for one, name in entry.sources for row in one.figures["methods"] if row["name"] == name
+    )
+    return dict(judge(pa.concat_tables(tables), tasks, samples, resamples, seed, pairs=())["methods"][0])
+
+
+def _studies(one: Judged) -> dict[str, Any]:
+    found = {}
+    for name in STUDIES:
+        file = one.folder / f"{name}.json"
+        if not file.is_file():
+            continue
+        value = read_json(file)
+        if not isinstance(value, dict):
+            raise StarError(f"{file} is no result of star-rl {name.replace('_', '-')}", "measure again, or delete it")
+        found[name] = value
+    return found
+
+
+def _problems(table: pa.Table, name: str, one: Judged) -> list[str]:
+    """Failures by reason, answers that are missing, and rankings that are not valid, each as a sentence."""
+    own = table.filter(pc.equal(table["method"], name))
+    total, found = len(own), []
+    asked = set(own["task_id"].to_pylist())
+    missing = sum(task.task_id not in asked for task in one.tasks)
+    if missing:
+        found.append(
+            f"{missing:,} of {len(one.tasks):,} tasks have no answer yet and count as misses: give the same "
+            "star-rl evaluate again"
+        )
+    reasons = Counter(reason for reason in own["failure"].to_pylist() if reason)
+    if reasons:
+        shown = "; ".join(f"{count:,} x {reason[:120]}" for reason, count in reasons.most_common(_REASONS))
+        more = f"; {len(reasons) - _REASONS} other reasons" if len(reasons) > _REASONS else ""
+        found.append(f"{reasons.total():,} of {total:,} answers failed and count as misses ({shown}{more})")
+    kinds = Counter[str]()
+    by_id = {task.task_id: set(task.candidates) for task in one.tasks}
+    for task_id, ranking, valid in zip(*(own[key].to_pylist() for key in ("task_id", "ranking", "valid")), strict=True):
+        if valid is False and ranking is not None:
+            kinds[_fault(ranking, by_id[task_id])] += 1
+    if kinds:
+        shown = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
+        found.append(f"{kinds.total():,} of {total:,} rankings are not valid ({shown}); they are judged as they stand")
+    return found
+
+
+def _fault(ranking: Sequence[str | None], candidates: set[str]) -> str:
+    if not ranking:
+        return "empty"
+    if any(entry not in candidates for entry in ranking):
+        return "with a foreign id"
+    return "with a repeated id"

@@ -1,0 +1,191 @@
+"""The paper's figures, drawn with our measurements: ablation, sizes of the student, best of k, quality against latency.
+
+A figure is drawn only where its data lie in the folders. What the paper printed stands beside it, dimmed, and its label
+says whether it comes from the same tasks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from star_rl.evaluation import paper
+from star_rl.records import SCENARIOS
+from star_rl.report import plots
+from star_rl.report.figure import number
+from star_rl.report.findings import Findings
+from star_rl.report.page import Chart, fixed
+from star_rl.report.plots import Bar, Point, Trace
+
+_HR = "HR_avg, %"
+#: Methods of an evaluation -> the rows of the paper's table 2.
+_ROWS = {"mars": "MARS", "teacher": "MARS", "mars-planner": "MARS-Planner", "star": "STAR", "sft": "STAR w/o GRPO"}
+
+
+def charts(found: Findings, table2: Mapping[str, Any] | None = None) -> list[Chart]:
+    """All figures that there are data for.
+
+    Args:
+        table2: what ``star-rl ablate`` found; without it, the ablations among the methods.
+    """
+    made = [_ablation(found, _measured(found) if table2 is None else _of_runs(table2)), _scaling(found)]
+    for label, beside in found.studies.items():
+        tag = f" ({label})" if len(found.studies) > 1 else ""
+        made += [_best_of_k(found, one, tag) for one in (beside.get("best_of_k") or {}).get("methods", ())]
+        made.append(_trade_off(found, (beside.get("latency") or {}).get("rows", ()), tag))
+    return [chart for chart in made if chart is not None]
+
+
+def same_tasks(found: Findings, source: str) -> bool:
+    """Are the tasks those of the paper's figures on this source: all five sub-tasks, and nothing else?"""
+    cells = {column.cell for column in found.compared.columns}
+    wanted = {(source, scenario) for scenario in SCENARIOS}
+    return cells == wanted and all(column.comparable for column in found.compared.columns)
+
+
+def _remark(found: Findings, where: str, source: str = "goodreads") -> tuple[str, str]:
+    """How the paper's part is labelled, and the sentence under the figure."""
+    if same_tasks(found, source):
+        return f"paper, {source.capitalize()}", f"Dimmed: {paper.PAPER}, {where}, on the same tasks."
+    words = f"Dimmed: {paper.PAPER}, {where}, on {source.capitalize()} and other tasks: not comparable."
+    return f"paper, {source.capitalize()}, other tasks", words
+
+
+def _measured(found: Findings) -> dict[str, tuple[float, float, float]]:
+    """Rows of table 2 among the methods, by their plain names."""
+    rows = {}
+    for name, one in found.methods.items():
+        base, *lacks = name.split(" w/o ")
+        row = _ROWS.get(base)
+        if row and one.whole and (not lacks or row == "MARS"):
+            key = row + "".join(f" w/o {part.capitalize()}" for part in lacks)
+            if key in paper.TABLE2_AVERAGE:
+                rows[key] = _interval(one.figures)
+    return rows
+
+
+def _of_runs(table2: Mapping[str, Any]) -> dict[str, tuple[float, float, float]]:
+    return {name: _interval(row["overall"]) for name, row in table2["rows"].items()}
+
+
+def _interval(row: Mapping[str, Any]) -> tuple[float, float, float]:
+    return row["hr_avg"], row["hr_avg_low"], row["hr_avg_high"]
+
+
+def _ablation(found: Findings, rows: Mapping[str, tuple[float, float, float]]) -> Chart | None:
+    if len(rows) < 2:
+        return None
+    label, remark = _remark(found, "table 2")
+    bars, numbers = [], []
+    for name, printed in paper.TABLE2_AVERAGE.items():
+        if name in rows:
+            value, low, high = rows[name]
+            bars += [Bar(name, value, low, high), Bar("paper", printed, paper=True)]
+            numbers.append([name, fixed(value), f"{fixed(low)} to {fixed(high)}", fixed(printed)])
+    return Chart(
+        "Ablation",
+        plots.interval_chart("study-ablation", "Ablation", bars, _HR),
+        [(plots.swatch(0, joined=False), "here, 95 % interval"), (plots.swatch(2, True, False), label)],
+        ["method", "HR_avg %", "95 %", "paper"],
+        numbers,
+        remark=remark,
+    )
+
+
+def _scaling(found: Findings) -> Chart | None:
+    sized = [one for one in found.methods.values() if one.whole and one.figures.get("parameters")]
+    if len({one.figures["parameters"] for one in sized}) < 2:
+        return None
+    label, remark = _remark(found, "figure 5")
+    sized.sort(key=lambda one: one.figures["parameters"])
+    ours = [Point(one.figures["parameters"], *_interval(one.figures), one.name) for one in sized]
+    theirs = [Point(size, value) for size, value in paper.SCALING.items()]
+    traces = [Trace("here", ours, joined=False), Trace(label, theirs, paper=True)]
+    return Chart(
+        "Sizes of the student",
+        plots.xy_chart("study-scaling", "Sizes of the student", traces, "parameters", _HR, log=True),
+        _legend(traces),
+        ["student", "parameters", "HR_avg %"],
+        [[point.label, number(point.x), fixed(point.y)] for point in ours],
+        remark=remark,
+    )
+
+
+def _best_of_k(found: Findings, one: Mapping[str, Any], tag: str) -> Chart:
+    sources = {column.source for column in found.compared.columns}
+    source = next((name for name in paper.BEST_OF_K if {name} == sources), "goodreads")
+    table, printed = paper.BEST_OF_K[source]
+    label, remark = _remark(found, table, source)
+    traces = [
+        Trace(name, [Point(row["k"], row["hr_avg"], row["low"], row["high"]) for row in rows])
+        for name, rows in one["curves"].items()
+    ]
+    numbers = [
+        [
+            str(k + 1),
+            *(
+                f"{fixed(trace.points[k].y)} [{fixed(trace.points[k].low)}, {fixed(trace.points[k].high)}]"
+                for trace in traces
+            ),
+        ]
+        for k in range(one["samples"])
+    ]
+    traces.append(
+        Trace(label, [Point(k, value) for k, value in zip(paper.BEST_OF, printed["STAR"], strict=True)], True)
+    )
+    title = f"Best of k: {one['method']}{tag}, {one['n']:,} tasks"
+    return Chart(
+        title,
+        plots.xy_chart(f"study-k-{_id(one['method'] + tag)}", title, traces, "samples k", _HR, log=True),
+        _legend(traces),
+        ["k", *(trace.name for trace in traces[:-1])],
+        numbers,
+        remark=f"best has to know the truth; the other choices can be deployed. {remark}",
+    )
+
+
+def _trade_off(found: Findings, rows: Sequence[Mapping[str, Any]], tag: str) -> Chart | None:
+    if not rows:
+        return None
+    traces = [
+        Trace(
+            row["name"] + (" (quality of the rules)" if row["scripted"] else ""),
+            [Point(row["p50"], row["hr_avg"], label=row["name"])],
+            joined=False,
+        )
+        for row in rows
+    ]
+    theirs = [Point(paper.LATENCY[name], paper.TABLE2_AVERAGE[name], label=f"{name} (paper)") for name in paper.LATENCY]
+    traces.append(Trace("paper, Goodreads, other tasks and hardware", theirs, paper=True, joined=False))
+    title = f"Quality against latency{tag}, {rows[0]['n']:,} requests each"
+    return Chart(
+        title,
+        plots.xy_chart(f"study-latency-{_id(tag)}", title, traces, "seconds a request, median", _HR, log=True),
+        _legend(traces),
+        ["method", "p50 s", "p95 s", "p99 s", "calls", "tokens in", "tokens out", "HR_avg %"],
+        [
+            [
+                row["name"],
+                *(fixed(row[key], 3) for key in ("p50", "p95", "p99")),
+                *(fixed(row[key], digits) for key, digits in (("calls", 1), ("tokens_in", 0), ("tokens_out", 0))),
+                f"({fixed(row['hr_avg'])})" if row["scripted"] else fixed(row["hr_avg"]),
+            ]
+            for row in rows
+        ],
+        remark="One request at a time, the same engine and tasks. "
+        + (
+            "In brackets: the words, so the quality, are those of the rules. "
+            if any(r["scripted"] for r in rows)
+            else ""
+        )
+        + f"Dimmed: {paper.PAPER}, figure 4, on other tasks and hardware: not comparable.",
+    )
+
+
+def _legend(traces: Sequence[Trace]) -> list[tuple[Any, str]]:
+    return [(plots.swatch(index, one.paper, one.joined), one.name) for index, one in enumerate(traces)]
+
+
+def _id(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-") or "all"
