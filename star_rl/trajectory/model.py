@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+import orjson
+
 
 @dataclass(slots=True)
 class Thinking:
@@ -51,7 +53,8 @@ class Json:
     raw: str
     _decoded: tuple[Any, str] | None = field(default=None, init=False, repr=False, compare=False)
 
-    def _decode(self) -> tuple[Any, str]:
+    def decoded(self) -> tuple[Any, str]:
+        """:attr:`value` and :attr:`error`."""
         decoded = self._decoded
         if decoded is None:
             decoded = self._decoded = decode(self.raw)
@@ -60,12 +63,12 @@ class Json:
     @property
     def value(self) -> Any:
         """The decoded value, or ``None`` where it does not parse (``null`` is no result either)."""
-        return self._decode()[0]
+        return self.decoded()[0]
 
     @property
     def error(self) -> str:
         """Why it does not parse; empty when it does."""
-        return self._decode()[1]
+        return self.decoded()[1]
 
 
 @dataclass(slots=True)
@@ -142,6 +145,7 @@ _decoder: Any = json.JSONDecoder(parse_constant=_constant, parse_float=_float, p
 #: ``(text, index) -> (value, end)``; what ``JSONDecoder.decode`` does beside it is to skip blanks.
 _scan: Callable[[str, int], tuple[Any, int]] = _decoder.scan_once
 _BLANKS = " \t\n\r"
+_STRINGS = frozenset((str,))
 
 
 def _too_deep(value: Any) -> bool:
@@ -184,6 +188,16 @@ def decode(raw: str) -> tuple[Any, str]:
 
 def call_of(raw: str) -> ToolCall | BadCall:
     """Decode the inside of a ``<tool_call>`` block: ``{"name": str, "arguments": {..}}``."""
+    # Nearly all calls are a name and strings. Of these orjson reads what `decode` does, in a fraction of the time; what
+    # it refuses, and whatever is more than that, is left to `decode`.
+    try:
+        value = orjson.loads(raw)
+        if len(value) == 2:
+            name, arguments = value["name"], value["arguments"]
+            if name and type(name) is str and type(arguments) is dict and {*map(type, arguments.values())} <= _STRINGS:
+                return ToolCall(name, arguments)
+    except (ValueError, TypeError, KeyError):
+        pass
     raw = raw.strip()
     value, error = decode(raw)
     if error:

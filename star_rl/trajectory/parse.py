@@ -32,6 +32,7 @@ _BLOCKS: dict[str, tuple[Callable[[str], Block], str]] = {
     tag: (make, f"/{tag}") for tag, make in ((THINKING, Thinking), (JSON, Json), (CALL, call_of), (RESPONSE, _response))
 }
 _PHASES = frozenset(PHASES)
+_CLOSING = {tag: f"/{tag}" for tag in PHASES}
 
 _STRINGS = frozenset((str,))
 
@@ -47,12 +48,12 @@ def parse(text: str) -> Trajectory:
     parts = TAG.split(text)
     phases: list[Phase] = []
     problems: list[tuple[str, int]] = []  # with the number of the part, until the end
-    phase = Phase("")  # ``""``: outside of any
-    blocks = phase.blocks
+    phase: Phase | None = None  # the one that is open
+    blocks: list[Block] = []  # its own, or those outside of any
     words, at, end = parts[0], 1, len(parts)
 
     while True:
-        if words and (words := words.strip()):
+        if words != "\n" and (words := words.strip()):
             blocks.append(Text(words))
         if at == end:
             break
@@ -75,26 +76,26 @@ def parse(text: str) -> Trajectory:
             words = parts[last + 1]
             at = last
         elif tag in _PHASES:
-            if phase.tag:
+            if phase is not None:
                 problems.append((f"nested:<{tag}>", at))
             elif blocks:
-                phases.append(phase)
-            phase = Phase(tag, [], False)
-            blocks = phase.blocks
+                phases.append(Phase("", blocks))
+            blocks = []
+            phase = Phase(tag, blocks, False)
             phases.append(phase)
-        elif phase.tag and tag == f"/{phase.tag}":
+        elif phase is not None and tag == _CLOSING[phase.tag]:
             phase.closed = True
-            phase = Phase("")
-            blocks = phase.blocks
+            phase = None
+            blocks = []
         else:
             problems.append((f"stray:<{tag}>", at))
             blocks.append(Text(f"<{tag}>"))
         at += 2
-    if not phase.tag and blocks:
-        phases.append(phase)
+    if phase is None and blocks:
+        phases.append(Phase("", blocks))
     if problems:
         problems = _with_offsets(problems, parts)
-    problems.extend((f"unclosed:<{entry.tag}>", len(text)) for entry in phases if not entry.closed)
+    problems += [(f"unclosed:<{entry.tag}>", len(text)) for entry in phases if not entry.closed]
     return Trajectory(phases, problems)
 
 

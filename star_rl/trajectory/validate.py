@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from star_rl.trajectory.grammar import EXPERT_TAGS, EXPERTS, PLAN, RECOMMEND, REFLECTION
-from star_rl.trajectory.model import BadCall, Json, Response, Trajectory
+from star_rl.trajectory.model import BadCall, Json, Response, Thinking, ToolCall, Trajectory
 
 #: The phases that the paper's format reward asks for (section 3.5).
 CRITICAL = (PLAN, REFLECTION, RECOMMEND)
@@ -43,7 +43,7 @@ def faults(trajectory: Trajectory, required: Sequence[str] = CRITICAL, own_text:
     phase whose result is absent or does not parse), ``list`` (a ranking that is JSON but no list), ``call`` (a tool
     call that does not parse), ``forged`` (a tool response by the model).
     """
-    found: list[str] = [f"tags:{code}" for code, _ in trajectory.problems]
+    found = [f"tags:{code}" for code, _ in trajectory.problems] if trajectory.problems else []
     tags = [phase.tag for phase in trajectory.phases if phase.tag]
     present = set(tags)
     if not present.issuperset(required):
@@ -62,19 +62,23 @@ def faults(trajectory: Trajectory, required: Sequence[str] = CRITICAL, own_text:
         result: Json | None = None
         results = 0
         for block in phase.blocks:
+            kind = type(block)
+            if kind is Thinking or kind is ToolCall:
+                continue
             if isinstance(block, Json):
                 result, results = block, results + 1
             elif isinstance(block, BadCall):
                 found.append(f"call:{block.reason}")
-            elif own_text and isinstance(block, Response):
+            elif own_text and kind is Response:
                 found.append(f"forged:{phase.tag}")
         if not phase.tag or not phase.closed:
             continue  # what stands outside promises nothing; an open phase is a fault of its tags already
         if results > 1:
             found.append(f"repeated:JSON in {phase.tag}")
-        if result is None or result.error:
+        value, error = (None, "absent") if result is None else result.decoded()
+        if error:
             found.append(f"json:{phase.tag}")
-        elif phase.tag == RECOMMEND and not isinstance(result.value, list):
+        elif phase.tag == RECOMMEND and not isinstance(value, list):
             found.append(f"list:{phase.tag}")
     return found
 

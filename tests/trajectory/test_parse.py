@@ -30,7 +30,7 @@ from star_rl.trajectory import (
     tool_calls,
 )
 from star_rl.trajectory.grammar import BLOCKS
-from star_rl.trajectory.model import DEPTH, DIGITS, decode
+from star_rl.trajectory.model import DEPTH, DIGITS, call_of, decode
 
 
 def whole() -> Trajectory:
@@ -267,3 +267,38 @@ def test_ranking_is_the_last_closed_one() -> None:
 def test_the_reason_names_the_place_once(raw):
     _, reason = decode(raw)
     assert reason.count(" at ") == 1 and "character" in reason
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        '{"name": "ItemCF", "arguments": {"item_id": "7"}}',
+        ' \t{"arguments": {}, "name": "ItemCF"}\r\n',
+        '{"name": "é\\ud83d\\ude00\\n", "arguments": {"a": "\\u0000", "b": "日本"}}',
+        '{"name": "a", "name": "b", "arguments": {"x": "1", "x": "2"}}',
+        '{"name": "ItemCF", "arguments": {"item_id": 7}}',
+        '{"name": "ItemCF", "arguments": {"item_id": 123456789012345678901234567890}}',
+        '{"name": "ItemCF", "arguments": {"item_id": 1e999}}',
+        '{"name": "ItemCF", "arguments": {"item_id": "7"}, "id": 1e999}',
+        '{"name": "ItemCF", "arguments": {"item_id": "\\ud800"}}',
+        '{"name": "ItemCF", "arguments": {"item_id": "\ud800"}}',
+        '{"name": "ItemCF", "arguments": {"item_id": "a\tb"}}',
+        '\ufeff{"name": "ItemCF", "arguments": {}}',
+        '\x0b{"name": "ItemCF", "arguments": {}}\xa0',
+        '{"name": "ItemCF", "arguments": {}} {}',
+        '{"name": "", "arguments": {}}',
+        '["name", "arguments"]',
+        '"ab"',
+        "7",
+        "",
+    ],
+)
+def test_a_call_is_what_its_json_says(raw: str) -> None:
+    """The quick way of reading a call gives what the common decoder does."""
+    value, error = decode(raw.strip())
+    call = call_of(raw)
+    if not error and isinstance(value, dict) and value.get("name") and isinstance(value.get("arguments"), dict):
+        assert call == ToolCall(value["name"], value["arguments"])
+        assert repr(call.arguments) == repr(value["arguments"])
+    else:
+        assert isinstance(call, BadCall) and call.text == raw.strip()
