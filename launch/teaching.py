@@ -184,9 +184,9 @@ def student_stage(context: Context) -> dict[str, Any]:
     from star_rl.student.tokenizer import train_tokenizer
 
     world = World(context.run, context.config)
-    table = pq.read_table(context.inputs["sft_set"] / "sft.parquet", columns=["messages", "tools"])
+    table = pq.read_table(context.inputs["sft_set"] / "sft.parquet")
     rows = table.slice(0, _TOKENIZER_TEXTS).to_pylist()
-    texts = [render(row["messages"], row["tools"]) for row in rows]
+    texts = [render(row["messages"], row.get("tools")) for row in rows]  # a student without tools has no such column
     # The signal that is trusted stays a token of its own, so that one decision is one token.
     words = sorted(TRUST.values())
     model = context.folder / "model"

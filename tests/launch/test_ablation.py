@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from launch import ablation, chain, local
 from star_rl import cli
 from star_rl.errors import StarError
 from star_rl.files import write_json, write_text
+from star_rl.integrations.swift.sft import sieve_long_rows
 
 RECIPE = """
 name: small
@@ -75,6 +77,20 @@ def test_variants_share_what_comes_before_the_teacher_and_differ_after_it(tmp_pa
     }
     ablation.run_variants(str(tmp_path / "small.yaml"), [f"out={tmp_path}"], wanted, until_the_set)
     assert all(found == ["done"] * 6 for found in states.values())
+
+
+@pytest.mark.parametrize("variant", ablation.VARIANTS)
+def test_a_student_of_every_variant_can_be_made_and_trained_on_its_set(tmp_path, variant):
+    write_text(tmp_path / "small.yaml", RECIPE)
+
+    def until_the_student(loaded):
+        local.run(loaded, chain.STAGES, until="student")
+
+    folders = ablation.run_variants(str(tmp_path / "small.yaml"), [f"out={tmp_path}"], [variant], until_the_student)
+    data, model = folders[variant] / "sft_set" / "sft.parquet", folders[variant] / "student" / "model"
+    assert ("tools" in pq.read_schema(data).names) == (variant != "no_tools")
+    kept, rows, dropped, tokens = sieve_long_rows(data, model, 4096, tmp_path / "kept.parquet")
+    assert kept == data and rows == pq.read_metadata(data).num_rows > 0 and dropped == 0 and tokens > 50
 
 
 def test_what_the_variants_set_themselves_is_refused(tmp_path, capsys):

@@ -117,13 +117,12 @@ def sieve_long_rows(data: Path, tokenizer_dir: Path, max_length: int, kept: Path
         table = pq.read_table(data)
     except pa.ArrowInvalid as e:
         raise StarError(f"{data} is no Parquet file ({e})", "build the SFT set again") from e
-    missing = {"messages", "tools"} - set(table.column_names)
-    if missing:
-        raise StarError(f"{data} lacks the column {sorted(missing)[0]!r}", "it must hold `messages` and `tools`")
+    if "messages" not in table.column_names:
+        raise StarError(f"{data} lacks the column 'messages'", "build it with the chain's stage sft_set")
     tokenizer = Tokenizer.from_file(str(tokenizer_dir / "tokenizer.json"))
     lengths: list[int] = []
     for batch in table.to_batches(max_chunksize=512):
-        texts = [render(row["messages"], row["tools"]) for row in batch.to_pylist()]
+        texts = [render(row["messages"], row.get("tools")) for row in batch.to_pylist()]
         lengths += [len(e.ids) - 1 for e in tokenizer.encode_batch(texts, add_special_tokens=False)]  # the last newline
     fits = [n <= max_length for n in lengths]
     rows = sum(fits)
