@@ -42,11 +42,14 @@ def run(walk: Walk, rows: np.ndarray, own_rows: np.ndarray, threads: int | None 
     """
     if threads is not None and threads < 1:
         raise StarError(f"threads = {threads} is below 1", "leave it out to use every core")
-    steps = kernel.work(walk, rows)
+    threads = threads or len(os.sched_getaffinity(0))
+    steps = kernel.work(walk, rows, threads)
+    if steps.sum() > len(walk.target_indices):  # for a few rows looking up is cheaper than packing every edge
+        walk = kernel.pack(walk, threads)
     if ray is not None:
         lengths, arrays = _over_ray(walk, rows, own_rows, steps, ray)
     else:
-        lengths, arrays = _over_threads(walk, rows, own_rows, steps, threads or len(os.sched_getaffinity(0)))
+        lengths, arrays = _over_threads(walk, rows, own_rows, steps, threads)
     indptr = np.zeros(len(rows) + 1, np.int64)
     np.cumsum(lengths, out=indptr[1:])
     return indptr, *arrays

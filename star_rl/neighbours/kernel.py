@@ -9,7 +9,9 @@ import ctypes
 import functools
 import importlib.machinery
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ import numpy as np
 from star_rl.errors import StarError
 from star_rl.neighbours import fallback
 
-_VERSION = 6
+_VERSION = 7
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,10 @@ class Walk:
     ones. Targets in the row's own list (``own_*``), or else the row itself, are left out.
 
     Where paths are merely counted, targets of one degree have one scale: ``target_scale = kind_scale[target_kinds]``.
+    ``packed`` is what :func:`pack` makes of the targets, or None.
 
-    Shapes: mid_indptr (n_rows + 1,) int64; target_indptr (n_mids + 1,) int64; indices int32; values and scales float64.
+    Shapes: mid_indptr (n_rows + 1,) int64; target_indptr (n_mids + 1,) int64; indices int32; values and scales float64;
+    target_kinds (n_targets,) uint32; kind_scale (n_kinds,) float64; packed as target_indices, uint32.
     """
 
     mid_indptr: np.ndarray
@@ -42,6 +46,7 @@ class Walk:
     k: int
     target_kinds: np.ndarray | None = None
     kind_scale: np.ndarray | None = None
+    packed: np.ndarray | None = None
     mid_values: np.ndarray | None = None
     mid_factor: np.ndarray | None = None
     target_values: np.ndarray | None = None
@@ -57,6 +62,11 @@ class Walk:
         """The smaller type that holds every support: no more than the mids of the largest row."""
         most = int(np.diff(self.mid_indptr).max(initial=0))
         return np.uint16 if most <= np.iinfo(np.uint16).max else np.int32
+
+    @property
+    def kind_bits(self) -> int:
+        """How many bits tell the kinds apart."""
+        return 0 if self.kind_scale is None else max(len(self.kind_scale) - 1, 0).bit_length()
 
     @property
     def unweighted(self) -> bool:
@@ -178,16 +188,53 @@ def dedupe(
     return indptr, indices[:kept].copy(), None if times is None else times[:kept].copy()
 
 
-def work(walk: Walk, rows: np.ndarray) -> np.ndarray:
+def work(walk: Walk, rows: np.ndarray, threads: int = 1) -> np.ndarray:
     """Two-hop paths of each row: what it costs, and an upper bound of its neighbours. Shape: (n_rows,), int64."""
     library = _library()
     if library is None:
         return fallback.work(walk, rows)
     steps = np.empty(len(rows), np.int64)
-    library.star_work(
-        _n(len(rows)), _at(rows), _at(walk.mid_indptr), _at(walk.mid_indices), _at(walk.target_indptr), _at(steps)
-    )
+    hops = _at(walk.mid_indptr), _at(walk.mid_indices), _at(walk.target_indptr)
+
+    def piece(low: int, high: int) -> None:
+        library.star_work(_n(high - low), _at(rows[low:high]), *hops, _at(steps[low:high]))
+
+    in_pieces(piece, len(rows), threads)
     return steps
+
+
+def pack(walk: Walk, threads: int = 1) -> Walk:
+    """The walk with its targets beside their kinds, which spares it a look-up per target, for 4 bytes an edge.
+
+    The same walk where that brings nothing: without the kernel, in a weighted walk, or beyond 32 bits.
+    """
+    library, kinds = _library(), walk.target_kinds
+    if library is None or kinds is None or max(walk.n_targets - 1, 0).bit_length() + walk.kind_bits > 32:
+        return walk
+    targets = walk.target_indices
+    packed = np.empty(len(targets), np.uint32)
+    bits = ctypes.c_int32(walk.kind_bits)
+
+    def piece(low: int, high: int) -> None:
+        library.star_pack(_n(high - low), _at(targets[low:high]), _at(kinds), bits, _at(packed[low:high]))
+
+    in_pieces(piece, len(targets), threads)
+    return replace(walk, packed=packed)
+
+
+#: Rows or edges below which a second thread is not worth its start.
+_PIECE = 1 << 15
+
+
+def in_pieces(piece: Callable[[int, int], None], n: int, threads: int) -> None:
+    """Call ``piece(low, high)`` for equal parts of ``range(n)``, one a thread."""
+    edges = np.linspace(0, n, max(1, min(threads, n // _PIECE)) + 1).astype(int).tolist()
+    if len(edges) == 2:
+        piece(0, n)
+        return
+    with ThreadPoolExecutor(len(edges) - 1) as pool:
+        for _ in pool.map(piece, edges[:-1], edges[1:]):
+            pass  # raises what a piece raised
 
 
 class Walker:
@@ -198,12 +245,9 @@ class Walker:
         if _library() is None:
             return
         self._touched = np.empty(walk.n_targets + 1, np.int32)
-        if walk.target_kinds is not None:
-            # A cell holds the kind of its scale in the high half and the counter in the low one. Counts and kinds of a
-            # row go up to its degree, so they fit half a cell where supports fit 16 bits.
-            narrow = walk.support_type == np.uint16
-            cells: np.ndarray = walk.target_kinds.astype(np.uint32 if narrow else np.uint64)
-            self._cells = np.left_shift(cells, 16 if narrow else 32, out=cells)
+        if walk.unweighted:
+            # A row's counts go up to its degree, so they fit 16 bits where supports do: half the cache.
+            self._counters = np.zeros(walk.n_targets, np.uint16 if walk.support_type == np.uint16 else np.uint32)
         else:
             self._counts = np.zeros(walk.n_targets, np.uint32)
             self._sums = np.zeros(walk.n_targets, np.float64)
@@ -228,30 +272,25 @@ class Walker:
             return
         narrow = ctypes.c_int32(out[2].dtype == np.uint16)
         outputs = (_at(starts), *map(_at, out), narrow, _at(lengths))
-        hops = (_at(walk.mid_indptr), _at(walk.mid_indices)), (_at(walk.target_indptr), _at(walk.target_indices))
+        mids, targets = (_at(walk.mid_indptr), _at(walk.mid_indices)), _at(walk.target_indptr)
         n, k, touched = _n(len(rows)), ctypes.c_int32(walk.k), _at(self._touched)
         if walk.unweighted:
-            scales = (_at(walk.row_scale), _at(walk.kind_scale))
+            packed, kinds = (walk.target_indices, walk.target_kinds) if walk.packed is None else (walk.packed, None)
             failed = library.star_count_rows(
-                n, _at(rows), *hops[0], *hops[1], *scales, k, _at(self._cells), touched, *outputs
+                *(n, _at(rows), *mids, targets, _at(packed), ctypes.c_int32(walk.kind_bits), _at(kinds)),
+                *(_at(walk.row_scale), _at(walk.kind_scale), k, _at(self._counters), touched, *outputs),
             )
         else:
             values = (_at(walk.mid_values), _at(walk.mid_factor))
             own = (_at(walk.own_indptr), _at(walk.own_indices))
+            factors = (_at(walk.target_indices), _at(walk.target_values))
             failed = library.star_weigh_rows(
-                *(n, _at(rows), _at(own_rows), *hops[0], *values, *hops[1], _at(walk.target_values), *own),
-                *(
-                    _at(walk.row_scale),
-                    _at(walk.target_scale),
-                    k,
-                    _at(self._sums),
-                    _at(self._counts),
-                    touched,
-                    *outputs,
-                ),
+                *(n, _at(rows), _at(own_rows), *mids, *values, targets, *factors, *own),
+                *(_at(walk.row_scale), _at(walk.target_scale), k, _at(self._sums), _at(self._counts), touched),
+                *outputs,
             )
         if failed:
-            raise MemoryError(f"no memory for a heap of k = {walk.k} entries")
+            raise MemoryError(f"no memory for lists of k = {walk.k} candidates")
 
 
 def compact(

@@ -214,9 +214,11 @@ def walk_of(graph: Graph, side: str, k: int, weighting: Weighting) -> Walk:
         row_scale, target_scale = weighting.scales(masses)
         kinds = kind_scale = None
     else:  # masses are degrees: scales are worked out once per degree
-        by_degree = weighting.scales(np.arange(int(degrees.max(initial=0)) + 1, dtype=np.float64))
-        kinds, kind_scale = degrees.astype(np.uint32), by_degree[1]
-        row_scale, target_scale = by_degree[0][degrees], kind_scale[degrees]
+        occurs = np.bincount(degrees) > 0
+        by_kind = weighting.scales(np.flatnonzero(occurs).astype(np.float64))
+        kinds = (np.cumsum(occurs, dtype=np.uint32) - np.uint32(1))[degrees]
+        kind_scale = by_kind[1]
+        row_scale, target_scale = by_kind[0][kinds], kind_scale[kinds]
     return Walk(
         mid_indptr=indptr,
         mid_indices=indices,
