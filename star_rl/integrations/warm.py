@@ -70,6 +70,8 @@ _ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
 _MAX_DESCRIPTORS = 64
+#: Seconds that the server has for its end.
+_PATIENCE = 20.0
 
 
 def python() -> str:
@@ -109,7 +111,11 @@ def serving(log: Path) -> Iterator[None]:
     finally:
         del os.environ[VARIABLE]
         server.terminate()
-        server.wait()
+        try:
+            server.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -119,11 +125,12 @@ def serve(descriptor: int) -> None:
 
     parent, began = os.getppid(), time.monotonic()
     base = [entry for entry in sys.path if entry not in _entries(os.environ.get("PYTHONPATH"))]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # an exception would be lost in an import that catches everything
     with socket.socket(fileno=descriptor) as listener:
         for name in MODULES:
             with contextlib.suppress(Exception):  # absent, or of another version: the fork that needs it will say so
                 importlib.import_module(name)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         if "ray" in sys.modules:
             print("not serving: one of the imports brought in ray, which does not survive a fork", file=sys.stderr)
             return

@@ -159,3 +159,20 @@ def test_nothing_is_left_behind(tmp_path, monkeypatch):
         raise StarError("stopped before the imports were done")
     assert not os.path.exists(folder) and warm.VARIABLE not in os.environ
     assert not [p for p in psutil.process_iter() if folder in " ".join(p.cmdline() if p.status() != "zombie" else [])]
+
+
+def test_an_import_that_catches_everything_does_not_keep_the_server_alive(tmp_path, monkeypatch):
+    marker = tmp_path / "importing"
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text(
+        f"import time\ntry:\n    open({str(marker)!r}, 'w').close()\n    time.sleep(600)\nexcept BaseException:\n    pass\n"
+        "time.sleep(600)\n"
+    )
+    monkeypatch.delenv(warm.VARIABLE, raising=False)
+    monkeypatch.setattr(warm, "_PATIENCE", 600)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    began = time.monotonic()
+    with warm.serving(tmp_path / "log"):
+        while not marker.exists():
+            time.sleep(0.05)
+    assert time.monotonic() - began < 300, "the end was lost in the import"
