@@ -165,8 +165,8 @@ def test_an_import_that_catches_everything_does_not_keep_the_server_alive(tmp_pa
     marker = tmp_path / "importing"
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text(
-        f"import time\ntry:\n    open({str(marker)!r}, 'w').close()\n    time.sleep(600)\nexcept BaseException:\n    pass\n"
-        "time.sleep(600)\n"
+        f"import time\ntry:\n    open({str(marker)!r}, 'w').close()\n    time.sleep(600)\n"
+        "except BaseException:\n    pass\ntime.sleep(600)\n"
     )
     monkeypatch.delenv(warm.VARIABLE, raising=False)
     monkeypatch.setattr(warm, "_PATIENCE", 600)

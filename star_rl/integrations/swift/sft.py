@@ -117,8 +117,8 @@ def sieve_long_rows(data: Path, tokenizer_dir: Path, max_length: int, kept: Path
         table = pq.read_table(data)
     except pa.ArrowInvalid as e:
         raise StarError(f"{data} is no Parquet file ({e})", "build the SFT set again") from e
-    if "messages" not in table.column_names:
-        raise StarError(f"{data} lacks the column 'messages'", "build it with the chain's stage sft_set")
+    if "messages" not in table.column_names or not pa.types.is_list(table.schema.field("messages").type):
+        raise StarError(f"{data} has no column 'messages' of turns", "build it with the chain's stage sft_set")
     tokenizer = Tokenizer.from_file(str(tokenizer_dir / "tokenizer.json"))
     lengths: list[int] = []
     for batch in table.to_batches(max_chunksize=512):
