@@ -88,7 +88,10 @@ def check(recipe: Recipe, paths: Paths, name: str = "grpo") -> list[str]:
     config = compose(overrides)
     rows, batch = _rows(paths.train), config.data.train_batch_size
     if rows < batch:
-        raise StarError(f"{paths.train} has {rows} rows, a step takes {batch}", "lower verl.data.train_batch_size")
+        raise StarError(
+            f"{paths.train} has {rows} rows, a step takes {batch}",
+            "sample more tasks (sample.instances of a chain), or lower verl.data.train_batch_size",
+        )
     update = config.actor_rollout_ref.actor.ppo_mini_batch_size
     if batch % update:
         raise StarError(
