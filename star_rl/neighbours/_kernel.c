@@ -67,15 +67,31 @@ API void star_scatter(int64_t n, const int32_t *keys, const int32_t *values, con
     }
 }
 
-/* Transposes a CSR pattern; the result's rows list their indices in ascending order. `cursor` as in star_scatter. */
-API void star_transpose(int64_t n_rows, const int64_t *indptr, const int32_t *indices, const int64_t *times,
-                        int64_t *cursor, int32_t *out_indices, int64_t *out_times) {
-    int64_t n = indptr[n_rows];
-    for (int64_t r = 0; r < n_rows; r++)
+/*
+ * Transposes rows `first` to `stop` of a CSR pattern; the result's rows list their indices in ascending order. `cursor`
+ * holds row starts of the result and is consumed; or, going backwards, row ends: so two threads fill one result from
+ * both ends, each with rows of its own.
+ */
+API void star_transpose(int64_t first, int64_t stop, int32_t backwards, const int64_t *indptr, const int32_t *indices,
+                        const int64_t *times, int64_t *cursor, int32_t *out_indices, int64_t *out_times) {
+    /* Both the cursors and their places are scattered over memory: asked for ahead, they arrive in parallel. */
+    if (backwards) {
+        int64_t low = indptr[first];
+        for (int64_t r = stop - 1; r >= first; r--)
+            for (int64_t e = indptr[r + 1] - 1; e >= indptr[r]; e--) {
+                if (e - 24 >= low) PREFETCH_WRITE(&cursor[indices[e - 24]]);
+                if (e - 12 >= low) PREFETCH_WRITE(&out_indices[cursor[indices[e - 12]] - 1]);
+                int64_t at = --cursor[indices[e]];
+                out_indices[at] = (int32_t)r;
+                if (times) out_times[at] = times[e];
+            }
+        return;
+    }
+    int64_t end = indptr[stop];
+    for (int64_t r = first; r < stop; r++)
         for (int64_t e = indptr[r]; e < indptr[r + 1]; e++) {
-            /* Both the cursors and their places are scattered over memory: asked for ahead, they arrive in parallel. */
-            if (e + 24 < n) PREFETCH_WRITE(&cursor[indices[e + 24]]);
-            if (e + 12 < n) PREFETCH_WRITE(&out_indices[cursor[indices[e + 12]]]);
+            if (e + 24 < end) PREFETCH_WRITE(&cursor[indices[e + 24]]);
+            if (e + 12 < end) PREFETCH_WRITE(&out_indices[cursor[indices[e + 12]]]);
             int64_t at = cursor[indices[e]]++;
             out_indices[at] = (int32_t)r;
             if (times) out_times[at] = times[e];
@@ -182,7 +198,7 @@ typedef struct { int64_t *keys; uint32_t *supports; } Candidates;
 #define LANES 8
 #define SAMPLES 16
 /* So many are sorted by counting, for each, those that are better; longer lists are merged from such runs. */
-#define RUN 64
+#define RUN 96
 #define ROOM(k) (2 * (int64_t)(k) + 2 * BLOCK + 1)
 
 /* out[number of better ones] = one, for n distinct keys; out has a place more. */

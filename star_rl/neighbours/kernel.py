@@ -8,11 +8,13 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.machinery
+import os
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,6 +22,8 @@ from star_rl.errors import StarError
 from star_rl.neighbours import fallback
 
 _VERSION = 7
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,25 @@ def _n(value: int) -> ctypes.c_int64:
     return ctypes.c_int64(value)
 
 
+#: Rows or edges below which a second thread is not worth its start.
+_PIECE = 1 << 15
+
+
+def _builders() -> int:
+    """Threads that build a graph: two have most of what there is to gain, as memory is what they wait for."""
+    return min(2, len(os.sched_getaffinity(0)))
+
+
+def in_pieces(piece: Callable[[int, int], Result], n: int, threads: int) -> list[Result]:
+    """``piece(low, high)`` for equal parts of ``range(n)``, one a thread."""
+    parts = max(1, min(threads, n // _PIECE))
+    edges = [part * n // parts for part in range(parts + 1)]
+    if parts == 1:
+        return [piece(0, n)]
+    with ThreadPoolExecutor(parts) as pool:
+        return list(pool.map(piece, edges[:-1], edges[1:]))
+
+
 def pointers(keys: np.ndarray, n_keys: int, what: str) -> tuple[np.ndarray, bool]:
     """Row pointers of the int32 codes ``keys``, and whether they ascend.
 
@@ -128,10 +151,18 @@ def pointers(keys: np.ndarray, n_keys: int, what: str) -> tuple[np.ndarray, bool
     """
     library = _library()
     if library is not None:
-        indptr = np.empty(n_keys + 1, np.int64)
-        ascending = library.star_pointers(_n(len(keys)), _at(keys), _n(n_keys), _at(indptr))
-        if ascending >= 0:
-            return indptr, bool(ascending)
+
+        def piece(low: int, high: int) -> tuple[np.ndarray, int]:
+            indptr = np.empty(n_keys + 1, np.int64)
+            ascending = library.star_pointers(_n(high - low), _at(keys[low:high]), _n(n_keys), _at(indptr))
+            return indptr, min(ascending, 1 if low == 0 or keys[low - 1] <= keys[low] else 0)
+
+        parts = in_pieces(piece, len(keys), _builders())
+        if all(ascending >= 0 for _, ascending in parts):
+            indptr = parts[0][0]
+            for more, _ in parts[1:]:  # pointers are sums of counts, so those of the parts add up
+                indptr += more
+            return indptr, all(ascending for _, ascending in parts)
     elif not len(keys) or (keys.min() >= 0 and keys.max() < n_keys):
         return fallback.pointers(keys, n_keys)
     raise StarError(f"a code of {what} lies outside 0..{n_keys - 1}", f"codes count the {what} from 0 without gaps")
@@ -159,11 +190,22 @@ def transpose(
     to, _ = pointers(indices, n_columns, "columns")
     if library is None:
         return to, *fallback.transpose(indptr, indices, times)
-    cursor = to[:-1].copy()
     out, out_times = np.empty_like(indices), None if times is None else np.empty_like(times)
-    library.star_transpose(
-        _n(len(indptr) - 1), _at(indptr), _at(indices), _at(times), _at(cursor), _at(out), _at(out_times)
-    )
+    n_rows = len(indptr) - 1
+    half = int(np.searchsorted(indptr, len(indices) // 2))
+
+    def piece(first: int, stop: int, backwards: int) -> None:
+        cursor = (to[1:] if backwards else to[:-1]).copy()
+        arrays = map(_at, (indptr, indices, times, cursor, out, out_times))
+        library.star_transpose(_n(first), _n(stop), ctypes.c_int32(backwards), *arrays)
+
+    if len(indices) < 2 * _PIECE or _builders() == 1:
+        piece(0, n_rows, 0)
+    else:  # two threads fill the lists from both ends
+        with ThreadPoolExecutor(1) as pool:
+            other = pool.submit(piece, half, n_rows, 1)
+            piece(0, half, 0)
+            other.result()
     return to, out, out_times
 
 
@@ -172,7 +214,11 @@ def ascends(indptr: np.ndarray, indices: np.ndarray) -> bool:
     library = _library()
     if library is None:
         return fallback.ascends(indptr, indices)
-    return bool(library.star_ascends(_n(len(indptr) - 1), _at(indptr), _at(indices)))
+
+    def piece(low: int, high: int) -> bool:
+        return bool(library.star_ascends(_n(high - low), _at(indptr[low : high + 1]), _at(indices)))
+
+    return all(in_pieces(piece, len(indptr) - 1, _builders()))
 
 
 def dedupe(
@@ -220,21 +266,6 @@ def pack(walk: Walk, threads: int = 1) -> Walk:
 
     in_pieces(piece, len(targets), threads)
     return replace(walk, packed=packed)
-
-
-#: Rows or edges below which a second thread is not worth its start.
-_PIECE = 1 << 15
-
-
-def in_pieces(piece: Callable[[int, int], None], n: int, threads: int) -> None:
-    """Call ``piece(low, high)`` for equal parts of ``range(n)``, one a thread."""
-    edges = np.linspace(0, n, max(1, min(threads, n // _PIECE)) + 1).astype(int).tolist()
-    if len(edges) == 2:
-        piece(0, n)
-        return
-    with ThreadPoolExecutor(len(edges) - 1) as pool:
-        for _ in pool.map(piece, edges[:-1], edges[1:]):
-            pass  # raises what a piece raised
 
 
 class Walker:

@@ -143,3 +143,33 @@ def test_extended_equals_a_rebuild(engine):
 def test_wrong_input_names_the_value(engine, build, words):
     with pytest.raises(StarError, match=words):
         build()
+
+
+@pytest.mark.parametrize("builders", [1, 2])
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_large_graph_is_the_same_however_many_build_it(monkeypatch, builders, ordered):
+    """Enough interactions for two threads, which fill the lists from both ends."""
+    draw = np.random.default_rng(4)
+    n = 5 * kernel._PIECE
+    users, items = draw.integers(0, 30_000, n), (9_000 * draw.random(n) ** 3).astype(np.int64)
+    times = draw.integers(0, 10**9, n)
+    if ordered:
+        pairs = np.unique(users * 9_000 + items)
+        users, items, times = pairs // 9_000, pairs % 9_000, times[: len(pairs)]
+    monkeypatch.setattr(kernel, "_builders", lambda: builders)
+    native = Graph.from_codes(users, items, times)
+    monkeypatch.setattr(kernel, "_library", lambda: None)
+    plain = Graph.from_codes(users, items, times)
+    for name in ("user_indptr", "user_items", "user_times", "item_indptr", "item_users", "item_times"):
+        assert np.array_equal(getattr(native, name), getattr(plain, name)), name
+
+
+def test_whether_codes_ascend_is_seen_across_the_parts(monkeypatch):
+    monkeypatch.setattr(kernel, "_builders", lambda: 2)
+    keys = np.arange(2 * kernel._PIECE, dtype=np.int32)
+    assert kernel.pointers(keys, len(keys), "users")[1]
+    rolled = np.roll(keys, kernel._PIECE)  # each half ascends, the whole does not
+    assert not kernel.pointers(rolled, len(keys), "users")[1]
+    keys[-1] = len(keys)
+    with pytest.raises(StarError, match="code of users"):
+        kernel.pointers(keys, len(keys), "users")

@@ -197,6 +197,30 @@ def test_native_and_numpy_agree_to_the_bit(monkeypatch):
             assert np.array_equal(getattr(mine, name), getattr(other, name)), (mine.side, mine.weighting, name)
 
 
+@pytest.mark.parametrize("k", [1, 50, 300, 5000])
+@pytest.mark.parametrize("packed", [True, False])
+def test_long_rows_are_thinned_to_the_same_best(monkeypatch, k, packed):
+    """Rows of thousands of candidates, most of which tie, with and without the kinds beside the targets."""
+    if not nb.kernel_available():
+        pytest.skip("the native kernel was not built")
+    draw = np.random.default_rng(6)
+    n_users, n_items, n = 400, 12_000, 60_000
+    users, items = draw.integers(0, n_users, n), (n_items * draw.random(n) ** 2).astype(np.int64)
+    graph = nb.Graph.from_codes(users, items, draw.integers(0, 1000, n), n_users, n_items)
+    asked = np.concatenate([np.arange(20), np.arange(n_items - 20, n_items)])
+    if not packed:
+        monkeypatch.setattr(kernel, "pack", lambda walk, threads: walk)
+    for weight, decay in (("cosine", None), ("conditional", None), ("log", None), ("cosine", nb.Decay(100.0))):
+        find = {"k": k, "weight": weight, "alpha": 0.0, "decay": decay}
+        native = nb.item_neighbours(graph, asked, **find), nb.user_neighbours(graph, np.arange(30), **find)
+        with monkeypatch.context() as plain:
+            plain.setattr(kernel, "_library", lambda: None)
+            numpy = nb.item_neighbours(graph, asked, **find), nb.user_neighbours(graph, np.arange(30), **find)
+        for mine, other in zip(native, numpy, strict=True):
+            for name in ("indptr", "indices", "weights", "support"):
+                assert np.array_equal(getattr(mine, name), getattr(other, name)), (mine.side, weight, name)
+
+
 def test_numpy_blocks_do_not_change_the_result(monkeypatch):
     rows = world(17, n=2000)
     graph = nb.Graph.from_table(table(rows))
