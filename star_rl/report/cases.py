@@ -69,8 +69,9 @@ def choose(found: Findings, made: Sequence[Change]) -> list[Group]:
         sides: list[_Side] = [(one.name, one.sources) for one in focus]
         best, worst = _extremes(found, focus[0])
         name = focus[0].name
-        plan.append((Group(f"Best tasks of {name}", _EASY.format(name)), best, sides))
-        plan.append((Group(f"Worst tasks of {name}", _HARD.format(name)), worst, sides))
+        against = "the mean of the other methods" if len(found.methods) > 1 else "its own mean"
+        plan.append((Group(f"Best tasks of {name}", f"Where {name} is furthest above {against}."), best, sides))
+        plan.append((Group(f"Worst tasks of {name}", f"Where {name} is furthest below {against}."), worst, sides))
     for one in made:
         for title, places in (("gained", one.gained), ("lost", one.lost)):
             words = f"The {min(CHANGED, len(places))} largest of {len(places):,}."
@@ -78,10 +79,6 @@ def choose(found: Findings, made: Sequence[Change]) -> list[Group]:
             sides = [(judged.label, [(judged, one.method)]) for judged in (one.before, one.after)]
             plan.append((group, places[:CHANGED], sides))
     return _filled(found, [entry for entry in plan if entry[1]])
-
-
-_EASY = "Where {} did best beside the mean of the other methods."
-_HARD = "Where {} did worst beside the mean of the other methods."
 
 
 def anchors(groups: Iterable[Group]) -> dict[int, str]:
@@ -97,10 +94,10 @@ def _focus(found: Findings) -> list[Found]:
 
 
 def _extremes(found: Findings, one: Found) -> tuple[list[int], list[int]]:
-    """Places of its best and of its worst tasks, by what it gains over the mean of all others."""
+    """Places of its best and of its worst tasks, by what it gains over the mean of all others, or over its own."""
     others = [other.values for other in found.methods.values() if other is not one]
     asked = np.isfinite(one.values)
-    stack = np.array(others) if others else np.zeros((1, len(one.values)))
+    stack = np.array(others) if others else np.full((1, len(one.values)), np.nanmean(one.values))
     known = np.isfinite(stack)
     mean = np.where(known, stack, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
     gain = np.where(asked, one.values - mean, 0.0)

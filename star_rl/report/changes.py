@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from star_rl.evaluation import results
 from star_rl.evaluation.compare import Judged
-from star_rl.evaluation.metrics import Difference, hr_avg
+from star_rl.evaluation.metrics import Difference
 from star_rl.records import Task
 from star_rl.report.findings import Findings, difference, key_of
 from star_rl.report.tables import DASH, markdown_text
@@ -50,7 +49,7 @@ def changes(found: Findings) -> list[Change]:
 
 
 def _change(found: Findings, name: str, before: Judged, after: Judged) -> Change | None:
-    old, new = _values(before, name), _values(after, name)
+    old, new = _values(found, before, name), _values(found, after, name)
     places = {key_of(task): place for place, task in enumerate(found.tasks)}
     both = [(places[key], value, new[key]) for key, value in old.items() if key in new]
     if not both:
@@ -71,12 +70,10 @@ def _change(found: Findings, name: str, before: Judged, after: Judged) -> Change
     )
 
 
-def _values(judged: Judged, name: str) -> dict[tuple[str, str, str], float]:
+def _values(found: Findings, judged: Judged, name: str) -> dict[tuple[str, str, str], float]:
     """HR_avg by task, a share."""
-    table = results.read(judged.folder / "answers.parquet")
-    samples = next(row["samples"] for row in judged.figures["methods"] if row["name"] == name)
-    values = hr_avg(results.ranks_by_task(table, name, judged.tasks, samples)).mean(axis=0)
-    return {key_of(task): float(v) for task, v in zip(judged.tasks, values, strict=True)}
+    values = found.scores[judged.label, name]
+    return {key_of(task): float(value) for task, value in zip(judged.tasks, values, strict=True)}
 
 
 def markdown(made: Sequence[Change]) -> str:

@@ -24,6 +24,8 @@ from star_rl.report.studies import charts
 
 #: Links to changed tasks that a row shows, and notes and problems that are named.
 _LINKS, _NAMED = 8, 40
+#: Width of a sub-task's small chart.
+_NARROW = 300
 
 
 @dataclass(slots=True)
@@ -43,8 +45,8 @@ def verdict(found: Findings) -> Verdict:
         best = found.methods[found.best].figures
         others = [one for one in found.methods.values() if one.difference is not None]
         made.result = (
-            f"{found.best} is best: HR_avg {fixed(best['hr_avg'])} % "
-            f"(95 % interval {fixed(best['hr_avg_low'])} to {fixed(best['hr_avg_high'])}) on {best['n']:,} tasks."
+            f"{found.best} is best: HR_avg {fixed(best['hr_avg'])}\u00a0% "
+            f"(95\u00a0% interval {fixed(best['hr_avg_low'])} to {fixed(best['hr_avg_high'])}) on {best['n']:,} tasks."
         )
         if not others:
             made.result = made.result.replace(" is best:", ", the only method that was asked every task:")
@@ -56,14 +58,15 @@ def verdict(found: Findings) -> Verdict:
         writers = [one for one in (*others, found.methods[found.best]) if one.figures["format_rate"] is not None]
         if writers and found.methods[found.best] not in writers:
             top = max(writers, key=lambda one: one.figures["hr_avg"])
+            low, high = fixed(top.figures["hr_avg_low"]), fixed(top.figures["hr_avg_high"])
             made.words.append(
-                f"Of the methods that write trajectories {top.name} is best: HR_avg {fixed(top.figures['hr_avg'])} % "
-                f"({fixed(top.figures['hr_avg_low'])} to {fixed(top.figures['hr_avg_high'])}), "
+                f"Of the methods that write trajectories {top.name} is best: "
+                f"HR_avg {fixed(top.figures['hr_avg'])}\u00a0% ({low} to {high}), "
                 f"{signed(top.difference.mean if top.difference else None)} against {found.best}."
             )
     sizes = {len(task.candidates) for task in found.tasks}
     if sizes == {CANDIDATES}:
-        made.words.append("A random order of 20 candidates scores 15 %.")
+        made.words.append("A random order of 20 candidates scores 15\u00a0%.")
     yes = [column.head for column in found.compared.columns if column.comparable]
     if len(yes) == len(found.compared.columns):
         made.comparable = f"Comparable with the paper ({paper.PAPER}): AgentRecBench's own tasks and ground truths."
@@ -115,15 +118,21 @@ def _multiples(found: Findings) -> list[Chart]:
         return []
     cells = found.compared.methods
     ends = [row[key] for rows in cells.values() for row in rows.values() for key in ("hr_avg_low", "hr_avg_high")]
+    beside = ("MARS", "STAR")
+    ends += [
+        paper.TABLE1[name][column.cell] for name in beside for column in found.compared.columns if column.comparable
+    ]
+    order = sorted(cells, key=lambda name: -found.methods[name].figures["hr_avg"])
     made = []
     for place, column in enumerate(found.compared.columns):
-        rows = [(name, own[column.cell]) for name, own in cells.items() if column.cell in own]
+        rows = [(name, cells[name][column.cell]) for name in order if column.cell in cells[name]]
         bars = [Bar(name, row["hr_avg"], row["hr_avg_low"], row["hr_avg_high"]) for name, row in rows]
         if column.comparable:
-            bars += [Bar(f"{name} (paper)", paper.TABLE1[name][column.cell], paper=True) for name in ("MARS", "STAR")]
+            bars += [Bar(f"{name} (paper)", paper.TABLE1[name][column.cell], paper=True) for name in beside]
         title = f"{column.head}, {column.n:,} tasks"
         bounds = (min(ends), max(ends))
-        made.append(Chart(title, plots.interval_chart(f"cell-{place}", title, bars, "HR_avg, %", bounds), [], [], []))
+        svg = plots.interval_chart(f"cell-{place}", title, bars, "HR_avg, %", bounds, _NARROW)
+        made.append(Chart(title, svg, [], [], []))
     return made
 
 
@@ -140,7 +149,8 @@ def _table1(found: Findings) -> list[Row]:
     """Our methods, and below them the paper's where it has figures on the same tasks."""
     columns = found.compared.columns
     rows = []
-    for name, cells in found.compared.methods.items():
+    ordered = sorted(found.compared.methods.items(), key=lambda entry: -found.methods[entry[0]].figures["hr_avg"])
+    for name, cells in ordered:
         line: list[tuple[float | None, str]] = []
         for column in columns:
             row = cells.get(column.cell)

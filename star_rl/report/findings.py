@@ -6,7 +6,7 @@ Notation: n tasks of all folders together, a task that several folders judged co
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,7 @@ class Findings:
         tasks: in the order of the columns. Shape: (n,).
         best: name of the method with the highest HR_avg of those that were asked everything.
         studies: label of the folder -> what lies beside its answers, by :data:`STUDIES`.
+        scores: (label of the folder, name there) -> HR_avg of the folder's tasks, shares. Shape of each: (tasks,).
     """
 
     compared: Compared
@@ -74,6 +75,7 @@ class Findings:
     studies: dict[str, dict[str, Any]]
     seeds: list[int]
     versions: dict[str, str]
+    scores: dict[tuple[str, str], Floats]
 
     @property
     def places(self) -> dict[Cell, list[int]]:
@@ -96,17 +98,19 @@ def gather(folders: Sequence[Path], resamples: int = 2000) -> Findings:
     tasks = sorted(unique.values(), key=lambda task: order[task.source, task.scenario])
     place = {key_of(task): index for index, task in enumerate(tasks)}
     methods: dict[str, Found] = {}
+    scores: dict[tuple[str, str], Floats] = {}
     for one in compared.folders:
         table = results.read(one.folder / "answers.parquet")
+        where = np.array([place[key_of(task)] for task in one.tasks])
+        candidates = {task.task_id: set(task.candidates) for task in one.tasks}
         for row in one.figures["methods"]:
             name = one.names.get(row["name"], row["name"])
-            where = np.array([place[key_of(task)] for task in one.tasks])
             ranks = results.ranks_by_task(table, row["name"], one.tasks, row["samples"])
             known = methods.setdefault(name, _empty(name, row, len(tasks)))
             known.sources.append((one, row["name"]))
-            known.values[where] = metrics.hr_avg(ranks).mean(axis=0)
+            known.values[where] = scores[one.label, row["name"]] = metrics.hr_avg(ranks).mean(axis=0)
             known.ranks[where] = ranks[0]
-            problems = _problems(table, row["name"], one)
+            problems = _problems(table, row["name"], candidates)
             known.problems += [
                 words for words in (f"{name}: {words}" for words in problems) if words not in known.problems
             ]
@@ -126,6 +130,7 @@ def gather(folders: Sequence[Path], resamples: int = 2000) -> Findings:
         {one.label: _studies(one) for one in compared.folders},
         sorted({one.figures["seed"] for one in compared.folders if "seed" in one.figures}),
         {key: value for one in compared.folders for key, value in one.figures.get("versions", {}).items()},
+        scores,
     )
 
 
@@ -174,15 +179,15 @@ def _studies(one: Judged) -> dict[str, Any]:
     return found
 
 
-def _problems(table: pa.Table, name: str, one: Judged) -> list[str]:
+def _problems(table: pa.Table, name: str, candidates: Mapping[str, set[str]]) -> list[str]:
     """Failures by reason, answers that are missing, and rankings that are not valid, each as a sentence."""
     own = table.filter(pc.equal(table["method"], name))
     total, found = len(own), []
     asked = set(own["task_id"].to_pylist())
-    missing = sum(task.task_id not in asked for task in one.tasks)
+    missing = len(candidates.keys() - asked)
     if missing:
         found.append(
-            f"{missing:,} of {len(one.tasks):,} tasks have no answer yet and count as misses: give the same "
+            f"{missing:,} of {len(candidates):,} tasks have no answer yet and count as misses: give the same "
             "star-rl evaluate again"
         )
     reasons = Counter(reason for reason in own["failure"].to_pylist() if reason)
@@ -191,10 +196,9 @@ def _problems(table: pa.Table, name: str, one: Judged) -> list[str]:
         more = f"; {len(reasons) - _REASONS} other reasons" if len(reasons) > _REASONS else ""
         found.append(f"{reasons.total():,} of {total:,} answers failed and count as misses ({shown}{more})")
     kinds = Counter[str]()
-    by_id = {task.task_id: set(task.candidates) for task in one.tasks}
     for task_id, ranking, valid in zip(*(own[key].to_pylist() for key in ("task_id", "ranking", "valid")), strict=True):
         if valid is False and ranking is not None:
-            kinds[_fault(ranking, by_id[task_id])] += 1
+            kinds[_fault(ranking, candidates[task_id])] += 1
     if kinds:
         shown = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
         found.append(f"{kinds.total():,} of {total:,} rankings are not valid ({shown}); they are judged as they stand")

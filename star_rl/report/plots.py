@@ -86,12 +86,17 @@ def _usable(*values: float | None) -> bool:
     return all(value is not None and math.isfinite(value) and abs(value) < 1e150 for value in values)
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= _NAME else name[: _NAME - 1] + "\u2026"
+def _short(name: str, letters: int) -> str:
+    return name if len(name) <= letters else name[: letters - 1] + "\u2026"
 
 
 def interval_chart(
-    name: str, title: str, bars: Sequence[Bar], unit: str, bounds: tuple[float, float] | None = None
+    name: str,
+    title: str,
+    bars: Sequence[Bar],
+    unit: str,
+    bounds: tuple[float, float] | None = None,
+    width: int = WIDTH,
 ) -> Markup:
     """A line for each bar: a mark at its value and the whiskers of its interval; zero is marked where it lies inside.
 
@@ -99,22 +104,25 @@ def interval_chart(
         name: unique on the page; it makes the ids.
         unit: of the horizontal axis.
         bounds: the axis reaches at least so far.
+        width: of the picture; a narrow one has less room for names.
     """
+    narrow = width < WIDTH
+    room, letters = (_ROOM - 40, _NAME - 6) if narrow else (_ROOM, _NAME)
     shown = [bar for bar in bars if bar.value is not None and _usable(bar.value)]
     words = "; ".join(
         f"{bar.name}: {number(bar.value or 0.0)}"
-        + (f" [{number(bar.low)}, {number(bar.high)}]" if bar.low is not None and bar.high is not None else "")
+        + (f" [{number(bar.low or 0.0)}, {number(bar.high or 0.0)}]" if _usable(bar.low, bar.high) else "")
         for bar in shown
     )
     height = TOP + _LINE * max(2, len(bars)) + 44
-    head = opening(name, title, f"{words} {unit}" if words else "no values", height=height)
+    head = opening(name, title, f"{words} {unit}" if words else "no values", width, height)
     if not shown:
         middle = Markup('<text class="empty" x="{}" y="{}" text-anchor="middle">no values recorded</text></svg>')
-        return head + middle.format(WIDTH // 2, height // 2)
+        return head + middle.format(width // 2, height // 2)
     ends = [end for bar in shown for end in (bar.value, bar.low, bar.high) if end is not None and _usable(end)]
     low, high = min((*ends, *(bounds or ()))), max((*ends, *(bounds or ())))
     pad = 0.03 * (high - low) or abs(high) * 0.1 or 1.0
-    frame = Frame((low - (0 if low == 0 else pad), high + pad), (len(bars) - 0.25, -0.75), height=height, left=_ROOM)
+    frame = Frame((low - (0 if low == 0 else pad), high + pad), (len(bars) - 0.25, -0.75), width, height, room)
     places = marks(*frame.x)
     out = [head]
     for value, _ in places:
@@ -126,7 +134,7 @@ def interval_chart(
         y, kind = frame.py(place), " paper" if bar.paper else ""
         out.append(
             Markup('<text class="name{}" x="{}" y="{:.1f}" text-anchor="end">{}<title>{}</title></text>').format(
-                kind, _ROOM - 8, y + 4, _short(bar.name), bar.name
+                kind, room - 8, y + 4, _short(bar.name, letters), bar.name
             )
         )
         if bar.value is None or not _usable(bar.value):
@@ -142,19 +150,31 @@ def interval_chart(
     return Markup("").join(out)
 
 
-def xy_chart(name: str, title: str, traces: Sequence[Trace], x_label: str, y_label: str, log: bool = False) -> Markup:
+def xy_chart(
+    name: str,
+    title: str,
+    traces: Sequence[Trace],
+    x_label: str,
+    y_label: str,
+    log: bool = False,
+    places: Sequence[float] = (),
+) -> Markup:
     """Traces of points with their intervals; the vertical axis is plain.
 
     Args:
         name: unique on the page; it makes the ids.
         log: a logarithmic horizontal axis; points at or below zero are left out.
+        places: where the horizontal axis is marked, instead of at round numbers.
     """
     kept = []
     for one in traces:
         points = [point for point in one.points if _usable(point.x, point.y) and (point.x > 0 or not log)]
         kept.append([point._replace(x=math.log10(point.x)) for point in points] if log else points)
     words = "; ".join(
-        f"{one.name}: " + ", ".join(f"{number(point.y)} at {number(point.x)}" for point in one.points) for one in traces
+        f"{one.name}: "
+        + ", ".join(f"{number(point.y)} at {number(10**point.x if log else point.x)}" for point in points)
+        for one, points in zip(traces, kept, strict=True)
+        if points
     )
     head = opening(name, title, f"{words}; {y_label} by {x_label}" if words else "no values")
     every = [point for points in kept for point in points]
@@ -166,20 +186,26 @@ def xy_chart(name: str, title: str, traces: Sequence[Trace], x_label: str, y_lab
     pad_x, pad_y = 0.06 * (max(xs) - min(xs)) or 0.5, 0.08 * (max(ys) - min(ys)) or 1.0
     frame = Frame((min(xs) - pad_x, max(xs) + pad_x), (min(ys) - pad_y, max(ys) + pad_y))
     x_marks = (log_marks if log else marks)(*frame.x)
+    if places:
+        x_marks = [(math.log10(place) if log else place, number(place)) for place in places]
+    beside = [index for index, one in enumerate(traces) if one.joined and not one.paper]
     out = [head, frame.axes(x_label + (" (log)" if log else ""), y_label, x_marks, marks(*frame.y))]
     for index, (one, points) in enumerate(zip(traces, kept, strict=True)):
         kind = _class(index, one.paper)
+        shift = (
+            4.0 * (beside.index(index) - (len(beside) - 1) / 2) if index in beside else 0.0
+        )  # whiskers beside another
         if one.joined and len(points) > 1:
-            path = "M" + "L".join(f"{frame.px(point.x):.1f} {frame.py(point.y):.1f}" for point in points)
+            path = "M" + "L".join(f"{frame.px(point.x) + shift:.1f} {frame.py(point.y):.1f}" for point in points)
             out.append(Markup('<path class="line {}" d="{}"/>').format(kind, path))
         for point in points:
             if point.low is not None and point.high is not None and _usable(point.low, point.high):
                 out.append(
                     Markup('<path class="whisker {}" d="M{:.1f} {:.1f}V{:.1f}"/>').format(
-                        kind, frame.px(point.x), frame.py(point.low), frame.py(point.high)
+                        kind, frame.px(point.x) + shift, frame.py(point.low), frame.py(point.high)
                     )
                 )
-            out.append(_mark(index, one.paper, frame.px(point.x), frame.py(point.y)))
+            out.append(_mark(index, one.paper, frame.px(point.x) + shift, frame.py(point.y)))
     out += _labels(frame, [(point, one.paper) for one, own in zip(traces, kept, strict=True) for point in own])
     out.append(Markup("</svg>"))
     return Markup("").join(out)

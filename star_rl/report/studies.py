@@ -6,7 +6,6 @@ says whether it comes from the same tasks.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,10 +29,11 @@ def charts(found: Findings, table2: Mapping[str, Any] | None = None) -> list[Cha
         table2: what ``star-rl ablate`` found; without it, the ablations among the methods.
     """
     made = [_ablation(found, _measured(found) if table2 is None else _of_runs(table2)), _scaling(found)]
-    for label, beside in found.studies.items():
+    for place, (label, beside) in enumerate(found.studies.items()):
         tag = f" ({label})" if len(found.studies) > 1 else ""
-        made += [_best_of_k(found, one, tag) for one in (beside.get("best_of_k") or {}).get("methods", ())]
-        made.append(_trade_off(found, (beside.get("latency") or {}).get("rows", ()), tag))
+        for nth, one in enumerate((beside.get("best_of_k") or {}).get("methods", ())):
+            made.append(_best_of_k(found, one, tag, f"study-k-{place}-{nth}"))
+        made.append(_trade_off((beside.get("latency") or {}).get("rows", ()), tag, f"study-latency-{place}"))
     return [chart for chart in made if chart is not None]
 
 
@@ -112,14 +112,14 @@ def _scaling(found: Findings) -> Chart | None:
     )
 
 
-def _best_of_k(found: Findings, one: Mapping[str, Any], tag: str) -> Chart:
+def _best_of_k(found: Findings, one: Mapping[str, Any], tag: str, name: str) -> Chart:
     sources = {column.source for column in found.compared.columns}
-    source = next((name for name in paper.BEST_OF_K if {name} == sources), "goodreads")
+    source = next((known for known in paper.BEST_OF_K if {known} == sources), "goodreads")
     table, printed = paper.BEST_OF_K[source]
     label, remark = _remark(found, table, source)
     traces = [
-        Trace(name, [Point(row["k"], row["hr_avg"], row["low"], row["high"]) for row in rows])
-        for name, rows in one["curves"].items()
+        Trace(way, [Point(row["k"], row["hr_avg"], row["low"], row["high"]) for row in rows])
+        for way, rows in one["curves"].items()
     ]
     numbers = [
         [
@@ -135,9 +135,10 @@ def _best_of_k(found: Findings, one: Mapping[str, Any], tag: str) -> Chart:
         Trace(label, [Point(k, value) for k, value in zip(paper.BEST_OF, printed["STAR"], strict=True)], True)
     )
     title = f"Best of k: {one['method']}{tag}, {one['n']:,} tasks"
+    places = [float(k) for k in paper.BEST_OF]
     return Chart(
         title,
-        plots.xy_chart(f"study-k-{_id(one['method'] + tag)}", title, traces, "samples k", _HR, log=True),
+        plots.xy_chart(name, title, traces, "samples k", _HR, log=True, places=places),
         _legend(traces),
         ["k", *(trace.name for trace in traces[:-1])],
         numbers,
@@ -145,7 +146,7 @@ def _best_of_k(found: Findings, one: Mapping[str, Any], tag: str) -> Chart:
     )
 
 
-def _trade_off(found: Findings, rows: Sequence[Mapping[str, Any]], tag: str) -> Chart | None:
+def _trade_off(rows: Sequence[Mapping[str, Any]], tag: str, name: str) -> Chart | None:
     if not rows:
         return None
     traces = [
@@ -156,12 +157,12 @@ def _trade_off(found: Findings, rows: Sequence[Mapping[str, Any]], tag: str) -> 
         )
         for row in rows
     ]
-    theirs = [Point(paper.LATENCY[name], paper.TABLE2_AVERAGE[name], label=f"{name} (paper)") for name in paper.LATENCY]
+    theirs = [Point(paper.LATENCY[who], paper.TABLE2_AVERAGE[who], label=f"{who} (paper)") for who in paper.LATENCY]
     traces.append(Trace("paper, Goodreads, other tasks and hardware", theirs, paper=True, joined=False))
     title = f"Quality against latency{tag}, {rows[0]['n']:,} requests each"
     return Chart(
         title,
-        plots.xy_chart(f"study-latency-{_id(tag)}", title, traces, "seconds a request, median", _HR, log=True),
+        plots.xy_chart(name, title, traces, "seconds a request, median", _HR, log=True),
         _legend(traces),
         ["method", "p50 s", "p95 s", "p99 s", "calls", "tokens in", "tokens out", "HR_avg %"],
         [
@@ -185,7 +186,3 @@ def _trade_off(found: Findings, rows: Sequence[Mapping[str, Any]], tag: str) -> 
 
 def _legend(traces: Sequence[Trace]) -> list[tuple[Any, str]]:
     return [(plots.swatch(index, one.paper, one.joined), one.name) for index, one in enumerate(traces)]
-
-
-def _id(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-") or "all"

@@ -2,7 +2,6 @@
 
 import math
 import re
-from html.parser import HTMLParser
 
 import pytest
 
@@ -27,65 +26,6 @@ from star_rl.report.dialogue import LIMIT, panel
 from star_rl.trajectory import Json, Phase, Response, Thinking, ToolCall, Trajectory, to_messages
 
 NASTY = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \"q\" 'q' & {{ 7*7 }} \x00\x08\ud800"
-VOID = {"meta", "br", "img", "hr", "input", "link"}
-SVG_SHAPES = {"path", "rect"}
-
-
-class Checker(HTMLParser):
-    """Every tag that opens closes, in order; collects tags, attributes, ids and text."""
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.stack: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.faults: list[str] = []
-
-    def handle_starttag(self, tag, attrs):
-        names = [name for name, _ in attrs]
-        if len(names) != len(set(names)):
-            self.faults.append(f"attribute twice in <{tag}>")
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.stack.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in SVG_SHAPES:
-            self.faults.append(f"<{tag}/> closes itself")
-
-    def handle_endtag(self, tag):
-        if not self.stack or self.stack.pop() != tag:
-            self.faults.append(f"stray </{tag}>")
-
-    def handle_data(self, data):
-        if not self.stack or self.stack[-1] not in ("script", "style"):
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return "".join(self.words)
-
-
-def check(page: str) -> Checker:
-    checker = Checker()
-    checker.feed(page)
-    checker.close()
-    assert checker.faults == []
-    assert checker.stack == []
-    ids = [attrs["id"] for _, attrs in checker.tags if "id" in attrs]
-    assert len(ids) == len(set(ids)), "an id stands twice"
-    for _, attrs in checker.tags:
-        for key in ("aria-labelledby", "href"):
-            for name in (attrs.get(key) or "").removeprefix("#").split():
-                assert name in ids, f"{key} names {name}, which is not there"
-    assert [tag for tag, _ in checker.tags].count("script") == 1
-    assert not [attrs for _, attrs in checker.tags if any(name.startswith("on") for name in attrs)]
-    assert not [attrs for _, attrs in checker.tags if "src" in attrs or "style" in attrs]
-    assert not re.search(r"https?://|@import|url\(", page)
-    assert not re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]", page)
-    page.encode("utf-8")
-    return checker
 
 
 def rollout(words: str = "fine", ranking: list[str | None] | None = None, **more) -> Rollout:
@@ -113,14 +53,14 @@ def full(text: str) -> Report:
     )
 
 
-def test_text_from_outside_is_never_markup():
+def test_text_from_outside_is_never_markup(check):
     checker = check(render_page(full(NASTY)))
     assert "alert(1)" in checker.text
     assert "{{ 7*7 }}" in checker.text
     assert "img" not in {tag for tag, _ in checker.tags}
 
 
-def test_the_policy_admits_the_script_and_the_style_that_are_there():
+def test_the_policy_admits_the_script_and_the_style_that_are_there(check):
     import base64
     import hashlib
 
@@ -131,25 +71,25 @@ def test_the_policy_admits_the_script_and_the_style_that_are_there():
         assert base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode() in policy
 
 
-def test_any_text_can_be_written(tmp_path):
+def test_any_text_can_be_written(tmp_path, check):
     html_path, json_path = write_report(tmp_path, full(NASTY))
     assert "alert(1)" in load(json_path).run.name
     check(html_path.read_text(encoding="utf-8"))
 
 
-def test_a_report_of_nothing_stands():
+def test_a_report_of_nothing_stands(check):
     text = check(render_page(Report(Run("empty")))).text
     assert "No method was judged." in text
     assert "GRPO" not in text.replace("star_rl", "")
 
 
-def test_empty_trainings_say_so():
+def test_empty_trainings_say_so(check):
     text = check(render_page(Report(Run("r"), sft=Sft(), grpo=Grpo()))).text
     assert text.count("no values recorded") == 5  # reward, format, hits, response length, SFT loss
     assert "not recorded" in text
 
 
-def test_missing_numbers_are_dashes_never_zero_or_none():
+def test_missing_numbers_are_dashes_never_zero_or_none(check):
     page = render_page(Report(Run("r", seconds={"a": None}), [Method("nothing", 0)], [Pair("a", "b")], grpo=Grpo()))
     row = re.search(r"<tr><th[^>]*>nothing.*?</tr>", page).group()
     assert [re.sub(r"<.*?>", "", cell).strip() for cell in re.findall(r"<td.*?</td>", row)] == [
@@ -160,7 +100,7 @@ def test_missing_numbers_are_dashes_never_zero_or_none():
 
 
 @pytest.mark.parametrize("points", [0, 1, 2, 7, 8, 1000])
-def test_curves_of_any_length(points):
+def test_curves_of_any_length(points, check):
     curve = [(step, math.sin(step)) for step in range(1, points + 1)]
     page = render_page(Report(Run("r"), grpo=Grpo({"reward": curve})))
     check(page)
@@ -182,7 +122,7 @@ def test_curves_of_any_length(points):
         [-3.0],
     ],
 )
-def test_curves_of_any_value(values):
+def test_curves_of_any_value(values, check):
     curve = [(step, value) for step, value in enumerate(values)]
     page = render_page(Report(Run("r"), grpo=Grpo({"reward": curve, "probs_diff_max": curve, "hr1": curve})))
     check(page)
@@ -190,7 +130,7 @@ def test_curves_of_any_value(values):
         assert not re.search(r"nan|inf|e\+", path)
 
 
-def test_headings_do_not_skip_levels_and_tables_have_captions():
+def test_headings_do_not_skip_levels_and_tables_have_captions(check):
     checker = check(render_page(full("plain")))
     levels = [int(tag[1]) for tag, _ in checker.tags if re.fullmatch(r"h[1-6]", tag)]
     assert levels[0] == 1
@@ -227,7 +167,7 @@ def test_a_tool_answer_cannot_forge_the_models_phases():
         [{"role": "tool", "content": "alone"}, {"role": 7, "content": 8}],
     ],
 )
-def test_any_messages_are_shown(messages):
+def test_any_messages_are_shown(messages, check):
     task = ExampleTask("t", ground_truth="a", candidates=["a"])
     page = render_page(Report(Run("r"), examples=[Example(task, Rollout(messages), Rollout(messages, ["z"] * 5000))]))
     check(page)
@@ -249,7 +189,7 @@ def test_long_blocks_are_cut_and_say_so():
     assert "1,234 more characters" in shown.sections[0].parts[0].text
 
 
-def test_write_and_load_round_trip(tmp_path):
+def test_write_and_load_round_trip(tmp_path, check):
     html_path, json_path = write_report(tmp_path / "run", full("plain"))
     assert load(json_path) == load(tmp_path / "run")
     assert load(json_path).methods == full("plain").methods
