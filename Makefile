@@ -75,7 +75,7 @@ bench-baselines: install .bench/baselines/bin/python ## MF and LightGCN beside R
 	.bench/baselines/bin/pip install -q cornac==3.0.1 numpy orjson "pandas<3" pyarrow scipy \
 	  colorama==0.4.4 colorlog==4.7.2 psutil pyyaml scikit-learn "setuptools<81" tabulate tensorboard texttable tqdm
 	.bench/baselines/bin/pip install -q --no-deps recbole==1.2.1  # it pins a Ray of 2023, which nothing here uses
-	.bench/baselines/bin/python -m benchmarks.baselines --table
+	$(BIN)/python -m benchmarks.baselines $(ARGS)
 
 bench-chat: install ## the teacher's client beside a bare AsyncOpenAI loop
 	$(BIN)/python -m benchmarks.chat

@@ -1,0 +1,96 @@
+"""No method sees the ground truth or what its user did after the cutoff."""
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from star_rl.baselines import MF, ItemKNN, LightGCN, Popularity, SASRec, UserKNN
+from star_rl.records import INTERACTIONS, ITEMS, USERS
+from star_rl.scenarios import Histories, Tables, split
+
+_spec = importlib.util.spec_from_file_location("baseline_worlds", Path(__file__).with_name("worlds.py"))
+assert _spec and _spec.loader
+worlds = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(worlds)
+
+BLOCKS = worlds.blocks().sort_by([("user_id", "ascending"), ("timestamp", "ascending")])
+METHODS = {
+    Popularity: {},
+    ItemKNN: {},
+    UserKNN: {"neighbours": 5},
+    MF: {"factors": 8, "batch": 32, "epochs": 3},
+    LightGCN: {"factors": 8, "batch": 32, "epochs": 3},
+    SASRec: {"factors": 16, "batch": 4, "epochs": 3, "length": 10},
+}
+OPTIONS = {"test": "last", "train_per_user": 2, "min_history": 2}
+
+
+def tables(interactions: pa.Table) -> Tables:
+    items = sorted({*interactions["item_id"].to_pylist(), *(f"{group}-{n}" for group in "abc" for n in range(24))})
+    users = sorted(set(interactions["user_id"].to_pylist()))
+    return Tables(
+        interactions,
+        pa.table([items, items, [["kind"]] * len(items), ["{}"] * len(items)], schema=ITEMS),
+        pa.table([users, ["{}"] * len(users)], schema=USERS),
+        manifest={"source": "test", "time": "seconds"},
+    )
+
+
+def rewritten(interactions: pa.Table, tasks: list) -> pa.Table:
+    """The same world, in which every user had other items from the earliest of the cutoffs on."""
+    rows = interactions.to_pylist()
+    for row in rows:
+        if row["timestamp"] >= min((t.cutoff for t in tasks if t.user_id == row["user_id"]), default=10**9):
+            row["item_id"] = row["item_id"].replace(row["item_id"][0], "c")
+    return pa.Table.from_pylist(rows, schema=INTERACTIONS)
+
+
+def scores_of(method, task, history):
+    """What a trained method ranks by, over all items that somebody visibly has."""
+    codes = method._log.codes(history)
+    asked = np.arange(method._log.n_items)
+    return method._scores(method._log.users.get(task.user_id), codes[codes >= 0], asked)
+
+
+@pytest.mark.parametrize("cls", METHODS)
+def test_what_comes_from_the_cutoff_on_changes_no_score(cls):
+    world = tables(BLOCKS)
+    parts = split(world, OPTIONS, 0)
+    other = tables(rewritten(world.interactions, parts.tasks))
+    made = split(other, OPTIONS, 0)
+    assert not other.interactions.equals(world.interactions) and made.visible.equals(parts.visible)
+    pairs = set(zip(made.visible["user_id"].to_pylist(), made.visible["item_id"].to_pylist(), strict=True))
+    first, again = cls(parts.visible, 3, **METHODS[cls]), cls(made.visible, 3, **METHODS[cls])
+    histories, others = Histories(world.interactions), Histories(other.interactions)
+    for task in parts.test:
+        assert (task.user_id, task.ground_truth) not in pairs
+        cut = replace(task, cutoff=min(t.cutoff for t in parts.tasks if t.user_id == task.user_id))
+        before, after = ([event[0] for event in h.history(cut)] for h in (histories, others))
+        assert before == after
+        assert first.rank(task, before) == again.rank(task, after)
+        if hasattr(first, "_log"):
+            assert np.array_equal(scores_of(first, task, before), scores_of(again, task, after))
+
+
+@pytest.mark.parametrize("cls", METHODS)
+def test_the_truth_of_the_task_is_not_read_and_its_place_tells_nothing(cls):
+    parts = split(tables(BLOCKS), OPTIONS, 0)
+    method = cls(parts.visible, 3, **METHODS[cls])
+    histories = Histories(BLOCKS)
+    for task in parts.test:
+        history = [event[0] for event in histories.history(task)]
+        ranked = method.rank(task, history)
+        for truth in ("", task.candidates[-1], "no candidate"):
+            assert method.rank(replace(task, ground_truth=truth), history) == ranked
+        turned = method.rank(replace(task, candidates=task.candidates[::-1]), history)
+        if hasattr(method, "_log"):
+            scores = dict(zip(method._log.items, scores_of(method, task, history).tolist(), strict=True))
+            values = [scores.get(item, -np.inf) for item in ranked]
+            assert values == sorted(values, reverse=True)
+            again = [scores.get(item, -np.inf) for item in turned]
+            assert np.allclose(values, again, atol=1e-6), "only ties may change places"
+        assert sorted(turned) == sorted(ranked)
