@@ -5,8 +5,8 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
-from launch import chain, local, recipe
-from launch.evaluate import is_official, open_tasks
+from launch import ablation, chain, local, recipe
+from launch.evaluate import _parameters, is_official, open_tasks
 from star_rl import cli
 from star_rl.errors import StarError
 from star_rl.evaluation.tasks import read_tasks
@@ -191,3 +191,48 @@ def test_places_that_hold_no_run_are_refused(run, tmp_path):
         with pytest.raises(StarError):
             open_tasks(where)
     assert is_official(run) is False and is_official(tmp_path) is False
+
+
+def test_the_page_says_what_was_judged_and_studies_are_added_to_it(run, tmp_path, capsys):
+    out = tmp_path / "e"
+    assert call("evaluate", "random", "item_knn", "mars", "--tasks", run, "--out", out) == 0
+    page = (out / "report.html").read_text()
+    titles = pq.read_table(out / "contexts.parquet").to_pylist()[0]["candidates"]
+    assert all(entry["title"] for entry in titles)
+    assert any(entry["title"] in page for entry in titles)
+    assert "is best: HR_avg" in page and "Not comparable with the paper" in page and "Best of k" not in page
+    assert call("best-of-k", out, "random") == 0
+    assert f"{out}/report.html" in capsys.readouterr().out
+    assert "Best of k: random, 12 tasks" in (out / "report.html").read_text()
+
+
+def test_what_changed_between_two_evaluations_is_printed_and_kept(run, tmp_path, capsys):
+    for name, seed in (("before", 1), ("after", 2)):
+        call("evaluate", f"random:name=star:seed={seed}", "item_knn", "--tasks", run, "--out", tmp_path / name)
+    capsys.readouterr()
+    assert call("compare", tmp_path / "before", tmp_path / "after", "--out", tmp_path / "c") == 0
+    out = capsys.readouterr().out
+    assert "| star | before | after | 12 |" in out and r"| item\_knn | before | after | 12 | 0.0 – the same |" in out
+    assert "What changed" in (tmp_path / "c" / "comparison.md").read_text()
+    (star, knn) = read_json(tmp_path / "c" / "comparison.json")["changes"]
+    assert star["gained"] and star["low"] <= star["mean"] <= star["high"] and not knn["gained"]
+    assert "Tasks gained by star, before to after" in (tmp_path / "c" / "comparison.html").read_text()
+
+
+def test_an_ablation_has_a_page(run, tmp_path, monkeypatch):
+    methods = ("random:name=star:seed=1", "random:name=sft:seed=2", "random:name=teacher:seed=3")
+    call("evaluate", *methods, "--tasks", run, "--out", tmp_path / "a-full" / "evaluate")
+    monkeypatch.setattr(ablation, "run_variants", lambda *_: {"full": tmp_path / "a-full"})
+    assert call("ablate", run / "recipe.yaml", "--only", "full") == 0
+    page = (tmp_path / "a-table2.html").read_text()
+    assert "STAR w/o GRPO: " in page and "on Goodreads and other tasks: not comparable" in page
+
+
+def test_the_size_of_a_checkpoint_is_noted_where_it_is_known(tmp_path):
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    sizes |= {"intermediate_size": 16, "vocab_size": 100, "tie_word_embeddings": True, "model_type": "qwen3"}
+    for name, config in (("small", sizes), ("other", {"model_type": "llama"})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    found = _parameters({name: tmp_path / name for name in ("small", "other", "gone")})
+    assert list(found) == ["small"] and 800 < found["small"] < 2000
