@@ -198,7 +198,7 @@ typedef struct { int64_t *keys; uint32_t *supports; } Candidates;
 #define LANES 8
 #define SAMPLES 16
 /* So many are sorted by counting, for each, those that are better; longer lists are merged from such runs. */
-#define RUN 96
+#define RUN 80
 #define ROOM(k) (2 * (int64_t)(k) + 2 * BLOCK + 1)
 
 /* out[number of better ones] = one, for n distinct keys; out has a place more. */
