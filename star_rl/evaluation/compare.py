@@ -28,6 +28,8 @@ FIGURES = (
 #: Heads of the scenarios.
 SHORT = dict(zip(SCENARIOS, ("Classic", "User-CS", "Item-CS", "Long", "Short"), strict=True))
 _DASH = "\u2013"
+#: What a row of an evaluation has to have; the rest an earlier version may have left out.
+_NEEDED = ("name", "n", "hr_avg", "hr_avg_low", "hr_avg_high", "calls", "samples", "format_rate", "failed")
 
 
 @dataclass(slots=True)
@@ -168,6 +170,8 @@ def _read(folder: Path, label: str) -> Judged:
         said = judged["tasks"]["fingerprint"]
         for key in ("methods", "cells", "notes"):
             _ = judged[key]
+        for row in (*judged["methods"], *judged["cells"]):
+            _ = [row[key] for key in _NEEDED]
     except (KeyError, TypeError) as error:
         raise StarError(f"{folder} is no evaluation of this version ({error} is missing)", "judge it again") from error
     tasks = read_tasks(folder / "tasks.parquet")

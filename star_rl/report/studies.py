@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from star_rl.errors import StarError
 from star_rl.evaluation import paper
 from star_rl.records import SCENARIOS
 from star_rl.report import plots
@@ -27,13 +28,21 @@ def charts(found: Findings, table2: Mapping[str, Any] | None = None) -> list[Cha
 
     Args:
         table2: what ``star-rl ablate`` found; without it, the ablations among the methods.
+
+    Raises:
+        StarError: a study's file is not of this version.
     """
     made = [_ablation(found, _measured(found) if table2 is None else _of_runs(table2)), _scaling(found)]
     for place, (label, beside) in enumerate(found.studies.items()):
         tag = f" ({label})" if len(found.studies) > 1 else ""
-        for nth, one in enumerate((beside.get("best_of_k") or {}).get("methods", ())):
-            made.append(_best_of_k(found, one, tag, f"study-k-{place}-{nth}"))
-        made.append(_trade_off((beside.get("latency") or {}).get("rows", ()), tag, f"study-latency-{place}"))
+        try:
+            for nth, one in enumerate((beside.get("best_of_k") or {}).get("methods", ())):
+                made.append(_best_of_k(found, one, tag, f"study-k-{place}-{nth}"))
+            made.append(_trade_off(found, (beside.get("latency") or {}).get("rows", ()), tag, f"study-latency-{place}"))
+        except (KeyError, TypeError, IndexError) as error:
+            raise StarError(
+                f"what best-of-k or latency left in {label} is not of this version ({error!r})", "measure again"
+            ) from error
     return [chart for chart in made if chart is not None]
 
 
@@ -146,17 +155,19 @@ def _best_of_k(found: Findings, one: Mapping[str, Any], tag: str, name: str) -> 
     )
 
 
-def _trade_off(rows: Sequence[Mapping[str, Any]], tag: str, name: str) -> Chart | None:
+def _trade_off(found: Findings, rows: Sequence[Mapping[str, Any]], tag: str, name: str) -> Chart | None:
     if not rows:
         return None
-    traces = [
-        Trace(
-            row["name"] + (" (quality of the rules)" if row["scripted"] else ""),
-            [Point(row["p50"], row["hr_avg"], label=row["name"])],
-            joined=False,
+    traces, judged = [], []
+    for row in rows:
+        point = Point(row["p50"], row["hr_avg"], label=row["name"])
+        whole = found.methods.get(row["name"])
+        if whole is not None and whole.whole and not row["scripted"]:  # more tasks than were timed
+            point = Point(row["p50"], *_interval(whole.figures), row["name"])
+            judged.append(row["name"])
+        traces.append(
+            Trace(row["name"] + (" (quality of the rules)" if row["scripted"] else ""), [point], joined=False)
         )
-        for row in rows
-    ]
     theirs = [Point(paper.LATENCY[who], paper.TABLE2_AVERAGE[who], label=f"{who} (paper)") for who in paper.LATENCY]
     traces.append(Trace("paper, Goodreads, other tasks and hardware", theirs, paper=True, joined=False))
     title = f"Quality against latency{tag}, {rows[0]['n']:,} requests each"
@@ -175,6 +186,7 @@ def _trade_off(rows: Sequence[Mapping[str, Any]], tag: str, name: str) -> Chart 
             for row in rows
         ],
         remark="One request at a time, the same engine and tasks. "
+        + (f"The quality of {', '.join(judged)} is that of all {len(found.tasks):,} tasks. " if judged else "")
         + (
             "In brackets: the words, so the quality, are those of the rules. "
             if any(r["scripted"] for r in rows)

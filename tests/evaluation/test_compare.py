@@ -117,6 +117,12 @@ def test_folders_that_are_no_evaluation_are_refused(tmp_path):
     (tmp_path / "metrics.json").write_text('{"n": 3, "methods": []}')
     with pytest.raises(StarError, match="is no evaluation of this version"):
         compare.compare([tmp_path])
+    folder = evaluation(tmp_path / "old", tasks_of())
+    judged = read_json(folder / "metrics.json")
+    del judged["methods"][0]["calls"]
+    write_json(folder / "metrics.json", judged)
+    with pytest.raises(StarError, match="'calls' is missing"):
+        compare.compare([folder])
 
 
 def test_a_name_that_is_markup_stays_a_name(tmp_path):

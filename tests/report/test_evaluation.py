@@ -93,6 +93,9 @@ def test_figures_are_drawn_only_where_their_data_are(tmp_path, evaluation, check
         assert words in checker.text
     page = page_of(other)
     assert "Sizes of the student" in check(page).text and "on Goodreads and other tasks: not comparable" in page
+    write_json(folder / "latency.json", {"rows": [{"name": "star"}]})
+    with pytest.raises(StarError, match="left in e is not of this version"):
+        page_of(folder)
     (folder / "latency.json").write_text("[]")
     with pytest.raises(StarError, match="is no result of star-rl latency"):
         page_of(folder)
