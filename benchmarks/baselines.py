@@ -56,18 +56,8 @@ AGAINST = {"mf": ("recbole_bpr", "cornac_bpr"), "lightgcn": ("recbole_lightgcn",
 #: When everybody's training ends: after 8 epochs without a better ranking of the held-out items.
 TRAINING = {"epochs": 200, "patience": 8}
 
-#: Runs of the table: the recipe, and the source and split over it.
-RUNS: dict[str, tuple[str, ...]] = {
-    "ml-100k": ("source=movielens", "split.options.max_test=0"),
-    "amazon-games-6k": (
-        "source=sequences",
-        "split.options.train_per_user=2",
-        "split.options.max_train=20000",
-        "split.options.max_test=2000",
-        "neighbours.items_k=200",
-        "neighbours.liked_k=200",
-    ),
-}
+#: Runs of the table: the recipe, and how many test tasks (0: everybody's).
+RUNS = {"ml-100k": ("recipes/movielens.yaml", 0), "amazon-games-6k": ("recipes/sequences.yaml", 2000)}
 #: Which of the runs a given one belongs to, by its tables' source.
 SOURCES = {"movielens": "ml-100k", "sequences": "amazon-games-6k"}
 #: Methods of the table and whether a seed changes more than ties. Each row is one of two processes, about as long.
@@ -174,10 +164,10 @@ def peers(python: Path, seeds: int) -> dict[str, Any]:
 
 def make_run(case: str, data: Path) -> Path:
     """A run as far as the evidence; what is done already is not done again."""
-    name = case.replace(" ", "-")
-    words = ("recipes/movielens.yaml", *RUNS[case], f"source.root={data / case}", f"out={CACHE / 'runs'}")
-    _command("run", *words, f"name=baselines-{name}", "--until", "evidence", log=WORK / f"{name}-run.log")
-    return CACHE / "runs" / f"baselines-{name}"
+    recipe, tasks = RUNS[case]
+    options = (f"source.root={data / case}", f"split.options.max_test={tasks}", f"out={CACHE / 'runs'}")
+    _command("run", recipe, *options, f"name=baselines-{case}", "--until", "evidence", log=WORK / f"{case}-run.log")
+    return CACHE / "runs" / f"baselines-{case}"
 
 
 def _command(*words: str, log: Path) -> None:
