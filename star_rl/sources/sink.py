@@ -25,6 +25,7 @@ from star_rl.records import INTERACTIONS, ITEMS, USERS
 from star_rl.sources import times
 from star_rl.sources.checks import ROWS, Prepared, prepare
 from star_rl.sources.cleaning import clean_id, clean_ratings, clean_text, encode, plain_ids, whole
+from star_rl.sources.entities import BATCH, ITEM_ROWS, USER_ROWS, flush, listed_users, seen_items, seen_users
 from star_rl.sources.lookahead import ahead
 from star_rl.sources.runs import PIECE, Runs, heads, second_copies, sorted_batch
 
@@ -37,13 +38,6 @@ REPORTED = 20
 HARMLESS = frozenset({"duplicate", "item not in the item table", "other domain"})
 #: Title of an item that has none; the manifest counts them.
 UNTITLED = "Untitled"
-
-#: Items and users that are gathered before they are sorted.
-_BATCH = 1 << 12
-#: ``listed`` tells rows of the source from those that only the interactions name.
-_LISTED = pa.field("listed", pa.bool_())
-_ITEM_ROWS = pa.schema([*(pa.field(field.name, field.type) for field in ITEMS), _LISTED])
-_USER_ROWS = pa.schema([*(pa.field(field.name, field.type) for field in USERS), _LISTED])
 
 
 class Sink:
@@ -83,8 +77,8 @@ class Sink:
         self._bad: dict[str, list[dict[str, Any]]] = {"items": [], "users": [], "interactions": []}
         self._spill = self.out_dir / f".spill.{os.getpid()}"
         self._interactions = Runs(ROWS, self._spill / "interactions.arrow", memory)
-        self._items = Runs(_ITEM_ROWS, self._spill / "items.arrow", memory // 4)
-        self._users = Runs(_USER_ROWS, self._spill / "users.arrow", memory // 4)
+        self._items = Runs(ITEM_ROWS, self._spill / "items.arrow", memory // 4)
+        self._users = Runs(USER_ROWS, self._spill / "users.arrow", memory // 4)
         self._pending: list[pa.RecordBatch] = []
         self._bytes = 0
         self._item_rows: list[tuple[str, str, list[str], str]] = []
@@ -128,8 +122,8 @@ class Sink:
             return
         labels = list(dict.fromkeys(label for label in map(clean_text, categories) if label))
         self._item_rows.append((key, clean_text(title), labels, encode(attributes)))
-        if len(self._item_rows) >= _BATCH:
-            _flush(self._item_rows, self._items)
+        if len(self._item_rows) >= BATCH:
+            flush(self._item_rows, self._items)
 
     def user(self, user_id: object, attributes: Mapping[str, Any]) -> None:
         """Add one user; users that only interact are added by :meth:`close`."""
@@ -139,8 +133,8 @@ class Sink:
             self.dropped["users"]["unusable id"] += 1
             return
         self._user_rows.append((key, encode(attributes)))
-        if len(self._user_rows) >= _BATCH:
-            _flush(self._user_rows, self._users)
+        if len(self._user_rows) >= BATCH:
+            flush(self._user_rows, self._users)
 
     def prepare_users(self, ids: pa.Array, attributes: pa.Array) -> tuple[pa.RecordBatch, int]:
         """Check users whose attributes are encoded, shape (n,) both, and sort them; any thread may call it.
@@ -153,11 +147,11 @@ class Sink:
             ids = pa.array([clean_id(value) for value in ids.to_pylist()], pa.string())
             usable = pc.is_valid(ids)
             ids, attributes = ids.filter(usable), attributes.filter(usable)
-        return sorted_batch([ids, attributes, _flags(len(ids), True)], _USER_ROWS), read
+        return listed_users(ids, attributes), read
 
     def add_users(self, batch: pa.RecordBatch, read: int) -> None:
         """Add what :meth:`prepare_users` made, after the users so far."""
-        _flush(self._user_rows, self._users)
+        flush(self._user_rows, self._users)
         self.rows["users"] += read
         self._count("users", "unusable id", read - len(batch))
         self._users.add(batch)
@@ -257,8 +251,8 @@ class Sink:
         Raises:
             StarError: no interaction is left, or too many rows were bad; nothing is written then.
         """
-        _flush(self._item_rows, self._items)
-        _flush(self._user_rows, self._users)
+        flush(self._item_rows, self._items)
+        flush(self._user_rows, self._users)
         self._sort_pending()
         self._judge()
         pa.default_memory_pool().release_unused()
@@ -274,12 +268,8 @@ class Sink:
                 if not len(table):
                     continue
                 if items_from_interactions:
-                    seen = pc.unique(table["item_id"])
-                    none = pa.array([[]], ITEMS.field("categories").type).take(pa.array(np.zeros(len(seen), np.int64)))
-                    columns = [seen, seen, none, _braces(len(seen)), _flags(len(seen), False)]
-                    self._items.add(sorted_batch(columns, _ITEM_ROWS))
-                columns = [users, _braces(len(users)), _flags(len(users), False)]
-                self._users.add(pa.RecordBatch.from_arrays(columns, schema=_USER_ROWS))
+                    self._items.add(seen_items(pc.unique(table["item_id"])))
+                self._users.add(seen_users(users))
                 ends = pc.min_max(table["timestamp"]).as_py()
                 span = [
                     ends["min"] if span[0] is None else min(span[0], ends["min"]),
@@ -399,20 +389,3 @@ def _writer(stack: contextlib.ExitStack, path: Path, schema: pa.Schema) -> pq.Pa
     codecs = {name: "snappy" if name == "text" else "zstd" for name in schema.names}
     how: dict[str, Any] = {"compression": codecs, "use_dictionary": columns, "write_statistics": bounds}
     return stack.enter_context(pq.ParquetWriter(stack.enter_context(atomic_path(path)), schema, **how))
-
-
-def _flush(rows: list[Any], runs: Runs) -> None:
-    """Sort the items or users that were gathered and add them to their runs."""
-    if rows:
-        columns = [*map(list, zip(*rows, strict=True)), [True] * len(rows)]
-        arrays = [pa.array(column, field.type) for column, field in zip(columns, runs.schema, strict=True)]
-        rows.clear()
-        runs.add(sorted_batch(arrays, runs.schema))
-
-
-def _braces(count: int) -> pa.Array:
-    return pa.repeat("{}", count)
-
-
-def _flags(count: int, value: bool) -> pa.Array:
-    return pa.repeat(value, count)
