@@ -161,7 +161,7 @@ def _cells(judged: Judged, name: str) -> dict[Cell, dict[str, Any]]:
 
 def _quality(row: dict[str, Any]) -> object:
     """What has to be equal for two rows to be one; nothing is equal to that of a language model's."""
-    return object() if row["calls"] is not None else [row[key] for key in ("hr1", "hr3", "hr5", "ndcg10", "mrr")]
+    return object() if row["calls"] else [row[key] for key in ("hr1", "hr3", "hr5", "ndcg10", "mrr")]
 
 
 def _read(folder: Path, label: str) -> Judged:

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from star_rl.report.figure import HEIGHT, RIGHT, TOP, WIDTH, Frame, log_marks, marks, number, opening
 
 #: Pixels of a line of :func:`interval_chart`, and characters of a name beside it.
-_LINE, _NAME, _ROOM = 20, 22, 150
+_LINE, _NAME, _ROOM = 20, 20, 150
 _MARK = 4.0
 
 
@@ -107,7 +107,7 @@ def interval_chart(
         width: of the picture; a narrow one has less room for names.
     """
     narrow = width < WIDTH
-    room, letters = (_ROOM - 40, _NAME - 6) if narrow else (_ROOM, _NAME)
+    room, letters = (_ROOM - 40, _NAME - 5) if narrow else (_ROOM, _NAME)
     shown = [bar for bar in bars if bar.value is not None and _usable(bar.value)]
     words = "; ".join(
         f"{bar.name}: {number(bar.value or 0.0)}"
