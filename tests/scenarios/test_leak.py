@@ -6,10 +6,11 @@ rows removed, replaced, multiplied, moved or rated otherwise: not one byte of wh
 are made to leak on purpose show that this finds a leak.
 """
 
-import importlib
+import importlib.util
 import json
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -20,8 +21,6 @@ from hypothesis import strategies as st
 import data_builders.evidence
 import data_builders.neighbours
 import data_builders.tasks
-import star_rl.mars.case
-import star_rl.prompts.student
 from star_rl.errors import StarError
 from star_rl.evidence import EvidenceStore
 from star_rl.mars.case import Case
@@ -34,11 +33,15 @@ from star_rl.records import INTERACTIONS, ITEMS, SCENARIOS, USERS, items_from, r
 from star_rl.scenarios import Histories, SplitOptions, Tables, split
 from star_rl.stage import Context
 
+_spec = importlib.util.spec_from_file_location("scenario_leaks", Path(__file__).with_name("leaks.py"))
+leaks = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(leaks)
+
 ITEM_COUNT = 48
 DAY = 86_400
 #: Thresholds under which small worlds have tasks of all five scenarios.
 RULES = {"cold_user": 3, "cold_item": 1, "active": 3, "short_days": 3.0, "long_days": 20.0}
-NAMES = [field.name for field in INTERACTIONS]
+NAMES = leaks.NAMES
 
 
 # ------------------------------------------------------------------------------------------------------------- worlds
@@ -302,84 +305,9 @@ def changed_ratings(rows, last):
 # ------------------------------------------------------------------------------------- splits that leak are found out
 
 
-def all_rows(cutter, tasks):
-    return np.arange(len(cutter.data.table))
-
-
-def cutoff_included(cutter, tasks):
-    return visible_where(cutter, tasks, min, lambda stamp, item, cut, truths: stamp <= cut)
-
-
-def latest_cutoff(cutter, tasks):
-    return visible_where(cutter, tasks, max, lambda stamp, item, cut, truths: stamp < cut)
-
-
-def truths_alone_left_out(cutter, tasks):
-    return visible_where(cutter, tasks, min, lambda stamp, item, cut, truths: item not in truths)
-
-
-def visible_where(cutter, tasks, bound, keep):
-    cuts, truths = {}, {}
-    for task in tasks:
-        cuts[task.user_id] = bound(task.cutoff, cuts.get(task.user_id, task.cutoff))
-        truths.setdefault(task.user_id, set()).add(task.ground_truth)
-    rows = zip(*(cutter.data.table[name].to_pylist() for name in NAMES[:3]), strict=True)
-    mask = [user not in cuts or keep(stamp, item, cuts[user], truths[user]) for user, item, stamp in rows]
-    return np.flatnonzero(mask)
-
-
-def leaky_split(shown):
-    def patch(monkeypatch):
-        module = importlib.import_module("star_rl.scenarios.split")  # the package's `split` is the function
-        monkeypatch.setattr(module._Cutter, "shown", shown)
-        monkeypatch.setattr(module, "assert_no_leak", lambda *_: None)  # else the split refuses it
-        monkeypatch.setattr(data_builders.evidence, "contains_of", lambda *_: lambda user, item: False)
-
-    return patch
-
-
-def neighbours_of_all_rows(monkeypatch):
-    """The store's fingerprint is that of the visible rows, and its proof holds: only bytes can tell."""
-    monkeypatch.setattr(
-        data_builders.neighbours,
-        "read_table",
-        lambda file, name, columns: read_table(file.parent.parent / "tables", "interactions", columns),
-    )
-
-
-def reasons_of_all_rows(monkeypatch):
-    """Evidence counts what the user did later: neither the split nor the store could know."""
-    body = data_builders.evidence.build
-
-    def build(context):
-        everything = read_table(context.inputs["tables"], "interactions")
-        monkeypatch.setattr(data_builders.evidence, "Histories", lambda visible: Histories(everything))
-        return body(context)
-
-    monkeypatch.setattr(data_builders.evidence, "build", build)
-
-
-def prompts_past_the_cutoff(monkeypatch):
-    real = star_rl.prompts.student.before
-    for module in (star_rl.prompts.student, star_rl.mars.case):
-        monkeypatch.setattr(module, "before", lambda history, cutoff: real(history, cutoff + 1))
-    monkeypatch.setattr(Histories, "history", lambda self, task: self.of_user(task.user_id, task.cutoff + 1))
-
-
-LEAKS = {
-    "all rows are visible": leaky_split(all_rows),
-    "the moment of the cutoff is visible": leaky_split(cutoff_included),
-    "the latest cutoff of a user counts": leaky_split(latest_cutoff),
-    "the ground truths alone are left out": leaky_split(truths_alone_left_out),
-    "neighbours are made of all rows": neighbours_of_all_rows,
-    "reasons are made of all rows": reasons_of_all_rows,
-    "prompts show the moment of the cutoff": prompts_past_the_cutoff,
-}
-
-
-@pytest.mark.parametrize("leak", LEAKS)
+@pytest.mark.parametrize("leak", leaks.LEAKS)
 def test_what_leaks_on_purpose_is_found(tmp_path, monkeypatch, leak):
-    LEAKS[leak](monkeypatch)
+    leaks.LEAKS[leak](monkeypatch)
     found = 0
     for seed in range(3):
         try:
