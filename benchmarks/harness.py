@@ -37,6 +37,17 @@ def two_cores(threads: int) -> None:
         os.environ[name] = "1"  # implicit asks for it; no contender multiplies dense matrices
 
 
+def calibration() -> float:
+    """Milliseconds of CPU of a fixed loop, best of five: how fast this machine is at this moment."""
+    seconds = []
+    for _ in range(5):
+        began, total = time.process_time(), 0
+        for number in range(100_000):
+            total += number * number
+        seconds.append(time.process_time() - began)
+    return min(seconds) * 1e3
+
+
 def peak() -> float:
     """Peak resident memory of this process so far, MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MIB

@@ -14,6 +14,7 @@ included, and a reward must read only what the model wrote. The function is stil
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 import inspect
 import logging
@@ -21,7 +22,7 @@ import operator
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
 from verl.trainer.ppo.reward import get_custom_reward_fn
@@ -30,6 +31,9 @@ from star_rl.policy.loop import FAULTS, Budget, Generation, Rollout, render_prom
 from star_rl.policy.tools import TOOL_SCHEMAS, Evidence, Lens, ToolBox
 
 logger = logging.getLogger(__name__)
+Made = TypeVar("Made")
+#: Objects made since the last garbage collection that call for the next.
+_YOUNG = 50_000
 
 
 class _ServerEngine:
@@ -84,26 +88,28 @@ class StarAgentLoop(AgentLoopBase):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        config = self.rollout_config
-        context = config.max_model_len or config.prompt_length + config.response_length
-        limits = {"response_tokens": config.response_length, "context_tokens": context, **(budget or {})}
-        self._budget = Budget(**limits)
+        self._limits = _limits(self.config)
+        self._budget = Budget(**{**self._limits.budget, **(budget or {})})
         self._store = open_store(store, opener)
         self._lens: Lens = lens
         self._lens_top = lens_top
         self._tools = TOOL_SCHEMAS if show_tools else None
         self._reward = _reward_function(self.config)
+        _settle()
 
     async def run(self, sampling_params: dict[str, Any], priority: int = 0, **kwargs: Any) -> AgentLoopOutput:
         """Run one rollout and score it. ``kwargs`` are the columns of the GRPO parquet."""
+        working = time.thread_time()
         task = _plain(kwargs.get("extra_info") or {})
         engine = _ServerEngine(self.server_manager, priority)
         toolbox = ToolBox(self._store, task.get("candidates") or (), self._lens, self._lens_top)
         prompt_ids = _prompt_ids(self.tokenizer, kwargs["raw_prompt"], self._tools)
         route = routing_key(self.config, kwargs.get("uid"))
+        prepared = time.thread_time() - working
         result = await rollout(engine, self.tokenizer, prompt_ids, toolbox, self._budget, sampling_params, route)
         if result.error:
             logger.warning("rollout of %s ended: %s (%s)", task.get("task_id"), result.stop, result.error)
+        result.own_seconds += prepared
         started = time.perf_counter()
         score, details = await self._score(kwargs, result, task)
         output = self._output(result, engine, score, details, time.perf_counter() - started)
@@ -113,17 +119,20 @@ class StarAgentLoop(AgentLoopBase):
     async def _score(
         self, row: Mapping[str, Any], result: Rollout, task: dict[str, Any]
     ) -> tuple[float, dict[str, float]]:
-        """The reward of the model's own text, with the loop's counts beside its components."""
+        """The reward of the model's own text, with the loop's counts and CPU seconds beside its components."""
+        working = time.thread_time()
         answer = self._reward(
             data_source=row["data_source"],
             solution_str=result.model_text,
             ground_truth=row["reward_model"]["ground_truth"],
             extra_info={**task, "rollout": dict(result.counts)},
         )
+        result.own_seconds += time.thread_time() - working
         if inspect.isawaitable(answer):
             answer = await answer
         details = {name: float(value) for name, value in answer.items()}
         details.update({f"loop_{name}": value for name, value in result.counts.items()})
+        details["loop_own_seconds"] = result.own_seconds
         return float(answer["score"]), details
 
     def _output(
@@ -136,7 +145,7 @@ class StarAgentLoop(AgentLoopBase):
             mask = [0] * len(mask)
         return AgentLoopOutput(
             # verl pads prompts to prompt_length and refuses longer ones
-            prompt_ids=result.prompt_ids[-self.rollout_config.prompt_length :],
+            prompt_ids=result.prompt_ids[-self._limits.prompt :],
             response_ids=response_ids,
             response_mask=mask,
             response_logprobs=logprobs,
@@ -155,6 +164,47 @@ class StarAgentLoop(AgentLoopBase):
         )
 
 
+def _once_a_config(make: Callable[[Any], Made]) -> Callable[[Any], Made]:
+    """Keep what is made of a configuration: every rollout asks for it, and OmegaConf takes its time to read."""
+    kept: dict[int, tuple[Any, Made]] = {}  # with the configuration, so that no other gets its id
+
+    @functools.wraps(make)
+    def look_up(config: Any) -> Made:
+        if id(config) not in kept:
+            kept[id(config)] = (config, make(config))
+        return kept[id(config)][1]
+
+    return look_up
+
+
+class _Limits(NamedTuple):
+    """What verl's configuration says of lengths: the prompt's, and fields of :class:`Budget`."""
+
+    prompt: int
+    budget: dict[str, int]
+
+
+@_once_a_config
+def _limits(config: Any) -> _Limits:
+    rollout = config.actor_rollout_ref.rollout
+    context = rollout.max_model_len or rollout.prompt_length + rollout.response_length
+    return _Limits(rollout.prompt_length, {"response_tokens": rollout.response_length, "context_tokens": context})
+
+
+@functools.lru_cache(maxsize=1)
+def _settle() -> None:
+    """Keep the garbage collector out of the way, once a process.
+
+    With verl, torch and vLLM's client loaded a full collection stops all rollouts of a worker for some 0.4 s, and what
+    is loaded stays loaded. A young collection goes through the token lists of every rollout under way, and rollouts
+    leave next to nothing to find: a look at every 50,000 new objects will do (Python's default is 700).
+    """
+    gc.collect()
+    gc.freeze()
+    if 0 < gc.get_threshold()[0] < _YOUNG:
+        gc.set_threshold(_YOUNG)
+
+
 def routing_key(config: Any, uid: Any) -> str | None:
     """The request id by which verl's router chooses a replica; None for one of the rollout's own.
 
@@ -164,11 +214,17 @@ def routing_key(config: Any, uid: Any) -> str | None:
     step than replicas that would leave some idle. vLLM itself never sees this id
     (``LLMServerClient._vllm_request_id``) but under ``full_determinism``, where it has to be unique.
     """
-    if uid is None or config.actor_rollout_ref.rollout.get("full_determinism"):
-        return None
+    return str(uid) if uid is not None and _shares_replicas(config) else None
+
+
+@_once_a_config
+def _shares_replicas(config: Any) -> bool:
+    """Whether the samples of a prompt go to one replica."""
+    if config.actor_rollout_ref.rollout.get("full_determinism"):
+        return False
     gpus = int(config.trainer.nnodes) * int(config.trainer.n_gpus_per_node)
     replicas = gpus // max(1, int(config.actor_rollout_ref.rollout.tensor_model_parallel_size))
-    return str(uid) if int(config.data.train_batch_size) >= replicas else None
+    return int(config.data.train_batch_size) >= replicas
 
 
 #: Prompts of the samples that are under way, by what they were rendered of.
@@ -176,9 +232,15 @@ _PROMPTS: OrderedDict[tuple[Any, ...], list[int]] = OrderedDict()
 _PROMPTS_KEPT = 256
 
 
+def forget_prompts() -> None:
+    """Render each prompt anew from here on."""
+    _PROMPTS.clear()
+
+
 def _prompt_ids(tokenizer: Any, messages: Sequence[Mapping[str, Any]], tools: list[dict[str, Any]] | None) -> list[int]:
     """Token ids of a prompt, rendered once for all of its samples. Shape: (P,)."""
-    key = (id(tokenizer), tools is None, *(str(message) for message in messages))
+    words = [entry for message in messages for pair in message.items() for entry in pair]
+    key = (id(tokenizer), tools is None, *map(str, words))
     ids = _PROMPTS.get(key)
     if ids is None:
         ids = _PROMPTS[key] = render_prompt(tokenizer, messages, tools)
@@ -194,15 +256,10 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-_REWARDS: dict[int, Callable[..., Any]] = {}
-
-
+@_once_a_config
 def _reward_function(config: Any) -> Callable[..., Any]:
-    """verl's own loader of ``reward.custom_reward_function``, once per configuration and process."""
-    function = _REWARDS.get(id(config))
+    """verl's own loader of ``reward.custom_reward_function``."""
+    function = get_custom_reward_fn(config)
     if function is None:
-        function = get_custom_reward_fn(config)
-        if function is None:
-            raise ValueError("star_agent needs reward.custom_reward_function.path")
-        _REWARDS[id(config)] = function
+        raise ValueError("star_agent needs reward.custom_reward_function.path")
     return function

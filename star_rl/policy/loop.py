@@ -22,6 +22,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from uuid import uuid4
 
 from star_rl.errors import StarError
+from star_rl.policy.tokens import Tokenizer, tokens_of
 from star_rl.policy.tools import ToolAnswer
 from star_rl.trajectory import BadCall, ToolCall, tool_calls
 
@@ -39,7 +40,6 @@ STOPS: tuple[Stop, ...] = (
 #: Ends that are the machinery's doing. Such a rollout says nothing about the policy and is not trained on.
 FAULTS: frozenset[Stop] = frozenset(("aborted", "engine_error", "tool_error", "prompt_too_long"))
 
-TURN_END = "<|im_end|>"
 COUNTS = (
     "turns",
     "tool_calls",
@@ -58,6 +58,7 @@ COUNTS = (
 )
 _COUNT_OF_REASON = {"unknown_tool": "unknown_tools", "bad_arguments": "bad_arguments", "unknown_id": "unknown_ids"}
 _CUT = "\n[cut]"
+_KEY = json.JSONEncoder(sort_keys=True, default=str).encode
 
 
 class Generation(NamedTuple):
@@ -89,14 +90,6 @@ class Tools(Protocol):
     """
 
     def call(self, name: str, arguments: Mapping[str, Any], /) -> ToolAnswer: ...
-
-
-class Tokenizer(Protocol):
-    """What the loop needs of a Hugging Face tokenizer."""
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
-    def decode(self, ids: Sequence[int], **kwargs: Any) -> str: ...
-    def convert_tokens_to_ids(self, token: str) -> int | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +130,8 @@ class Rollout:
 
     Shape: ``response_ids``, ``response_mask`` and ``logprobs`` (where not None) are of length R; ``logprobs`` is 0
     where the mask is 0. ``turns`` holds what the model wrote, turn by turn, without the token that ended it;
-    ``calls`` the tools it called, in order; ``counts`` has the keys :data:`COUNTS`, always all of them.
+    ``counts`` has the keys :data:`COUNTS`, always all of them.
+    ``engine_seconds`` and ``tool_seconds`` are spent waiting, ``own_seconds`` is CPU time of the loop alone.
     """
 
     prompt_ids: list[int]
@@ -151,6 +145,7 @@ class Rollout:
     error: str = ""
     engine_seconds: float = 0.0
     tool_seconds: float = 0.0
+    own_seconds: float = 0.0
 
     @property
     def model_text(self) -> str:
@@ -215,11 +210,9 @@ class _Run:
         request_id: str,
         out: Rollout,
     ) -> None:
-        self.engine, self.tokenizer, self.toolbox, self.budget = engine, tokenizer, toolbox, budget
+        self.engine, self.tokens, self.toolbox, self.budget = engine, tokens_of(tokenizer), toolbox, budget
         self.sampling, self.request_id, self.out = sampling, request_id, out
-        self.end_id = tokenizer.convert_tokens_to_ids(TURN_END)
-        if self.end_id is None:
-            raise StarError(f"the tokenizer has no token {TURN_END}", "use a checkpoint with Qwen3's chat tokens")
+        self.working = time.thread_time()  # since when it is this rollout's turn to work
         self.context = list(out.prompt_ids)
         limit = budget.response_tokens
         if budget.context_tokens:
@@ -257,8 +250,8 @@ class _Run:
     async def _generate(self) -> str | None:
         """One assistant turn; its text where it is whole, None where the rollout has ended with it."""
         out, room = self.out, self.limit - len(self.out.response_ids)
-        sampling = {**self.sampling, "max_tokens": room, "stop_token_ids": [self.end_id]}
-        started = time.perf_counter()
+        sampling = {**self.sampling, "max_tokens": room, "stop_token_ids": [self.tokens.end]}
+        started = self._rest()
         try:
             async with asyncio.timeout(self.budget.engine_seconds):
                 turn = await self.engine.generate(list(self.context), sampling, self.request_id)
@@ -266,11 +259,11 @@ class _Run:
             out.stop, out.error = "engine_error", f"{type(error).__name__}: {error}"
             return None
         finally:
-            out.engine_seconds += time.perf_counter() - started
+            out.engine_seconds += self._work() - started
         ids = list(turn.token_ids)[:room]
         self._append(ids, 1, turn.logprobs)
-        whole = bool(ids) and ids[-1] == self.end_id
-        text = self._decode(ids[:-1] if whole else ids)
+        whole = bool(ids) and ids[-1] == self.tokens.end
+        text = self.tokens.decode(ids[:-1] if whole else ids)
         out.turns.append(text)
         out.messages.append({"role": "assistant", "content": text})
         out.counts["turns"] += 1
@@ -284,16 +277,16 @@ class _Run:
 
     async def _answer(self, calls: Sequence[ToolCall | BadCall]) -> list[str]:
         """The answers to all calls of a turn, in order; look-ups that may wait run at the same time."""
-        started = time.perf_counter()
         pending = [self._admit(call, position) for position, call in enumerate(calls)]
         asked = [entry for entry in pending if isinstance(entry, ToolCall)]
+        started = self._rest()
         try:
             if self.immediate:
                 answered = [self._ask(call) for call in asked]
             else:
                 answered = await asyncio.gather(*(self._await(call) for call in asked))
         finally:
-            self.out.tool_seconds += time.perf_counter() - started
+            self.out.tool_seconds += self._work() - started
         given = iter(answered)
         return [self._counted(next(given)) if isinstance(entry, ToolCall) else entry for entry in pending]
 
@@ -307,7 +300,7 @@ class _Run:
             counts["refused_calls"] += 1
             return "Not answered: too many calls."
         counts["tool_calls"] += 1
-        key = json.dumps([call.name, call.arguments], sort_keys=True, default=str)
+        key = _KEY([call.name, call.arguments])
         counts["repeated_calls"] += key in self.seen
         self.seen.add(key)
         return call
@@ -336,14 +329,14 @@ class _Run:
         limit = self.budget.answer_tokens
         if len(text.encode()) <= limit:  # a token holds one byte at least
             return text
-        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        ids = self.tokens.encode(text)
         if len(ids) <= limit:
             return text
         self.out.counts["cut_answers"] += 1
-        return self._decode(ids[:limit]).rstrip("\ufffd") + _CUT
+        return self.tokens.decode(ids[:limit]).rstrip("\ufffd") + _CUT
 
     def _append_environment(self, text: str) -> bool:
-        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        ids = self.tokens.encode(text)
         if len(self.out.response_ids) + len(ids) >= self.limit:
             return False  # no room for a further token of the model, so the answer would be of no use
         self._append(ids, 0, [0.0] * len(ids))
@@ -359,11 +352,18 @@ class _Run:
         elif out.logprobs is not None:
             out.logprobs.extend(logprobs[: len(ids)])
 
-    def _decode(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    def _rest(self) -> float:
+        """From here on others work: the engine, the tools, other rollouts. Returns the time."""
+        self.out.own_seconds += time.thread_time() - self.working
+        return time.perf_counter()
+
+    def _work(self) -> float:
+        self.working = time.thread_time()
+        return time.perf_counter()
 
     def finish(self) -> Rollout:
         out = self.out
+        self._rest()
         out.counts["response_tokens"] = float(len(out.response_ids))
         out.counts["model_tokens"] = float(sum(out.response_mask))
         out.counts["tool_tokens"] = out.counts["response_tokens"] - out.counts["model_tokens"]

@@ -6,8 +6,9 @@ answered with a sentence the model can read, and named by a reason that is count
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal, Protocol
 
 from star_rl.errors import StarError
@@ -48,7 +49,7 @@ class Evidence(Protocol):
         """The stored text for an id, or None where the id is unknown."""
 
     def neighbours(self, tool: str, key: str, /) -> Sequence[tuple[str, float]]:
-        """(item id, weight), best first."""
+        """(item id, weight), best first. A store may have ``neighbour_ids`` too, which leaves the weights out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ class ToolBox:
         if lens_top < 1:
             raise StarError(f"lens_top is {lens_top}", "give a whole number from 1 upwards")
         self._store = store
+        self._ids: Callable[[str, str], Iterable[str]] = getattr(store, "neighbour_ids", self._ids_of_neighbours)
         self._candidates = frozenset(candidates)
         self._lens = lens
         self._lens_top = lens_top
@@ -109,8 +111,11 @@ class ToolBox:
         return ToolAnswer(neutral(text), True, "ok")
 
     def _among_candidates(self, name: str, key: str) -> str:
-        kept = [item for item, _ in self._store.neighbours(name, key) if item in self._candidates][: self._lens_top]
+        kept = [*islice(filter(self._candidates.__contains__, self._ids(name, key)), self._lens_top)]
         return f"Among the candidates: {', '.join(kept) or 'none'}"
+
+    def _ids_of_neighbours(self, name: str, key: str) -> Iterable[str]:
+        return (item for item, _ in self._store.neighbours(name, key))
 
 
 def _echo(value: object) -> str:
