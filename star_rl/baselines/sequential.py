@@ -82,7 +82,7 @@ class Transformer:
     ) -> None:
         torch.manual_seed(seed)  # within `isolated`: initial weights and dropout
         self.encoder = Encoder(log.n_items, factors, length, layers, heads, dropout)
-        self._adam = torch.optim.AdamW(self.encoder.parameters(), lr=rate, weight_decay=penalty)
+        self._adam = torch.optim.AdamW(self.encoder.parameters(), lr=rate, weight_decay=penalty, fused=True)
         self._length, self._batch, self._sample, self._count = length, batch, sample, log.n_items
         self._random = np.random.default_rng(seed)
         self._windows = list(_windows(log, length))
