@@ -114,6 +114,7 @@ def child(python: Path, name: str, seed: int, setting: int = 0) -> dict[str, Any
         raise SystemExit(f"{name} failed:\n{done.stderr[-2000:]}")
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     shown = f"{result['seconds']:.0f} s, {result['epochs']} epochs, held out {100 * result['held_out']:.2f}"
+    shown += f", tasks {100 * float(metrics.hr_avg(np.array(result['ranks'])).mean()):.2f}"
     print(f"  {name} [{setting}] seed {seed}: {shown}", file=sys.stderr, flush=True)
     return result
 
