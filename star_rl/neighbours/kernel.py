@@ -122,7 +122,7 @@ def _n(value: int) -> ctypes.c_int64:
 
 
 #: Rows or edges below which a second thread is not worth its start.
-_PIECE = 1 << 15
+_PIECE = 1 << 17
 
 
 def _builders() -> int:
