@@ -109,7 +109,8 @@ def work(name: str, seed: int, setting: int) -> dict[str, Any]:
 def child(python: Path, name: str, seed: int, setting: int = 0) -> dict[str, Any]:
     """:func:`work` in a process of its own, since libraries patch what they share."""
     words = [str(python), "-m", "benchmarks.baselines", "--worker", name, str(seed), str(setting)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=WORK, env=env)  # RecBole logs to it
     if done.returncode != 0:
         raise SystemExit(f"{name} failed:\n{done.stderr[-2000:]}")
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -320,6 +321,7 @@ def main() -> None:
         name, seed, setting = options.worker
         print(json.dumps(work(name, int(seed), int(setting))))
         return
+    options.student = [folder.absolute() for folder in options.student]
     unknown = [case for case in options.cases.split(",") if case not in RUNS]
     if unknown or min(options.seeds, options.table_seeds) < 1:
         parser.error(f"no such case: {', '.join(unknown)}" if unknown else "there is at least one seed")
@@ -327,7 +329,7 @@ def main() -> None:
     report: dict[str, Any] = {"machine": machine(PACKAGES), "seeds": options.seeds, "table_seeds": options.table_seeds}
     if options.only != "table" and (data / "ml-100k").is_dir():
         prepare(data)
-        report["peers"] = peers(options.peers, options.seeds)
+        report["peers"] = peers(options.peers.absolute(), options.seeds)
     if options.only != "peers":
         report["table"] = {
             case: over_run(case, run, options.table_seeds, students)
