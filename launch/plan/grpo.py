@@ -130,7 +130,7 @@ def plan_grpo(config: Any, shape: Shape, nodes: int, gpus_per_node: int, memory:
     plan.hold(Phase("update", update), _update_remedies(trainer, sleeps))
 
     served = 2 * shape.parameters / tp
-    batch = int(rollout.max_num_batched_tokens) * (4 * shape.hidden + 6 * shape.intermediate / tp)
+    batch = activations.served(shape, int(rollout.max_num_batched_tokens), int(rollout.max_num_seqs), tp)
     pool = share - served - batch
     stay = {
         "weights": 0.0 if trainer.param_offload else trainer.weights,

@@ -137,6 +137,13 @@ def test_adapters_need_no_optimizer_of_the_whole_model():
     assert parts_of(plan, "backward")["optimizer"] == 12 * shape.adapter(32) < 0.02 * 12 * shape.parameters
 
 
+def test_a_batch_of_vllm_by_hand():
+    shape = Shape("x", 256, 8, 4, 2, 64, 1024, 8192, True)
+    token = 4 * 256 + 2 * 256 + 4 * 128 + 8 * 1024
+    assert acts.served(shape, 4096, 4, 1) == 4096 * token + 12 * 8192 * 4
+    assert acts.served(shape, 4096, 4, 2) == 4096 * (4 * 256 + (token - 4 * 256) / 2) + 12 * 8192 * 4
+
+
 @pytest.mark.engine
 def test_the_paper_s_grpo_by_hand():
     (plan,) = plan_recipe("recipes/grpo/table5.yaml")
