@@ -73,6 +73,9 @@ async def step(world: World, name: str, server: Server, parts: Parts | None = No
         "rollouts": len(outputs),
         "tokens": tokens,
         "tokens_per_second": tokens / seconds,
+        "own_cpu": sum(
+            output.extra_fields.get("reward_extra_info", {}).get("loop_own_seconds", 0.0) for output in outputs
+        ),
         "own_share": 1.0 - (sum(server.seconds.values()) + tools) / sum(walls),
         "tool_turns": len(server.between),
         "tool_turn_ms": {
@@ -117,7 +120,7 @@ def _same(rounds: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
 
 
 def _medians(rounds: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, float]]:
-    names = ("seconds", "cpu", "tokens", "tokens_per_second", "own_share", "calibration_ms")
+    names = ("seconds", "cpu", "tokens", "tokens_per_second", "own_cpu", "own_share", "calibration_ms")
     result = {}
     for loop, done in rounds.items():
         result[loop] = {name: statistics.median(entry[name] for entry in done) for name in names}
@@ -221,11 +224,13 @@ def goals(report: dict[str, Any]) -> list[dict[str, Any]]:
         {"goal": f"own share, {name}", "wanted": "< 2 %", "measured": f"{100 * ours[name]['own_share']:.2f} %"}
         for name in ("vllm", "paced")
     ]
-    # All that the loops of a step do, one after the other, held against the wall time of generation alone.
-    own = ours["unpaced"]["cpu"] / ours["vllm"]["seconds"]
-    rows.append(
-        {"goal": "own work of a step / its generation on vLLM", "wanted": "< 2 %", "measured": f"{100 * own:.2f} %"}
-    )
+    # All that the loops of a step do, one after the other, held against the wall time of generation alone; the CPU of
+    # the whole process holds verl's base class and this benchmark too.
+    for name, own in (("own CPU", ours["vllm"]["own_cpu"]), ("the process's CPU, unpaced,", ours["unpaced"]["cpu"])):
+        share = own / ours["vllm"]["seconds"]
+        rows.append(
+            {"goal": f"{name} of a step / its generation on vLLM", "wanted": "< 2 %", "measured": f"{share:.2%}"}
+        )
     flight = report["in_flight"]
     rows.append(
         {

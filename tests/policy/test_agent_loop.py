@@ -66,3 +66,14 @@ def test_a_prompt_is_rendered_once_for_its_samples(monkeypatch):
     assert agent_loop._prompt_ids(tokenizer, one, [{}]) == [3]
     assert len(agent_loop._PROMPTS) == 2
     agent_loop._PROMPTS.clear()
+
+
+def test_what_is_made_of_a_configuration_is_made_once_and_for_that_one_alone():
+    from star_rl.policy.agent_loop import _once_a_config
+
+    made = []
+    size = _once_a_config(lambda config: made.append(config) or len(config))
+    one, two = [1], [1, 2]
+    assert [size(one), size(two), size(one), size(two)] == [1, 2, 1, 2]
+    assert len(made) == 2
+    assert all(size(list(range(number))) == number for number in range(300)), "an id was taken for another's"

@@ -256,3 +256,16 @@ def test_a_tool_that_answers_at_once_is_called_in_the_event_loop_and_its_failure
     assert set(threads) == {threading.main_thread()}
     result = run(Script(f"{call(key='8')}<|im_end|>"), tools=Immediate())
     assert result.stop == "tool_error" and "gone" in result.error
+
+
+def test_the_loop_s_own_time_is_neither_the_engine_s_nor_the_tools():
+    class Busy(Script):
+        async def generate(self, *arguments):
+            until = time.thread_time() + 0.3
+            while time.thread_time() < until:
+                pass
+            return await super().generate(*arguments)
+
+    result = run(Busy(f"{call()}<|im_end|>", "done<|im_end|>"))
+    assert result.engine_seconds >= 0.6
+    assert 0 < result.own_seconds < 0.3

@@ -81,3 +81,15 @@ def test_only_a_sealed_store_on_a_disk_of_this_machine_is_asked_without_a_thread
     assert not ToolBox(Store()).immediate
     monkeypatch.setattr(tools, "on_local_disk", lambda path: False)
     assert not ToolBox(store).immediate
+
+
+def test_a_store_that_knows_ids_alone_is_asked_for_them():
+    class Ids(Store):
+        def neighbours(self, tool, key):
+            raise AssertionError("the weights are of no use")
+
+        def neighbour_ids(self, tool, key):
+            return ("c", "x", "a", "b")
+
+    answer = ToolBox(Ids(), ["a", "b", "c"], "candidates", 2).call("UserCF", {"user_id": "7"})
+    assert answer.text.endswith("Among the candidates: c, a")
