@@ -317,6 +317,8 @@ def test_serving_answers_until_it_is_stopped(small_run):
     process = subprocess.Popen(
         [sys.executable, "-m", "star_rl.cli", "official", str(small_run), "random", "--serve", "127.0.0.1:0"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],
+        # A shell starts what it puts in the background with the signal ignored, and that is passed on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     try:
         words = process.stdout.readline().split()
