@@ -44,7 +44,7 @@ bench-neighbours: install .bench/neighbours/bin/python ## neighbours beside impl
 	.bench/neighbours/bin/python benchmarks/neighbours.py
 
 bench-store: install .bench/store/bin/python ## the evidence store beside dict, LMDB and SQLite
-	.bench/store/bin/pip install -q lmdb numpy pyarrow xxhash
+	.bench/store/bin/pip install -q lmdb numpy orjson pyarrow xxhash
 	.bench/store/bin/python -m benchmarks.store --out .bench/store.json
 
 bench-tables: install .bench/tables/bin/python ## ingestion beside pandas
