@@ -87,11 +87,13 @@ class Method(ABC):
         name: as it stands in the tables.
         varies: whether a further sample of the same task may come out otherwise; if not, one is taken.
         in_flight: tasks worked on at once; times are measured only where it is 1.
+        watch: told in a few words what the method is about while it gets ready; nobody listens where it is None.
     """
 
     name = "method"
     varies = False
     in_flight = 1
+    watch: Callable[[str], None] | None = None
 
     @property
     def describe(self) -> dict[str, Any]:
@@ -373,9 +375,17 @@ def _yardstick(spec: Spec, world: Any, seed: int) -> Method:
         raise StarError(f"method {spec.name} takes no argument {spec.argument!r}", "give key=value")
     given = {"seed": seed, **spec.options}
     data = () if spec.name == "random" else (world.visible,)
+    parameters = inspect.signature(kind).parameters
     try:
-        inspect.signature(kind).bind(*data, **given)
+        inspect.Signature([value for key, value in parameters.items() if key != "progress"]).bind(*data, **given)
     except TypeError as error:
         raise StarError(f"method {spec.text!r}: {error}", "see the class's own options") from error
+
+    def epochs(done: int, most: int) -> None:
+        if method.watch is not None:
+            method.watch(f"gets ready, epoch {done} of at most {most}")
+
+    learns = {"progress": epochs} if "progress" in parameters else {}
     name = " ".join([spec.name, *(f"{key}={value}" for key, value in spec.options.items())])
-    return Yardstick.later(lambda: kind(*data, **given), name, {"class": kind.__qualname__, **given})
+    method = Yardstick.later(lambda: kind(*data, **given, **learns), name, {"class": kind.__qualname__, **given})
+    return method

@@ -146,7 +146,9 @@ async def run_method(
     try:
         if missing:
             if progress is not None:
-                progress(done, total, f"{method.name} gets ready")
+                say, begun, name = progress, done, method.name
+                method.watch = lambda words: say(begun, total, f"{name} {words}")
+                method.watch("gets ready")
             async with method as opened:
                 method = opened
                 async with asyncio.TaskGroup() as group:

@@ -3,6 +3,7 @@
 import asyncio
 from types import SimpleNamespace
 
+import pyarrow as pa
 import pytest
 
 from star_rl.errors import StarError
@@ -18,6 +19,7 @@ from star_rl.evaluation.methods import (
     make,
     parse_spec,
 )
+from star_rl.evaluation.runner import run_method
 from star_rl.records import INTERACTIONS, Task
 
 TASK = Task("t", "amazon", "classic", "u", tuple(str(n) for n in range(20)), "7", 5)
@@ -121,3 +123,19 @@ def test_a_yardstick_is_made_only_when_it_is_entered():
     made = []
     method = Yardstick.later(lambda: made.append(1), "late", {})
     assert method.name == "late" and made == []
+
+
+def test_a_method_that_learns_says_at_which_epoch_it_is(tmp_path):
+    rows = [
+        {"user_id": f"u{k % 9}", "item_id": str(k % 20), "timestamp": k, "rating": None, "text": None}
+        for k in range(90)
+    ]
+    world = SimpleNamespace(visible=pa.Table.from_pylist(rows, schema=INTERACTIONS), items={}, config={})
+    method, said = make("mf:epochs=3:factors=2", world, 0, None), []
+    context = TaskContext([])
+    asyncio.run(run_method(method, [TASK], lambda *_: context, tmp_path, progress=lambda *now: said.append(now)))
+    assert said[0] == (0, 1, "mf epochs=3 factors=2 gets ready")
+    assert said[1] == (0, 1, "mf epochs=3 factors=2 gets ready, epoch 1 of at most 6")
+    assert said[-1] == (1, 1, "mf epochs=3 factors=2")
+    with pytest.raises(StarError, match="'mf:progress=1'"):
+        make("mf:progress=1", world, 0, None)
