@@ -8,6 +8,7 @@ tools/evaluation_tool.py).
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from star_rl.errors import StarError
-from star_rl.files import fingerprint, read_jsonl
+from star_rl.files import fingerprint
 from star_rl.records import CANDIDATES, TASKS, Task, tasks_to, write_table
 
 #: A sub-task: source and scenario.
@@ -60,6 +61,26 @@ def fingerprint_of(tasks: Iterable[Task]) -> str:
     """What stands for a set of tasks."""
     rows = [[t.task_id, t.source, t.scenario, t.user_id, sorted(t.candidates), t.ground_truth, t.cutoff] for t in tasks]
     return fingerprint(sorted(rows))
+
+
+def digest_of(task: Task) -> str:
+    """What stands for one task, 12 hexadecimal digits: user, cutoff, truth, and candidates in whatever order."""
+    return fingerprint([task.user_id, task.cutoff, sorted(task.candidates), task.ground_truth])[:12]
+
+
+def digest(tasks: Iterable[Task]) -> dict[str, str]:
+    """:func:`digest_of` by task id. Two sets agree as far as they share ids with equal digests.
+
+    Ids alone tell nothing: every run calls its tasks ``test-000000`` and so on. A digest a task, and not one for the
+    set, lets a set grow, and lets a study be made on a part of it.
+    """
+    return {task.task_id: digest_of(task) for task in tasks}
+
+
+def strangers(known: Mapping[str, str], tasks: Iterable[Task]) -> list[str]:
+    """Ids of ``known`` (of :func:`digest`) that are not among ``tasks``, or are another task there."""
+    own = digest(tasks)
+    return [name for name, value in known.items() if own.get(name) != value]
 
 
 def shuffled(task: Task, seed: int) -> Task:
@@ -130,16 +151,31 @@ def read_tasks(path: str | Path) -> list[Task]:
     """Tasks of a Parquet or JSON-lines file with the columns of ``records.TASKS``.
 
     Raises:
-        StarError: no such file, not of this form, or a task without a ground truth or with two; names the task.
+        StarError: no such file, not of this form, cut short, or a task without a ground truth or with two; names the
+            task or the line.
     """
     file = Path(path)
     if not file.is_file():
         raise StarError(f"there is no file of tasks {file}", "give a run's folder, or a Parquet or JSON-lines file")
     try:
-        rows = list(read_jsonl(file)) if file.suffix == ".jsonl" else pq.read_table(file).to_pylist()
+        rows = list(_lines(file)) if file.suffix == ".jsonl" else pq.read_table(file).to_pylist()
     except (pa.ArrowInvalid, OSError, ValueError) as error:
         raise StarError(f"{file} holds no tasks ({error})", "give a Parquet or JSON-lines file of tasks") from error
     return [_task(row, number, file) for number, row in enumerate(rows)]
+
+
+def _lines(file: Path) -> Iterable[Any]:
+    """Every line, whether the last one ends in a line break or not: a file cut short would be judged on fewer tasks."""
+    with open(file, encoding="utf-8") as handle:
+        for number, line in enumerate(handle, 1):
+            if line.strip():
+                try:
+                    yield json.loads(line)
+                except ValueError as error:
+                    raise StarError(
+                        f"{file} holds no tasks from line {number} on: damaged or cut short ({error})",
+                        "write the file of tasks again",
+                    ) from error
 
 
 def _task(row: Any, number: int, file: Path) -> Task:

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from star_rl.errors import StarError
-from star_rl.evaluation.tasks import fingerprint_of, read_tasks, shuffled, task_set, write_tasks
+from star_rl.evaluation.tasks import digest, fingerprint_of, read_tasks, shuffled, strangers, task_set, write_tasks
 from star_rl.records import Task
 
 IDS = tuple(f"i{number}" for number in range(20))
@@ -49,6 +49,16 @@ def test_the_fingerprint_knows_tasks_and_not_their_order():
     assert fingerprint_of([a]) != fingerprint_of([a, b])
     for change in ({"ground_truth": "i8"}, {"cutoff": 6}, {"scenario": "long_term"}, {"candidates": IDS[:19]}):
         assert fingerprint_of([task(1, **change)]) != fingerprint_of([a])
+
+
+def test_digests_tell_tasks_of_one_name_apart_and_let_a_set_grow():
+    small, large = [task(0)], [task(0, candidates=tuple(reversed(IDS))), task(1)]
+    known = digest(small)
+    assert list(known) == ["t0"] and len(known["t0"]) == 12
+    assert strangers(known, large) == [] and strangers(digest(large), small) == ["t1"]
+    changes = ({"user_id": "other"}, {"ground_truth": "i8"}, {"candidates": (*IDS[:-1], "new")}, {"cutoff": 6})
+    for change in changes:
+        assert strangers(known, [task(0, **change)]) == ["t0"]
 
 
 def test_a_task_without_a_truth_is_refused(tmp_path):
@@ -123,6 +133,16 @@ def test_files_that_hold_no_tasks_are_refused(tmp_path):
         read_tasks(jsonl(tmp_path, [1]))
     with pytest.raises(StarError, match="no tasks to judge"):
         task_set([], 0)
+
+
+def test_a_file_that_is_cut_short_is_refused_and_one_without_a_last_line_break_is_whole(tmp_path):
+    whole = "".join(json.dumps(row(task_id=f"t{number}")) + "\n" for number in range(10))
+    path = tmp_path / "tasks.jsonl"
+    path.write_text(whole.rstrip("\n"))
+    assert len(read_tasks(path)) == 10
+    path.write_text(whole[:-9])
+    with pytest.raises(StarError, match="holds no tasks from line 10 on: damaged or cut short"):
+        read_tasks(path)
 
 
 def test_a_limit_counts_in_each_sub_task():
