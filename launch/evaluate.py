@@ -38,14 +38,19 @@ def context_of(world: World) -> ContextOf:
 
 
 def open_tasks(
-    where: str | Path, part: str = "test", world: str | Path | None = None, limit: int | None = None
+    where: str | Path,
+    part: str = "test",
+    world: str | Path | None = None,
+    limit: int | None = None,
+    seed: int | None = None,
 ) -> tuple[World, int, TaskSet]:
-    """The world, its seed and the tasks.
+    """The world, the seed and the tasks.
 
     Args:
         where: a run's folder, or a file of tasks (Parquet or JSON lines).
         part: of a run's tasks.
         world: the run whose tables and evidence belong to a file that lies in no run's folder.
+        seed: in place of the run's.
 
     Raises:
         StarError: no run, no tasks, or tasks that cannot be judged.
@@ -62,7 +67,8 @@ def open_tasks(
     if not file.is_file():
         raise StarError(f"{folder} has no tasks of part {part}", "one of train, valid, test")
     own = file.resolve() == (folder / "tasks" / "test.parquet").resolve()
-    return opened, recipe.seed, task_set(read_tasks(file), recipe.seed, own and is_official(folder), limit)
+    seed = recipe.seed if seed is None else seed
+    return opened, seed, task_set(read_tasks(file), seed, own and is_official(folder), limit)
 
 
 def _run_of(path: Path, world: str | Path | None) -> Path:
@@ -189,10 +195,7 @@ def evaluate(arguments: Namespace) -> int:
         if value is not None and value < least:
             raise StarError(f"--{name} is {value:g}", f"give {least:g} or more")
     folder = Path(arguments.out)
-    world, seed, tasks = open_tasks(arguments.tasks, arguments.part, arguments.world, arguments.limit)
-    seed = seed if arguments.seed is None else arguments.seed
-    if arguments.seed is not None:
-        tasks = task_set(tasks.tasks, seed, tasks.official)
+    world, seed, tasks = open_tasks(arguments.tasks, arguments.part, arguments.world, arguments.limit, arguments.seed)
     _same_set(folder, tasks)
     methods = [make(text, world, seed, folder) for text in arguments.methods]
     _distinct([method.name for method in methods])

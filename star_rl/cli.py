@@ -135,15 +135,11 @@ def _results(commands: Any) -> None:
         "evaluate python:my_method.py:make --tasks tasks.parquet --world runs/quickstart --out judged",
     ], "evaluate:evaluate")  # fmt: skip
     evaluate.add_argument("methods", nargs="+", metavar="METHOD", help="name, name:argument, name:key=value")
-    evaluate.add_argument("--tasks", required=True, metavar="RUN_OR_FILE", help="a run's folder, or a file of tasks")
-    evaluate.add_argument("--part", choices=("train", "valid", "test"), default="test", help="of a run's tasks")
-    evaluate.add_argument("--world", metavar="RUN", help="run whose tables and evidence belong to a file of tasks")
+    _judged(evaluate)
     evaluate.add_argument("--out", required=True, help="folder of the answers; the same command goes on where it was")
     evaluate.add_argument("--samples", type=int, default=1, metavar="K", help="answers a task, where they vary")
-    evaluate.add_argument("--limit", type=int, metavar="N", help="the first N tasks of each sub-task")
     evaluate.add_argument("--timeout", type=float, default=300.0, help="seconds for one answer (default 300)")
     evaluate.add_argument("--bootstrap", type=int, default=2000, help="resamples of the intervals")
-    evaluate.add_argument("--seed", type=int, help="of candidates' order and methods (default: the run's)")
 
     compare = _add(commands, "compare", "evaluations in the layout of the paper's table 1, its figures beside them",
                    ["compare judged", "compare amazon goodreads yelp --out table1",
@@ -182,12 +178,12 @@ def _results(commands: Any) -> None:
         "corpus item_knn --tasks runs/movielens --out judged --retrieve popularity user_knn",
     ], "studies:corpus")  # fmt: skip
     corpus.add_argument("methods", nargs="+", metavar="METHOD", help="what re-ranks, as for evaluate")
-    corpus.add_argument("--tasks", required=True, metavar="RUN", help="a run's folder")
-    corpus.add_argument("--out", required=True, help="folder of corpus.json")
+    _judged(corpus)
+    corpus.add_argument("--out", required=True, help="folder of corpus.json; the same command goes on where it was")
     corpus.add_argument("--retrieve", nargs="+", default=["item_knn", "user_knn", "popularity"], metavar="NAME")
     corpus.add_argument("--depth", type=int, default=100, help="items retrieved")
     corpus.add_argument("--window", type=int, default=20, help="items re-ranked at once")
-    corpus.add_argument("--limit", type=int, metavar="N", help="the first N tasks of each sub-task")
+    corpus.add_argument("--timeout", type=float, default=300.0, help="seconds for one window (default 300)")
 
     latency = _add(commands, "latency", "seconds, calls and tokens of a request: the student, MARS and MARS-Planner",
                    ["latency runs/quickstart --tasks 50 --out judged"], "studies:latency")  # fmt: skip
@@ -221,6 +217,15 @@ def _results(commands: Any) -> None:
     export.add_argument("run", help="folder of a run")
     export.add_argument("--stage", choices=("grpo", "sft"), default="grpo")
     export.add_argument("--out", required=True, help="folder to make")
+
+
+def _judged(parser: argparse.ArgumentParser) -> None:
+    """Which tasks are judged, and by which seed."""
+    parser.add_argument("--tasks", required=True, metavar="RUN_OR_FILE", help="a run's folder, or a file of tasks")
+    parser.add_argument("--part", choices=("train", "valid", "test"), default="test", help="of a run's tasks")
+    parser.add_argument("--world", metavar="RUN", help="run whose tables and evidence belong to a file of tasks")
+    parser.add_argument("--limit", type=int, metavar="N", help="the first N tasks of each sub-task")
+    parser.add_argument("--seed", type=int, help="of candidates' order and methods (default: the run's)")
 
 
 def _cluster(commands: Any) -> None:
