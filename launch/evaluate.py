@@ -198,7 +198,7 @@ def evaluate(arguments: Namespace) -> int:
     world, seed, tasks = open_tasks(arguments.tasks, arguments.part, arguments.world, arguments.limit, arguments.seed)
     _same_set(folder, tasks)
     methods = [make(text, world, seed, folder) for text in arguments.methods]
-    _distinct([method.name for method in methods])
+    distinct([method.name for method in methods])
     write_tasks(folder / "tasks.parquet", tasks.tasks)
     with _line("evaluate") as line:
         failed = run_methods(methods, world, tasks, folder, arguments.samples, arguments.timeout, line)
@@ -221,7 +221,7 @@ def summary(judged: dict[str, Any]) -> str:
     return markdown(rows) + "".join(f"note: {note}\n" for note in judged["notes"])
 
 
-def _distinct(names: Sequence[str]) -> None:
+def distinct(names: Sequence[str]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise StarError(f"two methods are called {name!r}", "name one of them with name=..")
