@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from pathlib import Path
 from typing import Any
@@ -172,7 +173,7 @@ def grpo_stage(context: Context) -> dict[str, Any]:
                 name: value for name, value in context.config["loop"]["budget"].items() if name != "response_tokens"
             },
         },
-        **options["overrides"],
+        **copy.deepcopy(options["overrides"]),
     }
     if options["steps"]:
         overrides.setdefault("verl", {}).setdefault("trainer", {})["total_training_steps"] = options["steps"]

@@ -7,6 +7,7 @@ interrupted under the same key finds its folder as it left it and may resume; un
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 import os
 import shutil
@@ -38,7 +39,8 @@ class Context:
 
     Attributes:
         folder: where the stage writes; it exists.
-        config: the stage's own part of the recipe.
+        config: the stage's own part of the recipe, a copy: what the body does to it reaches neither the manifest's key
+            nor another stage.
         seed: the run's seed.
         inputs: folders of the stages it reads, by name.
         run: the run's folder.
@@ -183,7 +185,7 @@ def run_stage(
         raise writing_error(folder, error) from error
     write_json(begun, key)
     inputs = {name: run / name for name in stage.reads}
-    figures = stage.body(Context(folder, config, seed, inputs, run, progress))
+    figures = stage.body(Context(folder, copy.deepcopy(config), seed, inputs, run, progress))
     manifest = {
         "stage": stage.name,
         "key": key,

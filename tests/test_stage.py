@@ -37,6 +37,22 @@ def test_a_finished_stage_is_found_done(tmp_path):
     assert found.manifest["outputs"]["out.json"]["bytes"] == 1
 
 
+def test_what_a_body_does_to_its_config_changes_neither_its_key_nor_the_next_run(tmp_path):
+    ran = []
+
+    def changing(context: Context) -> dict:
+        ran.append(dict(context.config["deep"]))
+        context.config["deep"].setdefault("trainer", {})["steps"] = 2
+        return {}
+
+    config = {"deep": {"verl": 1}}
+    stage = Stage("first", changing)
+    states = [run_stage(stage, tmp_path, config, 1, quiet).state for _ in range(2)]
+    assert (states, ran) == (["ran", "done"], [{"verl": 1}])
+    assert config == {"deep": {"verl": 1}}
+    assert run_stage(stage, tmp_path, {"deep": {"verl": 1}}, 1, quiet).manifest["key"]["config"] == config
+
+
 @pytest.mark.parametrize("config, seed", [({"word": "b"}, 1), ({"word": "a"}, 2)])
 def test_a_changed_option_or_seed_runs_again(tmp_path, config, seed):
     run_stage(FIRST, tmp_path, {"word": "a"}, 1, quiet)
