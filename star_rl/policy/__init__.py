@@ -1,6 +1,7 @@
 """The student at work: tools, the loop over token ids, and the engines and trainers that drive it.
 
     tools       the two tools, answered from an evidence store
+    threads     calls that may never return
     tokens      a tokenizer's ids and texts, as soon as they can be had
     loop        one rollout: generate, answer the calls, go on; over token ids, whatever the engine
     engines     engines behind the loop: vLLM in this process, plain transformers

@@ -14,6 +14,7 @@ Notation: P prompt tokens, R response tokens (the model's and the environment's,
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from uuid import uuid4
 
 from star_rl.errors import StarError
+from star_rl.policy import threads
 from star_rl.policy.tokens import Tokenizer, tokens_of
 from star_rl.policy.tools import ToolAnswer
 from star_rl.trajectory import BadCall, ToolCall, tool_calls
@@ -308,16 +310,15 @@ class _Run:
     def _ask(self, call: ToolCall) -> ToolAnswer:
         try:
             return self.toolbox.call(call.name, call.arguments)
-        except Exception as error:  # a store may fail in any way; the rollout ends and says how
+        except (Exception, SystemExit) as error:  # a store may fail in any way; the rollout ends and says how
             raise _ToolFault(f"{call.name}: {type(error).__name__}: {error}") from error
 
     async def _await(self, call: ToolCall) -> ToolAnswer:
         """In a thread: a store that hangs holds up nothing but this rollout, and that one not for long."""
-        asked = asyncio.get_running_loop().run_in_executor(None, self._ask, call)
         try:
-            return await asyncio.wait_for(asked, self.budget.tool_seconds)
-        except TimeoutError as error:
-            raise _ToolFault(f"{call.name} gave no answer in {self.budget.tool_seconds:g} s") from error
+            return await threads.ask(functools.partial(self._ask, call), self.budget.tool_seconds)
+        except threads.Overdue as error:
+            raise _ToolFault(f"{call.name} {error}") from error
 
     def _counted(self, answer: ToolAnswer) -> str:
         self.out.counts["tool_calls_ok"] += answer.ok
