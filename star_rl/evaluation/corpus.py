@@ -10,10 +10,13 @@ Notation: n tasks, I items, m retrieved.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,9 +34,10 @@ Rerank = Callable[[Task], Awaitable[Ranking]]
 
 
 class Retriever(Protocol):
-    """Finds items for a history, best first."""
+    """Finds items for a history, best first; what it learned from is told apart by ``learned``."""
 
     name: str
+    learned: str
 
     def retrieve(self, history: Sequence[str], count: int) -> list[str]: ...
 
@@ -53,6 +57,10 @@ class _Graphed(ABC):
         ones = np.ones(len(graph.user_items), np.float32)
         self.by_user = csr_array((ones, graph.user_items, graph.user_indptr), (graph.n_users, graph.n_items))
         self.popularity = np.asarray(self.by_user.sum(axis=0)).ravel()
+        learned = sha256("\n".join(self.ids).encode())
+        for array in (graph.user_indptr, graph.user_items):
+            learned.update(np.ascontiguousarray(array).data)
+        self.learned = learned.hexdigest()[:16]
 
     def retrieve(self, history: Sequence[str], count: int) -> list[str]:
         """Items not in the history, best first; equals by popularity, then by id."""
@@ -152,62 +160,148 @@ def windows(count: int, size: int = CANDIDATES, step: int | None = None) -> list
 
 async def rerank(
     task: Task, retrieved: Sequence[str], ask: Rerank, size: int = CANDIDATES, step: int | None = None, seed: int = 0
-) -> list[str]:
+) -> Ranking:
     """The retrieved items in the order that a method gives them, window after window.
 
     A window is shown in an order that seed and task decide, so that a method that echoes its candidates gains nothing.
     What the method does not name, or names twice, stands after what it names, in the order of retrieval; what is not in
-    the window is left out. A window without an answer stays as it was.
+    the window is left out. A window that fails, or in which nothing is named, fails the task: the order of retrieval is
+    not the method's merit.
     """
     order = list(retrieved)
-    for number, (start, stop) in enumerate(windows(len(order), size, step)):
+    places = windows(len(order), size, step)
+    for number, (start, stop) in enumerate(places):
         window = order[start:stop]
         shown = list(window)
         random.Random(f"{seed}:{task.task_id}:{number}").shuffle(shown)
         name = f"{task.task_id}~{number}"
         found = await ask(replace(task, task_id=name, candidates=tuple(shown), ground_truth=""))
         known = set(window)
-        named = [entry for entry in dict.fromkeys(found.ids or ()) if entry in known]
-        order[start:stop] = [*map(str, named), *(item for item in window if item not in set(named))]
-    return order
+        named = [str(entry) for entry in dict.fromkeys(found.ids or ()) if entry in known]
+        if not named:
+            reason = found.failure or "named none of the items"
+            return Ranking(None, f"{reason} (window {number + 1} of {len(places)})")
+        order[start:stop] = [*named, *(item for item in window if item not in set(named))]
+    return Ranking(order)
 
 
-def asker(method: Method, context: TaskContext, failures: list[str]) -> Rerank:
-    """``method`` as what re-ranks; an error is a window without an answer, and goes to ``failures``."""
+class Shared:
+    """A method that several retrievers share: entered at the first need, left at the end of the block."""
 
-    async def ask(task: Task) -> Ranking:
-        try:
-            found = as_ranking(await method.rank(task, context))
-        except StarError:
-            raise
-        except Exception as error:  # a method may fail in any way
-            found = Ranking(None, f"{type(error).__name__}: {error}")
-        if found.failure:
-            failures.append(found.failure)
-        return found
+    def __init__(self, method: Method) -> None:
+        self.method, self._stack = method, AsyncExitStack()
+        self._open = False
 
-    return ask
+    async def __aenter__(self) -> Shared:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def opened(self) -> Method:
+        if not self._open:
+            self.method, self._open = await self._stack.enter_async_context(self.method), True
+        return self.method
+
+
+class Reranked(Method):
+    """A method over what was retrieved, as a method of its own: its answer to a task is the whole list, re-ranked.
+
+    Args:
+        shared: what re-ranks.
+        retriever: what retrieved.
+        lists: task id -> what was retrieved, best first.
+        depth: how much was asked for.
+        window: items re-ranked at once.
+        timeout: seconds for one window.
+        seed: of the order in which a window is shown.
+    """
+
+    def __init__(
+        self,
+        shared: Shared,
+        retriever: Retriever,
+        lists: Mapping[str, Sequence[str]],
+        depth: int,
+        window: int,
+        timeout: float,
+        seed: int,
+    ) -> None:
+        self._shared, self._lists, self._window = shared, lists, window
+        self._timeout, self._seed = timeout, seed
+        self.retriever, self.depth = retriever, depth
+        self.name = f"{shared.method.name} on {depth} of {retriever.name}"
+
+    @property
+    def patience(self) -> float:
+        """Seconds within which a task is done or has failed, window by window."""
+        most = max((len(windows(len(found), self._window)) for found in self._lists.values()), default=0)
+        return self._timeout * (most + 1)
+
+    @property
+    def describe(self) -> dict[str, Any]:
+        found = {"retriever": self.retriever.name, "learned": self.retriever.learned, "depth": self.depth}
+        return {**self._shared.method.describe, **found, "window": self._window, "shown": self._seed}
+
+    async def __aenter__(self) -> Method:
+        self._shared.method.watch = self.watch
+        self.in_flight = (await self._shared.opened()).in_flight
+        return self
+
+    async def rank(self, task: Task, context: TaskContext) -> Ranking:
+        method = self._shared.method
+
+        async def ask(window: Task) -> Ranking:
+            try:
+                return as_ranking(await asyncio.wait_for(method.rank(window, context), self._timeout))
+            except TimeoutError:
+                return Ranking(None, f"no answer within {self._timeout:g} s")
+
+        return await rerank(task, self._lists[task.task_id], ask, self._window, seed=self._seed)
 
 
 def figures(
-    rankings: Sequence[Sequence[str]], tasks: Sequence[Task], resamples: int = 2000, seed: int = 0
+    rankings: Sequence[Sequence[str | None] | None],
+    tasks: Sequence[Task],
+    lists: Sequence[Sequence[str]],
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """HR and NDCG at 10 and 20 over all items, in percent with 95 % intervals, and the share of truths retrieved."""
-    ranks = np.array([metrics.rank_of(list(one), task.ground_truth) for one, task in zip(rankings, tasks, strict=True)])
+    """HR and NDCG at 10 and 20 over all items, in percent with 95 % intervals, and the share of truths retrieved.
+
+    Args:
+        rankings: of each task; ``None`` is a failure, which is a miss. Shape: (n,).
+        lists: what was retrieved for each task. Shape: (n, m).
+    """
+    ranks = metrics.ranks([None if one is None else list(one) for one in rankings], [one.ground_truth for one in tasks])
+    found = [task.ground_truth in own for task, own in zip(tasks, lists, strict=True)]
     rows = {f"hr{k}": metrics.hits(ranks, k) for k in CUTS} | {f"ndcg{k}": metrics.ndcg(ranks, k) for k in CUTS}
-    result: dict[str, Any] = {"n": len(tasks), "retrieved": 100 * float((ranks >= 1).mean())}
+    result: dict[str, Any] = {"n": len(tasks), "failed": int((ranks == metrics.FAILED).sum())}
+    result["retrieved"] = 100 * float(np.mean(found))
     for name, interval in zip(rows, metrics.bootstrap(np.stack(list(rows.values())), resamples, seed), strict=True):
         result[name] = 100 * interval.mean
         result[f"{name}_low"], result[f"{name}_high"] = 100 * interval.low, 100 * interval.high
     return result
 
 
-def markdown(rows: Sequence[dict[str, Any]]) -> str:
+def problems(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Failures of each pair of retriever and method, as sentences."""
+    return [
+        f"{row['method']} on what {row['retriever']} retrieved: {row['failed']:,} of {row['n']:,} tasks failed and "
+        f"count as misses ({'; '.join(f'{count:,} x {reason}' for reason, count in row['reasons'])})"
+        for row in rows
+        if row["failed"]
+    ]
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """A row a pair of retriever and method."""
     heads = [*(f"HR@{k}" for k in CUTS), *(f"NDCG@{k}" for k in CUTS)]
     names = [*(f"hr{k}" for k in CUTS), *(f"ndcg{k}" for k in CUTS)]
-    lines = [["retriever", "re-ranker", "m", "retrieved %", *heads], ["---", "---", *("---:" for _ in range(6))]]
+    first = ["retriever", "re-ranker", "m", "n", "failed", "retrieved %"]
+    lines = [[*first, *heads], ["---", "---", *("---:" for _ in (*first[2:], *heads))]]
     for row in rows:
         cells = [f"{row[name]:.1f} [{row[f'{name}_low']:.1f}, {row[f'{name}_high']:.1f}]" for name in names]
-        lines.append([row["retriever"], row["method"], str(row["depth"]), f"{row['retrieved']:.1f}", *cells])
+        counts = [str(row[key]) for key in ("depth", "n", "failed")]
+        lines.append([row["retriever"], row["method"], *counts, f"{row['retrieved']:.1f}", *cells])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from star_rl.evaluation import paper
+from star_rl.evaluation import corpus, paper
 from star_rl.evaluation.compare import SHORT, paper_rows
 from star_rl.files import write_text
 from star_rl.records import CANDIDATES
@@ -83,8 +83,22 @@ def verdict(found: Findings) -> Verdict:
     few = [column.head for column in found.compared.columns if column.comparable and column.n != paper.SAMPLES]
     if few:
         notes.append(f"The paper has {paper.SAMPLES} tasks a sub-task; {', '.join(few)} differ.")
-    made.problems = [*(words for one in found.methods.values() for words in one.problems), *notes]
+    made.problems = [*(words for one in found.methods.values() for words in one.problems), *_beside(found), *notes]
     return made
+
+
+def _beside(found: Findings) -> list[str]:
+    """What went wrong in the studies, and which of them do not belong to the tasks of their folder."""
+    said = []
+    for label, studies in found.studies.items():
+        for name, value in studies.items():
+            if value["apart"]:
+                said.append(
+                    f"{label}: what {name.replace('_', '-')} measured belongs to {value['apart']}, not to this "
+                    "evaluation's: it is shown by itself, and not to be held against the tables"
+                )
+        said += [f"{label}: {words}" for words in corpus.problems((studies.get("corpus") or {}).get("rows", ()))]
+    return said
 
 
 def facts(found: Findings) -> dict[str, str]:
@@ -212,7 +226,7 @@ def render_evaluation(found: Findings, made: Sequence[Change], table2: Mapping[s
         apart=_apart(found),
         multiples=_multiples(found),
         figures=charts(found, table2),
-        corpus={label: one["corpus"]["rows"] for label, one in found.studies.items() if one.get("corpus")},
+        corpus={label: one["corpus"] for label, one in found.studies.items() if one.get("corpus")},
         changes=[Line(one, links(one.gained), links(one.lost)) for one in made],
         groups=groups,
         fingerprints={one.label: one.figures["tasks"]["fingerprint"] for one in found.compared.folders},

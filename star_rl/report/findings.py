@@ -20,7 +20,7 @@ from star_rl.evaluation import metrics, results
 from star_rl.evaluation.compare import Compared, Judged, compare
 from star_rl.evaluation.judge import judge
 from star_rl.evaluation.metrics import FAILED, Difference, Floats
-from star_rl.evaluation.tasks import Cell
+from star_rl.evaluation.tasks import Cell, strangers
 from star_rl.files import read_json
 from star_rl.records import Task
 
@@ -64,7 +64,8 @@ class Findings:
     Attributes:
         tasks: in the order of the columns. Shape: (n,).
         best: name of the method with the highest HR_avg of those that were asked everything.
-        studies: label of the folder -> what lies beside its answers, by :data:`STUDIES`.
+        studies: label of the folder -> what lies beside its answers, by :data:`STUDIES`; ``apart`` in each says why it
+            may not be held against the folder's figures, and is empty where it may.
         scores: (label of the folder, name there) -> HR_avg of the folder's tasks, shares. Shape of each: (tasks,).
     """
 
@@ -175,8 +176,16 @@ def _studies(one: Judged) -> dict[str, Any]:
         value = read_json(file)
         if not isinstance(value, dict):
             raise StarError(f"{file} is no result of star-rl {name.replace('_', '-')}", "measure again, or delete it")
+        value["apart"] = _apart(value.get("tasks"), one.tasks)
         found[name] = value
     return found
+
+
+def _apart(known: Any, tasks: Sequence[Task]) -> str:
+    """Why a study may not be held against the evaluation it lies beside; empty where it may."""
+    if not isinstance(known, dict):
+        return "tasks unknown"
+    return "other tasks" if strangers(known, tasks) else ""
 
 
 def _problems(table: pa.Table, name: str, candidates: Mapping[str, set[str]]) -> list[str]:

@@ -36,9 +36,10 @@ def charts(found: Findings, table2: Mapping[str, Any] | None = None) -> list[Cha
     for place, (label, beside) in enumerate(found.studies.items()):
         tag = f" ({label})" if len(found.studies) > 1 else ""
         try:
-            for nth, one in enumerate((beside.get("best_of_k") or {}).get("methods", ())):
-                made.append(_best_of_k(found, one, tag, f"study-k-{place}-{nth}"))
-            made.append(_trade_off(found, (beside.get("latency") or {}).get("rows", ()), tag, f"study-latency-{place}"))
+            chosen, timed = beside.get("best_of_k") or {}, beside.get("latency") or {}
+            for nth, one in enumerate(chosen.get("methods", ())):
+                made.append(_best_of_k(found, one, tag + _apart(chosen), f"study-k-{place}-{nth}"))
+            made.append(_trade_off(found, timed, tag, f"study-latency-{place}"))
         except (KeyError, TypeError, IndexError) as error:
             raise StarError(
                 f"what best-of-k or latency left in {label} is not of this version ({error!r})", "measure again"
@@ -155,14 +156,19 @@ def _best_of_k(found: Findings, one: Mapping[str, Any], tag: str, name: str) -> 
     )
 
 
-def _trade_off(found: Findings, rows: Sequence[Mapping[str, Any]], tag: str, name: str) -> Chart | None:
+def _apart(study: Mapping[str, Any]) -> str:
+    return f" ({study['apart']})" if study.get("apart") else ""
+
+
+def _trade_off(found: Findings, study: Mapping[str, Any], tag: str, name: str) -> Chart | None:
+    rows: Sequence[Mapping[str, Any]] = study.get("rows", ())
     if not rows:
         return None
     traces, judged = [], []
     for row in rows:
         point = Point(row["p50"], row["hr_avg"], label=row["name"])
         whole = found.methods.get(row["name"])
-        if whole is not None and whole.whole and not row["scripted"]:  # more tasks than were timed
+        if whole is not None and whole.whole and not row["scripted"] and not study["apart"]:  # more tasks than timed
             point = Point(row["p50"], *_interval(whole.figures), row["name"])
             judged.append(row["name"])
         traces.append(
@@ -170,7 +176,7 @@ def _trade_off(found: Findings, rows: Sequence[Mapping[str, Any]], tag: str, nam
         )
     theirs = [Point(paper.LATENCY[who], paper.TABLE2_AVERAGE[who], label=f"{who} (paper)") for who in paper.LATENCY]
     traces.append(Trace("paper, Goodreads, other tasks and hardware", theirs, paper=True, joined=False))
-    title = f"Quality against latency{tag}, {rows[0]['n']:,} requests each"
+    title = f"Quality against latency{tag}{_apart(study)}, {rows[0]['n']:,} requests each"
     return Chart(
         title,
         plots.xy_chart(name, title, traces, "seconds a request, median", _HR, log=True),

@@ -9,7 +9,7 @@ import pytest
 from star_rl.baselines import ItemKNN, Popularity
 from star_rl.errors import StarError
 from star_rl.evaluation import corpus
-from star_rl.evaluation.methods import Ranking, TaskContext, Yardstick
+from star_rl.evaluation.methods import Method, Ranking, TaskContext, Yardstick
 from star_rl.records import INTERACTIONS, Task
 
 RNG = np.random.default_rng(0)
@@ -25,6 +25,7 @@ def table(rows):
 
 
 VISIBLE = table(ROWS)
+FINDER = corpus.retriever("item_knn", VISIBLE)
 HISTORY = [item for user, item in ROWS if user == "u07"]
 
 
@@ -47,18 +48,25 @@ def test_a_retriever_without_a_history_falls_back_on_popularity(name):
     assert sorted(everything) == sorted({item for _, item in ROWS})
 
 
+def ranked(method, found, timeout=5.0, depth=40):
+    """What a method makes of one task's retrieved items, as ``star-rl corpus`` asks it."""
+
+    async def work():
+        async with corpus.Shared(method) as shared:
+            made = corpus.Reranked(shared, FINDER, {"t0": found}, depth, 20, timeout, 0)
+            async with made:
+                context = TaskContext([(item, 0, None) for item in HISTORY])
+                return await made.rank(task(), context)
+
+    return asyncio.run(work())
+
+
 def test_retrieval_and_yardstick_order_items_alike():
     """What ItemKNN and popularity retrieve, they leave as it is when they re-rank."""
-    context = TaskContext([(item, 0, None) for item in HISTORY])
     for retriever, yardstick in (("item_knn", ItemKNN), ("popularity", Popularity)):
         found = corpus.retriever(retriever, VISIBLE).retrieve(HISTORY, 40)
         scores = {item: place for place, item in enumerate(found)}
-
-        async def ranked(found=found, yardstick=yardstick):
-            method = Yardstick(yardstick(VISIBLE))
-            return await corpus.rerank(task(), found, corpus.asker(method, context, []))
-
-        again = asyncio.run(ranked())
+        again = ranked(Yardstick(yardstick(VISIBLE)), found).ids
         assert sorted(again) == sorted(found)
         moved = [abs(scores[item] - place) for place, item in enumerate(again)]
         assert np.median(moved) <= 2, retriever  # ties alone may move
@@ -85,7 +93,7 @@ def test_an_item_found_low_can_rise_to_the_top():
     async def ask(one):
         return Ranking(sorted(one.candidates, reverse=True))
 
-    assert rerank(ask, RETRIEVED)[:10] == sorted(RETRIEVED, reverse=True)[:10]
+    assert rerank(ask, RETRIEVED).ids[:10] == sorted(RETRIEVED, reverse=True)[:10]
 
 
 def test_windows_hold_as_many_as_a_task_and_neither_the_truth_nor_their_order():
@@ -99,52 +107,93 @@ def test_windows_hold_as_many_as_a_task_and_neither_the_truth_nor_their_order():
     assert all(len(one.candidates) == 20 and one.ground_truth == "" for one in seen)
     assert len({one.task_id for one in seen}) == len(seen) == 4
     assert list(seen[0].candidates) != RETRIEVED[30:]
-    assert first != RETRIEVED and first == rerank(ask, RETRIEVED)
+    assert first.ids != RETRIEVED and first == rerank(ask, RETRIEVED)
     assert rerank(ask, RETRIEVED, seed=1) != first
 
 
 @pytest.mark.parametrize("answer", [None, [], ["x"], [None, "x", "x"]])
-def test_a_window_without_a_usable_answer_stays_as_it_was(answer):
-    async def ask(one):
-        return Ranking(answer)
+def test_a_window_in_which_nothing_is_named_fails_the_task(answer):
+    """Else a method that never answers has what the retriever earns."""
 
-    assert rerank(ask, RETRIEVED) == RETRIEVED
+    async def ask(one):
+        return (
+            Ranking(None if one.task_id.endswith("~2") else list(one.candidates)) if answer is None else Ranking(answer)
+        )
+
+    found = rerank(ask, RETRIEVED)
+    assert found.ids is None and "named none of the items (window " in found.failure
+
+
+def test_a_failure_keeps_its_reason():
+    async def ask(one):
+        return Ranking(None, "endpoint: 503")
+
+    assert rerank(ask, RETRIEVED).failure == "endpoint: 503 (window 1 of 4)"
 
 
 def test_a_short_or_repeated_answer_leads_and_the_rest_keeps_its_order():
     async def ask(one):
         return Ranking(["i05", "i05", "zz", "i03"])
 
-    assert rerank(ask, RETRIEVED[:20])[:4] == ["i05", "i03", "i00", "i01"]
+    assert rerank(ask, RETRIEVED[:20]).ids[:4] == ["i05", "i03", "i00", "i01"]
 
 
-def test_a_method_that_raises_leaves_the_window_and_is_counted():
-    class Broken:
-        name = "broken"
+class Hangs(Method):
+    name = "hangs"
 
-        def rank(self, task, history):
-            raise ValueError("no")
+    async def rank(self, task, context):
+        await asyncio.sleep(60)
 
-    failures = []
-    ask = None
+
+def test_a_window_has_its_time():
+    assert ranked(Hangs(), RETRIEVED, 0.05).failure == "no answer within 0.05 s (window 1 of 4)"
+
+
+def test_retrievers_share_one_opened_method():
+    class Counted(Method):
+        name, opened, closed = "counted", 0, 0
+
+        async def __aenter__(self):
+            Counted.opened += 1
+            self.in_flight = 3
+            return self
+
+        async def __aexit__(self, *_):
+            Counted.closed += 1
+
+        async def rank(self, task, context):
+            return Ranking(list(task.candidates))
 
     async def work():
-        nonlocal ask
-        ask = corpus.asker(Yardstick(Broken()), TaskContext([]), failures)
-        return await corpus.rerank(task(), RETRIEVED, ask)
+        async with corpus.Shared(Counted()) as shared:
+            for finder in (FINDER, corpus.retriever("popularity", VISIBLE)):
+                made = corpus.Reranked(shared, finder, {"t0": RETRIEVED}, 50, 20, 5.0, 0)
+                assert made.name == f"counted on 50 of {finder.name}"
+                async with made:
+                    assert made.in_flight == 3 and Counted.closed == 0
+                    await made.rank(task(), TaskContext([]))
 
-    assert asyncio.run(work()) == RETRIEVED and len(failures) == 4
+    asyncio.run(work())
+    assert (Counted.opened, Counted.closed) == (1, 1)
 
 
 def test_a_truth_that_was_not_retrieved_is_a_miss():
     tasks = [task("i00", 0), task("i15", 1), task("nowhere", 2), task("i05", 3)]
-    found = corpus.figures([RETRIEVED, RETRIEVED, RETRIEVED, []], tasks, 200)
+    found = corpus.figures([RETRIEVED, RETRIEVED, RETRIEVED, []], tasks, [RETRIEVED, RETRIEVED, RETRIEVED, []], 200)
     assert (found["n"], found["retrieved"], found["hr10"], found["hr20"]) == (4, 50.0, 25.0, 50.0)
     assert found["ndcg10"] == pytest.approx(25.0)
     assert found["ndcg20"] == pytest.approx(25.0 * (1 + 1 / np.log2(17)))
     assert found["hr20_low"] <= 50.0 <= found["hr20_high"]
     text = corpus.markdown([{"retriever": "r", "method": "m", "depth": 50, **found}])
-    assert "| r | m | 50 | 50.0 | 25.0 [" in text
+    assert "| r | m | 50 | 4 | 0 | 50.0 | 25.0 [" in text
+
+
+def test_a_task_that_failed_is_a_miss_though_its_truth_was_retrieved():
+    tasks = [task("i00", 0), task("i01", 1)]
+    found = corpus.figures([RETRIEVED, None], tasks, [RETRIEVED, RETRIEVED], 200)
+    assert (found["n"], found["failed"], found["retrieved"], found["hr10"]) == (2, 1, 100.0, 50.0)
+    row = {"retriever": "r", "method": "m", "reasons": [["no", 1]], **found}
+    assert corpus.problems([row]) == ["m on what r retrieved: 1 of 2 tasks failed and count as misses (1 x no)"]
 
 
 def test_what_cannot_retrieve_is_refused():

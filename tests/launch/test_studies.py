@@ -56,7 +56,69 @@ def test_all_items_are_ranked(run, tmp_path, capsys):
     ]  # fmt: skip
     assert all(row["n"] == 6 and row["failed"] == 0 and row["hr20"] <= row["retrieved"] for row in rows)
     assert rows[0]["retrieved"] == rows[2]["retrieved"] == rows[4]["retrieved"]
-    assert "| item_knn | random | 30 |" in capsys.readouterr().out
+    assert "| item_knn | random | 30 | 6 | 0 |" in capsys.readouterr().out
+
+
+FAILING = """
+import pathlib
+class Fails:
+    name = "fails"
+    def rank(self, task, history):
+        raise ValueError("no")
+class Counts:
+    name = "counts"
+    def __init__(self, file):
+        self.file = pathlib.Path(file)
+    def rank(self, task, history):
+        with self.file.open("a") as handle:
+            handle.write("x")
+        return list(task.candidates)
+def fails(world, seed):
+    return Fails()
+def counts(world, seed, file):
+    return Counts(file)
+"""
+
+
+def test_a_method_that_always_fails_has_not_what_its_retriever_has(run, tmp_path, capsys):
+    (tmp_path / "m.py").write_text(FAILING)
+    words = ["corpus", f"python:{tmp_path}/m.py:fails", "--tasks", run, "--out", tmp_path / "o", "--depth", "60"]
+    assert call(*words, "--retrieve", "item_knn") == 0
+    alone, row = read_json(tmp_path / "o" / "corpus.json")["rows"]
+    assert alone["hr20"] > 0 and row["hr20"] == row["hr10"] == row["ndcg20"] == 0.0
+    assert row["failed"] == row["n"] == 6 and row["retrieved"] == alone["retrieved"] and not alone["failed"]
+    assert "fails on what item_knn retrieved: 6 of 6 tasks failed and count as misses (6 x " in capsys.readouterr().out
+
+
+def test_what_was_answered_is_not_asked_again_and_earlier_rows_stay(run, tmp_path):
+    (tmp_path / "m.py").write_text(FAILING)
+    count, out = tmp_path / "count", tmp_path / "o"
+    counts = f"python:{tmp_path}/m.py:counts:file={count}"
+    words = ["--tasks", run, "--out", out, "--depth", "30", "--retrieve", "popularity", "--timeout", "20"]
+    assert call("corpus", counts, *words, "--limit", 2) == 0
+    few = len(count.read_text())
+    assert call("corpus", counts, *words) == 0
+    every = len(count.read_text())
+    assert every > few and call("corpus", counts, *words) == 0 and len(count.read_text()) == every
+    assert call("corpus", "random", *words) == 0
+    assert [row["method"] for row in read_json(out / "corpus.json")["rows"]] == ["counts", "\u2013", "random"]
+    (ledger,) = out.glob("corpus/counts*.jsonl")
+    lines = ledger.read_text().splitlines()
+    ledger.write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:20])
+    assert call("corpus", counts, *words) == 0 and every < len(count.read_text()) < 2 * every
+    assert call("corpus", counts, *words, "--seed", 5) == 2  # another order of the windows
+    assert call("corpus", counts, *words, "--window", 10) == 2
+
+
+def test_other_parts_and_files_of_tasks_are_ranked_too(run, tmp_path, capsys):
+    words = ["corpus", "random", "--depth", "20", "--retrieve", "popularity", "--out"]
+    assert call(*words, tmp_path / "a", "--tasks", run, "--part", "valid") == 0
+    file = tmp_path / "some.parquet"
+    file.write_bytes((run / "tasks" / "test.parquet").read_bytes())
+    assert call(*words, tmp_path / "b", "--tasks", file) == 2
+    assert call(*words, tmp_path / "b", "--tasks", file, "--world", run) == 0
+    assert call(*words, tmp_path / "c", "--tasks", file, "--world", run, "--timeout", 0) == 2
+    assert "--timeout is 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option, value", [("--depth", 0), ("--window", 1), ("--retrieve", "bm25")])

@@ -6,8 +6,8 @@ import re
 import pytest
 
 from star_rl.errors import StarError
-from star_rl.evaluation.tasks import read_tasks
-from star_rl.files import write_json
+from star_rl.evaluation.tasks import digest, read_tasks
+from star_rl.files import read_json, write_json
 from star_rl.records import SCENARIOS, Item
 from star_rl.report import contexts
 from star_rl.report.changes import changes
@@ -43,9 +43,11 @@ def test_the_verdict_names_the_best_and_who_is_not_shown_to_be_worse(tmp_path, e
 def test_problems_are_counted_and_said(tmp_path, evaluation, check):
     ranks = [1, None, None, 0, ..., 2, 1, 1]
     folder = evaluation(tmp_path / "e", {"a": ranks, "b": [1] * 8})
-    problems = verdict(gather([folder])).problems
-    assert problems[0].startswith("a: 1 of 8 tasks have no answer yet")
-    assert problems[1].startswith("a: 2 of 7 answers failed and count as misses (2 x no answer within 300 s)")
+    told = verdict(gather([folder]))
+    problems = told.problems
+    assert problems[0].startswith("a: 2 of 7 answers failed and count as misses (2 x no answer within 300 s)")
+    assert problems[1].startswith("e: a has answered 7 of 8 tasks so far")
+    assert told.result.startswith("b, the only method that was asked every task") and not told.words[0].startswith("Ev")
     text = check(page_of(folder)).text
     assert all(words in text for words in problems) and f"Problems found: {len(problems)}" in text
 
@@ -72,14 +74,16 @@ def test_figures_are_drawn_only_where_their_data_are(tmp_path, evaluation, check
     assert not re.search(r'id="(study-k|study-scaling|study-latency|corpus)', page)
     rows = [{"k": k, "hr_avg": 50.0 + k, "low": 40.0, "high": 60.0} for k in (1, 2)]
     curves = {"method": "star", "n": 24, "samples": 2, "curves": {"best": rows, "borda": rows}}
-    write_json(folder / "best_of_k.json", {"methods": [curves], "seed": 0})
+    same = digest(read_tasks(folder / "tasks.parquet"))
+    write_json(folder / "best_of_k.json", {"methods": [curves], "tasks": same, "seed": 0})
     row = {"name": "star", "n": 9, "scripted": False, "p50": 0.2, "p95": 0.3, "p99": 0.4, "calls": 4.0, "hr_avg": 50.0}
     row |= {"tokens_in": 100.0, "tokens_out": None, "tool_seconds": None, "tool_calls": 3.0, "failed": 0, "mean": 0.2}
     slow = row | {"name": "MARS", "p50": 2.0, "scripted": True}
-    write_json(folder / "latency.json", {"rows": [row, slow], "ratios": {}, "tasks": "x", "seed": 0})
+    write_json(folder / "latency.json", {"rows": [row, slow], "ratios": {}, "tasks": same, "seed": 0})
     cells = {f"{name}{end}": 5.0 for name in ("hr10", "hr20", "ndcg10", "ndcg20") for end in ("", "_low", "_high")}
     corpus = {"retriever": "item_knn", "method": "star", "depth": 60, "retrieved": 70.0, **cells}
-    write_json(folder / "corpus.json", {"rows": [corpus], "tasks": "x", "items": 9, "seed": 0})
+    corpus |= {"n": 24, "failed": 3, "reasons": [["no answer", 3]]}
+    write_json(folder / "corpus.json", {"rows": [corpus], "tasks": same, "items": 9, "seed": 0})
     sizes = {"star": {"parameters": 8_000_000}, "sft": {"parameters": 500_000}}
     other = evaluation(tmp_path / "f", {"star": GOOD, "sft": POOR}, writers=["star", "sft"], **sizes)
     checker = check(page_of(folder))
@@ -89,8 +93,25 @@ def test_figures_are_drawn_only_where_their_data_are(tmp_path, evaluation, check
         "other tasks and hardware",
         "MARS (quality of the rules)",
         "5.0 [5.0, 5.0]",
+        "star on what item_knn retrieved: 3 of 24 tasks failed and count as misses (3 x no answer)",
     ):
         assert words in checker.text
+    assert "other tasks: not to be" not in checker.text and "is that of all 24 tasks" in checker.text
+    assert re.search(r'<td data-value="24">24</td><td data-value="3">3</td><td data-value="70.0">', page_of(folder))
+    for name in ("best_of_k", "latency", "corpus"):
+        study = read_json(folder / f"{name}.json")
+        write_json(folder / f"{name}.json", {**study, "tasks": {**same, "classic-0": "another"}})
+    told, strange = verdict(gather([folder])), check(page_of(folder)).text
+    assert [words for words in told.problems if "belongs to other tasks" in words] == [
+        f"e: what {name} measured belongs to other tasks, not to this evaluation's: it is shown by itself, and not to "
+        "be held against the tables"
+        for name in ("best-of-k", "latency", "corpus")
+    ]
+    for words in ("Best of k: star (other tasks), 24", "latency (other tasks), 9", "other tasks: not to be held"):
+        assert words in strange
+    assert "is that of all 24 tasks" not in strange
+    write_json(folder / "corpus.json", {"rows": [corpus], "tasks": "x"})
+    assert "corpus measured belongs to tasks unknown" in check(page_of(folder)).text
     page = page_of(other)
     assert "Sizes of the student" in check(page).text and "on Goodreads and other tasks: not comparable" in page
     write_json(folder / "latency.json", {"rows": [{"name": "star"}]})
