@@ -10,6 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from launch.world import World
 from star_rl.errors import StarError
 from star_rl.evaluation import results, runner
@@ -116,7 +118,7 @@ def seal(
     folder: Path,
     world: World,
     tasks: TaskSet,
-    samples: int,
+    samples: int | None,
     resamples: int,
     seed: int,
     more: Sequence[Answer] = (),
@@ -126,6 +128,7 @@ def seal(
     """All answers of a folder as ``answers.parquet``, their figures as ``metrics.json``, and both as a page.
 
     Args:
+        samples: of each task at most; None for all that every task has.
         more: answers that come from elsewhere than ``answers/``.
         models: checkpoints of their methods.
     """
@@ -136,8 +139,9 @@ def seal(
     write_tasks(folder / "tasks.parquet", tasks.tasks)
     results.write(folder / "answers.parquet", table)
     contexts.write(folder, tasks.tasks, world.history, world.items)
+    figures = judge(table, tasks.tasks, samples, resamples, seed, pairs)
     judged = {
-        **judge(table, tasks.tasks, samples, resamples, seed, pairs),
+        **figures,
         "tasks": {
             "fingerprint": tasks.fingerprint,
             "official": tasks.official,
@@ -146,7 +150,7 @@ def seal(
                 for (source, scenario), own in tasks.cells.items()
             ],
         },
-        "notes": list(tasks.notes),
+        "notes": [*figures["notes"], *_unanswered(folder, table), *tasks.notes],
         "seed": seed,
         "versions": versions(_PACKAGES),
     }
@@ -156,6 +160,15 @@ def seal(
     write_json(folder / "metrics.json", judged)
     write_evaluation([folder])
     return judged
+
+
+def _unanswered(folder: Path, table: pa.Table) -> list[str]:
+    """Methods that were begun and have no answer at all, so that they are in no table."""
+    known = set(table["method"].to_pylist())
+    begun = [head.get("method") for _, head in runner.ledgers(folder / "answers")]
+    return [
+        f"{name} has answered no task yet; give the same star-rl evaluate again" for name in begun if name not in known
+    ]
 
 
 def _models(folder: Path) -> dict[str, Path]:
@@ -202,7 +215,7 @@ def evaluate(arguments: Namespace) -> int:
     write_tasks(folder / "tasks.parquet", tasks.tasks)
     with _line("evaluate") as line:
         failed = run_methods(methods, world, tasks, folder, arguments.samples, arguments.timeout, line)
-    judged = seal(folder, world, tasks, arguments.samples, arguments.bootstrap, seed)
+    judged = seal(folder, world, tasks, None, arguments.bootstrap, seed)
     print(summary(judged))
     for name, reasons in failed.items():
         for reason, count in reasons.items():

@@ -114,9 +114,11 @@ def compare(folders: Sequence[Path]) -> Compared:
             if not known:
                 seen[column.cell] = (column, one.folder)
                 found.columns.append(column)
+        sizes = {(entry["source"], entry["scenario"]): entry["n"] for entry in one.figures["tasks"]["cells"]}
         for row in one.figures["cells"]:
             name = one.names.setdefault(row["name"], _name(row["name"], one, found.folders))
-            found.methods.setdefault(name, {})[row["source"], row["scenario"]] = row
+            if row["n"] == sizes[row["source"], row["scenario"]]:  # of fewer tasks is of other tasks; a note says so
+                found.methods.setdefault(name, {})[row["source"], row["scenario"]] = row
         found.notes += [f"{one.label}: {note}" for note in one.figures["notes"]]
     found.columns.sort(key=_order)
     found.notes += _comparability(found)

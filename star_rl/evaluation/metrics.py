@@ -9,7 +9,7 @@ failure.
 Everything goes through one array of ranks, so that a million lists are read once and the rest is arithmetic.
 
 Notation: n tasks, m methods, B bootstrap resamples. A rank counts from 1; 0 = the truth is not in the list, -1 = the
-task failed.
+task failed, -2 = nobody asked, which is no miss: such a task is in no mean.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from star_rl.errors import StarError
 
 #: Cut-offs of the hit rate.
 CUTS = (1, 3, 5)
-ABSENT, FAILED = 0, -1
+ABSENT, FAILED, NOT_ASKED = 0, -1, -2
 
 Ranks = NDArray[np.int32]
 Floats = NDArray[np.float64]
@@ -104,6 +104,12 @@ def hits(found: ArrayLike, k: int) -> Floats:
 def hr_avg(found: ArrayLike) -> Floats:
     """HR_avg of each single list: 1, 2/3, 1/3 or 0. Shape: as ``found``."""
     return sum((hits(found, k) for k in CUTS[1:]), start=hits(found, CUTS[0])) / len(CUTS)
+
+
+def by_task(found: ArrayLike) -> Floats:
+    """HR_avg of each task, mean over its samples; NaN where a sample was not asked. Shapes: (samples, n) -> (n,)."""
+    found = np.asarray(found)
+    return np.where((found == NOT_ASKED).any(axis=0), np.nan, hr_avg(found).mean(axis=0))
 
 
 def ndcg(found: ArrayLike, k: int) -> Floats:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from star_rl.errors import StarError
-from star_rl.evaluation.metrics import FAILED, Ranks, rank_of
+from star_rl.evaluation.metrics import NOT_ASKED, Ranks, rank_of
 from star_rl.files import atomic_path
 from star_rl.records import Task
 
@@ -134,13 +134,13 @@ def names_candidates(ranked: Sequence[str | None] | None, task: Task) -> bool:
 
 
 def ranks_by_task(table: pa.Table, method: str, tasks: Sequence[Task], samples: int = 1) -> Ranks:
-    """Ranks of one method over tasks in their order, a missing answer being a failure. Shape: (samples, n).
+    """Ranks of one method over tasks in their order, ``metrics.NOT_ASKED`` where it has none. Shape: (samples, n).
 
     Raises:
         StarError: an answer belongs to no task of the set: results of another set were mixed in.
     """
     place = {task.task_id: index for index, task in enumerate(tasks)}
-    found = np.full((samples, len(tasks)), FAILED, np.int32)
+    found = np.full((samples, len(tasks)), NOT_ASKED, np.int32)
     own = table.filter(pc.equal(table["method"], method))
     for task_id, sample, rank in zip(*(own[name].to_pylist() for name in ("task_id", "sample", "rank")), strict=True):
         if task_id not in place:
@@ -153,9 +153,19 @@ def ranks_by_task(table: pa.Table, method: str, tasks: Sequence[Task], samples: 
     return found
 
 
-def mean_of(table: pa.Table, method: str, column: str) -> float | None:
-    """Mean of a column over a method's answers; ``None`` where it was never measured."""
-    values = table.filter(pc.equal(table["method"], method))[column].drop_null()
+def complete_samples(found: Ranks) -> int:
+    """How many samples every task has that has the first one: those that a mean over tasks may be taken over.
+
+    Args:
+        found: as of :func:`ranks_by_task`. Shape: (samples, n).
+    """
+    whole = (found[:, found[0] != NOT_ASKED] != NOT_ASKED).all(axis=1)
+    return len(whole) if whole.all() else int(np.argmin(whole))
+
+
+def mean_of(table: pa.Table, column: str) -> float | None:
+    """Mean of a column over answers; ``None`` where it was never measured."""
+    values = table[column].drop_null()
     if not len(values):
         return None
     return float(np.mean(values.to_numpy(zero_copy_only=False).astype(np.float64)))

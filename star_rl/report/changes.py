@@ -71,9 +71,9 @@ def _change(found: Findings, name: str, before: Judged, after: Judged) -> Change
 
 
 def _values(found: Findings, judged: Judged, name: str) -> dict[tuple[str, str, str], float]:
-    """HR_avg by task, a share."""
+    """HR_avg by task that was asked, a share."""
     values = found.scores[judged.label, name]
-    return {key_of(task): float(value) for task, value in zip(judged.tasks, values, strict=True)}
+    return {key_of(task): float(value) for task, value in zip(judged.tasks, values, strict=True) if value == value}
 
 
 def markdown(made: Sequence[Change]) -> str:

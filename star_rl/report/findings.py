@@ -109,12 +109,10 @@ def gather(folders: Sequence[Path], resamples: int = 2000) -> Findings:
             ranks = results.ranks_by_task(table, row["name"], one.tasks, row["samples"])
             known = methods.setdefault(name, _empty(name, row, len(tasks)))
             known.sources.append((one, row["name"]))
-            known.values[where] = scores[one.label, row["name"]] = metrics.hr_avg(ranks).mean(axis=0)
+            known.values[where] = scores[one.label, row["name"]] = metrics.by_task(ranks)
             known.ranks[where] = ranks[0]
-            problems = _problems(table, row["name"], candidates)
-            known.problems += [
-                words for words in (f"{name}: {words}" for words in problems) if words not in known.problems
-            ]
+            said = (f"{name}: {words}" for words in problems(table, row["name"], candidates))
+            known.problems += [words for words in said if words not in known.problems]
     for entry in methods.values():
         if len({own.folder for own, _ in entry.sources}) > 1 and entry.figures["n"] < np.isfinite(entry.values).sum():
             entry.figures = _together(entry, resamples)
@@ -188,17 +186,10 @@ def _apart(known: Any, tasks: Sequence[Task]) -> str:
     return "other tasks" if strangers(known, tasks) else ""
 
 
-def _problems(table: pa.Table, name: str, candidates: Mapping[str, set[str]]) -> list[str]:
-    """Failures by reason, answers that are missing, and rankings that are not valid, each as a sentence."""
+def problems(table: pa.Table, name: str, candidates: Mapping[str, set[str]]) -> list[str]:
+    """Failures by reason, and rankings that are not valid, each as a sentence; what is missing is in the notes."""
     own = table.filter(pc.equal(table["method"], name))
     total, found = len(own), []
-    asked = set(own["task_id"].to_pylist())
-    missing = len(candidates.keys() - asked)
-    if missing:
-        found.append(
-            f"{missing:,} of {len(candidates):,} tasks have no answer yet and count as misses: give the same "
-            "star-rl evaluate again"
-        )
     reasons = Counter(reason for reason in own["failure"].to_pylist() if reason)
     if reasons:
         shown = "; ".join(f"{count:,} x {reason[:120]}" for reason, count in reasons.most_common(_REASONS))

@@ -22,11 +22,48 @@ def test_a_failed_task_is_a_miss_and_stays_in_the_denominator():
         Answer("sft", TASKS[1], ["1", "2", "7"], well_formed=True),
         Answer("sft", TASKS[2], None, well_formed=False),
     ]
+    answers.append(Answer("sft", TASKS[3], None))
     row = judge(results.table_of(answers), TASKS, 1, 200, 0)["methods"][0]
-    assert (row["n"], row["hr1"], row["hr3"], row["hr5"]) == (4, 25.0, 50.0, 50.0)
+    assert (row["n"], row["failed"], row["hr1"], row["hr3"], row["hr5"]) == (4, 2, 25.0, 50.0, 50.0)
     assert row["hr_avg"] == pytest.approx(125 / 3)
-    assert row["hr_avg_low"] <= row["hr_avg"] <= row["hr_avg_high"]
+    for name in ("hr1", "hr3", "hr5", "hr_avg", "ndcg5", "ndcg10", "mrr"):
+        assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
     assert row["format_rate"] == pytest.approx(2 / 3)
+
+
+def test_what_nobody_asked_is_no_miss_and_is_set_against_nobody():
+    answers = [Answer(name, one, ["7"]) for name in ("whole", "other") for one in TASKS]
+    answers += [Answer("half", one, ["1", "7"], tokens=5) for one in TASKS[:2]]
+    found = judge(results.table_of(answers), TASKS, 1, 200, 0)
+    rows = {row["name"]: row for row in found["methods"]}
+    assert (rows["half"]["n"], rows["half"]["missing"], rows["half"]["failed"]) == (2, 2, 0)
+    assert (rows["half"]["hr3"], rows["half"]["hr3_low"]) == (100.0, 100.0)
+    assert (rows["whole"]["n"], rows["whole"]["missing"]) == (4, 0)
+    assert [(pair["a"], pair["b"]) for pair in found["pairs"]] == [("whole", "other")]
+    assert judge(results.table_of(answers), TASKS, 1, 200, 0, [("whole", "half")])["pairs"] == []
+    assert len(found["notes"]) == 1 and found["notes"][0].startswith("half has answered 2 of 4 tasks so far")
+
+
+def test_only_samples_that_all_tasks_have_are_counted_with_their_costs():
+    answers = [Answer("a", one, ["7"], sample=k, tokens=10) for one in TASKS for k in range(2)]
+    answers += [Answer("a", one, ["1"], sample=2, tokens=900, seconds=9.0) for one in TASKS[:3]]
+    found = judge(results.table_of(answers), TASKS, 4, 200, 0)
+    (row,) = found["methods"]
+    assert (row["samples"], row["n"], row["hr1"], row["tokens"], row["latency_p50"]) == (2, 4, 100.0, 10.0, None)
+    assert found["notes"][0].startswith("a has 2 of 3 samples of all its tasks")
+    fewer = judge(results.table_of(answers), TASKS, 1, 200, 0)["methods"][0]
+    assert (fewer["samples"], fewer["hr1"]) == (1, 100.0)
+    assert judge(results.table_of(answers[:7]), TASKS, None, 200, 0)["methods"][0]["samples"] == 1
+    late = [Answer("a", TASKS[0], ["7"]), Answer("a", TASKS[1], ["7"], sample=1)]  # its first is still to come
+    assert judge(results.table_of(late), TASKS, 2, 200, 0)["methods"][0]["n"] == 1
+    assert judge(results.table_of(late[1:]), TASKS, 2, 200, 0)["methods"] == []
+
+
+def test_failures_are_counted_in_tasks_whatever_the_number_of_samples():
+    answers = [Answer("a", one, None, sample=k) for one in TASKS[:2] for k in range(3)]
+    answers += [Answer("a", one, ["7"] if k else None, sample=k) for one in TASKS[2:] for k in range(3)]
+    (row,) = judge(results.table_of(answers), TASKS, 3, 200, 0)["methods"]
+    assert (row["n"], row["failed"], row["samples"]) == (4, 4, 3)
 
 
 def test_methods_are_paired_over_the_same_tasks():
@@ -68,8 +105,10 @@ def test_every_sub_task_has_its_row():
     answers = [Answer("a", tasks[0], ["7"], tool_calls=4), Answer("a", tasks[1], ["1", "7"], tool_calls=2)]
     cells = {row["scenario"]: row for row in judge(results.table_of(answers), tasks, 1, 200, 0)["cells"]}
     assert (cells["classic"]["n"], cells["classic"]["hr_avg"], cells["classic"]["tool_calls"]) == (1, 100.0, 4.0)
-    assert (cells["long_term"]["n"], cells["long_term"]["failed"]) == (2, 1)
-    assert cells["long_term"]["hr3"] == 50.0 and cells["long_term"]["mrr"] == 25.0
+    assert (cells["long_term"]["n"], cells["long_term"]["missing"]) == (1, 1)
+    assert cells["long_term"]["hr3"] == 100.0 and cells["long_term"]["mrr"] == 50.0
+    alone = judge(results.table_of(answers[:1]), tasks, 1, 200, 0)["cells"]
+    assert [row["scenario"] for row in alone] == ["classic"]
 
 
 def test_a_table_without_answers_has_no_methods():

@@ -100,15 +100,47 @@ def test_a_method_that_fails_is_counted_and_said(run, tmp_path, capsys, kind, wo
     assert (row["n"], row["failed"], row["hr5"]) == (3, 3, 0.0)
 
 
+def test_what_was_not_asked_is_not_failed_and_is_said(run, tmp_path, capsys):
+    out = tmp_path / "e"
+    assert call("evaluate", "item_knn", "--tasks", run, "--out", out, "--limit", "5") == 0
+    alone = read_json(out / "metrics.json")["methods"][0]
+    capsys.readouterr()
+    assert call("evaluate", "random", "popularity", "--tasks", run, "--out", out) == 0
+    said = "item_knn has answered 5 of 12 tasks so far"
+    assert said in capsys.readouterr().out
+    judged = read_json(out / "metrics.json")
+    rows = {row["name"]: row for row in judged["methods"]}
+    assert rows["item_knn"] | {"missing": 0, "latency_p50": 0, "latency_p95": 0} == alone | {
+        "missing": 0,
+        "latency_p50": 0,
+        "latency_p95": 0,
+    }
+    assert len(judged["pairs"]) == 1 and judged["notes"][0].startswith(said)
+    page = (out / "report.html").read_text()
+    assert said in page and "item_knn is best" not in page
+    assert call("compare", out) == 0
+    table = capsys.readouterr().out
+    assert said in table and "item\\_knn" not in table
+
+
+def test_samples_asked_later_for_another_method_rewrite_nobodys_row(run, tmp_path):
+    out = tmp_path / "e"
+    call("evaluate", "mars", "--tasks", run, "--out", out, "--limit", "4", "--samples", "3")
+    before = read_json(out / "metrics.json")["methods"][0]
+    assert before["samples"] == 3
+    call("evaluate", "random", "--tasks", run, "--out", out, "--limit", "4")
+    assert read_json(out / "metrics.json")["methods"][0] == before
+
+
 def test_a_folder_holds_one_task_set_which_may_grow(run, tmp_path, capsys):
     out = tmp_path / "e"
     assert call("evaluate", "random", "--tasks", run, "--out", out, "--limit", "5") == 0
     assert call("evaluate", "popularity", "--tasks", run, "--out", out) == 0
     rows = {row["name"]: row for row in read_json(out / "metrics.json")["methods"]}
     assert (rows["popularity"]["n"], rows["popularity"]["failed"]) == (12, 0)
-    assert (rows["random"]["n"], rows["random"]["failed"]) == (12, 7)
+    assert (rows["random"]["n"], rows["random"]["missing"], rows["random"]["failed"]) == (5, 7, 0)
     assert call("evaluate", "random", "--tasks", run, "--out", out) == 0
-    assert read_json(out / "metrics.json")["methods"][0]["failed"] == 0
+    assert [read_json(out / "metrics.json")["methods"][0][name] for name in ("n", "missing")] == [12, 0]
     capsys.readouterr()
     assert call("evaluate", "random", "--tasks", run, "--out", out, "--part", "valid") == 2
     assert "holds answers to another task set" in capsys.readouterr().err

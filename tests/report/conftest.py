@@ -142,7 +142,7 @@ def evaluation():
             {
                 **judged,
                 "tasks": {"fingerprint": made.fingerprint, "official": official, "cells": cells},
-                "notes": list(made.notes),
+                "notes": [*judged["notes"], *made.notes],
                 "seed": 7,
                 "versions": {"star-rl": "1"},
             },
