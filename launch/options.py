@@ -108,9 +108,10 @@ class Student:
 
 @dataclass
 class Sft:
-    """``recipe``: an overlay in recipes/sft; ``overrides``: ms-swift arguments over it."""
+    """``recipe``: an overlay in recipes/sft, or a list of which each is laid over those before; ``overrides``: ms-swift
+    arguments over it."""
 
-    recipe: str = "recipes/sft/tiny_cpu.yaml"
+    recipe: Any = "recipes/sft/tiny_cpu.yaml"
     overrides: dict[str, Any] = field(default_factory=dict)
 
 
@@ -152,7 +153,7 @@ class GrpoSet:
 class Grpo:
     """``recipe``: an overlay in recipes/grpo; ``overrides``: verl options over it; ``steps`` bounds the training."""
 
-    recipe: str = "recipes/grpo/tiny_cpu.yaml"
+    recipe: str = "recipes/grpo/tiny.yaml"
     reward: str = "star"
     steps: int | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
@@ -234,6 +235,11 @@ class Recipe:
             ("evaluate.bootstrap", self.evaluate.bootstrap, 100, 1_000_000),
         ):
             _range(name, value, low, high)
+        names = self.sft.recipe
+        if not (
+            isinstance(names, str) or (isinstance(names, list) and names and all(isinstance(n, str) for n in names))
+        ):
+            raise StarError(f"sft.recipe={names} names no overlay", "give a path in recipes/sft, or a list of them")
         total = self.grpo_set.total
         if not (total == "max" or (isinstance(total, int) and not isinstance(total, bool) and total > 0)):
             raise StarError(f"grpo_set.total={total} is not a size", "give a positive number, or max")

@@ -86,7 +86,7 @@ def prepare(recipe: Recipe, root: Path) -> Recipe:
     Raises:
         StarError: a path that a node could not follow, or a reward that breaks its contract.
     """
-    from launch.training import overlay
+    from launch.overlays import named, overlay
     from rewards import loading
     from star_rl.integrations.verl.recipe import load_recipe
 
@@ -102,7 +102,7 @@ def prepare(recipe: Recipe, root: Path) -> Recipe:
     file, colon, function = recipe.grpo.reward.partition(".py")
     if colon and not recipe.grpo.reward.startswith("pkg://"):
         recipe.grpo.reward = _inside(Path(file + ".py"), root, "grpo.reward") + function
-    recipe.sft.recipe = _inside(overlay(recipe.sft.recipe), root, "sft.recipe")
+    recipe.sft.recipe = [_inside(overlay(name), root, "sft.recipe") for name in named(recipe.sft.recipe)]
     recipe.grpo.recipe = _inside(overlay(recipe.grpo.recipe), root, "grpo.recipe")
     ray = dict(recipe.grpo.overrides.get("ray") or {})
     recipe.grpo.overrides = {**recipe.grpo.overrides, "ray": {"address": "auto", **ray}}

@@ -9,30 +9,15 @@ from typing import Any
 
 from data_builders import grpo as grpo_set
 from data_builders import rating
+from launch.overlays import overlay, sft_layers
 from launch.teaching import student_path
 from launch.world import LACKING, World
-from star_rl.errors import StarError
 from star_rl.records import Task
 from star_rl.stage import Context
 from star_rl.trajectory import CRITICAL
 
-_ROOT = Path(__file__).resolve().parents[1]
 #: What an ablated student cannot write, so that its reward does not ask for it.
 _PHASE = {"planner": "plan", "reflector": "reflection"}
-
-
-def overlay(name: str) -> Path:
-    """A recipe overlay, looked up from here and then from the project's root.
-
-    Raises:
-        StarError: there is no such file.
-    """
-    for path in (Path(name), _ROOT / name):
-        if path.is_file():
-            return path
-    folder = (_ROOT / name).parent
-    near = ", ".join(sorted(path.name for path in folder.glob("*.yaml"))) if folder.is_dir() else "none"
-    raise StarError(f"there is no recipe {name}", f"{folder.name} holds {near}")
 
 
 def required_phases(setting: str) -> tuple[str, ...]:
@@ -47,7 +32,7 @@ def sft_stage(context: Context) -> dict[str, Any]:
 
     options = context.config["sft"]
     result = run_sft(
-        [overlay(options["recipe"]), options["overrides"]],
+        sft_layers(options),
         data=context.inputs["sft_set"] / "sft.parquet",
         out=context.folder,
         model=student_path(context),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,8 @@ def plan_recipe(
 
 
 def _chain(path: Path, overrides: Sequence[str], gpus: int | None, size: float, model: str | None) -> list[Plan]:
+    from launch.overlays import overlay, sft_layers
     from launch.recipe import load
-    from launch.training import overlay
 
     recipe = load(path, overrides)
     model = model or recipe.student.path
@@ -68,7 +69,7 @@ def _chain(path: Path, overrides: Sequence[str], gpus: int | None, size: float, 
             "plan a recipe with student.path, or give --model",
         )
     return [
-        _sft([overlay(recipe.sft.recipe), recipe.sft.overrides], model, gpus, size),
+        _sft(sft_layers(asdict(recipe.sft)), model, gpus, size),
         _grpo(overlay(recipe.grpo.recipe), recipe.grpo.overrides, model, gpus, size),
     ]
 
@@ -76,8 +77,7 @@ def _chain(path: Path, overrides: Sequence[str], gpus: int | None, size: float, 
 def _sft(layers: list[Any], model: str | None, gpus: int | None, size: float) -> Plan:
     from star_rl.integrations.swift.recipe import compose
 
-    base = [] if (Path(layers[0]).stem, len(layers)) == ("table4", 1) or len(layers) > 1 else ["table4"]
-    config = compose([*base, *layers], data=Path("sft.parquet"), out=Path("out"))
+    config = compose(layers, data=Path("sft.parquet"), out=Path("out"), model=model)
     return plan_sft(
         config, shape_of(model or config["model"]), gpus or int(config["ENV"].get("NPROC_PER_NODE", 1)), size
     )

@@ -162,6 +162,35 @@ def test_null_removes_a_key_and_env_is_merged(tmp_path):
     assert (config["ENV"]["X"], config["ENV"]["Y"]) == ("3", "2")
 
 
+@pytest.mark.parametrize("name", sorted(p.stem for p in FOLDER.glob("*.yaml")))
+def test_an_overlay_taken_alone_is_whole(name, tmp_path):
+    """Through its base: precision, length, batch and what the paper's table sets are there whatever it changes."""
+    config = compose([name], data=Path("d"), out=tmp_path, model=tmp_path)
+    assert "base" not in config
+    assert {"max_length", "per_device_train_batch_size", "learning_rate", "torch_dtype", "warmup_ratio"} <= set(config)
+    if not name.endswith("_cpu"):
+        assert (config["bf16"], config["max_length"], "deepspeed" in config) == (True, 16384, True)
+
+
+def test_overlays_behind_the_first_lose_their_base(tmp_path):
+    def of(*names):
+        return compose(list(names), data=Path("d"), out=tmp_path, model=tmp_path)
+
+    assert of("gpu1", "lora")["gradient_accumulation_steps"] == 64  # table 4 is not laid over gpu1 again
+    assert of("tiny_cpu", "lora")["max_length"] == 1024
+    assert of("lora")["max_length"] == 16384
+    assert of("section41") == of("table4", "section41")
+
+
+def test_a_base_that_is_absent_or_its_own_is_named(tmp_path):
+    (tmp_path / "a.yaml").write_text("base: b.yaml\n")
+    with pytest.raises(StarError, match=r"names a base b\.yaml, which is not there"):
+        load_overlay(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("base: a.yaml\n")
+    with pytest.raises(StarError, match="its own base"):
+        load_overlay(tmp_path / "a.yaml")
+
+
 def test_long_rows_are_counted(student, tmp_path):
     path = write_set(tmp_path / "d.parquet", [row(1), row(2, 400), row(3), row(4, 401)])
     kept, rows, dropped, mean = sft.sieve_long_rows(path, student, 200, tmp_path / "kept.parquet")

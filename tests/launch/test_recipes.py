@@ -1,11 +1,12 @@
 """Every recipe that ships: chains load, overlays exist, and verl and its dataclasses take the GRPO ones."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from launch.overlays import overlay, sft_layers
 from launch.recipe import load
-from launch.training import overlay
 from star_rl.errors import StarError
 from star_rl.integrations.verl.recipe import Paths, cluster_overrides, compose, load_recipe, overrides_of, verl_tree
 
@@ -17,7 +18,7 @@ GRPO = sorted(Path("recipes/grpo").glob("*.yaml"))
 def test_a_chain_loads_and_its_overlays_exist(path):
     recipe = load(path)
     assert recipe.name == path.stem
-    assert overlay(recipe.sft.recipe).is_file() and overlay(recipe.grpo.recipe).is_file()
+    assert sft_layers(asdict(recipe.sft)) and overlay(recipe.grpo.recipe).is_file()
 
 
 @pytest.mark.parametrize("name, total", [("amazon", 500), ("goodreads", 470), ("yelp", 486)])

@@ -1,4 +1,7 @@
-"""An SFT recipe as ms-swift reads it: short overlays (`recipes/sft/*.yaml`) over one base; the last one wins."""
+"""An SFT recipe as ms-swift reads it: short overlays (`recipes/sft/*.yaml`) over what every run sets; the last wins.
+
+An overlay that says what differs from another names it as `base: other.yaml`, relative to itself.
+"""
 
 from __future__ import annotations
 
@@ -47,29 +50,59 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFL
 OWNED = ("dataset", "output_dir", "resume_from_checkpoint", "external_plugins")
 
 
-def load_overlay(recipe: str | Path | Mapping[str, Any]) -> dict[str, Any]:
-    """One overlay: a mapping, a path, or the name of a file in `recipes/sft` without its suffix.
+def load_overlay(recipe: str | Path | Mapping[str, Any], bases: bool = True) -> dict[str, Any]:
+    """One overlay over the one that its `base:` names: a mapping, a path, or a file of `recipes/sft` by its stem.
+
+    Args:
+        recipe: see above; a mapping has no base.
+        bases: False leaves the base out, for an overlay that is laid over others.
 
     Raises:
-        StarError: no such file, or it is no mapping.
+        StarError: no such file, it is no mapping, or its bases go round in a circle.
     """
-    if isinstance(recipe, Mapping):
-        return dict(recipe)
+    return _merged([dict(recipe)] if isinstance(recipe, Mapping) else _read(_file(recipe), bases, ()))
+
+
+def _file(recipe: str | Path) -> Path:
     path = Path(recipe)
     if path.suffix not in {".yaml", ".yml"} and len(path.parts) == 1:
         path = RECIPES / f"{path}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
         raise StarError(f"no SFT recipe {str(recipe)!r}", f"give a path, or one of: {known}")
+    return path
+
+
+def _read(path: Path, bases: bool, under: tuple[Path, ...]) -> list[dict[str, Any]]:
+    """The overlays of a file, its bases first."""
     try:
         overlay = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as e:
         raise StarError(f"{path} is not YAML ({str(e).splitlines()[0]})", "mend the file") from e
     if overlay is None:
-        return {}
+        return [{}]
     if not isinstance(overlay, dict):
         raise StarError(f"{path} holds a {type(overlay).__name__}, not keys with values", "write `key: value` lines")
-    return overlay
+    base = overlay.pop("base", None)
+    if base is None or not bases:
+        return [overlay]
+    below = (path.parent / str(base)).resolve()
+    if not below.is_file():
+        raise StarError(f"{path} names a base {base}, which is not there", "write it relative to the file")
+    if below in (*under, path.resolve()):
+        raise StarError(f"{path} is its own base, through {base}", "mend `base:`")
+    return [*_read(below, True, (*under, path.resolve())), overlay]
+
+
+def _merged(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Later ones win; `ENV` key by key. `null` stays, for it removes a key of what lies further below."""
+    out: dict[str, Any] = {}
+    for layer in layers:
+        variables = {**(out.get("ENV") or {}), **(layer.get("ENV") or {})}
+        out |= layer
+        if variables:
+            out["ENV"] = variables
+    return out
 
 
 def compose(
@@ -83,7 +116,8 @@ def compose(
     """The whole ms-swift configuration: base, then the overlays in order, then the paths.
 
     Args:
-        recipes: overlays, see :func:`load_overlay`. `ENV` mappings are merged key by key; `null` removes a key.
+        recipes: overlays, see :func:`load_overlay`. `ENV` mappings are merged key by key; `null` removes a key. The
+            first one's `base:` lies under it; the others are laid over what there is, their bases left out.
         data: Parquet with `messages` and `tools`.
         out: ms-swift's output folder.
         model: folder or hub id; overrules the recipes' `model`.
@@ -93,8 +127,8 @@ def compose(
         StarError: no model named, or a key that this function sets itself.
     """
     config: dict[str, Any] = {k: dict(v) if isinstance(v, dict) else v for k, v in BASE.items()}
-    for recipe in recipes:
-        overlay = load_overlay(recipe)
+    for number, recipe in enumerate(recipes):
+        overlay = load_overlay(recipe, bases=not number)
         for key in OWNED:
             if key in overlay:
                 raise StarError(f"SFT recipe {recipe if not isinstance(recipe, Mapping) else ''} sets {key!r}",

@@ -1,0 +1,96 @@
+"""Overlays as a chain takes them: every one that ships, alone and in a list, as far as the engines' own arguments."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from launch.overlays import sft_layers
+from launch.plan import plan_recipe
+from launch.recipe import load
+from star_rl.errors import StarError
+from star_rl.integrations.swift.recipe import BASE, OFFLINE, arguments, compose
+
+SFT = sorted(path.stem for path in Path("recipes/sft").glob("*.yaml"))
+
+
+def through_a_chain(names, model="Qwen/Qwen3-8B", chain="recipes/amazon.yaml"):
+    listed = f"[{', '.join(f'recipes/sft/{name}.yaml' for name in names)}]" if len(names) > 1 else None
+    recipe = load(chain, [f"sft.recipe={listed or f'recipes/sft/{names[0]}.yaml'}"])
+    return compose(sft_layers(asdict(recipe.sft)), data=Path("d"), out=Path("out"), model=model)
+
+
+def test_an_overlay_of_table_4_is_reached_by_a_chain():
+    config = through_a_chain(["section41"])
+    assert (config["learning_rate"], config["num_train_epochs"]) == (2e-5, 3)
+    assert (config["bf16"], config["deepspeed"], config["max_length"]) == (True, "zero2", 16384)
+
+
+def test_several_overlays_are_laid_over_each_other():
+    config = through_a_chain(["gpu1", "lora"])
+    assert (config["ENV"]["NPROC_PER_NODE"], config["tuner_type"], config["learning_rate"]) == ("1", "lora", 1e-4)
+    assert config["gradient_accumulation_steps"] == 64
+
+
+@pytest.mark.parametrize("value", ["{a: 1}", "[]", "[1]", "7"])
+def test_a_recipe_that_is_no_name_is_refused(value):
+    with pytest.raises(StarError, match="names no overlay"):
+        load("recipes/amazon.yaml", [f"sft.recipe={value}"])
+
+
+def test_an_overlay_that_is_absent_is_named():
+    with pytest.raises(StarError, match=r"there is no recipe recipes/sft/lra\.yaml - sft holds .*lora\.yaml"):
+        through_a_chain(["table4", "lra"])
+
+
+@pytest.mark.engine
+def test_a_plan_takes_any_of_them():
+    overrides = ["sft.recipe=[recipes/sft/gpu1.yaml, recipes/sft/lora.yaml]"]
+    (sft, _) = plan_recipe("recipes/amazon.yaml", overrides, model="Qwen/Qwen3-1.7B")
+    assert "LoRA of rank 32, 1 GPU(s)" in sft.title
+    (alone,) = plan_recipe("recipes/sft/zero3_offload.yaml", model="Qwen/Qwen3-32B")
+    assert "ZeRO-3 with offload" in alone.title and not alone.problems
+
+
+@pytest.mark.engine
+def test_ms_swift_takes_every_overlay_of_a_chain(tmp_path):
+    """SftArguments of each; the weights are tiny and the device is the CPU."""
+    from star_rl.student.model import StudentShape, make_student
+    from star_rl.student.tokenizer import train_tokenizer
+
+    train_tokenizer(["Rank 20, 21 and 22."] * 20, [str(i) for i in range(20, 40)], tmp_path)
+    make_student(tmp_path, tmp_path, StudentShape(hidden_size=32, intermediate_size=64, head_dim=16, max_length=512))
+    data = tmp_path / "sft.jsonl"
+    data.write_text('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n')
+    argvs = {}
+    for name in SFT:
+        # Those of a CPU name no model and go with the quickstart; the others are taken as they are on GPUs.
+        chain = "recipes/quickstart.yaml" if name.endswith("_cpu") else "recipes/amazon.yaml"
+        config = through_a_chain([name], tmp_path, chain)
+        config |= {"use_cpu": True, "dataset": [str(data)], "output_dir": str(tmp_path / "out")}
+        config.pop("deepspeed", None)  # it needs its launcher
+        argvs[name] = arguments(config)
+    (tmp_path / "argv.json").write_text(json.dumps(argvs))
+    script = f"""
+import json
+from swift.arguments import SftArguments
+from swift.trainers.arguments import TrainArgumentsMixin
+from swift.utils import parse_args
+TrainArgumentsMixin._init_liger = lambda self: None  # it looks for the kernels, which the extra `gpu` alone installs
+for name, argv in json.load(open({str(tmp_path / "argv.json")!r})).items():
+    args, rest = parse_args(SftArguments, argv)
+    assert not rest, (name, rest)
+    print("RESULT", json.dumps([name, args.max_length, args.learning_rate, args.gradient_accumulation_steps]))
+"""
+    env = {**os.environ, **BASE["ENV"], **OFFLINE, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [json.loads(line.split(" ", 1)[1]) for line in done.stdout.splitlines() if line.startswith("RESULT")]
+    seen = {name: tuple(rest) for name, *rest in rows}
+    assert sorted(seen) == SFT
+    assert seen["section41"] == (16384, 2e-5, 1) and seen["lora"] == (16384, 1e-4, 4) and seen["gpu1"][2] == 64
+    assert {row[0] for name, row in seen.items() if name.endswith("_cpu")} == {1024}
