@@ -18,6 +18,7 @@ from launch.teaching import open_teacher
 from launch.training import required_phases
 from launch.world import LACKING, World
 from star_rl.errors import StarError
+from star_rl.evaluation import identity
 from star_rl.evaluation.methods import Method, Ranking, Spec, TaskContext, Workflow, Yardstick, load
 from star_rl.evaluation.scripted import ScriptedBackend, ScriptedChat, ScriptedPlanner, TimedTools
 from star_rl.files import fingerprint
@@ -33,6 +34,8 @@ _PLANNER_SERVED = {
     "planner_model": ("planner_chat", "model"),
 }
 
+#: Options of the engine that decide what a student writes; the others decide how fast.
+_DECIDE = ("kind", "max_model_len", "extra")
 
 class Teacher(Method):
     """MARS, by rules or on an endpoint, as the recipe has it or with parts off.
@@ -193,7 +196,15 @@ class Student(Method):
     def describe(self) -> dict[str, Any]:
         shown = {"prompt": asdict(self._world.prompt), "tools": self._world.config["tools"]}
         loop = {"budget": asdict(self._budget), **self.sampling, "logprobs": self._logprobs}
-        return {"model": str(Path(self.model).resolve()), "student": fingerprint(shown), **loop}
+        engine = {name: value for name, value in self._engine_options.items() if name in _DECIDE}
+        return {
+            "model": str(Path(self.model).resolve()),
+            "weights": identity.of_model(Path(self.model)),
+            "evidence": self._world.store.fingerprint,
+            "student": fingerprint(shown),
+            **loop,
+            **engine,
+        }
 
     async def __aenter__(self) -> Method:
         from transformers import AutoTokenizer
@@ -333,9 +344,20 @@ def python(world: World, spec: Spec, seed: int, folder: Path) -> Method:
     made = make(world, seed, **spec.options)
     if isinstance(made, Method):
         return made
+    file = getattr(module, "__file__", None)
+    origin = {
+        "place": attribute,
+        "source": identity.of_file(Path(file)) if file else place,
+        "evidence": world.store.fingerprint,
+        "seed": seed,
+        "options": dict(spec.options),
+    }
     if not hasattr(made, "name") or inspect.iscoroutinefunction(getattr(made, "rank", None)):
+        made.origin = origin
         raise StarError(f"{spec.argument} makes no method", "it has a name and rank(task, history), or is a Method")
-    return Yardstick(made, {"place": spec.argument, **spec.options})
+    method = Yardstick(made)
+    method.origin = origin
+    return method
 
 
 def _no_argument(spec: Spec) -> None:

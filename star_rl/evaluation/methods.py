@@ -19,9 +19,11 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from star_rl.errors import StarError
+from star_rl.evaluation import identity
 from star_rl.mars.case import Case
 from star_rl.records import Item, Task
 from star_rl.scenarios.histories import Event
@@ -88,17 +90,24 @@ class Method(ABC):
         varies: whether a further sample of the same task may come out otherwise; if not, one is taken.
         in_flight: tasks worked on at once; times are measured only where it is 1.
         watch: told in a few words what the method is about while it gets ready; nobody listens where it is None.
+        origin: what decides an answer beside ``describe``: the data and the code it was made of, told by who made it.
     """
 
     name = "method"
     varies = False
     in_flight = 1
     watch: Callable[[str], None] | None = None
+    origin: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def describe(self) -> dict[str, Any]:
-        """All that decides an answer, as plain data."""
+        """The method's own settings that decide an answer, as plain data."""
         return {}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that decides an answer, as plain data."""
+        return {**self.origin, **self.describe}
 
     async def __aenter__(self) -> Method:
         return self
@@ -347,7 +356,7 @@ def make(text: str, world: Any, seed: int, folder: Any) -> Method:
     """Make a method by its name.
 
     Args:
-        world: a run's data (``launch.world.World``): ``visible``, ``items``, ``store``, ``config``.
+        world: a run's data (``launch.world.World``): ``run``, ``visible``, ``items``, ``store``, ``config``.
         seed: of everything that is drawn.
         folder: where a method may keep a cache.
 
@@ -366,6 +375,9 @@ def make(text: str, world: Any, seed: int, folder: Any) -> Method:
         raise StarError(f"there is no method {spec.name!r}", f"known: {', '.join(KNOWN)}")
     if label is not None:
         made.name = str(label)
+    if spec.name != "random":  # which sees the candidates alone
+        parts = ("interactions", "visible") if spec.name in YARDSTICKS else tuple(identity.DATA)
+        made.origin = {**made.origin, "data": identity.of_data(world.run, parts)}
     return made
 
 

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 from star_rl.errors import StarError
 from star_rl.evaluation.methods import Method, Ranking, TaskContext, as_ranking, blind
 from star_rl.evaluation.results import Answer, names_candidates
+from star_rl.evaluation.tasks import digest, digest_of
 from star_rl.files import fingerprint, read_jsonl, writing_error
 from star_rl.records import Task
 
@@ -46,25 +47,28 @@ class Ledger:
         folder: of all methods' answers.
         name: the method's.
         describe: all that decides an answer; answers of another description are refused.
+        tasks: that are asked now; answers to others of the same ids are refused, to further ones are kept.
 
     Raises:
-        StarError: the file was begun by another method of the same name.
+        StarError: the file was begun by another method of the same name, or over other tasks.
     """
 
-    def __init__(self, folder: Path, name: str, describe: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, name: str, describe: dict[str, Any], tasks: Sequence[Task] = ()) -> None:
         self.path, self.name = folder / f"{_slug(name)}.jsonl", name
         settings = fingerprint([name, describe])
         self.done: set[tuple[str, int]] = set()
+        known = digest(tasks)
         lines = [json.dumps({"method": name, "began": time.time(), "describe": describe, "settings": settings})]
         for number, row in enumerate(_rows(self.path)):
             if number == 0:
                 lines = [json.dumps(row)]
                 if row.get("settings") != settings:
                     raise StarError(
-                        f"{self.path} holds answers of {name} with other settings",
+                        f"{self.path} holds answers of {name} with other settings ({_other(row, describe)})",
                         "give the method a name of its own (name=..), choose another folder, or delete the file",
                     )
                 continue
+            _same_task(self.path, row, known.get(row["task_id"]))
             key = (row["task_id"], row["sample"])
             if key not in self.done:
                 self.done.add(key)
@@ -82,7 +86,8 @@ class Ledger:
             raise writing_error(self.path, error) from error
 
     def append(self, task: Task, sample: int, found: Ranking) -> None:
-        row = {"task_id": task.task_id, "sample": sample, "ranking": found.ids, "failure": found.failure}
+        row = {"task_id": task.task_id, "sample": sample, "task": digest_of(task), "ranking": found.ids}
+        row["failure"] = found.failure
         row |= {name: getattr(found, name) for name in _COLUMNS}
         row |= {"tokens": found.tokens_out, "trace": found.trace}
         self._handle.write(json.dumps({name: value for name, value in row.items() if value not in (None, "")}) + "\n")
@@ -96,6 +101,28 @@ class Ledger:
 def _rows(path: Path) -> Iterator[Any]:
     if path.exists():
         yield from read_jsonl(path)
+
+
+def _other(head: dict[str, Any], describe: dict[str, Any]) -> str:
+    """Which settings differ, by name."""
+    before = head.get("describe")
+    if not isinstance(before, dict):
+        return "unknown"
+    differ = [key for key in {**before, **describe} if before.get(key) != describe.get(key)]
+    return ", ".join(differ) or "the name"
+
+
+def _same_task(path: Path, row: dict[str, Any], known: str | None) -> None:
+    """Hold an answer to the task it was given to, where both are known: every run calls its tasks test-000000 and on.
+
+    Raises:
+        StarError: it is another task by the same id.
+    """
+    if known and row.get("task", known) != known:
+        raise StarError(
+            f"{path} has an answer to another task {row['task_id']} than is judged here",
+            "judge each task set in a folder of its own, or delete the file",
+        )
 
 
 def _slug(name: str) -> str:
@@ -125,7 +152,7 @@ async def run_method(
     Raises:
         StarError: the folder holds answers of another method of this name, or the method cannot work at all.
     """
-    ledger = Ledger(Path(folder), method.name, {**method.describe, "timeout": timeout})
+    ledger = Ledger(Path(folder), method.name, {**method.identity, "timeout": timeout}, tasks)
     many = samples if method.varies else 1
     missing = [(task, k) for task in tasks for k in range(many) if (task.task_id, k) not in ledger.done]
     total, done = len(tasks) * many, len(tasks) * many - len(missing)
@@ -194,9 +221,10 @@ def read_answers(folder: str | Path, tasks: Sequence[Task]) -> list[Answer]:
     """All methods' answers to ``tasks``, by method, task and sample.
 
     Raises:
-        StarError: an answer belongs to none of the tasks.
+        StarError: an answer belongs to none of the tasks, or to another one of the same id.
     """
     known = {task.task_id: (place, task) for place, task in enumerate(tasks)}
+    digests = digest(tasks)
     found: list[Answer] = []
     for path, head in ledgers(folder):
         name, own = str(head.get("method", path.stem)), []
@@ -207,6 +235,7 @@ def read_answers(folder: str | Path, tasks: Sequence[Task]) -> list[Answer]:
                     "judge each task set in a folder of its own",
                 )
             place, task = known[row["task_id"]]
+            _same_task(path, row, digests[task.task_id])
             own.append((place, row["sample"], _answer(name, task, row)))
         found += [answer for _, _, answer in sorted(own, key=lambda entry: entry[:2])]
     return found

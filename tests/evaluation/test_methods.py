@@ -1,6 +1,7 @@
 """The interface and the names: what a method may see, what it may hand back, and how it is called."""
 
 import asyncio
+from pathlib import Path
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -23,7 +24,7 @@ from star_rl.evaluation.runner import run_method
 from star_rl.records import INTERACTIONS, Task
 
 TASK = Task("t", "amazon", "classic", "u", tuple(str(n) for n in range(20)), "7", 5)
-WORLD = SimpleNamespace(visible=INTERACTIONS.empty_table(), items={}, config={})
+WORLD = SimpleNamespace(run=Path("absent"), visible=INTERACTIONS.empty_table(), items={}, config={})
 
 
 def test_a_specification_is_a_name_an_argument_and_options():
@@ -130,7 +131,7 @@ def test_a_method_that_learns_says_at_which_epoch_it_is(tmp_path):
         {"user_id": f"u{k % 9}", "item_id": str(k % 20), "timestamp": k, "rating": None, "text": None}
         for k in range(90)
     ]
-    world = SimpleNamespace(visible=pa.Table.from_pylist(rows, schema=INTERACTIONS), items={}, config={})
+    world = SimpleNamespace(run=tmp_path, visible=pa.Table.from_pylist(rows, schema=INTERACTIONS), items={}, config={})
     method, said = make("mf:epochs=3:factors=2", world, 0, None), []
     context = TaskContext([])
     asyncio.run(run_method(method, [TASK], lambda *_: context, tmp_path, progress=lambda *now: said.append(now)))

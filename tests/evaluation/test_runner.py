@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -151,6 +152,34 @@ def test_another_method_of_the_same_name_is_refused(tmp_path):
     run(Yardstick(plain, {"k": 1}), tmp_path)
     with pytest.raises(StarError, match="holds answers of plain with other settings"):
         run(Yardstick(plain, {"k": 2}), tmp_path)
+
+
+def test_what_differs_is_named(tmp_path):
+    plain = Plain(lambda task: ["7"])
+    run(Yardstick(plain, {"k": 1, "depth": 2}), tmp_path)
+    with pytest.raises(StarError, match=r"with other settings \(k\)"):
+        run(Yardstick(plain, {"k": 2, "depth": 2}), tmp_path)
+    other = Yardstick(plain, {"k": 1, "depth": 2})
+    other.origin = {"source": "another file"}
+    with pytest.raises(StarError, match=r"with other settings \(source\)"):
+        run(other, tmp_path)
+
+
+def test_answers_to_other_tasks_of_the_same_ids_are_refused(tmp_path):
+    others = [replace(task, user_id="v") for task in TASKS]
+    run(Plain(lambda task: ["7"]), tmp_path, TASKS[:3])
+    with pytest.raises(StarError, match="an answer to another task t0 than is judged here - judge each task set in a"):
+        run(Plain(lambda task: ["7"]), tmp_path, others)
+    with pytest.raises(StarError, match="an answer to another task t0"):
+        runner.read_answers(tmp_path, others)
+    grown = Plain(lambda task: ["7"])
+    run(grown, tmp_path)
+    assert grown.asked == ["t3", "t4", "t5"]
+    run(Plain(lambda task: ["7"]), tmp_path, TASKS[:2])  # a part of the set, as a study may ask
+    path = tmp_path / "plain.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({k: v for k, v in row.items() if k != "task"}) + "\n" for row in lines))
+    assert len(runner.read_answers(tmp_path, others)) == 6  # written before answers knew their tasks
 
 
 def test_what_the_user_can_mend_stops_the_run_and_says_so(tmp_path):

@@ -1,6 +1,7 @@
 """``star-rl evaluate`` and ``compare`` on a small world, without an engine."""
 
 import json
+import shutil
 
 import pyarrow.parquet as pq
 import pytest
@@ -204,6 +205,41 @@ def test_a_maker_that_makes_no_method_is_refused(run, tmp_path, capsys):
     (tmp_path / "own.py").write_text(OWN)
     assert call("evaluate", f"python:{tmp_path}/own.py:nothing", "--tasks", run, "--out", tmp_path / "e") == 2
     assert "makes no method" in capsys.readouterr().err
+
+def test_a_method_of_ones_own_that_was_changed_is_another(run, tmp_path, capsys):
+    (tmp_path / "own.py").write_text(OWN)
+    words = ("evaluate", f"python:{tmp_path}/own.py:make", "--tasks", run, "--out", tmp_path / "e")
+    assert call(*words) == 0
+    (tmp_path / "own.py").write_text(OWN.replace("else list(task.candidates)", "else list(task.candidates)[::-1]"))
+    assert call(*words) == 2
+    assert "answers of fine with other settings (source)" in capsys.readouterr().err
+
+
+def test_answers_of_other_data_are_refused_even_to_the_same_tasks(run, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    visible = pq.read_table(other / "tasks" / "visible.parquet")
+    pq.write_table(visible.slice(0, len(visible) // 2), other / "tasks" / "visible.parquet")
+    tasks, out = run / "tasks" / "test.parquet", tmp_path / "e"
+    assert call("evaluate", "random", "item_knn", "--tasks", tasks, "--world", run, "--out", out) == 0
+    assert call("evaluate", "item_knn", "--tasks", tasks, "--world", other, "--out", out) == 2
+    assert "answers of item_knn with other settings (data)" in capsys.readouterr().err
+    assert call("evaluate", "random", "--tasks", tasks, "--world", other, "--out", out) == 0
+
+
+def test_answers_copied_from_another_run_are_refused(run, tmp_path, capsys):
+    rows = pq.read_table(run / "tasks" / "test.parquet").to_pylist()
+    users = [row["user_id"] for row in rows]
+    for row, user in zip(rows, users[1:] + users[:1], strict=True):
+        row["user_id"] = user
+    (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    call("evaluate", "random", "--tasks", tmp_path / "tasks.jsonl", "--world", run, "--out", tmp_path / "a")
+    call("evaluate", "popularity", "--tasks", run, "--out", tmp_path / "b")
+    shutil.copy(tmp_path / "a" / "answers" / "random.jsonl", tmp_path / "b" / "answers")
+    capsys.readouterr()
+    assert call("evaluate", "popularity", "--tasks", run, "--out", tmp_path / "b") == 2
+    assert "an answer to another task" in capsys.readouterr().err
+
 
 
 def test_two_methods_of_one_name_are_refused(run, tmp_path, capsys):

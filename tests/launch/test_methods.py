@@ -137,6 +137,21 @@ def test_an_engine_that_fails_stops_the_run_and_keeps_nothing_wrong(run, tmp_pat
     assert len(answer(run, tmp_path, "star")[1]) == 4
 
 
+def test_a_student_trained_again_is_another_method(run, tmp_path, engine):
+    weights = run / "grpo" / "final" / "model.safetensors"
+    weights.write_text("first")
+    engine(Engine(ranked(["5"])))
+    answer(run, tmp_path, "star")
+    weights.write_text("again")
+    with pytest.raises(StarError, match=r"answers of star with other settings \(weights\)"):
+        answer(run, tmp_path, "star")
+    weights.write_text("first")
+    assert len(answer(run, tmp_path, "star")[1]) == 4
+    with pytest.raises(StarError, match=r"with other settings \(max_model_len\)"):
+        answer(run, tmp_path, "star:max_model_len=64")
+    weights.unlink()
+
+
 def test_text_after_text_a_ranking_of_a_record_never_raises():
     counts = {"tool_calls": 0.0, "turns": 1.0, "tool_tokens": 0.0, "model_tokens": 3.0}
     record = {"counts": counts, "stop": "length", "prompt_tokens": 9, "tool_seconds": 0.0, "messages": []}
@@ -148,9 +163,10 @@ def test_text_after_text_a_ranking_of_a_record_never_raises():
 def test_the_teachers_parts_are_switched_off_and_named(run, tmp_path):
     world, seed, _ = open_tasks(run)
     names = {
-        "teacher": "teacher",
-        "mars:planner=off:tools=off": "mars w/o planner w/o tools",
-        "mars:rounds=2": "mars rounds=2",
+        "teacher": "MARS (rules)",
+        "mars:planner=off:tools=off": "MARS (rules) w/o planner w/o tools",
+        "mars:rounds=2": "MARS (rules) rounds=2",
+        "mars:endpoint=http://localhost:1/v1": "mars",
         "mars:endpoint=http://localhost:1/v1:planner_endpoint=http://localhost:2/v1": "mars-planner",
     }
     made = {spec: make(spec, world, seed, tmp_path) for spec in names}
