@@ -150,6 +150,7 @@ def seal(
                 for (source, scenario), own in tasks.cells.items()
             ],
         },
+        "caveats": world.caveats(any(row["format_rate"] is not None for row in figures["methods"])),
         "notes": [*figures["notes"], *_unanswered(folder, table), *tasks.notes],
         "seed": seed,
         "versions": versions(_PACKAGES),
@@ -231,7 +232,7 @@ def summary(judged: dict[str, Any]) -> str:
 
     names = Row.__dataclass_fields__
     rows = [Row(**{key: value for key, value in row.items() if key in names}) for row in judged["methods"]]
-    return markdown(rows) + "".join(f"note: {note}\n" for note in judged["notes"])
+    return markdown(rows) + "".join(f"note: {note}\n" for note in (*judged["caveats"], *judged["notes"]))
 
 
 def distinct(names: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ from star_rl.trajectory import parse, ranking
 METHODS = ("random", "popularity", "item_knn", "teacher")
 #: Methods that write trajectories, and the stage whose checkpoint each is.
 STUDENTS = {"sft": "sft", "star": "grpo"}
-#: What is set beside what, paired over the same tasks.
+#: What is set beside what, paired over the same tasks; by what the methods are asked for, not by their names.
 PAIRS = (("star", "sft"), ("star", "teacher"), ("star", "item_knn"), ("sft", "teacher"))
 _EXAMPLES = 3
 
@@ -39,9 +39,11 @@ def evaluate_stage(context: Context) -> dict[str, Any]:
     answers = []
     for name, stage in STUDENTS.items():
         answers += _student(context, world, list(tasks.tasks), name, context.inputs[stage] / "final")
+    named = dict(zip(METHODS, (method.name for method in methods), strict=True))
+    pairs = [(a, named.get(b, b)) for a, b in PAIRS]
     models = {name: context.inputs[stage] / "final" for name, stage in STUDENTS.items()}
     judged = seal(
-        context.folder, world, tasks, options["samples"], options["bootstrap"], context.seed, answers, PAIRS, models
+        context.folder, world, tasks, options["samples"], options["bootstrap"], context.seed, answers, pairs, models
     )
     shown = ", ".join(f"{row['name']} {row['hr_avg']:.1f}" for row in judged["methods"])
     return {"summary": f"HR_avg % on {len(tasks)} held-out tasks: {shown}", **judged}
@@ -100,7 +102,7 @@ def report_stage(context: Context) -> dict[str, Any]:
                 "visible interactions": figures["tasks"]["figures"]["visible_fingerprint"],
                 "evidence store": world.store.fingerprint,
             },
-            notes=_notes(context),
+            notes=world.caveats(True),
             config=dict(context.config),
         ),
         methods=methods,
@@ -120,18 +122,6 @@ def report_stage(context: Context) -> dict[str, Any]:
 def _stages(run: Path) -> list[str]:
     found = [path.parent for path in run.glob("*/manifest.json")]
     return [path.name for path in sorted(found, key=lambda path: (path / "manifest.json").stat().st_mtime)]
-
-
-def _notes(context: Context) -> list[str]:
-    notes = []
-    if context.config["teacher"]["backend"] == "rules":
-        notes.append(
-            "The teacher is made of rules whose strategies differ in quality on purpose, so that GRPO has an inferior "
-            "strategy to drop which the student inherited. It is no claim about language models."
-        )
-    if context.config["source"]["name"] == "synthetic":
-        notes.append("The data are synthetic: good for seeing the chain work, never for a claim about recommendation.")
-    return notes
 
 
 def _examples(context: Context, world: World) -> list[Any]:

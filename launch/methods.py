@@ -20,6 +20,7 @@ from launch.world import LACKING, World
 from star_rl.errors import StarError
 from star_rl.evaluation import identity
 from star_rl.evaluation.methods import Method, Ranking, Spec, TaskContext, Workflow, Yardstick, load
+from star_rl.evaluation.paper import RULES
 from star_rl.evaluation.scripted import ScriptedBackend, ScriptedChat, ScriptedPlanner, TimedTools
 from star_rl.files import fingerprint
 from star_rl.mars import Case, Outcome, RuleBackend, RuleOptions, Team, TeamOptions, strength_of
@@ -150,6 +151,7 @@ def teacher(world: World, spec: Spec, seed: int, folder: Path) -> Method:
     if options.get("planner_chat") and config["teacher"]["backend"] != "llm":
         raise StarError(f"method {spec.text!r} has a planner's endpoint alone", "give endpoint= as well")
     name = f"{spec.name}-planner" if "planner_endpoint" in spec.options else spec.name
+    name = RULES if config["teacher"]["backend"] == "rules" else name  # nobody is to take it for the paper's
     name += "".join(f" w/o {part}" for part in off) + "".join(f" {part}" for part in other)
     return Teacher(world, name, config, seed, folder)
 

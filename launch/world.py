@@ -15,6 +15,7 @@ from star_rl.policy.tools import TOOL_SCHEMAS, ToolBox
 from star_rl.prompts import Event, PromptOptions, student_messages
 from star_rl.records import Item, Task, items_from, read_interactions, read_table
 from star_rl.scenarios import Histories
+from star_rl.stage import manifest_of
 
 #: SFT settings -> what their student lacks (paper, table 3).
 LACKING = {"no_tools": "tools", "no_planner": "planner", "no_reflector": "reflector"}
@@ -70,6 +71,25 @@ class World:
     def tools(self) -> list[dict[str, Any]] | None:
         """Schemas in the prompt; none for a student without tools."""
         return TOOL_SCHEMAS if self.prompt.tools else None
+
+    def caveats(self, taught: bool) -> list[str]:
+        """What a reader must know of figures on this run's data before any of them.
+
+        Args:
+            taught: is a teacher among the methods, or a student that learned from one?
+        """
+        said = []
+        if taught and self.config["teacher"]["backend"] == "rules":
+            said.append(
+                "The teacher is made of rules whose strategies differ in quality on purpose, so that GRPO has an "
+                "inferior strategy to drop which the student inherited. It is no claim about language models."
+            )
+        tables = (manifest_of(self.run / "tables") or {}).get("key", {}).get("config", {})
+        if tables.get("source", {}).get("name") == "synthetic":
+            said.append(
+                "The data are synthetic: good for seeing the chain work, never for a claim about recommendation."
+            )
+        return said
 
     def tasks(self, part: str) -> list[Task]:
         return read_tasks(self.run / "tasks", part)

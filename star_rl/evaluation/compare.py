@@ -79,7 +79,8 @@ class Compared:
 
     Attributes:
         methods: method -> sub-task -> row of figures (see :func:`star_rl.evaluation.judge.judge`).
-        notes: sentences that belong to the table.
+        notes: sentences that belong to the table, with the caveats.
+        caveats: what a reader must know of data and methods before any figure.
         folders: the evaluations, in the order they were given.
     """
 
@@ -87,6 +88,7 @@ class Compared:
     methods: dict[str, dict[Cell, dict[str, Any]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     folders: list[Judged] = field(default_factory=list)
+    caveats: list[str] = field(default_factory=list)
 
 
 def compare(folders: Sequence[Path]) -> Compared:
@@ -121,7 +123,8 @@ def compare(folders: Sequence[Path]) -> Compared:
                 found.methods.setdefault(name, {})[row["source"], row["scenario"]] = row
         found.notes += [f"{one.label}: {note}" for note in one.figures["notes"]]
     found.columns.sort(key=_order)
-    found.notes += _comparability(found)
+    found.caveats = list(dict.fromkeys(words for one in found.folders for words in one.figures.get("caveats", ())))
+    found.notes += [*_comparability(found), *found.caveats]
     return found
 
 

@@ -136,6 +136,16 @@ BEST_OF_K: dict[str, tuple[str, dict[str, tuple[float, ...]]]] = {
         },
     ),
 }
+#: What MARS is called here where rules stand in for its language model.
+RULES = "MARS (rules)"
+
+
+def row_of(name: str) -> str | None:
+    """The row of table 2 that a row of ours belongs to; ``None`` where the paper has none."""
+    known = name.replace(RULES, "MARS", 1) if name.startswith(RULES) else name
+    return known if known in TABLE2_AVERAGE else None
+
+
 #: Figure 4 and section 5: seconds of one request.
 LATENCY = {"MARS": 461.0, "STAR": 89.0}
 #: Section 5, figure 5 (Goodreads): parameters of the student -> HR_avg. The sizes between are drawn, not printed; that

@@ -67,6 +67,7 @@ def verdict(found: Findings) -> Verdict:
     sizes = {len(task.candidates) for task in found.tasks}
     if sizes == {CANDIDATES}:
         made.words.append("A random order of 20 candidates scores 15\u00a0%.")
+    made.words += found.compared.caveats
     yes = [column.head for column in found.compared.columns if column.comparable]
     if len(yes) == len(found.compared.columns):
         made.comparable = f"Comparable with the paper ({paper.PAPER}): AgentRecBench's own tasks and ground truths."

@@ -19,8 +19,14 @@ from star_rl.report.page import Chart, fixed
 from star_rl.report.plots import Bar, Point, Trace
 
 _HR = "HR_avg, %"
-#: Methods of an evaluation -> the rows of the paper's table 2.
-_ROWS = {"mars": "MARS", "teacher": "MARS", "mars-planner": "MARS-Planner", "star": "STAR", "sft": "STAR w/o GRPO"}
+#: Methods of an evaluation -> what they are called beside the paper's table 2.
+_ROWS = {
+    **dict.fromkeys(("mars", "teacher"), "MARS"),
+    **dict.fromkeys(("mars-planner", "teacher-planner"), "MARS-Planner"),
+    paper.RULES: paper.RULES,
+    "star": "STAR",
+    "sft": "STAR w/o GRPO",
+}
 
 
 def charts(found: Findings, table2: Mapping[str, Any] | None = None) -> list[Chart]:
@@ -68,9 +74,9 @@ def _measured(found: Findings) -> dict[str, tuple[float, float, float]]:
     for name, one in found.methods.items():
         base, *lacks = name.split(" w/o ")
         row = _ROWS.get(base)
-        if row and one.whole and (not lacks or row == "MARS"):
+        if row and one.whole and (not lacks or row in ("MARS", paper.RULES)):
             key = row + "".join(f" w/o {part.capitalize()}" for part in lacks)
-            if key in paper.TABLE2_AVERAGE:
+            if paper.row_of(key):
                 rows[key] = _interval(one.figures)
     return rows
 
@@ -88,10 +94,13 @@ def _ablation(found: Findings, rows: Mapping[str, tuple[float, float, float]]) -
         return None
     label, remark = _remark(found, "table 2")
     bars, numbers = [], []
-    for name, printed in paper.TABLE2_AVERAGE.items():
-        if name in rows:
+    for theirs, printed in paper.TABLE2_AVERAGE.items():
+        for name in (own for own in rows if paper.row_of(own) == theirs):
             value, low, high = rows[name]
-            bars += [Bar(name, value, low, high), Bar("paper", printed, paper=True)]
+            bars += [
+                Bar(name, value, low, high),
+                Bar(f"{theirs} (paper)" if theirs != name else "paper", printed, paper=True),
+            ]
             numbers.append([name, fixed(value), f"{fixed(low)} to {fixed(high)}", fixed(printed)])
     return Chart(
         "Ablation",

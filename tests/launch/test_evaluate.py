@@ -10,6 +10,7 @@ from launch import ablation, chain, local, recipe
 from launch.evaluate import _parameters, is_official, open_tasks
 from star_rl import cli
 from star_rl.errors import StarError
+from star_rl.evaluation.paper import RULES
 from star_rl.evaluation.tasks import read_tasks
 from star_rl.files import read_json
 
@@ -61,10 +62,14 @@ def test_methods_answer_and_a_second_call_adds_to_them(run, tmp_path, capsys):
     assert "item" in capsys.readouterr().out
     assert call("evaluate", "teacher", "mars:tools=off", "--tasks", run, "--out", tmp_path / "e") == 0
     judged = read_json(tmp_path / "e" / "metrics.json")
-    assert [row["name"] for row in judged["methods"]] == ["random", "item_knn", "teacher", "mars w/o tools"]
+    assert [row["name"] for row in judged["methods"]] == ["random", "item_knn", RULES, f"{RULES} w/o tools"]
     assert [row["n"] for row in judged["methods"]] == [12] * 4
     assert judged["methods"][3]["tool_calls"] == 0 and judged["methods"][2]["tool_calls"] > 0
     assert judged["tasks"]["official"] is False
+    first, second = judged["caveats"]
+    assert first.startswith("The teacher is made of rules") and second.startswith("The data are synthetic")
+    assert all(words in (tmp_path / "e" / "report.html").read_text() for words in judged["caveats"])
+    assert all(f"note: {words}" in capsys.readouterr().out for words in judged["caveats"][:1])
     table = pq.read_table(tmp_path / "e" / "answers.parquet")
     assert len(table) == 48
     shuffled = {task.task_id: task.candidates for task in read_tasks(tmp_path / "e" / "tasks.parquet")}
@@ -72,7 +77,7 @@ def test_methods_answer_and_a_second_call_adds_to_them(run, tmp_path, capsys):
     assert shuffled != given and all(sorted(shuffled[name]) == sorted(given[name]) for name in given)
     assert call("compare", tmp_path / "e", "--out", tmp_path / "t") == 0
     out = capsys.readouterr().out
-    assert "not comparable" in out and "mars w/o tools" in out
+    assert "not comparable" in out and f"{RULES} w/o tools" in out
     assert {path.name for path in (tmp_path / "t").iterdir()} == {
         f"comparison.{kind}" for kind in ("md", "tex", "json", "html")
     }
@@ -84,7 +89,7 @@ def test_the_answers_of_a_method_do_not_depend_on_who_else_is_asked(run, tmp_pat
 
     def answers(name):
         rows = pq.read_table(tmp_path / name / "answers.parquet").to_pylist()
-        return {row["task_id"]: row["ranking"] for row in rows if row["method"] == "teacher"}
+        return {row["task_id"]: row["ranking"] for row in rows if row["method"] == RULES}
 
     assert answers("both") == answers("one")
 
@@ -201,11 +206,6 @@ def test_methods_that_cannot_be_made_are_refused_before_any_work(run, tmp_path, 
     assert not (tmp_path / "e").exists()
 
 
-def test_a_maker_that_makes_no_method_is_refused(run, tmp_path, capsys):
-    (tmp_path / "own.py").write_text(OWN)
-    assert call("evaluate", f"python:{tmp_path}/own.py:nothing", "--tasks", run, "--out", tmp_path / "e") == 2
-    assert "makes no method" in capsys.readouterr().err
-
 def test_a_method_of_ones_own_that_was_changed_is_another(run, tmp_path, capsys):
     (tmp_path / "own.py").write_text(OWN)
     words = ("evaluate", f"python:{tmp_path}/own.py:make", "--tasks", run, "--out", tmp_path / "e")
@@ -240,6 +240,11 @@ def test_answers_copied_from_another_run_are_refused(run, tmp_path, capsys):
     assert call("evaluate", "popularity", "--tasks", run, "--out", tmp_path / "b") == 2
     assert "an answer to another task" in capsys.readouterr().err
 
+
+def test_a_maker_that_makes_no_method_is_refused(run, tmp_path, capsys):
+    (tmp_path / "own.py").write_text(OWN)
+    assert call("evaluate", f"python:{tmp_path}/own.py:nothing", "--tasks", run, "--out", tmp_path / "e") == 2
+    assert "makes no method" in capsys.readouterr().err
 
 
 def test_two_methods_of_one_name_are_refused(run, tmp_path, capsys):
