@@ -36,7 +36,8 @@ _PLANNER_SERVED = {
 }
 
 #: Options of the engine that decide what a student writes; the others decide how fast.
-_DECIDE = ("kind", "max_model_len", "extra")
+_DECIDE = ("kind", "max_model_len", "extra", "seed")
+
 
 class Teacher(Method):
     """MARS, by rules or on an endpoint, as the recipe has it or with parts off.
@@ -166,6 +167,7 @@ class Student(Method):
         temperature, top_p: of the engine; a temperature of 0 is greedy.
         logprobs: keep the mean log-probability of the model's own tokens as its confidence.
         in_flight: rollouts at once; None for the recipe's.
+        seed: of the engine's draws, where no option says another.
         engine: options over the recipe's ``engine.options``.
     """
 
@@ -178,6 +180,7 @@ class Student(Method):
         top_p: float,
         logprobs: bool = False,
         in_flight: int | None = None,
+        seed: int = 0,
         engine: Mapping[str, Any] | None = None,
     ) -> None:
         from star_rl.policy.loop import Budget
@@ -188,7 +191,8 @@ class Student(Method):
         self._world, self._logprobs = world, logprobs
         self.sampling = {"temperature": temperature, "top_p": top_p, "top_k": -1}
         self._budget = Budget(**config["loop"]["budget"])
-        self._engine_options = {**config["engine"]["options"], **(engine or {}), "logprobs": logprobs}
+        options = {"seed": seed, **config["engine"]["options"], **(engine or {})}
+        self._engine_options = {**options, "logprobs": logprobs}
         self._required = required_phases(config["sft_set"]["setting"])
         self._stack = contextlib.AsyncExitStack()
         self._engine: Any = None
@@ -198,6 +202,8 @@ class Student(Method):
     def describe(self) -> dict[str, Any]:
         shown = {"prompt": asdict(self._world.prompt), "tools": self._world.config["tools"]}
         loop = {"budget": asdict(self._budget), **self.sampling, "logprobs": self._logprobs}
+        if not self.varies:  # greedy: nothing is drawn
+            del engine["seed"]
         engine = {name: value for name, value in self._engine_options.items() if name in _DECIDE}
         return {
             "model": str(Path(self.model).resolve()),
@@ -288,7 +294,7 @@ def student(world: World, spec: Spec, seed: int, folder: Path) -> Method:
     name = {"grpo": "star", "sft": "sft"}.get(where, f"star:{where}")
     differs = {key: value for key, value in spec.options.items() if key in chosen}
     name += "".join(f" {key}={value}" for key, value in differs.items())
-    return Student(world, name, model, **chosen, logprobs=logprobs, in_flight=in_flight, engine=options)
+    return Student(world, name, model, **chosen, logprobs=logprobs, in_flight=in_flight, engine=options, seed=seed)
 
 
 def agent(world: World, spec: Spec, seed: int, folder: Path) -> Method:
@@ -344,8 +350,6 @@ def python(world: World, spec: Spec, seed: int, folder: Path) -> Method:
     except (ImportError, AttributeError, OSError, ValueError) as error:
         raise StarError(f"there is no method at {spec.argument!r} ({error})", "give python:FILE.py:NAME") from error
     made = make(world, seed, **spec.options)
-    if isinstance(made, Method):
-        return made
     file = getattr(module, "__file__", None)
     origin = {
         "place": attribute,
@@ -354,6 +358,8 @@ def python(world: World, spec: Spec, seed: int, folder: Path) -> Method:
         "seed": seed,
         "options": dict(spec.options),
     }
+    if isinstance(made, Method):
+        return made
     if not hasattr(made, "name") or inspect.iscoroutinefunction(getattr(made, "rank", None)):
         made.origin = origin
         raise StarError(f"{spec.argument} makes no method", "it has a name and rank(task, history), or is a Method")

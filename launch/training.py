@@ -84,7 +84,7 @@ def rollouts(
         world.store,
         out,
         options,
-        EngineOptions(**engine["options"]),
+        EngineOptions(**{"seed": context.seed, **engine["options"]}),
         lambda now: context.progress(
             now.done, now.total, f"{label}{now.model_tokens / max(1e-9, now.seconds):,.0f} tokens/s"
         ),

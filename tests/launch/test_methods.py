@@ -122,6 +122,41 @@ def test_a_greedy_student_is_asked_once(run, tmp_path, engine):
     assert answers[0].confidence is None and answers[0].seconds is None
 
 
+def test_the_seed_reaches_the_students_sampling(run, tmp_path, engine):
+    engine(Engine(ranked(["5"])))
+    world, _, _ = open_tasks(run)
+
+    def opened(spec, seed):
+        async def work():
+            async with make(spec, world, seed, tmp_path):
+                return engine.options.seed
+
+        return asyncio.run(work())
+
+    assert [opened("star", seed) for seed in (0, 7)] == [0, 7]
+    assert opened("star:seed=3", 7) == 3
+    described = [make("star", world, seed, tmp_path).describe for seed in (0, 7)]
+    assert described[0] != described[1] and described[1]["seed"] == 7
+    greedy = [make("star:temperature=0", world, seed, tmp_path).describe for seed in (0, 7)]
+    assert greedy[0] == greedy[1]
+
+
+def test_the_runs_seed_reaches_the_rollouts_of_its_stages(run, tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from launch import training
+    from star_rl.policy import sampler
+
+    world, _, tasks = open_tasks(run)
+    seen = []
+    monkeypatch.setattr(sampler, "sample", lambda *given: seen.append(given[5].seed))
+    for seed, options in ((0, {}), (7, {}), (7, {"seed": 3})):
+        config = {**world.config, "engine": {**world.config["engine"], "options": options}}
+        context = SimpleNamespace(config=config, seed=seed, progress=None)
+        training.rollouts(context, world, "model", list(tasks.tasks), tmp_path, samples=1, temperature=1, top_p=1)
+    assert seen == [0, 7, 3]
+
+
 def test_a_student_that_ranks_nothing_is_a_miss_with_its_reason(run, tmp_path, engine):
     engine(Engine("I would rather not."))
     _, answers = answer(run, tmp_path, "star")
