@@ -34,7 +34,6 @@ _PLANNER_SERVED = {
     "planner_endpoint": ("planner_chat", "endpoints"),
     "planner_model": ("planner_chat", "model"),
 }
-
 #: Options of the engine that decide what a student writes; the others decide how fast.
 _DECIDE = ("kind", "max_model_len", "extra", "seed")
 
@@ -167,8 +166,8 @@ class Student(Method):
         temperature, top_p: of the engine; a temperature of 0 is greedy.
         logprobs: keep the mean log-probability of the model's own tokens as its confidence.
         in_flight: rollouts at once; None for the recipe's.
-        seed: of the engine's draws, where no option says another.
         engine: options over the recipe's ``engine.options``.
+        seed: of the engine's draws, where no option says another.
     """
 
     def __init__(
@@ -180,8 +179,8 @@ class Student(Method):
         top_p: float,
         logprobs: bool = False,
         in_flight: int | None = None,
-        seed: int = 0,
         engine: Mapping[str, Any] | None = None,
+        seed: int = 0,
     ) -> None:
         from star_rl.policy.loop import Budget
 
@@ -202,9 +201,9 @@ class Student(Method):
     def describe(self) -> dict[str, Any]:
         shown = {"prompt": asdict(self._world.prompt), "tools": self._world.config["tools"]}
         loop = {"budget": asdict(self._budget), **self.sampling, "logprobs": self._logprobs}
+        engine = {name: value for name, value in self._engine_options.items() if name in _DECIDE}
         if not self.varies:  # greedy: nothing is drawn
             del engine["seed"]
-        engine = {name: value for name, value in self._engine_options.items() if name in _DECIDE}
         return {
             "model": str(Path(self.model).resolve()),
             "weights": identity.of_model(Path(self.model)),
@@ -359,9 +358,9 @@ def python(world: World, spec: Spec, seed: int, folder: Path) -> Method:
         "options": dict(spec.options),
     }
     if isinstance(made, Method):
+        made.origin = origin
         return made
     if not hasattr(made, "name") or inspect.iscoroutinefunction(getattr(made, "rank", None)):
-        made.origin = origin
         raise StarError(f"{spec.argument} makes no method", "it has a name and rank(task, history), or is a Method")
     method = Yardstick(made)
     method.origin = origin
