@@ -13,10 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from launch import chain, local, recipe
 from star_rl.errors import StarError
 from star_rl.evaluation import paper
-from star_rl.files import read_json, write_json, write_text
+from star_rl.files import write_json
+from star_rl.report import grid as grids
+from star_rl.report.findings import difference, gather, key_of
+from star_rl.report.page import DASH, fixed
 from star_rl.stage import manifest_of
 
 #: Variant -> what the rows of its teacher, its student after GRPO and, for the whole one, before GRPO are called.
@@ -28,7 +33,6 @@ VARIANTS: dict[str, dict[str, str]] = {
 }
 #: Stages before the teacher.
 _SHARED = ("tables", "tasks", "neighbours", "evidence")
-_DASH = "\u2013"
 
 #: Runs a recipe with overrides as ``launch.local.run`` does.
 Runner = Callable[[Any], Any]
@@ -40,22 +44,34 @@ def ablate(arguments: Namespace) -> int:
     for name in wanted:
         if name not in VARIANTS:
             raise StarError(f"there is no variant {name!r}", f"one of {', '.join(VARIANTS)}")
-    folders = run_variants(
-        arguments.recipe, arguments.overrides, wanted, lambda loaded: local.run(loaded, chain.STAGES)
-    )
-    from star_rl.report.evaluation import write_evaluation
-
-    made = table(folders)
-    out = folders[wanted[0]].parent / f"{folders[wanted[0]].name.removesuffix(f'-{wanted[0]}')}-table2"
-    write_text(f"{out}.md", markdown(made))
-    write_json(f"{out}.json", made)
-    page = write_evaluation([folder / "evaluate" for folder in folders.values()], Path(f"{out}.html"), made)
-    print(f"{markdown(made)}\n{out}.md\n{out}.json\n{page}")
+    run_variants(arguments.recipe, arguments.overrides, wanted, lambda loaded: local.run(loaded, chain.STAGES), show)
     return 0
 
 
-def run_variants(path: str, overrides: Sequence[str], wanted: Sequence[str], run: Runner) -> dict[str, Path]:
+def show(folders: Mapping[str, Path]) -> None:
+    """Write and print the table and the page of the variants that have been run, beside the runs."""
+    from star_rl.report.evaluation import write_evaluation
+
+    made = table(folders)
+    variant, folder = next(iter(folders.items()))
+    stem = f"{folder.name.removesuffix(f'-{variant}')}-table2"
+    paths = grids.write(folder.parent, stem, [grid(made)])
+    write_json(folder.parent / f"{stem}.json", made)
+    page = write_evaluation([one / "evaluate" for one in folders.values()], folder.parent / f"{stem}.html", made)
+    print(grids.markdown(grid(made)), *paths, folder.parent / f"{stem}.json", page, sep="\n")
+
+
+def run_variants(
+    path: str,
+    overrides: Sequence[str],
+    wanted: Sequence[str],
+    run: Runner,
+    after: Callable[[Mapping[str, Path]], None] = lambda folders: None,
+) -> dict[str, Path]:
     """Run the variants; returns their folders.
+
+    Args:
+        after: told the folders so far after each variant: a table of half a day's work is not lost with the next.
 
     Raises:
         StarError: the recipe is at fault, or it names a setting of its own.
@@ -71,6 +87,7 @@ def run_variants(path: str, overrides: Sequence[str], wanted: Sequence[str], run
             _share(earlier, folder)
         run(loaded)
         folders[name] = folder
+        after(folders)
     return folders
 
 
@@ -92,51 +109,69 @@ def _link(source: str, target: str) -> None:
 
 
 def table(folders: Mapping[str, Path]) -> dict[str, Any]:
-    """Rows of table 2 by sub-task and on average, ours and the paper's.
+    """Rows of table 2 by sub-task and on average, ours and the paper's; each set against STAR, paired by task.
 
     Raises:
-        StarError: the runs were judged on different tasks.
+        StarError: the runs were judged on different tasks, or a run lacks a method.
     """
+    found = gather([folder / "evaluate" for folder in folders.values()])
+    sets = {one.figures["tasks"]["fingerprint"]: one.folder for one in found.compared.folders}
+    if len(sets) > 1:
+        raise StarError(f"{' and '.join(map(str, sets.values()))} were judged on different tasks", "run them again")
     rows: dict[str, Any] = {}
-    sets: dict[str, Path] = {}
-    official = False
-    for variant, folder in folders.items():
-        judged = read_json(folder / "evaluate" / "metrics.json")
-        sets.setdefault(judged["tasks"]["fingerprint"], folder)
-        if len(sets) > 1:
-            raise StarError(f"{' and '.join(map(str, sets.values()))} were judged on different tasks", "run them again")
-        official = judged["tasks"]["official"]
-        whole = {row["name"]: row for row in judged["methods"]}
-        for method, name in VARIANTS[variant].items():
-            cells = [row for row in judged["cells"] if row["name"] == method]
+    values: dict[str, dict[Any, float]] = {}
+    for variant, judged in zip(folders, found.compared.folders, strict=True):
+        whole = {row["name"]: row for row in judged.figures["methods"]}
+        for method, label in VARIANTS[variant].items():
+            here = paper.RULES if method == "teacher" and paper.RULES in whole else method
+            if here not in whole:
+                raise StarError(f"{judged.folder} holds no answers of {here}", "run the variant again")
+            name = label.replace("MARS", here, 1) if here == paper.RULES else label
+            cells = [row for row in judged.figures["cells"] if row["name"] == here]
             rows[name] = {
-                "overall": {key: whole[method][key] for key in ("n", "hr_avg", "hr_avg_low", "hr_avg_high")},
+                "overall": {key: whole[here][key] for key in ("n", "hr_avg", "hr_avg_low", "hr_avg_high")},
                 "cells": {f"{row['source']} {row['scenario']}": row["hr_avg"] for row in cells},
                 "average": sum(row["hr_avg"] for row in cells) / len(cells),
+                "against_star": None,
             }
-    return {"reference": paper.PAPER, "table": "table 2", "official": official, "rows": rows}
+            scores = found.scores[judged.label, here]
+            values[name] = {key_of(task): float(score) for task, score in zip(judged.tasks, scores, strict=True)}
+    star = values.get("STAR", {})
+    for name, own in values.items():
+        if star and name != "STAR":
+            both = np.array([(value, star[key]) for key, value in own.items()])
+            rows[name]["against_star"] = difference(both[:, 0], both[:, 1])._asdict()
+    official = found.compared.folders[0].figures["tasks"]["official"]
+    caveats = found.compared.caveats
+    return {"reference": paper.PAPER, "table": "table 2", "official": official, "rows": rows, "caveats": caveats}
 
 
-def markdown(made: Mapping[str, Any]) -> str:
+def grid(made: Mapping[str, Any]) -> grids.Grid:
     """The table in the paper's order; rows that were not run have a dash."""
     heads = list(dict.fromkeys(cell for row in made["rows"].values() for cell in row["cells"]))
-    lines = [["method", *heads, "Avg.", "overall [95 %]", "paper (Goodreads Avg.)"]]
-    lines.append(["---", *("---:" for _ in lines[0][1:])])
-    for name, printed in paper.TABLE2_AVERAGE.items():
-        row = made["rows"].get(name)
-        if row is None:
-            cells = [_DASH] * (len(heads) + 2)
-        else:
-            whole = row["overall"]
-            cells = [f"{row['cells'].get(head, float('nan')):.1f}" for head in heads]
-            cells += [
-                f"{row['average']:.1f}",
-                f"{whole['hr_avg']:.1f} [{whole['hr_avg_low']:.1f}, {whole['hr_avg_high']:.1f}]",
-            ]
-        lines.append([name, *cells, f"{printed:.1f}"])
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n\n"
+    lines = []
+    for theirs, printed in paper.TABLE2_AVERAGE.items():
+        name, row = next(
+            ((name, row) for name, row in made["rows"].items() if paper.row_of(name) == theirs), (theirs, None)
+        )
+        cells: list[grids.Cell] = [(None, DASH)] * (len(heads) + 3)
+        if row is not None:
+            whole, apart = row["overall"], row["against_star"]
+            shown = f"{whole['hr_avg']:.1f} [{whole['hr_avg_low']:.1f}, {whole['hr_avg_high']:.1f}]"
+            cells = [(value, fixed(value)) for value in (row["cells"].get(head) for head in heads)]
+            cells += [(row["average"], fixed(row["average"])), (whole["hr_avg"], shown)]
+            cells.append(
+                (apart["mean"], f"{apart['mean']:+.1f} [{apart['low']:+.1f}, {apart['high']:+.1f}]")
+                if apart
+                else (None, DASH)
+            )
+        lines.append(grids.Row(name, [*cells, (printed, f"{printed:.1f}")], ruled=theirs == "STAR"))
+    notes = [*made["caveats"]]
     if not made["official"]:
-        text += f"Not comparable with the paper's column ({made['reference']}, {made['table']}): other tasks.\n"
+        notes.append(f"Not comparable with the paper's column ({made['reference']}, {made['table']}): other tasks.")
+    if paper.RULES in made["rows"]:
+        notes.append(f"Rows of {paper.RULES} are no rows of the paper's MARS, whose figures stand beside them.")
     if "MARS-Planner" not in made["rows"]:
-        text += "MARS-Planner needs a served model: star-rl evaluate mars:endpoint=..:planner_endpoint=..\n"
-    return text
+        notes.append("MARS-Planner needs a served model: star-rl evaluate mars:endpoint=..:planner_endpoint=..")
+    last = ["Avg.", "overall [95 %]", "minus STAR [95 %]", "paper (Goodreads Avg.)"]
+    return grids.Grid("Table 2: HR_avg, %", ["method", *heads, *last], lines, notes=notes)

@@ -8,8 +8,14 @@ import pytest
 from launch import ablation, chain, local
 from star_rl import cli
 from star_rl.errors import StarError
+from star_rl.evaluation import paper, results
+from star_rl.evaluation.judge import judge
+from star_rl.evaluation.results import Answer
+from star_rl.evaluation.tasks import fingerprint_of, task_set, write_tasks
 from star_rl.files import write_json, write_text
 from star_rl.integrations.swift.sft import sieve_long_rows
+from star_rl.records import Task
+from star_rl.report.grid import latex, markdown
 
 RECIPE = """
 name: small
@@ -22,42 +28,90 @@ tools: {lens: candidates}
 """
 
 
-def judged(folder: Path, fingerprint="f", **rates):
-    """What the stage ``evaluate`` leaves, with HR_avg by method."""
-    row = {"n": 6, "hr_avg_low": 1.0, "hr_avg_high": 99.0}
-    methods = [{"name": name, "hr_avg": rate, **row} for name, rate in rates.items()]
+SCENARIOS = ("classic", "long_term")
+IDS = tuple(f"i{place}" for place in range(20))
+
+
+def judged(folder: Path, users="u", caveats=(), **ranks):
+    """What the stage ``evaluate`` leaves: method -> ranks of the truth by task, of either scenario in turn."""
+    count = len(next(iter(ranks.values())))
+    tasks = task_set([Task(f"t{k}", "x", SCENARIOS[k % 2], f"{users}{k}", IDS, "i7", 5) for k in range(count)], 7)
+    answers = []
+    for name, own in ranks.items():
+        for task, rank in zip(tasks.tasks, own, strict=True):
+            ranking = [item for item in task.candidates if item != "i7"]
+            ranking.insert(rank - 1, "i7")
+            answers.append(Answer(name, task, ranking))
+    made = results.table_of(answers)
     cells = [
-        {**one, "source": "x", "scenario": scenario, "hr_avg": one["hr_avg"] + shift}
-        for one in methods
-        for scenario, shift in (("classic", -1.0), ("long_term", 1.0))
+        {"source": source, "scenario": scenario, "n": len(own), "fingerprint": fingerprint_of(own)}
+        for (source, scenario), own in tasks.cells.items()
     ]
-    tasks = {"fingerprint": fingerprint, "official": False}
-    write_json(folder / "evaluate" / "metrics.json", {"methods": methods, "cells": cells, "tasks": tasks})
+    about = {"fingerprint": tasks.fingerprint, "official": False, "cells": cells}
+    out = folder / "evaluate"
+    figures = {**judge(made, tasks.tasks, 1, 200, 0), "tasks": about, "notes": [], "caveats": list(caveats)}
+    write_json(out / "metrics.json", figures)
+    write_tasks(out / "tasks.parquet", tasks.tasks)
+    results.write(out / "answers.parquet", made)
     return folder
+
+
+GOOD, FAIR, POOR = [1, 1, 1, 3, 1, 1], [1, 9, 3, 9, 1, 9], [9, 9, 1, 9, 9, 9]
 
 
 def test_the_table_is_filled_in_the_papers_order(tmp_path):
     folders = {
-        "full": judged(tmp_path / "full", teacher=50.0, sft=60.0, star=70.0),
-        "no_tools": judged(tmp_path / "no_tools", teacher=40.0, sft=45.0, star=55.0),
+        "full": judged(tmp_path / "full", caveats=["Made of rules."], **{paper.RULES: POOR, "sft": FAIR, "star": GOOD}),
+        "no_tools": judged(tmp_path / "no_tools", **{paper.RULES: POOR, "sft": POOR, "star": FAIR}),
     }
     made = ablation.table(folders)
-    assert {name: row["average"] for name, row in made["rows"].items()} == {
-        "MARS": 50.0, "STAR": 70.0, "STAR w/o GRPO": 60.0, "MARS w/o Tools": 40.0, "STAR w/o Tools": 55.0,
+    assert {name: round(row["average"], 1) for name, row in made["rows"].items()} == {
+        "MARS (rules)": 16.7, "STAR": 94.4, "STAR w/o GRPO": 44.4, "MARS (rules) w/o Tools": 16.7,
+        "STAR w/o Tools": 44.4,
     }  # fmt: skip
-    text = ablation.markdown(made)
-    assert "| STAR w/o GRPO | 59.0 | 61.0 | 60.0 | 60.0 [1.0, 99.0] | 75.5 |" in text
-    assert "| STAR w/o Planner | \u2013 | \u2013 | \u2013 | \u2013 | 76.9 |" in text
+    grid = ablation.grid(made)
+    text = markdown(grid)
+    assert "| STAR w/o GRPO | 88.9 | 0.0 | 44.4 | 44.4 [" in text and "| -50.0 [-" in text
+    assert "| STAR | 100.0 | 88.9 | 94.4 | 94.4 [83.3, 100.0] | \u2013 | 78.4 |" in text
+    assert "| STAR w/o Planner | \u2013 | \u2013 | \u2013 | \u2013 | \u2013 | 76.9 |" in text
+    assert "| MARS w/o Planner | \u2013 |" in text and "| MARS (rules) w/o Tools | 33.3 |" in text
     assert "Not comparable" in text and "MARS-Planner needs a served model" in text
+    assert "Made of rules." in text and "are no rows of the paper's MARS" in text
+    assert r"MARS (rules) w/o Tools & 33.3 & 0.0 &" in latex(grid) and latex(grid).count(r"\midrule") == 2
 
 
-def test_runs_on_different_tasks_make_no_table(tmp_path):
-    folders = {
-        "full": judged(tmp_path / "full", teacher=50.0, sft=60.0, star=70.0),
-        "no_tools": judged(tmp_path / "no_tools", "g", teacher=40.0, sft=45.0, star=55.0),
-    }
-    with pytest.raises(StarError, match="were judged on different tasks"):
-        ablation.table(folders)
+def test_the_table_of_a_language_models_teacher_keeps_the_papers_name(tmp_path):
+    made = ablation.table({"full": judged(tmp_path / "full", teacher=POOR, sft=FAIR, star=GOOD)})
+    assert list(made["rows"]) == ["MARS", "STAR", "STAR w/o GRPO"]
+    assert "no rows of the paper's" not in markdown(ablation.grid(made))
+
+
+def test_runs_on_different_tasks_or_without_a_method_make_no_table(tmp_path):
+    full = judged(tmp_path / "full", teacher=POOR, sft=FAIR, star=GOOD)
+    other = judged(tmp_path / "no_tools", "v", teacher=POOR, sft=POOR, star=FAIR)
+    with pytest.raises(StarError, match="different tasks"):
+        ablation.table({"full": full, "no_tools": other})
+    with pytest.raises(StarError, match="holds no answers of star"):
+        ablation.table({"full": judged(tmp_path / "less", teacher=POOR, sft=FAIR)})
+
+
+def test_the_table_is_written_after_each_variant(tmp_path, capsys):
+    write_text(tmp_path / "small.yaml", RECIPE)
+    seen = []
+
+    def run(loaded):
+        if loaded.name.endswith("no_planner"):
+            raise StarError("the engine is gone")
+        seen.append((tmp_path / "small-table2.md").exists())
+        judged(tmp_path / loaded.name, teacher=POOR, sft=FAIR, star=GOOD)
+
+    words = (str(tmp_path / "small.yaml"), [f"out={tmp_path}"], ["full", "no_tools", "no_planner"])
+    with pytest.raises(StarError, match="the engine is gone"):
+        ablation.run_variants(*words, run, ablation.show)
+    assert seen == [False, True]
+    for kind in ("md", "tex", "html", "json"):
+        assert "STAR w/o Tools" in (tmp_path / f"small-table2.{kind}").read_text()
+    assert capsys.readouterr().out.count("Table 2: HR_avg") == 2
 
 
 def test_variants_share_what_comes_before_the_teacher_and_differ_after_it(tmp_path):
