@@ -19,9 +19,11 @@ from launch.training import required_phases
 from launch.world import LACKING, World
 from star_rl.errors import StarError
 from star_rl.evaluation import identity
+from star_rl.evaluation.apart import Apart
 from star_rl.evaluation.methods import Method, Ranking, Spec, TaskContext, Workflow, Yardstick, load
 from star_rl.evaluation.paper import RULES
 from star_rl.evaluation.scripted import ScriptedBackend, ScriptedChat, ScriptedPlanner, TimedTools
+from star_rl.evaluation.threads import words
 from star_rl.files import fingerprint
 from star_rl.mars import Case, Outcome, RuleBackend, RuleOptions, Team, TeamOptions, strength_of
 from star_rl.mars.llm import LlmOptions
@@ -336,6 +338,7 @@ def python(world: World, spec: Spec, seed: int, folder: Path) -> Method:
     """``python:FILE.py:NAME`` or ``python:MODULE:NAME``: a function ``NAME(world, seed, **options)`` that makes a
     :class:`Method`, or an object with ``name`` and ``rank(task, history)``."""
     place, _, attribute = spec.argument.rpartition(":")
+    remedy = "give python:FILE.py:NAME"
     try:
         if place.endswith(".py"):
             found = importlib.util.spec_from_file_location(Path(place).stem, place)
@@ -347,8 +350,15 @@ def python(world: World, spec: Spec, seed: int, folder: Path) -> Method:
             module = importlib.import_module(place)
         make = getattr(module, attribute)
     except (ImportError, AttributeError, OSError, ValueError) as error:
-        raise StarError(f"there is no method at {spec.argument!r} ({error})", "give python:FILE.py:NAME") from error
-    made = make(world, seed, **spec.options)
+        raise StarError(f"there is no method at {spec.argument!r} ({error})", remedy) from error
+    except Exception as error:  # code of one's own may fail in any way
+        raise StarError(f"{place} cannot be read ({words(error)})", "mend it") from error
+    try:
+        made = make(world, seed, **spec.options)
+    except StarError:
+        raise
+    except Exception as error:
+        raise StarError(f"{spec.text} cannot be made ({words(error)})", "mend it, or its options") from error
     file = getattr(module, "__file__", None)
     origin = {
         "place": attribute,
@@ -358,6 +368,7 @@ def python(world: World, spec: Spec, seed: int, folder: Path) -> Method:
         "options": dict(spec.options),
     }
     if isinstance(made, Method):
+        made = Apart(made)
         made.origin = origin
         return made
     if not hasattr(made, "name") or inspect.iscoroutinefunction(getattr(made, "rank", None)):

@@ -12,9 +12,7 @@ import asyncio
 import contextlib
 import importlib
 import inspect
-import queue
 import re
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +22,7 @@ from typing import Any
 
 from star_rl.errors import StarError
 from star_rl.evaluation import identity
+from star_rl.evaluation.threads import Worker
 from star_rl.mars.case import Case
 from star_rl.records import Item, Task
 from star_rl.scenarios.histories import Event
@@ -67,14 +66,18 @@ class TaskContext:
         history: the user's interactions before the cutoff, oldest first: (item id, timestamp, rating).
         items: all items by id.
         sample: which sample of the task this is.
+        user: attributes of the user.
+        texts: what the user wrote, by item and time, where a simulator's tool showed it.
     """
 
     history: Sequence[Event]
     items: Mapping[str, Item] = field(repr=False, default_factory=dict)
     sample: int = 0
+    user: Mapping[str, Any] = field(repr=False, default_factory=dict)
+    texts: Mapping[tuple[str, int], str] = field(repr=False, default_factory=dict)
 
     def case(self, task: Task) -> Case:
-        return Case.of(task, self.history, self.items)
+        return Case.of(task, self.history, self.items, self.user, self.texts)
 
 
 def blind(task: Task) -> Task:
@@ -130,7 +133,7 @@ class Yardstick(Method):
     def __init__(self, inner: Any, options: Mapping[str, Any] | None = None) -> None:
         self._make: Callable[[], Any] = lambda: inner
         self.name, self._options = str(inner.name), dict(options or {})
-        self._inner, self._worker = inner, _Worker()
+        self._inner, self._worker = inner, Worker()
 
     @classmethod
     def later(cls, make: Callable[[], Any], name: str, options: Mapping[str, Any]) -> Yardstick:
@@ -158,7 +161,7 @@ class Yardstick(Method):
         try:
             return await self._worker.run(work)
         except asyncio.CancelledError:
-            self._worker = _Worker()
+            self._worker = Worker()
             raise
 
 
@@ -172,7 +175,7 @@ class _Name:
 class Workflow(Method):
     """An agent with ``async rank(case, sample)`` as a method (star_rl.baselines.agents).
 
-    Its answer has ``ranking``, ``failure``, ``calls``, ``tokens_in`` and ``tokens_out``.
+    Its answer has ``ranking``, ``failure``, ``calls``, ``tokens_in``, ``tokens_out`` and ``messages``.
     """
 
     varies = True
@@ -206,6 +209,7 @@ class Workflow(Method):
             calls=said.calls,
             tokens_in=said.tokens_in,
             tokens_out=said.tokens_out,
+            trace={"messages": list(said.messages)} if said.messages else None,
         )
 
 
@@ -233,42 +237,6 @@ def _id(entry: Any) -> str | None:
     if not isinstance(entry, str):
         return None
     return str(entry) if entry.isascii() else entry.encode("utf-8", "replace").decode("utf-8")
-
-
-class _Worker:
-    """One thread that works off calls; it does not keep the process alive."""
-
-    def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, daemon=True)
-
-    async def run(self, call: Callable[[], Ranking]) -> Ranking:
-        if not self._thread.is_alive():
-            self._thread.start()
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Ranking] = loop.create_future()
-        self._calls.put((call, future, loop))
-        return await future
-
-    def _work(self) -> None:
-        while True:
-            call, future, loop = self._calls.get()
-            try:
-                outcome, value = "set_result", call()
-            except BaseException as error:  # whatever it is, it is this answer's failure and no one else's
-                outcome, value = "set_exception", RuntimeError(_words(error))
-            with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits any more
-                loop.call_soon_threadsafe(_settle, future, outcome, value)
-            del call, future, loop, value
-
-
-def _settle(future: asyncio.Future[Ranking], outcome: str, value: Any) -> None:
-    if not future.done():
-        getattr(future, outcome)(value)
-
-
-def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 # ----------------------------------------------------------------------------------------------------------- the names

@@ -4,12 +4,15 @@ A folder of answers holds ``tasks.parquet`` and, for each method, ``answers/<met
 what the method was, then a line for each answer. Sealed, they are the table of :mod:`star_rl.evaluation.results`.
 
 A method that raises, that takes too long or that returns no list has failed on that task: a miss that stays in the
-denominator, with the reason beside it (websocietysimulator 1.0.0a30 gives a task 300 s).
+denominator, with the reason beside it (websocietysimulator 1.0.0a30 gives a task 300 s). An endpoint that gives out is
+no fault of the method's: such an answer is a miss until the next call asks for it again, and several of them in a row
+end the work and are not kept.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import re
@@ -28,6 +31,8 @@ from star_rl.records import Task
 
 #: Seconds that the official simulator gives a task.
 TIMEOUT = 300.0
+#: Answers in a row that an endpoint failed before the work ends.
+OUTAGE = 10
 _COLUMNS = ("well_formed", "tool_calls", "calls", "tokens_in", "seconds", "tool_seconds", "confidence")
 
 #: Makes what a method sees beside a task: ``(task, sample) -> context``.
@@ -58,10 +63,11 @@ class Ledger:
         settings = fingerprint([name, describe])
         self.done: set[tuple[str, int]] = set()
         known = digest(tasks)
-        lines = [json.dumps({"method": name, "began": time.time(), "describe": describe, "settings": settings})]
+        head: dict[str, Any] = {"method": name, "began": time.time(), "describe": describe, "settings": settings}
+        rows: dict[tuple[str, int], str] = {}
         for number, row in enumerate(_rows(self.path)):
             if number == 0:
-                lines = [json.dumps(row)]
+                head = row
                 if row.get("settings") != settings:
                     raise StarError(
                         f"{self.path} holds answers of {name} with other settings ({_other(row, describe)})",
@@ -71,16 +77,14 @@ class Ledger:
             _same_task(self.path, row, known.get(row["task_id"]))
             key = (row["task_id"], row["sample"])
             if key not in self.done:
-                self.done.add(key)
-                lines.append(json.dumps(row))
+                rows[key] = json.dumps(row)
+                if not _gone(row.get("failure")):
+                    self.done.add(key)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if self.done or not self.path.exists():
-                part = self.path.with_suffix(".part")  # a last line cut short by a kill is gone
-                part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-                part.replace(self.path)
-            else:
-                self.path.write_text(f"{lines[0]}\n", encoding="utf-8")
+            part = self.path.with_suffix(".part")  # a last line cut short by a kill is gone
+            part.write_text("".join(f"{line}\n" for line in (json.dumps(head), *rows.values())), encoding="utf-8")
+            part.replace(self.path)
             self._handle = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - closed by `close`
         except OSError as error:
             raise writing_error(self.path, error) from error
@@ -125,6 +129,11 @@ def _same_task(path: Path, row: dict[str, Any], known: str | None) -> None:
         )
 
 
+def _gone(failure: str | None) -> bool:
+    """Did the endpoint give out, and not the method? Such an answer is asked for again."""
+    return bool(failure) and str(failure).startswith("endpoint: ")
+
+
 def _slug(name: str) -> str:
     plain = re.sub(r"[^A-Za-z0-9._=-]+", "_", name).strip("_.")[:80] or "method"
     return plain if plain == name else f"{plain}-{fingerprint(name)[:6]}"
@@ -155,37 +164,99 @@ async def run_method(
     ledger = Ledger(Path(folder), method.name, {**method.identity, "timeout": timeout}, tasks)
     many = samples if method.varies else 1
     missing = [(task, k) for task in tasks for k in range(many) if (task.task_id, k) not in ledger.done]
-    total, done = len(tasks) * many, len(tasks) * many - len(missing)
-    failed: Counter[str] = Counter()
-    queue = iter(missing)
-
-    async def work() -> None:
-        nonlocal done
-        for task, sample in queue:  # shared: the next one goes to whoever is free
-            found = await _once(method, task, context_of(task, sample), timeout)
-            if found.failure:
-                failed[found.failure] += 1
-            ledger.append(task, sample, found)
-            done += 1
-            if progress is not None:
-                progress(done, total, method.name + (f", {failed.total()} failed" if failed else ""))
-
+    work = _Work(ledger, missing, len(tasks) * many, progress)
     try:
         if missing:
-            if progress is not None:
-                say, begun, name = progress, done, method.name
-                method.watch = lambda words: say(begun, total, f"{name} {words}")
-                method.watch("gets ready")
-            async with method as opened:
-                method = opened
+            work.say("gets ready")
+            method.watch = work.say
+            async with contextlib.AsyncExitStack() as stack:
+                opened = await _enter(stack, method)
                 async with asyncio.TaskGroup() as group:
-                    for _ in range(min(max(1, method.in_flight), len(missing))):
-                        group.create_task(work())
+                    for _ in range(min(max(1, opened.in_flight), len(missing))):
+                        group.create_task(work.go(opened, context_of, timeout))
+                work.finish()
+        elif progress is not None:
+            progress(work.total, work.total, method.name)
     except BaseExceptionGroup as group_error:
         raise group_error.exceptions[0] from group_error
     finally:
         ledger.close()
-    return failed
+    return work.failed
+
+
+async def _enter(stack: contextlib.AsyncExitStack, method: Method) -> Method:
+    """Open a method for the time of the stack.
+
+    Raises:
+        StarError: it cannot be opened; names the method.
+    """
+    try:
+        return await stack.enter_async_context(method)
+    except StarError:
+        raise
+    except Exception as error:  # a method may fail in any way
+        raise StarError(
+            f"method {method.name} cannot start ({_reason(error)})", "mend it and give the same command again"
+        ) from error
+
+
+class _Work:
+    """What one method still has to answer."""
+
+    def __init__(
+        self, ledger: Ledger, missing: Sequence[tuple[Task, int]], total: int, progress: Progress | None
+    ) -> None:
+        self.total, self.failed = total, Counter[str]()
+        self._ledger, self._queue, self._progress = ledger, iter(missing), progress
+        self._done = self._begun = total - len(missing)
+        self._held: list[tuple[Task, int, Ranking]] = []  # the last answers, where an endpoint failed all of them
+
+    def say(self, words: str) -> None:
+        if self._progress is not None:
+            self._progress(self._begun, self.total, f"{self._ledger.name} {words}")
+
+    async def go(self, method: Method, context_of: ContextOf, timeout: float) -> None:
+        """Answer what is missing; the next one goes to whoever is free."""
+        for task, sample in self._queue:
+            found = await _once(method, task, context_of(task, sample), timeout)
+            if _gone(found.failure):
+                self._held.append((task, sample, found))
+                if len(self._held) >= OUTAGE:
+                    raise self._outage()
+            else:
+                self._release()
+                self._keep(task, sample, found)
+
+    def finish(self) -> None:
+        """All was asked: keep what was held back.
+
+        Raises:
+            StarError: the endpoint has not answered at all, now or before.
+        """
+        if self._held and not self._ledger.done:
+            raise self._outage()
+        self._release()
+
+    def _release(self) -> None:
+        held, self._held = self._held, []
+        for entry in held:
+            self._keep(*entry)
+
+    def _keep(self, task: Task, sample: int, found: Ranking) -> None:
+        if found.failure:
+            self.failed[found.failure] += 1
+        self._ledger.append(task, sample, found)
+        self._done += 1
+        if self._progress is not None:
+            note = f", {self.failed.total()} failed" if self.failed else ""
+            self._progress(self._done, self.total, self._ledger.name + note)
+
+    def _outage(self) -> StarError:
+        count, (_, _, last) = len(self._held), self._held[-1]
+        return StarError(
+            f"the endpoint of {self._ledger.name} failed {count} answers one after the other ({last.failure})",
+            "mend it and give the same command again: these answers are not kept",
+        )
 
 
 async def _once(method: Method, task: Task, context: TaskContext, timeout: float) -> Ranking:
@@ -227,7 +298,7 @@ def read_answers(folder: str | Path, tasks: Sequence[Task]) -> list[Answer]:
     digests = digest(tasks)
     found: list[Answer] = []
     for path, head in ledgers(folder):
-        name, own = str(head.get("method", path.stem)), []
+        name, own = str(head.get("method", path.stem)), dict[tuple[int, int], Answer]()
         for row in itertools.islice(_rows(path), 1, None):
             if row["task_id"] not in known:
                 raise StarError(
@@ -236,8 +307,8 @@ def read_answers(folder: str | Path, tasks: Sequence[Task]) -> list[Answer]:
                 )
             place, task = known[row["task_id"]]
             _same_task(path, row, digests[task.task_id])
-            own.append((place, row["sample"], _answer(name, task, row)))
-        found += [answer for _, _, answer in sorted(own, key=lambda entry: entry[:2])]
+            own[place, row["sample"]] = _answer(name, task, row)  # the last: what an endpoint failed was asked again
+        found += [own[key] for key in sorted(own)]
     return found
 
 

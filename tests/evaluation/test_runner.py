@@ -10,6 +10,7 @@ import pytest
 
 from star_rl.errors import StarError
 from star_rl.evaluation import results, runner
+from star_rl.evaluation.apart import Apart
 from star_rl.evaluation.judge import judge
 from star_rl.evaluation.methods import Method, Ranking, TaskContext, Yardstick
 from star_rl.records import Task
@@ -180,6 +181,123 @@ def test_answers_to_other_tasks_of_the_same_ids_are_refused(tmp_path):
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps({k: v for k, v in row.items() if k != "task"}) + "\n" for row in lines))
     assert len(runner.read_answers(tmp_path, others)) == 6  # written before answers knew their tasks
+
+
+class Served(Method):
+    """Its endpoint answers only while it is up: a task's id says whether."""
+
+    name = "served"
+
+    def __init__(self, down=()):
+        self.down, self.asked = set(down), []
+
+    async def rank(self, task, context):
+        self.asked.append(task.task_id)
+        gone = task.task_id in self.down
+        return Ranking(None, "endpoint: ChatError: 503") if gone else Ranking(["7"])
+
+
+MANY = [replace(TASKS[0], task_id=f"t{k:02}") for k in range(30)]
+
+
+def test_an_outage_ends_the_work_and_is_no_answer(tmp_path):
+    names = [task.task_id for task in MANY]
+    with pytest.raises(StarError, match=r"the endpoint of served failed 10 answers one after the other .*503"):
+        run(Served(names[5:]), tmp_path, MANY)
+    assert [answer.task.task_id for answer in runner.read_answers(tmp_path, MANY)] == names[:5]
+    again = Served()
+    run(again, tmp_path, MANY)
+    assert again.asked == names[5:]
+    assert judged(tmp_path, MANY)[0]["hr1"] == 100.0
+
+
+def test_an_endpoint_that_never_answered_has_not_been_judged(tmp_path):
+    with pytest.raises(StarError, match="failed 6 answers one after the other"):
+        run(Served(task.task_id for task in TASKS), tmp_path)
+    assert runner.read_answers(tmp_path, TASKS) == []
+
+
+def test_what_an_endpoint_failed_now_and_then_is_a_miss_until_it_is_asked_again(tmp_path):
+    assert run(Served(["t1", "t5"]), tmp_path) == {"endpoint: ChatError: 503": 2}
+    assert judged(tmp_path)[0]["failed"] == 2
+    second = Served(["t5"])
+    run(second, tmp_path)
+    assert second.asked == ["t1", "t5"] and judged(tmp_path)[0]["failed"] == 1
+    run(Served(["t5"]), tmp_path)
+    assert len((tmp_path / "served.jsonl").read_text().splitlines()) == 1 + 6 + 1  # the last is yet to be put in order
+    third = Served()
+    run(third, tmp_path)
+    run(Served(), tmp_path)
+    assert third.asked == ["t5"] and judged(tmp_path)[0]["failed"] == 0
+    assert len((tmp_path / "served.jsonl").read_text().splitlines()) == 1 + 6
+
+
+def test_a_method_that_cannot_start_is_named(tmp_path):
+    class Shut(Method):
+        name = "shut"
+
+        async def __aenter__(self):
+            raise ValueError("no such device")
+
+        async def rank(self, task, context):
+            return ["7"]
+
+    for method in (Shut(), Apart(Shut())):
+        with pytest.raises(StarError, match=r"method shut cannot start .ValueError: no such device. - mend it"):
+            run(method, tmp_path)
+
+
+def test_a_method_that_blocks_its_loop_is_timed_out_and_opened_again(tmp_path):
+    release = threading.Event()
+
+    class Blocking(Method):
+        name, opened, closed = "blocking", 0, 0
+
+        async def __aenter__(self):
+            self.opened += 1
+            return self
+
+        async def __aexit__(self, *_):
+            self.closed += 1
+
+        async def rank(self, task, context):
+            if task.task_id == "t2":
+                release.wait(60)  # as a request does that is not asynchronous
+            if task.task_id == "t4":
+                raise SystemExit(3)
+            return ["7"]
+
+    method, began = Blocking(), time.monotonic()
+    failed = run(Apart(method), tmp_path, timeout=0.5)
+    release.set()
+    assert failed == {"no answer within 0.5 s": 1, "SystemExit: 3": 1}
+    assert time.monotonic() - began < 30
+    assert (method.opened, method.closed) == (2, 1)
+    assert judged(tmp_path)[0]["n"] == 6
+
+
+def test_a_method_apart_is_cancelled_in_time_and_keeps_its_loop(tmp_path):
+    class Sleeper(Method):
+        name, varies, in_flight, loops = "sleeper", True, 6, set()
+
+        @property
+        def describe(self):
+            return {"k": 1}
+
+        async def __aenter__(self):
+            self.watch("warms up")
+            return self
+
+        async def rank(self, task, context):
+            self.loops.add(asyncio.get_running_loop())
+            await asyncio.sleep(60 if task.task_id == "t5" else 0)
+            return ["7"]
+
+    said = []
+    inner = Apart(Sleeper())
+    assert (inner.varies, inner.in_flight, inner.identity) == (True, 6, {"k": 1})
+    assert run(inner, tmp_path, timeout=0.3, progress=lambda *now: said.append(now[2])) == {"no answer within 0.3 s": 1}
+    assert len(Sleeper.loops) == 1 and "sleeper warms up" in said
 
 
 def test_what_the_user_can_mend_stops_the_run_and_says_so(tmp_path):
