@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from launch import chain, local, recipe
+from launch.check import check_recipe
 from star_rl.errors import StarError
 from star_rl.evaluation import paper
 from star_rl.files import write_json
@@ -44,7 +45,12 @@ def ablate(arguments: Namespace) -> int:
     for name in wanted:
         if name not in VARIANTS:
             raise StarError(f"there is no variant {name!r}", f"one of {', '.join(VARIANTS)}")
-    run_variants(arguments.recipe, arguments.overrides, wanted, lambda loaded: local.run(loaded, chain.STAGES), show)
+
+    def checked(loaded: Any) -> None:
+        check_recipe(loaded)
+        local.run(loaded, chain.STAGES)
+
+    run_variants(arguments.recipe, arguments.overrides, wanted, checked, show)
     return 0
 
 

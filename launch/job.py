@@ -62,6 +62,7 @@ def run(spec: dict[str, Any]) -> None:
         StarError: the cluster is not ready, or a stage refuses something.
     """
     from launch import chain, local
+    from launch.check import check_recipe
     from launch.recipe import load
 
     needs = preflight.Needs(**spec["needs"])
@@ -70,6 +71,7 @@ def run(spec: dict[str, Any]) -> None:
     file = Path(SPEC).with_suffix(".yaml")
     file.write_text(spec["recipe"], encoding="utf-8")
     recipe = load(file)
+    check_recipe(recipe, spec.get("until"))
     local.run(recipe, guarded(chain.STAGES, needs), spec.get("start"), spec.get("until"))
 
 

@@ -117,9 +117,14 @@ class Sft:
 
 @dataclass
 class Loop:
-    """Budgets of the policy loop (star_rl.policy.loop.Budget) for sampling, GRPO and evaluation alike."""
+    """Budgets of the policy loop (star_rl.policy.loop.Budget) for sampling, GRPO and evaluation alike.
 
-    prompt_tokens: int = 6000
+    ``prompt_tokens``: the longest prompt that GRPO takes (verl's ``max_prompt_length``); null is ``prompt.budget`` for
+    a full profile, and what the overlay says for a compact one. ``budget.response_tokens`` is verl's
+    ``max_response_length`` too.
+    """
+
+    prompt_tokens: int | None = None
     budget: dict[str, Any] = field(default_factory=dict)
 
 

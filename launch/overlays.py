@@ -40,3 +40,57 @@ def sft_layers(section: Mapping[str, Any]) -> list[Path | Mapping[str, Any]]:
         StarError: an overlay that does not exist.
     """
     return [*(overlay(name) for name in named(section["recipe"])), section["overrides"]]
+
+
+def lengths(config: Mapping[str, Any]) -> dict[str, int]:
+    """verl's two lengths as the chain's prompt and loop have them, in tokens; what the chain leaves open is left out.
+
+    A full profile keeps to ``prompt.budget``; a compact one has no budget, so its overlay says how long it may get.
+    """
+    prompt = config["loop"]["prompt_tokens"] or (
+        config["prompt"]["budget"] if config["prompt"]["profile"] == "full" else None
+    )
+    found = {"max_prompt_length": prompt, "max_response_length": config["loop"]["budget"].get("response_tokens")}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def grpo_recipe(config: Mapping[str, Any]) -> Any:
+    """Section ``grpo`` as a :class:`star_rl.integrations.verl.recipe.Recipe`: overlay, chain, overrides, in this order.
+
+    The chain's prompt, loop and tools go into it, so that GRPO's rollouts are those of sampling and evaluation.
+
+    Args:
+        config: sections ``prompt``, ``tools``, ``sft_set``, ``loop`` and ``grpo`` as plain data.
+
+    Raises:
+        StarError: no such overlay, an unknown key, or an override that contradicts the chain.
+    """
+    from launch.world import LACKING
+    from rewards.loading import place
+    from star_rl.integrations.verl.recipe import load_recipe, merge
+
+    section, tools = config["grpo"], config["tools"]
+    asked = section["overrides"].get("verl") or {}
+    chain = lengths(config)
+    for name, value in chain.items():
+        given = (asked.get("data") or {}).get(name, value)
+        if given != value:
+            option = "loop.budget.response_tokens" if name == "max_response_length" else "prompt.budget"
+            raise StarError(
+                f"grpo.overrides.verl.data.{name}={given}, but the chain's {option} is {value}",
+                f"set {option} alone: verl's length follows it",
+            )
+    reward, function = place(section["reward"])
+    steps = {"trainer": {"total_training_steps": section["steps"]}} if section["steps"] else {}
+    budget = {name: value for name, value in config["loop"]["budget"].items() if name != "response_tokens"}
+    derived = {
+        "reward": f"{reward}:{function}",
+        "policy": {
+            "lens": tools["lens"],
+            "lens_top": tools["lens_top"],
+            "show_tools": LACKING.get(config["sft_set"]["setting"]) != "tools",
+            "budget": budget,
+        },
+        "verl": {"data": chain},
+    }
+    return load_recipe(overlay(section["recipe"]), merge(derived, section["overrides"], {"verl": steps}))

@@ -1,6 +1,7 @@
 """Recipes: a YAML file over typed defaults, and ``key=value`` on the command line over both.
 
 ``source=movielens`` is short for ``source.name=movielens``, and the same holds for every section that has a name.
+``reward=..`` is short for ``grpo.reward=..``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from launch.options import Recipe
 from star_rl.errors import StarError
+
+#: What users name most, and where it stands.
+_SHORT = {"reward": "grpo.reward"}
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -70,6 +74,7 @@ def _override(config: Any, text: str) -> DictConfig:
     name = name.strip()
     if not equals or not name:
         raise StarError(f"{text!r} is not an override", "write section.key=value, for instance source.root=DIR")
+    name = _SHORT.get(name, name)
     section = OmegaConf.select(config, name, throw_on_missing=False)
     if isinstance(section, DictConfig) and "name" in section and not value.strip().startswith("{"):
         name += ".name"

@@ -80,15 +80,14 @@ def _first(error: Exception) -> str:
 # ------------------------------------------------------------------------------------------------------- what is sent
 
 
-def prepare(recipe: Recipe, root: Path) -> Recipe:
+def prepare(recipe: Recipe, root: Path, until: str | None = None) -> Recipe:
     """A recipe as the cluster's nodes can read it: paths into the tree relative to it, data and runs on shared paths.
 
     Raises:
-        StarError: a path that a node could not follow, or a reward that breaks its contract.
+        StarError: a path that a node could not follow, or what :func:`launch.check.check_recipe` refuses.
     """
+    from launch.check import check_recipe
     from launch.overlays import named, overlay
-    from rewards import loading
-    from star_rl.integrations.verl.recipe import load_recipe
 
     if not Path(recipe.out).is_absolute():
         raise StarError(
@@ -97,8 +96,7 @@ def prepare(recipe: Recipe, root: Path) -> Recipe:
     for name, value in (("source.root", recipe.source.root), ("student.path", recipe.student.path)):
         if value and (value.startswith(".") or (Path(value).exists() and not Path(value).is_absolute())):
             raise StarError(f"{name}={value} is relative", "give the absolute path that the nodes see")
-    options = loading.options_of(load_recipe(overlay(recipe.grpo.recipe), recipe.grpo.overrides).verl)
-    loading.check(loading.load(recipe.grpo.reward), f"reward {recipe.grpo.reward}", **options)
+    check_recipe(recipe, until, here=False)
     file, colon, function = recipe.grpo.reward.partition(".py")
     if colon and not recipe.grpo.reward.startswith("pkg://"):
         recipe.grpo.reward = _inside(Path(file + ".py"), root, "grpo.reward") + function
@@ -163,7 +161,7 @@ def submit(
             refuses it.
     """
     root = (root or package.project_root()).resolve()
-    recipe = prepare(recipe, root)
+    recipe = prepare(recipe, root, until)
     needs = needs_of(recipe, root, extra, until)
     spec = {
         "name": recipe.name,

@@ -33,7 +33,7 @@ _TOKENIZER_TEXTS = 2000
 
 
 #: Parts of ``teacher.options`` beside the fields of ``TeamOptions``: how the agents' work is done.
-_PARTS = ("rules", "llm", "chat", "planner_chat")
+PARTS = ("rules", "llm", "chat", "planner_chat")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ async def open_teacher(world: World, config: Mapping[str, Any], seed: int, cache
     teacher = config["teacher"]
     lacks = LACKING.get(config["sft_set"]["setting"], "")
     options = dict(teacher["options"])
-    parts = {name: dict(options.pop(name, None) or {}) for name in _PARTS}
+    parts = {name: dict(options.pop(name, None) or {}) for name in PARTS}
     fields = {"top": world.prompt.top, **options, **({lacks: False} if lacks else {})}
     team_options = TeamOptions(**_only(fields, TeamOptions, "teacher.options"))
     clients: list[Any] = []
@@ -176,7 +176,7 @@ def student_stage(context: Context) -> dict[str, Any]:
     """Make the tiny student, or check that the model named in the recipe can be one."""
     options = context.config["student"]
     if options["path"]:
-        return _given(options["path"])
+        return given_student(options["path"])
     import pyarrow.parquet as pq
 
     from star_rl.student.model import StudentShape, make_student
@@ -203,7 +203,12 @@ def student_stage(context: Context) -> dict[str, Any]:
     }
 
 
-def _given(path: str) -> dict[str, Any]:
+def given_student(path: str) -> dict[str, Any]:
+    """What the manifest says of a student that exists already.
+
+    Raises:
+        StarError: the folder holds no Qwen3 model.
+    """
     folder = Path(path)
     if folder.exists() or path.startswith((".", "/")):
         for name in ("config.json", "tokenizer.json"):

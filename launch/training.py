@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import random
 from pathlib import Path
 from typing import Any
 
 from data_builders import grpo as grpo_set
 from data_builders import rating
-from launch.overlays import overlay, sft_layers
+from launch.overlays import grpo_recipe, sft_layers
 from launch.teaching import student_path
 from launch.world import LACKING, World
 from star_rl.records import Task
@@ -141,28 +140,11 @@ def grpo_set_stage(context: Context) -> dict[str, Any]:
 
 def grpo_stage(context: Context) -> dict[str, Any]:
     """GRPO by ``verl.trainer.main_ppo``; ``final/`` is the trained student."""
-    from rewards.loading import place
     from star_rl.integrations.verl.grpo import Step, export, read_metrics, run_grpo
-    from star_rl.integrations.verl.recipe import Paths, load_recipe
+    from star_rl.integrations.verl.recipe import Paths
 
     world = World(context.run, context.config)
-    options, tools = context.config["grpo"], context.config["tools"]
-    reward, function = place(options["reward"])
-    overrides: dict[str, Any] = {
-        "reward": f"{reward}:{function}",
-        "policy": {
-            "lens": tools["lens"],
-            "lens_top": tools["lens_top"],
-            "show_tools": world.tools is not None,
-            "budget": {
-                name: value for name, value in context.config["loop"]["budget"].items() if name != "response_tokens"
-            },
-        },
-        **copy.deepcopy(options["overrides"]),
-    }
-    if options["steps"]:
-        overrides.setdefault("verl", {}).setdefault("trainer", {})["total_training_steps"] = options["steps"]
-    recipe = load_recipe(overlay(options["recipe"]), overrides)
+    recipe = grpo_recipe(context.config)
     data = context.inputs["grpo_set"]
     valid = data / "valid.parquet"
     paths = Paths(
@@ -190,7 +172,7 @@ def grpo_stage(context: Context) -> dict[str, Any]:
         "last5": last,
         "startup_seconds": result.startup_seconds,
         "resumed_from": result.resumed_from,
-        "reward": options["reward"],
+        "reward": context.config["grpo"]["reward"],
     }
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from launch.plan import activations
 from launch.plan.model import GIB, Phase, Plan
 from launch.plan.shapes import Shape
+from star_rl.integrations.verl.sizes import problems, ranks
 
 #: Two CUDA contexts (trainer and vLLM), NCCL, vLLM's captured graphs, the allocator's slack.
 _OVERHEAD = 4 * GIB
@@ -30,6 +31,7 @@ class _Trainer:
         self.checkpointing = bool(config.actor_rollout_ref.model.get("enable_gradient_checkpointing", True))
         rank = int(config.actor_rollout_ref.model.get("lora_rank", 0) or 0)
         self.trained = shape.adapter(rank) if rank else shape.parameters
+        self.data_parallel = ranks(config, gpus)
         (self._megatron if self.megatron else self._fsdp)()
         lengths = int(config.data.max_prompt_length) + int(config.data.max_response_length)
         self.longest = lengths
@@ -44,7 +46,6 @@ class _Trainer:
         group = self.gpus if engine.fsdp_size in (-1, None) else min(self.gpus, int(engine.fsdp_size))
         width = 2 if str(engine.model_dtype) in ("bf16", "bfloat16", "fp16") else 4
         self.sequence_parallel = int(self.actor.ulysses_sequence_parallel_size)
-        self.data_parallel = self.gpus // self.sequence_parallel
         self.param_offload = bool(engine.param_offload or engine.offload_policy)
         self.optimizer_offload = bool(engine.optimizer_offload or engine.offload_policy)
         self.weights = width * shape.parameters / group
@@ -62,7 +63,6 @@ class _Trainer:
         engine, shape = self.actor.megatron, self.shape
         self.tp, self.pp = int(engine.tensor_model_parallel_size), int(engine.pipeline_model_parallel_size)
         self.sequence_parallel = int(engine.context_parallel_size)
-        self.data_parallel = self.gpus // (self.tp * self.pp * self.sequence_parallel)
         ends = shape.embedding * (1 if self.pp > 1 or shape.tied else 2)
         part = (-(-shape.layers // self.pp) * shape.layer + ends) / self.tp
         self.param_offload, self.optimizer_offload = bool(engine.param_offload), bool(engine.optimizer_offload)
@@ -158,8 +158,7 @@ def plan_grpo(config: Any, shape: Shape, nodes: int, gpus_per_node: int, memory:
     plan.hold(Phase("rollout", sampling), _rollout_remedies(trainer, rollout))
     _cache(plan, config, shape, pool, replicas)
     _step(plan, config, shape, trainer, gpus_per_node)
-    if gpus % tp:
-        plan.problems.append(f"{gpus} GPUs are no multiple of the rollout's TP {tp}: lower tensor_model_parallel_size")
+    plan.problems += [f"{what}: {remedy}" for what, remedy in problems(config, gpus)]
     return plan
 
 
@@ -210,10 +209,6 @@ def _cache(plan: Plan, config: Any, shape: Shape, pool: float, replicas: int) ->
             f"the KV cache of {max(0.0, pool) / GIB:.1f} GiB does not hold one sequence of {longest:,} tokens "
             f"({token * longest / GIB:.1f} GiB): raise gpu_memory_utilization or the rollout's TP"
         )
-    if longest < prompt + response:
-        plan.problems.append(
-            f"rollout.max_model_len {longest:,} is less than prompt and response, {prompt + response:,}: raise it"
-        )
 
 
 def _step(plan: Plan, config: Any, shape: Shape, trainer: _Trainer, gpus_per_node: int) -> None:
@@ -224,21 +219,6 @@ def _step(plan: Plan, config: Any, shape: Shape, trainer: _Trainer, gpus_per_nod
         f"{prompts // max(1, mini)} update(s) of {mini * n} sequences over {trainer.data_parallel} data-parallel "
         f"rank(s), micro-batches of at most {trainer.tokens:,} tokens a GPU"
     )
-    if trainer.data_parallel < 1:
-        plan.problems.append(
-            f"{trainer.layout} needs more than the {trainer.gpus} GPUs there are: lower the parallel sizes"
-        )
-    elif (mini * n) % trainer.data_parallel:
-        plan.problems.append(
-            f"{mini * n} sequences an update do not divide over {trainer.data_parallel} ranks: "
-            f"change ppo_mini_batch_size ({mini} prompts x {n})"
-        )
-    reach = trainer.tokens * trainer.sequence_parallel
-    if trainer.actor.use_dynamic_bsz and reach < trainer.longest:
-        plan.problems.append(
-            f"a sequence of {trainer.longest:,} tokens does not fit a micro-batch of {reach:,}: "
-            "raise ppo_max_token_len_per_gpu"
-        )
     host = 0.0
     if trainer.param_offload:
         host += trainer.weights

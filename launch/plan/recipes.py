@@ -29,7 +29,7 @@ def plan_recipe(
 
     Args:
         path: a chain recipe, or an overlay of recipes/sft or recipes/grpo.
-        overrides: ``key=value`` for a chain recipe.
+        overrides: ``key=value`` over it, with the keys of the file.
         gpus: GPUs in all, None for what the recipe says; nodes of eight at most.
         memory: GiB of one GPU.
         model: folder or name, where the recipe names none or another is meant.
@@ -38,6 +38,9 @@ def plan_recipe(
         StarError: no such recipe, a model of unknown shape, or a recipe that verl refuses.
     """
     import yaml
+
+    from launch.check import hold_sft_keys
+    from launch.commands import values
 
     if gpus is not None and gpus < 1:
         raise StarError(f"--gpus {gpus} is no number of GPUs", "give 1 or more")
@@ -51,14 +54,19 @@ def plan_recipe(
         raise StarError(f"{file} is not valid YAML ({' '.join(str(error).split())[:120]})", "mend the file") from error
     tree = tree if isinstance(tree, dict) else {}
     if file.parent.name == "grpo" or "verl" in tree:
-        return [_grpo(file, {}, model or "Qwen/Qwen3-8B", gpus, size)]
+        from star_rl.integrations.verl.recipe import load_recipe
+
+        return [_grpo(load_recipe(file, values(overrides)), model or "Qwen/Qwen3-8B", gpus, size)]
     if file.parent.name == "sft" or "per_device_train_batch_size" in tree:
-        return [_sft([file], model, gpus, size)]
+        changed = values(overrides)
+        hold_sft_keys(changed, file.name)
+        return [_sft([file, changed], model, gpus, size)]
     return _chain(file, overrides, gpus, size, model)
 
 
 def _chain(path: Path, overrides: Sequence[str], gpus: int | None, size: float, model: str | None) -> list[Plan]:
-    from launch.overlays import overlay, sft_layers
+    from launch.check import check_recipe
+    from launch.overlays import grpo_recipe, sft_layers
     from launch.recipe import load
 
     recipe = load(path, overrides)
@@ -68,9 +76,10 @@ def _chain(path: Path, overrides: Sequence[str], gpus: int | None, size: float, 
             f"{path} makes a tiny student of its own, which fits any machine",
             "plan a recipe with student.path, or give --model",
         )
+    check_recipe(recipe, planned=True, here=False)
     return [
         _sft(sft_layers(asdict(recipe.sft)), model, gpus, size),
-        _grpo(overlay(recipe.grpo.recipe), recipe.grpo.overrides, model, gpus, size),
+        _grpo(grpo_recipe(asdict(recipe)), model, gpus, size),
     ]
 
 
@@ -83,10 +92,9 @@ def _sft(layers: list[Any], model: str | None, gpus: int | None, size: float) ->
     )
 
 
-def _grpo(path: Path, overrides: dict[str, Any], model: str, gpus: int | None, size: float) -> Plan:
-    from star_rl.integrations.verl.recipe import Paths, compose, load_recipe, overrides_of, verl_tree
+def _grpo(recipe: Any, model: str, gpus: int | None, size: float) -> Plan:
+    from star_rl.integrations.verl.recipe import Paths, compose, overrides_of, verl_tree
 
-    recipe = load_recipe(path, overrides)
     folder = Path("plan")
     paths = Paths(folder, folder / "model", folder / "train.parquet", folder / "store")
     config = compose(overrides_of(verl_tree(recipe, paths, "plan")))

@@ -189,6 +189,18 @@ def test_the_megatron_recipe_shares_out_by_its_parallel_sizes():
     assert (update["weights"], update["gradients"], update["optimizer"]) == (2 * part, 4 * part, 12 * part / 2)
 
 
+@pytest.mark.engine
+def test_overrides_change_the_plan_of_an_overlay():
+    (sixteen,) = plan_recipe("recipes/grpo/table5.yaml", ["verl.actor_rollout_ref.rollout.n=16"])
+    assert "256 rollouts (16 prompts x 16)" in sixteen.text()
+    with pytest.raises(StarError, match="unknown key 'rollout'"):
+        plan_recipe("recipes/grpo/table5.yaml", ["rollout.n=16"])
+    (sft,) = plan_recipe("recipes/sft/table4.yaml", ["per_device_train_batch_size=1"])
+    assert "32 rows (8 x 1 x 4)" in sft.text()
+    with pytest.raises(StarError, match="lerning_rate is not known - did you mean learning_rate"):
+        plan_recipe("recipes/sft/table4.yaml", ["lerning_rate=1"])
+
+
 def test_a_tiny_student_has_nothing_to_plan_and_odd_sizes_are_refused():
     with pytest.raises(StarError, match="tiny student"):
         plan_recipe("recipes/quickstart.yaml")

@@ -17,6 +17,7 @@ from launch.recipe import load
 from star_rl import cli
 from star_rl.errors import StarError
 
+HOST = "teacher.options.chat.endpoints=[http://127.0.0.1:8000/v1]"
 VALUE = "key-8d1f0c77b2aa41e9"
 RAY = Path(sys.executable).with_name("ray")
 
@@ -210,7 +211,7 @@ def test_a_reward_outside_the_tree_is_refused(tmp_path):
 
 @pytest.mark.engine
 def test_the_needs_of_a_recipe_are_those_of_its_grpo_overlay(tmp_path):
-    recipe = submit.prepare(load("recipes/amazon.yaml", [f"out={tmp_path}", "source.root=/data"]), Path.cwd())
+    recipe = submit.prepare(load("recipes/amazon.yaml", [f"out={tmp_path}", "source.root=/data", HOST]), Path.cwd())
     needs = submit.needs_of(recipe, Path.cwd(), None, None)
     assert (needs.nodes, needs.gpus_per_node, needs.pins["vllm"]) == (
         2,

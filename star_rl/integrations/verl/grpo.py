@@ -10,7 +10,6 @@ the last checkpoint, with the data order kept, under the same W&B run id.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import re
 import secrets
 import shutil
@@ -23,10 +22,11 @@ from pathlib import Path
 import yaml
 
 from rewards import loading
+from star_rl import locks
 from star_rl.errors import StarError
 from star_rl.files import read_jsonl, write_jsonl, write_text
 from star_rl.integrations import warm
-from star_rl.integrations.verl import processes
+from star_rl.integrations.verl import processes, sizes
 from star_rl.integrations.verl.recipe import (
     Paths,
     Recipe,
@@ -86,20 +86,7 @@ def check(recipe: Recipe, paths: Paths, name: str = "grpo") -> list[str]:
     loading.check(loading.load(recipe.reward), f"the reward {recipe.reward}", **loading.options_of(recipe.verl))
     overrides = overrides_of(verl_tree(recipe, paths, name))
     config = compose(overrides)
-    rows, batch = _rows(paths.train), config.data.train_batch_size
-    if rows < batch:
-        raise StarError(
-            f"{paths.train} has {rows} rows, a step takes {batch}",
-            "sample more tasks (sample.instances of a chain), or lower verl.data.train_batch_size",
-        )
-    update = config.actor_rollout_ref.actor.ppo_mini_batch_size
-    if batch % update:
-        raise StarError(
-            f"train_batch_size {batch} is no multiple of ppo_mini_batch_size {update}",
-            "both count prompts",
-        )
-    if config.actor_rollout_ref.rollout.n < 2:
-        raise StarError(f"rollout.n is {config.actor_rollout_ref.rollout.n}", "GRPO compares samples: take 2 or more")
+    sizes.hold([*sizes.problems(config), *sizes.enough(config, _rows(paths.train))])
     return overrides
 
 
@@ -228,11 +215,7 @@ def _warm(recipe: Recipe, paths: Paths) -> contextlib.AbstractContextManager[Non
 @contextlib.contextmanager
 def _sole_owner(run: Path) -> Iterator[None]:
     run.mkdir(parents=True, exist_ok=True)
-    with open(run / "lock", "w") as handle:  # the system drops the lock with the process, however that ends
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise StarError(f"another process trains in {run}", "wait for it, or choose another run folder") from error
+    with locks.hold(run / "lock", f"another process trains in {run}", "wait for it, or choose another run folder"):
         yield
 
 

@@ -1,0 +1,233 @@
+"""Is a whole recipe sound? Asked before its first stage, so that hours of teaching do not end at a mistyped key.
+
+Every part is held to the component that will read it: the engines' own keys and sizes, the reward's contract, the files
+that are named. Nothing is started and no model library is imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.util
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from launch.options import Recipe
+from launch.overlays import grpo_recipe, lengths, overlay, sft_layers
+from star_rl.errors import StarError
+
+#: Where ms-swift 4.6.0 and transformers declare what ``swift sft`` takes: files and folders of installed packages.
+_SWIFT_ARGUMENTS = (
+    ("swift", "arguments/base_args"),
+    ("swift", "arguments/sft_args.py"),
+    ("swift", "arguments/tuner_args.py"),
+    ("swift", "ray_utils"),
+    ("swift", "trainers/arguments.py"),
+    ("transformers", "training_args.py"),
+    ("transformers", "training_args_seq2seq.py"),
+)
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def check_recipe(recipe: Recipe, until: str | None = None, *, here: bool = True, planned: bool = False) -> None:
+    """Refuse a recipe that would fail later.
+
+    Args:
+        recipe: as loaded.
+        until: the last stage that is wanted; what only later stages need may still be open.
+        here: whether this machine runs it, so that its data must be here; elsewhere the cluster's driver looks.
+        planned: for ``plan``: data and teacher may be open, and it says itself which of GRPO's sizes do not fit.
+
+    Raises:
+        StarError: the option, its value and the remedy.
+    """
+    wanted = _stages(until)
+    _components(recipe)
+    if not planned:
+        _data(recipe, here)
+        if recipe.teacher.backend == "llm" and "teach" in wanted:
+            _endpoints(recipe)
+    _student(recipe, here)
+    _sft(recipe)
+    _grpo(recipe, not planned, "grpo" in wanted)
+
+
+def _stages(until: str | None) -> tuple[str, ...]:
+    from launch import chain, local
+
+    names = tuple(stage.name for stage in chain.STAGES)
+    return names if until is None else names[: local.first_of(chain.STAGES, until) + 1]
+
+
+def known(values: Mapping[str, Any], names: Iterable[str], where: str) -> None:
+    """Hold keys to those that are known.
+
+    Raises:
+        StarError: the first that is not, with the nearest ones that are.
+    """
+    names = list(names)
+    for name in values:
+        if name not in names:
+            near = difflib.get_close_matches(str(name), names, n=2, cutoff=0.6)
+            remedy = f"did you mean {' or '.join(near)}?" if near else f"one of {', '.join(sorted(names))}"
+            raise StarError(f"{where}.{name} is not known", remedy)
+
+
+def _fields(shape: Any) -> list[str]:
+    return list(shape.__dataclass_fields__)
+
+
+def _components(recipe: Recipe) -> None:
+    """Options that a component of the project reads."""
+    from launch.teaching import PARTS
+    from star_rl.chat import ChatOptions
+    from star_rl.mars import RuleOptions, TeamOptions
+    from star_rl.mars.llm import LlmOptions
+    from star_rl.policy.engines import EngineOptions
+    from star_rl.policy.loop import Budget
+    from star_rl.scenarios import SplitOptions
+    from star_rl.student.model import StudentShape
+
+    read: tuple[tuple[str, Mapping[str, Any], Any], ...] = (
+        ("split.options", recipe.split.options, SplitOptions),
+        ("loop.budget", recipe.loop.budget, Budget),
+        ("engine.options", recipe.engine.options, EngineOptions),
+        ("student.shape", recipe.student.shape, StudentShape),
+    )
+    for where, values, shape in read:
+        known(values, _fields(shape), where)
+        try:
+            made = shape(**values)
+            if shape is SplitOptions:
+                made.check()
+        except StarError as error:
+            raise StarError(f"{where}: {error.what}", error.remedy) from error
+        except (TypeError, ValueError) as error:
+            raise StarError(f"{where}: {error}", f"see {shape.__module__}.{shape.__name__}") from error
+    options = recipe.teacher.options
+    known(options, [*_fields(TeamOptions), *PARTS], "teacher.options")
+    for part in PARTS:
+        shape = {"rules": RuleOptions, "llm": LlmOptions}.get(part, ChatOptions)
+        known(options.get(part) or {}, _fields(shape), f"teacher.options.{part}")
+
+
+def _data(recipe: Recipe, here: bool) -> None:
+    from star_rl.sources import SOURCES
+
+    name, root = recipe.source.name, recipe.source.root
+    if name not in SOURCES:
+        raise StarError(f"source.name={name} is not known", f"one of {', '.join(sorted(SOURCES))}")
+    if root is None and name != "synthetic":
+        raise StarError(f"source.root is not set, and {name} reads files", "set source.root=FOLDER_OF_THE_RAW_FILES")
+    if here and root is not None and not Path(root).exists():
+        raise StarError(f"source.root={root} is not there", "check the path")
+
+
+def _student(recipe: Recipe, here: bool) -> None:
+    path = recipe.student.path
+    if path is None:
+        return
+    if Path(path).is_dir():
+        from launch.teaching import given_student
+
+        given_student(path)
+    elif (not _HUB_ID.fullmatch(path) or path.startswith(".")) and (here or not path.startswith("/")):
+        raise StarError(
+            f"student.path={path} is no folder and no hub id", "name a model folder, or OWNER/NAME as Qwen/Qwen3-8B"
+        )
+
+
+def _endpoints(recipe: Recipe) -> None:
+    if not (recipe.teacher.options.get("chat") or {}).get("endpoints"):
+        raise StarError(
+            "teacher.backend=llm, but teacher.options.chat names no endpoint",
+            "set teacher.options.chat.endpoints=[http://HOST:8000/v1], or teacher.backend=rules",
+        )
+
+
+# ------------------------------------------------------------------------------------------------------ the trainings
+
+
+@cache
+def sft_keys() -> frozenset[str]:
+    """Every argument of ``swift sft``, read from the installed sources; empty where they are not installed.
+
+    Importing ms-swift takes seconds, for it imports torch; its dataclasses are declarations that read as well.
+    """
+    names: set[str] = set()
+    for package, place in _SWIFT_ARGUMENTS:
+        found = importlib.util.find_spec(package)
+        if found is None or found.origin is None:
+            return frozenset()
+        path = Path(found.origin).parent / place
+        for file in sorted(path.glob("*.py")) if path.is_dir() else [path]:
+            for node in ast.parse(file.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.ClassDef):
+                    names |= {
+                        line.target.id
+                        for line in node.body
+                        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
+                    }
+    return frozenset(names)
+
+
+def _sft(recipe: Recipe) -> None:
+    from star_rl.integrations.swift.recipe import compose
+
+    config = compose(
+        sft_layers(asdict(recipe.sft)),
+        data=Path("sft.parquet"),
+        out=Path("sft"),
+        model=recipe.student.path or "student",
+    )
+    hold_sft_keys(recipe.sft.overrides, "sft.overrides")
+    hold_sft_keys(config, "sft.recipe")
+
+
+def hold_sft_keys(values: Mapping[str, Any], where: str) -> None:
+    """Hold keys to the arguments of ``swift sft``, where it is installed.
+
+    Raises:
+        StarError: the first that is none, with the nearest ones that are.
+    """
+    names = sft_keys()
+    if names:
+        known(values, [*names, "ENV"], where)
+
+
+def _grpo(recipe: Recipe, sizes: bool, wanted: bool) -> None:
+    from rewards import loading
+    from star_rl.integrations.verl import sizes as fit
+    from star_rl.integrations.verl.recipe import Paths, compose, overrides_of, verl_tree
+
+    overlay(recipe.grpo.recipe)
+    made = grpo_recipe(asdict(recipe))
+    loading.check(loading.load(made.reward), f"reward {recipe.grpo.reward}", **loading.options_of(made.verl))
+    if importlib.util.find_spec("verl") is None and not wanted:
+        return  # builders alone are installed, and no training is asked for
+    run = Path(recipe.out) / recipe.name / "grpo"
+    config = compose(overrides_of(verl_tree(made, Paths(run, run / "model", run / "train", run / "store"), "check")))
+    if not sizes:
+        return
+    rows = recipe.grpo_set.total
+    fit.hold(fit.problems(config) + (fit.enough(config, rows) if isinstance(rows, int) else []))
+    _prompts(recipe, int(config.data.max_prompt_length) + int(config.data.max_response_length))
+
+
+def _prompts(recipe: Recipe, whole: int) -> None:
+    prompt, budget = recipe.prompt, lengths(asdict(recipe)).get("max_prompt_length")
+    if prompt.profile == "full" and budget is not None and prompt.budget > budget:
+        raise StarError(
+            f"prompt.budget={prompt.budget} is more than loop.prompt_tokens={budget}",
+            "a longer prompt would be cut in GRPO: raise loop.prompt_tokens, or leave it out",
+        )
+    window = recipe.engine.options.get("max_model_len")
+    if prompt.profile == "full" and window is not None and window < whole:
+        raise StarError(
+            f"engine.options.max_model_len={window} is less than prompt and response, {whole:,}",
+            "raise it, or leave it out",
+        )

@@ -1,0 +1,91 @@
+"""Sizes: whatever verl's own check refuses is refused here, and nothing that ships is."""
+
+from pathlib import Path
+
+import pytest
+
+from star_rl.errors import StarError
+from star_rl.integrations.verl.recipe import Paths, compose, load_recipe, overrides_of, verl_tree
+from star_rl.integrations.verl.sizes import enough, hold, problems
+
+ROOT = Path(__file__).parents[2]
+
+
+def composed(name, actor=None, rollout=None, data=None, trainer=None, model=None):
+    ref = {"actor": actor or {}, "rollout": rollout or {}, "model": model or {}}
+    tree = {"actor_rollout_ref": ref, "data": data or {}, "trainer": trainer or {}}
+    run = Path("run")
+    paths = Paths(run, run / "model", run / "train", run / "store")
+    return compose(overrides_of(verl_tree(load_recipe(ROOT / f"recipes/grpo/{name}.yaml", {"verl": tree}), paths, "x")))
+
+
+STATIC = {"use_dynamic_bsz": False, "ppo_micro_batch_size_per_gpu": 1}
+LOG_PROB = {"log_prob_micro_batch_size_per_gpu": 1}
+BAD = [
+    ("no multiple of ppo_mini_batch_size", {"data": {"train_batch_size": 18}}),
+    ("do not divide over 16 ranks", {"actor": {"ppo_mini_batch_size": 1}}),
+    ("no multiple of the rollout's TP 3", {"rollout": {"tensor_model_parallel_size": 3}}),
+    ("rollout.n is 1", {"rollout": {"n": 1}, "data": {"train_batch_size": 16}, "actor": {"ppo_mini_batch_size": 16}}),
+    ("max_model_len 9,000 is less", {"rollout": {"max_model_len": 9000}}),
+    ("does not fit a micro-batch of 8,192", {"actor": {"ppo_max_token_len_per_gpu": 8192}}),
+    ("lora_rank is 16", {"model": {"lora_rank": 16}}),
+    ("neither use_dynamic_bsz nor", {"actor": {"use_dynamic_bsz": False}}),
+    ("use_remove_padding", {"actor": {"ulysses_sequence_parallel_size": 2}, "model": {"use_remove_padding": False}}),
+]
+GOOD = [{}, {"actor": STATIC, "rollout": LOG_PROB}, {"data": {"train_batch_size": 32}}]
+
+
+@pytest.mark.parametrize(("says", "change"), BAD, ids=[says for says, _ in BAD])
+def test_what_does_not_fit_is_said_with_its_remedy(says, change):
+    found = problems(composed("table5", **change))
+    assert len(found) == 1 and says in found[0].what and found[0].remedy
+    with pytest.raises(StarError, match=says.split(" ")[0]):
+        hold(found)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "recipes/grpo").glob("*.yaml")), ids=lambda file: file.stem)
+def test_what_ships_fits(file):
+    assert problems(composed(file.stem)) == []
+
+
+def test_megatron_s_ranks_are_what_its_parallel_sizes_leave():
+    config = composed("megatron-32b", actor={"ppo_mini_batch_size": 1}, rollout={"n": 5})
+    assert "5 sequences an update do not divide over 2 ranks" in problems(config)[0].what
+    assert "need more than the 4 GPUs" in problems(config, gpus=4)[0].what
+
+
+def test_several_faults_are_told_at_once():
+    with pytest.raises(StarError, match=r"(?s)max_model_len.*lora_rank"):
+        hold(problems(composed("table5", rollout={"max_model_len": 9000}, model={"lora_rank": 8})))
+
+
+def test_steps_beyond_the_epochs_are_refused():
+    config = composed("table5", trainer={"total_training_steps": 40})
+    (problem,) = enough(config, 500)
+    assert "40 steps are wanted, 1 epoch(s) of 500 rows have 31" in problem.what
+    assert "total_epochs=2" in problem.remedy
+    assert enough(config, 640) == [] and "a step takes 16" in enough(config, 15)[0].what
+    assert enough(composed("tiny"), 100) == []
+
+
+@pytest.mark.engine
+def test_verl_refuses_nothing_that_passes_here():
+    """verl's ``validate_config`` on every good configuration passes, and on every bad one we have spoken before."""
+    from hydra.errors import InstantiationException
+    from verl.utils.config import validate_config
+
+    for change in GOOD:
+        config = composed("table5", **change)
+        assert problems(config) == []
+        validate_config(config, use_reference_policy=False, use_critic=False)
+    for file in sorted((ROOT / "recipes/grpo").glob("*.yaml")):
+        validate_config(composed(file.stem), use_reference_policy=False, use_critic=False)
+    refused = 0
+    for _, change in [*BAD, ("", {"actor": {**STATIC, "ppo_mini_batch_size": 3}, "data": {"train_batch_size": 3}})]:
+        config = composed("table5", **change)
+        try:
+            validate_config(config, use_reference_policy=False, use_critic=False)
+        except (AssertionError, ValueError, InstantiationException):
+            refused += 1
+            assert problems(config), change
+    assert refused >= 2
