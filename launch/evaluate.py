@@ -12,7 +12,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from launch.printed import plain, summary
 from launch.world import World
+from star_rl import locks
 from star_rl.errors import StarError
 from star_rl.evaluation import results, runner
 from star_rl.evaluation.judge import Pairs, judge
@@ -20,7 +22,7 @@ from star_rl.evaluation.methods import Method, TaskContext, make
 from star_rl.evaluation.results import Answer
 from star_rl.evaluation.runner import ContextOf
 from star_rl.evaluation.tasks import TaskSet, fingerprint_of, read_tasks, task_set, write_tasks
-from star_rl.files import write_json, write_text
+from star_rl.files import write_json, write_text, writing_error
 from star_rl.records import Task
 from star_rl.stage import manifest_of, versions
 
@@ -98,20 +100,37 @@ def run_methods(
     samples: int = 1,
     timeout: float = runner.TIMEOUT,
     progress: runner.Progress | None = None,
-) -> dict[str, dict[str, int]]:
-    """Let each method answer, one after the other; returns failures by method and reason."""
-    context = context_of(world)
+) -> None:
+    """Let each method answer, one after the other. One that cannot work keeps no other from it.
 
-    async def work() -> dict[str, dict[str, int]]:
-        failed = {}
-        for method in methods:
-            found = await runner.run_method(
-                method, tasks.tasks, context, folder / "answers", samples, timeout, progress
-            )
-            failed[method.name] = dict(found)
-        return failed
+    Raises:
+        StarError: what the first of those ended in that cannot work, after all others have answered.
+    """
+    context, wanted = context_of(world), list(methods)
+    sizes = [len(tasks) * (samples if method.varies else 1) for method in wanted]
+    failed: list[StarError] = []
 
-    return asyncio.run(work())
+    async def work() -> None:
+        for number, method in enumerate(wanted):
+            say = None if progress is None else _overall(progress, sum(sizes[:number]), sum(sizes))
+            try:
+                await runner.run_method(method, tasks.tasks, context, folder / "answers", samples, timeout, say)
+            except StarError as error:
+                failed.append(error)
+
+    asyncio.run(work())
+    if failed:
+        more = "".join(f"; {error.what}" for error in failed[1:])
+        raise StarError(f"{failed[0].what}{more}", failed[0].remedy) from failed[0]
+
+
+def _overall(progress: runner.Progress, before: int, whole: int) -> runner.Progress:
+    """Progress of one method as a part of that of all."""
+
+    def say(done: float, total: float | None = None, note: str = "") -> None:
+        progress(before + done, whole, f"{before + done:,.0f}/{whole:,}  {note}")
+
+    return say
 
 
 def seal(
@@ -124,6 +143,7 @@ def seal(
     more: Sequence[Answer] = (),
     pairs: Pairs | None = None,
     models: Mapping[str, Path] | None = None,
+    against: str | None = None,
 ) -> dict[str, Any]:
     """All answers of a folder as ``answers.parquet``, their figures as ``metrics.json``, and both as a page.
 
@@ -131,6 +151,7 @@ def seal(
         samples: of each task at most; None for all that every task has.
         more: answers that come from elsewhere than ``answers/``.
         models: checkpoints of their methods.
+        against: a method that every other is set against, beside ``pairs``.
     """
     from star_rl.report import contexts
     from star_rl.report.evaluation import write_evaluation
@@ -139,7 +160,7 @@ def seal(
     write_tasks(folder / "tasks.parquet", tasks.tasks)
     results.write(folder / "answers.parquet", table)
     contexts.write(folder, tasks.tasks, world.history, world.items)
-    figures = judge(table, tasks.tasks, samples, resamples, seed, pairs)
+    figures = judge(table, tasks.tasks, samples, resamples, seed, pairs, against)
     judged = {
         **figures,
         "tasks": {
@@ -152,6 +173,7 @@ def seal(
         },
         "caveats": world.caveats(any(row["format_rate"] is not None for row in figures["methods"])),
         "notes": [*figures["notes"], *_unanswered(folder, table), *tasks.notes],
+        "problems": _problems(table, tasks.tasks),
         "seed": seed,
         "versions": versions(_PACKAGES),
     }
@@ -161,6 +183,15 @@ def seal(
     write_json(folder / "metrics.json", judged)
     write_evaluation([folder])
     return judged
+
+
+def _problems(table: pa.Table, tasks: Sequence[Task]) -> list[str]:
+    """What failed or is not valid, at most a few sentences a method, whatever call it happened in."""
+    from star_rl.report.findings import problems
+
+    candidates = {task.task_id: set(task.candidates) for task in tasks}
+    names = dict.fromkeys(table["method"].to_pylist())
+    return [f"{name}: {words}" for name in names for words in problems(table, name, candidates)]
 
 
 def _unanswered(folder: Path, table: pa.Table) -> list[str]:
@@ -210,29 +241,36 @@ def evaluate(arguments: Namespace) -> int:
             raise StarError(f"--{name} is {value:g}", f"give {least:g} or more")
     folder = Path(arguments.out)
     world, seed, tasks = open_tasks(arguments.tasks, arguments.part, arguments.world, arguments.limit, arguments.seed)
-    _same_set(folder, tasks)
     methods = [make(text, world, seed, folder) for text in arguments.methods]
     distinct([method.name for method in methods])
-    write_tasks(folder / "tasks.parquet", tasks.tasks)
-    with _line("evaluate") as line:
-        failed = run_methods(methods, world, tasks, folder, arguments.samples, arguments.timeout, line)
-    judged = seal(folder, world, tasks, None, arguments.bootstrap, seed)
-    print(summary(judged))
-    for name, reasons in failed.items():
-        for reason, count in reasons.items():
-            print(f"{name}: {count:,} x failed ({reason}); counted as misses")
-    print(f"{folder}/report.html, answers.parquet, metrics.json")
+    _known(arguments.against, folder, methods)
+    _same_set(folder, tasks)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise writing_error(folder, error) from error
+    with locks.hold(folder / ".lock", f"another process evaluates into {folder}", "wait for it, or choose another"):
+        write_tasks(folder / "tasks.parquet", tasks.tasks)
+        ended: BaseException | None = None
+        try:
+            with _line("evaluate") as line:
+                run_methods(methods, world, tasks, folder, arguments.samples, arguments.timeout, line)
+        except (StarError, KeyboardInterrupt) as error:  # what was answered is judged all the same
+            ended = error
+        if ended is None or runner.any_answers(folder / "answers"):
+            judged = seal(folder, world, tasks, None, arguments.bootstrap, seed, against=arguments.against)
+            print(summary(judged, arguments.against))
+            print(f"{folder}/report.html, answers.parquet, metrics.json")
+    if ended is not None:
+        raise ended
     return 0
 
 
-def summary(judged: dict[str, Any]) -> str:
-    """The methods, one line each, and what has to be said beside them."""
-    from star_rl.report.model import Method as Row
-    from star_rl.report.tables import markdown
-
-    names = Row.__dataclass_fields__
-    rows = [Row(**{key: value for key, value in row.items() if key in names}) for row in judged["methods"]]
-    return markdown(rows) + "".join(f"note: {note}\n" for note in (*judged["caveats"], *judged["notes"]))
+def _known(against: str | None, folder: Path, methods: Sequence[Method]) -> None:
+    heads = [str(head.get("method")) for _, head in runner.ledgers(folder / "answers")]
+    names = dict.fromkeys([*(method.name for method in methods), *heads])
+    if against is not None and against not in names:
+        raise StarError(f"--against {against} is none of the methods", f"one of {', '.join(names)}")
 
 
 def distinct(names: Sequence[str]) -> None:
@@ -269,15 +307,15 @@ def compare(arguments: Namespace) -> int:
     found = findings.gather([Path(folder) for folder in arguments.folders])
     made = changes.changes(found)
     words = changes.markdown(made)
-    print(tables.markdown(found.compared))
-    if words:
-        print(words)
+    paths = []
     if arguments.out:
         out = Path(arguments.out)
         more = {"changes": changes.data(made, found.tasks)}
-        page = out / "comparison.html"
-        paths = tables.write(found.compared, out, more, words)
-        write_text(page, evaluation.render_evaluation(found, made))
-        for path in (*paths, page):
-            print(path)
+        paths = [*tables.write(found.compared, out, more, words), out / "comparison.html"]
+        write_text(paths[-1], evaluation.render_evaluation(found, made))
+    print(plain(tables.markdown(found.compared)))
+    if words:
+        print(plain(words))
+    for path in paths:
+        print(path)
     return 0

@@ -140,6 +140,7 @@ def _results(commands: Any) -> None:
     evaluate.add_argument("--samples", type=int, default=1, metavar="K", help="answers a task, where they vary")
     evaluate.add_argument("--timeout", type=float, default=300.0, help="seconds for one answer (default 300)")
     evaluate.add_argument("--bootstrap", type=int, default=2000, help="resamples of the intervals")
+    evaluate.add_argument("--against", metavar="METHOD", help="print the paired differences of all others to this one")
 
     compare = _add(commands, "compare", "evaluations in the layout of the paper's table 1, its figures beside them",
                    ["compare judged", "compare amazon goodreads yelp --out table1",

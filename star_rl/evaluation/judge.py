@@ -28,7 +28,13 @@ _MEANS = {
 
 
 def judge(
-    table: pa.Table, tasks: Sequence[Task], samples: int | None, resamples: int, seed: int, pairs: Pairs | None = None
+    table: pa.Table,
+    tasks: Sequence[Task],
+    samples: int | None,
+    resamples: int,
+    seed: int,
+    pairs: Pairs | None = None,
+    against: str | None = None,
 ) -> dict[str, Any]:
     """Metrics of every method with 95 % intervals, and paired differences of HR_avg.
 
@@ -38,6 +44,7 @@ def judge(
     Args:
         samples: of each task at most, None for all; a method that has fewer is judged by those.
         pairs: which methods are set against each other; without it, the best against every other.
+        against: a method that every other is set against beside those.
 
     Returns:
         ``n``, ``methods`` (a row a method), ``cells`` (a row a method and sub-task), ``pairs``, ``notes``.
@@ -81,7 +88,8 @@ def judge(
                 part = part.filter(pc.and_(pc.equal(part["source"], source), pc.equal(part["scenario"], scenario)))
             row = _row(part, found[:, where], resamples, seed)
             cells.append({"name": name, "source": source, "scenario": scenario, **row})
-    wanted = _against_best(per_task) if pairs is None else pairs
+    wanted = _against_best(per_task) if pairs is None else list(pairs)
+    wanted += [(name, against) for name in per_task if against not in (None, name) and (name, against) not in wanted]
     return {
         "n": len(tasks),
         "methods": methods,

@@ -288,6 +288,11 @@ def ledgers(folder: str | Path) -> list[tuple[Path, dict[str, Any]]]:
     return sorted(found, key=lambda entry: entry[1].get("began", 0.0))
 
 
+def any_answers(folder: str | Path) -> bool:
+    """Is there an answer of any method?"""
+    return any(next(itertools.islice(_rows(path), 1, None), None) is not None for path, _ in ledgers(folder))
+
+
 def read_answers(folder: str | Path, tasks: Sequence[Task]) -> list[Answer]:
     """All methods' answers to ``tasks``, by method, task and sample.
 

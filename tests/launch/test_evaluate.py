@@ -1,15 +1,19 @@
 """``star-rl evaluate`` and ``compare`` on a small world, without an engine."""
 
 import json
+import re
 import shutil
+from argparse import Namespace
 
 import pyarrow.parquet as pq
 import pytest
 
 from launch import ablation, chain, local, recipe
-from launch.evaluate import _parameters, is_official, open_tasks
-from star_rl import cli
+from launch import evaluate as evaluation
+from launch.evaluate import _parameters, is_official, open_tasks, run_methods
+from star_rl import cli, locks
 from star_rl.errors import StarError
+from star_rl.evaluation.methods import make
 from star_rl.evaluation.paper import RULES
 from star_rl.evaluation.tasks import read_tasks
 from star_rl.files import read_json
@@ -42,6 +46,21 @@ def make(world, seed, kind="fine"):
 
 def nothing(world, seed):
     return 3
+"""
+SHUT = """
+from star_rl.evaluation.methods import Method
+
+class Shut(Method):
+    name = "shut"
+
+    async def __aenter__(self):
+        raise ValueError("no such device")
+
+    async def rank(self, task, context):
+        return list(task.candidates)
+
+def make(world, seed):
+    return Shut()
 """
 
 
@@ -101,9 +120,85 @@ def test_a_method_that_fails_is_counted_and_said(run, tmp_path, capsys, kind, wo
     (tmp_path / "own.py").write_text(OWN)
     method = f"python:{tmp_path}/own.py:make:kind={kind}"
     assert call("evaluate", method, "--tasks", run, "--out", tmp_path / "e", "--timeout", "0.2", "--limit", "3") == 0
-    assert f"{kind}: 3 x failed ({words}" in capsys.readouterr().out
-    (row,) = read_json(tmp_path / "e" / "metrics.json")["methods"]
+    said = f"problem: {kind}: 3 of 3 answers failed and count as misses (3 x {words}"
+    assert said in capsys.readouterr().out
+    assert call("evaluate", "random", "--tasks", run, "--out", tmp_path / "e", "--limit", "3") == 0
+    assert said in capsys.readouterr().out  # whoever is asked now
+    row = read_json(tmp_path / "e" / "metrics.json")["methods"][0]
     assert (row["n"], row["failed"], row["hr5"]) == (3, 3, 0.0)
+
+
+def test_failures_of_many_kinds_are_said_in_a_few_words(run, tmp_path, capsys):
+    (tmp_path / "own.py").write_text(OWN.replace('OSError("no")', "OSError(task.task_id)"))
+    method = f"python:{tmp_path}/own.py:make:kind=raises"
+    assert call("evaluate", method, "--tasks", run, "--out", tmp_path / "e") == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "raises" in line and "problem" in line]
+    assert "12 of 12 answers failed" in line and "; 9 other reasons" in line
+
+
+def test_one_that_cannot_work_takes_nothing_from_the_others(run, tmp_path, capsys):
+    (tmp_path / "own.py").write_text(SHUT)
+    out, shut = tmp_path / "e", f"python:{tmp_path}/own.py:make"
+    nobody = "cot:endpoint=http://localhost:9/v1:model=x"
+    assert call("evaluate", "random", shut, nobody, "item_knn", "--tasks", run, "--out", out) == 2
+    said = capsys.readouterr()
+    assert "method shut cannot start (ValueError: no such device)" in said.err and "localhost:9" in said.err
+    assert [row["name"] for row in read_json(out / "metrics.json")["methods"]] == ["random", "item_knn"]
+    assert "item_knn" in said.out and "shut has answered no task yet" in said.out and (out / "report.html").is_file()
+    assert call("evaluate", shut, "--tasks", run, "--out", tmp_path / "alone") == 2
+    assert not (tmp_path / "alone" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("old, new", [("def make", "def make("), ("return Shut()", "return 1 / 0")])
+def test_code_of_ones_own_that_does_not_run_is_named(run, tmp_path, capsys, old, new):
+    (tmp_path / "own.py").write_text(SHUT.replace(old, new))
+    assert call("evaluate", f"python:{tmp_path}/own.py:make", "--tasks", run, "--out", tmp_path / "e") == 2
+    err = capsys.readouterr().err
+    assert "own.py" in err and ("cannot be read (SyntaxError" in err or "cannot be made (ZeroDivisionError" in err)
+
+
+def test_a_folder_takes_one_command_at_a_time(run, tmp_path, capsys):
+    (tmp_path / "e").mkdir()
+    with locks.hold(tmp_path / "e" / ".lock", "", ""):
+        assert call("evaluate", "random", "--tasks", run, "--out", tmp_path / "e") == 2
+    assert "another process evaluates into" in capsys.readouterr().err
+    assert call("evaluate", "random", "--tasks", run, "--out", tmp_path / "e") == 0
+
+
+def test_the_terminal_shows_words_as_they_are_and_paired_differences(run, tmp_path, capsys):
+    words = ("evaluate", "random", "item_knn", "mars", "--tasks", run, "--out", tmp_path / "e")
+    assert call(*words) == 0
+    out = capsys.readouterr().out
+    assert "item_knn" in out and "\\" not in out and "|" not in out
+    assert out.count("[95 %]") == 1 and len(re.findall(r"  p (?:< )?[01]\.", out)) == 2
+    assert call(*words, "--against", "random") == 0
+    out = capsys.readouterr().out
+    assert re.search(r"item_knn - random +[+-]\d+\.\d \[[+-]", out) and "- item_knn " not in out
+    pairs = read_json(tmp_path / "e" / "metrics.json")["pairs"]
+    assert sum(pair["b"] == "random" for pair in pairs) == 2
+    assert call(*words, "--against", "star") == 2
+    assert "--against star is none of the methods - one of random, item_knn, MARS" in capsys.readouterr().err
+
+
+def test_progress_is_that_of_all_methods(run, tmp_path):
+    world, seed, tasks = open_tasks(run)
+    said = []
+    methods = [make(name, world, seed, tmp_path) for name in ("random", "popularity")]
+    run_methods(methods, world, tasks, tmp_path, progress=lambda *now: said.append(now))
+    assert said[0] == (0, 24, "0/24  random gets ready") and said[-1] == (24, 24, "24/24  popularity")
+    assert (13, 24, "13/24  popularity") in said
+
+
+def test_what_is_written_does_not_depend_on_who_reads_the_terminal(run, tmp_path, monkeypatch):
+    call("evaluate", "random", "--tasks", run, "--out", tmp_path / "e")
+
+    def closed(*_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("builtins.print", closed)
+    with pytest.raises(BrokenPipeError):
+        evaluation.compare(Namespace(folders=[tmp_path / "e"], out=tmp_path / "t"))
+    assert len(list((tmp_path / "t").iterdir())) == 4
 
 
 def test_what_was_not_asked_is_not_failed_and_is_said(run, tmp_path, capsys):
@@ -126,7 +221,7 @@ def test_what_was_not_asked_is_not_failed_and_is_said(run, tmp_path, capsys):
     assert said in page and "item_knn is best" not in page
     assert call("compare", out) == 0
     table = capsys.readouterr().out
-    assert said in table and "item\\_knn" not in table
+    assert said in table and "| item_knn" not in table
 
 
 def test_samples_asked_later_for_another_method_rewrite_nobodys_row(run, tmp_path):
@@ -285,17 +380,17 @@ def test_what_changed_between_two_evaluations_is_printed_and_kept(run, tmp_path,
     capsys.readouterr()
     assert call("compare", tmp_path / "before", tmp_path / "after", "--out", tmp_path / "c") == 0
     out = capsys.readouterr().out
-    assert "| star | before | after | 12 |" in out and r"| item\_knn | before | after | 12 | 0.0 – the same |" in out
+    assert "| star | before | after | 12 |" in out and "| item_knn | before | after | 12 | 0.0 – the same |" in out
     assert "What changed" in (tmp_path / "c" / "comparison.md").read_text()
     (star, knn) = read_json(tmp_path / "c" / "comparison.json")["changes"]
     assert star["gained"] and star["low"] <= star["mean"] <= star["high"] and not knn["gained"]
     assert "Tasks gained by star, before to after" in (tmp_path / "c" / "comparison.html").read_text()
 
 
-def test_an_ablation_has_a_page(run, tmp_path, monkeypatch):
+def test_an_ablation_has_a_page(run, tmp_path):
     methods = ("random:name=star:seed=1", "random:name=sft:seed=2", "random:name=teacher:seed=3")
     call("evaluate", *methods, "--tasks", run, "--out", tmp_path / "a-full" / "evaluate")
-    monkeypatch.setattr(ablation, "run_variants", lambda *_: {"full": tmp_path / "a-full"})
+    monkeypatch.setattr(ablation, "run_variants", lambda *words: words[-1]({"full": tmp_path / "a-full"}))
     assert call("ablate", run / "recipe.yaml", "--only", "full") == 0
     page = (tmp_path / "a-table2.html").read_text()
     assert "STAR w/o GRPO: " in page and "on Goodreads and other tasks: not comparable" in page
