@@ -387,7 +387,7 @@ def test_what_changed_between_two_evaluations_is_printed_and_kept(run, tmp_path,
     assert "Tasks gained by star, before to after" in (tmp_path / "c" / "comparison.html").read_text()
 
 
-def test_an_ablation_has_a_page(run, tmp_path):
+def test_an_ablation_has_a_page(run, tmp_path, monkeypatch):
     methods = ("random:name=star:seed=1", "random:name=sft:seed=2", "random:name=teacher:seed=3")
     call("evaluate", *methods, "--tasks", run, "--out", tmp_path / "a-full" / "evaluate")
     monkeypatch.setattr(ablation, "run_variants", lambda *words: words[-1]({"full": tmp_path / "a-full"}))
