@@ -22,7 +22,6 @@ PLUGIN = Path(__file__).with_name("plugin.py")
 BASE: dict[str, Any] = {
     "ENV": {
         "USE_HF": "1",  # the other default is ModelScope
-        "WANDB_MODE": "offline",
         "TORCHDYNAMO_DISABLE": "1",  # nothing here compiles
         "TOKENIZERS_PARALLELISM": "false",  # the loader forks
     },

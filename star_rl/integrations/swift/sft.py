@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 from star_rl.errors import StarError
-from star_rl.integrations import warm
+from star_rl.integrations import curves, warm
 from star_rl.integrations.swift.recipe import PLUGIN, arguments, compose
 
 #: `progress(step, total, loss)`; `loss` is None before the first logged one.
@@ -161,6 +161,8 @@ def run_sft(
     work.mkdir(parents=True, exist_ok=True)
     checkpoint, resumed = newest_checkpoint(work)
     config = compose(recipes, data=data.resolve(), out=work, model=model, resume=checkpoint)
+    told = curves.variables(out, {**config["ENV"], **os.environ}, name=f"{out.parent.name}-{out.name}")
+    config["ENV"] |= told  # also for who runs the file by hand
     rows, dropped, mean_length = -1, 0, 0.0
     folder = Path(config["model"])
     if (folder / "tokenizer.json").is_file() and config.get("max_length"):
@@ -171,7 +173,7 @@ def run_sft(
     file.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     steps, loss = 0, None
     if checkpoint is None or not finished(checkpoint, config):
-        steps, loss = _watch(config, file, log, work, dict(env or {}), progress)
+        steps, loss = _watch(config, file, log, work, {**told, **(env or {})}, progress)
     last, step = newest_checkpoint(work)
     if last is None:
         raise StarError(f"ms-swift ended without a checkpoint in {work}", f"read {log}")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import secrets
 import shutil
 import sys
 import time
@@ -109,7 +108,7 @@ def run_grpo(
             return _result(paths, resumed, resumed_from=resumed)
         stack.enter_context(_warm(recipe, paths))
         attempt = _prepare(recipe, paths, overrides)
-        variables = environment(recipe, paths, _wandb_id(paths.run), attempt)
+        variables = environment(recipe, paths, attempt, resumed)
         overrides += cluster_overrides(recipe, variables)
         # Not on a cluster: its other nodes do not have the stand-in.
         python = sys.executable if recipe.ray.get("address") else warm.python()
@@ -234,14 +233,6 @@ def _prepare(recipe: Recipe, paths: Paths, overrides: list[str]) -> int:
     return number
 
 
-def _wandb_id(run: Path) -> str:
-    """The W&B run id of this folder, made once: a resumed run continues its curves."""
-    file = run / "wandb_id"
-    if not file.exists():
-        write_text(file, secrets.token_hex(4) + "\n")
-    return file.read_text().strip()
-
-
 def _follow(paths: Paths, attempt: int, started: float, total: int, ended: Callable[[], int | None]) -> Iterator[Step]:
     """Yield each step as its metrics appear, until the trainer ends."""
     file, seen = paths.run / "attempts" / f"{attempt:03d}.jsonl", 0
@@ -304,6 +295,6 @@ def launch_command(recipe: Recipe, paths: Paths, name: str = "grpo") -> tuple[li
     """The command and the added environment of a run, for those who start it themselves (a cluster's job, a shell)."""
     overrides = check(recipe, paths, name)
     attempt = _prepare(recipe, paths, overrides)
-    variables = environment(recipe, paths, _wandb_id(paths.run), attempt)
+    variables = environment(recipe, paths, attempt)
     overrides += cluster_overrides(recipe, variables)
     return [sys.executable, "-m", "verl.trainer.main_ppo", *overrides], variables

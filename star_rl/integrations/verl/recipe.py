@@ -25,6 +25,7 @@ from yaml import YAMLError
 
 from rewards.loading import place
 from star_rl.errors import StarError
+from star_rl.integrations import curves
 from star_rl.policy.loop import Budget
 from star_rl.policy.tools import LENSES
 
@@ -319,13 +320,12 @@ def verl_tree(recipe: Recipe, paths: Paths, name: str) -> dict[str, Any]:
         },
         "reward": {"custom_reward_function": {"path": reward, "name": function}},
         "trainer": {
-            "project_name": "star_rl",
-            "experiment_name": name,
             "default_local_dir": str(paths.checkpoints.resolve()),
             "rollout_data_dir": str(paths.rollouts.resolve()),
         },
         "ray_kwargs": {"ray_init": {key if key == "num_cpus" else f"+{key}": value for key, value in ray.items()}},
     }
+    named = {"trainer": {"project_name": os.environ.get("WANDB_PROJECT", curves.PROJECT), "experiment_name": name}}
     synchronous = recipe.verl.get("trainer", {}).get("v1", {}).get("trainer_mode", "sync") == "sync"
     strict = {
         "path": f"pkg://{_PACKAGE}.replay",
@@ -333,7 +333,7 @@ def verl_tree(recipe: Recipe, paths: Paths, name: str) -> dict[str, Any]:
     }  # asynchronous modes have a buffer of their own
     told = {"custom_sampler": strict, "sampler_kwargs": {"+details_dir": str(paths.details.resolve())}}
     sampler = {"trainer": {"v1": {"sampler": told}}} if synchronous else {}
-    return merge(BASE, CPU if cpu else {}, sampler, recipe.verl, places)
+    return merge(BASE, CPU if cpu else {}, sampler, named, recipe.verl, places)
 
 
 def agent_loops(recipe: Recipe, paths: Paths) -> list[dict[str, Any]]:
@@ -343,8 +343,8 @@ def agent_loops(recipe: Recipe, paths: Paths) -> list[dict[str, Any]]:
     return [{"name": "star_agent", "_target_": target, "store": str(paths.store.resolve()), **options}]
 
 
-def environment(recipe: Recipe, paths: Paths, wandb_id: str, attempt: int) -> dict[str, str]:
-    """Environment of the trainer and all it starts, on top of this process's own."""
+def environment(recipe: Recipe, paths: Paths, attempt: int, resumed: int = 0) -> dict[str, str]:
+    """Environment of the trainer and all it starts, on top of this process's own; ``resumed``: the step to go on from."""
     fixed = dict(ENVIRONMENT)
     if choose_device(recipe.device) == "cpu":
         fixed.update(CPU_ENVIRONMENT)
@@ -353,11 +353,7 @@ def environment(recipe: Recipe, paths: Paths, wandb_id: str, attempt: int) -> di
         PYTHONPATH=os.pathsep.join(entry for entry in search if entry),
         # verl opens this file anew at each start (verl/utils/tracking.py:541), so each attempt has its own.
         VERL_FILE_LOGGER_PATH=str((paths.run / "attempts" / f"{attempt:03d}.jsonl").resolve()),
-        WANDB_MODE=os.environ.get("WANDB_MODE", "offline"),
-        WANDB_DIR=str(paths.run.resolve()),
-        WANDB_RUN_ID=wandb_id,
-        WANDB_RESUME="allow",
-        WANDB_SILENT="true",
+        **curves.variables(paths.run, {**os.environ, **recipe.env}, rewind_to=resumed),
     )
     if paths.model.exists():
         fixed.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
