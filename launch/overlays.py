@@ -5,11 +5,15 @@ Stages, ``plan``, ``submit`` and the check before a run all ask here, so that th
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from star_rl.errors import StarError
+from star_rl.files import fingerprint, sha256
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -40,6 +44,63 @@ def sft_layers(section: Mapping[str, Any]) -> list[Path | Mapping[str, Any]]:
         StarError: an overlay that does not exist.
     """
     return [*(overlay(name) for name in named(section["recipe"])), section["overrides"]]
+
+
+def sft_sources(config: Mapping[str, Any]) -> dict[str, str]:
+    """Digest of what ``sft.recipe`` says today, bases included; comments do not count."""
+    from star_rl.integrations.swift.recipe import layered
+
+    return {"overlay": fingerprint(layered(sft_layers(config["sft"])))}
+
+
+def grpo_sources(config: Mapping[str, Any]) -> dict[str, str]:
+    """Digests of what ``grpo.recipe`` says today, and of the reward's code."""
+    from star_rl.integrations.verl.recipe import load_recipe
+
+    section = config["grpo"]
+    return {
+        "overlay": fingerprint(asdict(load_recipe(overlay(section["recipe"])))),
+        "reward": fingerprint(reward_code(section["reward"])),
+    }
+
+
+def reward_code(spec: str) -> dict[str, str]:
+    """Digests of a reward's file and, where it lies in a package, of that package's modules it imports.
+
+    Raises:
+        StarError: there is no such file or module.
+    """
+    from rewards.loading import place
+
+    path, _ = place(spec)
+    if not path.startswith("pkg://"):
+        return {"file": sha256(Path(path))}
+    package = path.removeprefix("pkg://").partition(".")[0]
+    found: dict[str, str] = {}
+    waiting = [path.removeprefix("pkg://")]
+    while waiting:
+        name = waiting.pop()
+        file = _module_file(name)
+        if name in found or file is None:
+            continue
+        found[name] = sha256(file)
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                waiting += [node.module, *(f"{node.module}.{entry.name}" for entry in node.names)]
+            elif isinstance(node, ast.Import):
+                waiting += [entry.name for entry in node.names]
+        waiting = [entry for entry in waiting if entry.partition(".")[0] == package]
+    if not found:
+        raise StarError(f"reward={spec} names no module", "check its name, or install its package")
+    return dict(sorted(found.items()))
+
+
+def _module_file(name: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(name)
+    except ModuleNotFoundError:
+        return None
+    return Path(spec.origin) if spec is not None and spec.origin and spec.origin.endswith(".py") else None
 
 
 def lengths(config: Mapping[str, Any]) -> dict[str, int]:

@@ -71,6 +71,8 @@ class Stage:
         files: outputs to be hashed into the manifest (globs relative to the folder).
         packages: distributions whose versions belong into the manifest.
         keep: globs of files that outlive a change of configuration (a cache that names its own keys).
+        sources: what the configuration only names (an overlay, a reward's code): name -> digest of the content, so that
+            an edited file is not taken for what was trained with.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Stage:
     files: tuple[str, ...] = ("*.parquet", "*.json", "*.jsonl")
     packages: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
+    sources: Callable[[Any], Mapping[str, str]] | None = None
 
 
 @dataclass(slots=True)
@@ -112,6 +115,7 @@ def key_of(stage: Stage, config: Any, seed: int, upstream: Mapping[str, str]) ->
         "seed": seed,
         "inputs": dict(sorted(upstream.items())),
         "versions": versions(("star-rl", *stage.packages)),
+        **({"sources": dict(stage.sources(config))} if stage.sources else {}),
     }
 
 

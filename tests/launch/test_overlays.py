@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from launch.overlays import sft_layers
+from launch import chain
+from launch.overlays import grpo_sources, reward_code, sft_layers, sft_sources
 from launch.plan import plan_recipe
 from launch.recipe import load
 from star_rl.errors import StarError
 from star_rl.integrations.swift.recipe import BASE, OFFLINE, arguments, compose
+from star_rl.stage import key_of
 
 SFT = sorted(path.stem for path in Path("recipes/sft").glob("*.yaml"))
 
@@ -45,6 +47,57 @@ def test_a_recipe_that_is_no_name_is_refused(value):
 def test_an_overlay_that_is_absent_is_named():
     with pytest.raises(StarError, match=r"there is no recipe recipes/sft/lra\.yaml - sft holds .*lora\.yaml"):
         through_a_chain(["table4", "lra"])
+
+
+def sections(**changes):
+    options = asdict(load("recipes/quickstart.yaml"))
+    for name, values in changes.items():
+        options[name] |= values
+    return options
+
+
+def test_an_edited_overlay_is_another_key_and_its_comments_are_not(tmp_path):
+    for kind, of in (("sft", sft_sources), ("grpo", grpo_sources)):
+        base, file = tmp_path / f"{kind}-base.yaml", tmp_path / f"{kind}.yaml"
+        text = "learning_rate: 1.0e-4\n" if kind == "sft" else "verl: {data: {train_batch_size: 16}}\n"
+        base.write_text(text)
+        file.write_text(f"base: {base.name}\n")
+        config = sections(**{kind: {"recipe": str(file)}})
+        before = of(config)
+        base.write_text("# a remark\n" + text)
+        assert of(config) == before
+        base.write_text(text.replace("1.0e-4", "2.0e-4").replace("16", "32"))
+        assert of(config) != before
+
+
+def test_an_edited_reward_is_another_key(tmp_path, monkeypatch):
+    reward = tmp_path / "mine.py"
+    reward.write_text("def compute_score(): ...\n")
+    config = sections(grpo={"reward": str(reward)})
+    before = grpo_sources(config)
+    reward.write_text("def compute_score(): return 1\n")
+    assert grpo_sources(config) != before
+    assert {"rewards.star", "rewards.keys"} <= set(reward_code("star"))
+    package = tmp_path / "mypackage"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "terms.py").write_text("WEIGHT = 1\n")
+    (package / "score.py").write_text("import os\nfrom mypackage import terms\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = reward_code("pkg://mypackage.score")
+    assert set(before) == {"mypackage", "mypackage.score", "mypackage.terms"}
+    (package / "terms.py").write_text("WEIGHT = 2\n")
+    assert reward_code("pkg://mypackage.score") != before
+    with pytest.raises(StarError, match="names no module"):
+        reward_code("pkg://no_such_package.score")
+
+
+def test_the_keys_of_the_chain_hold_them():
+    by_name = {stage.name: stage for stage in chain.STAGES}
+    for name in ("sft", "grpo"):
+        config = {section: sections()[section] for section in by_name[name].config}
+        assert key_of(by_name[name], config, 1, {})["sources"]["overlay"]
+    assert "sources" not in key_of(by_name["tables"], {}, 1, {})
 
 
 @pytest.mark.engine

@@ -62,6 +62,11 @@ def load_overlay(recipe: str | Path | Mapping[str, Any], bases: bool = True) -> 
     return _merged([dict(recipe)] if isinstance(recipe, Mapping) else _read(_file(recipe), bases, ()))
 
 
+def layered(recipes: Sequence[str | Path | Mapping[str, Any]]) -> dict[str, Any]:
+    """Overlays over each other, see :func:`compose`."""
+    return _merged([load_overlay(recipe, bases=not number) for number, recipe in enumerate(recipes)])
+
+
 def _file(recipe: str | Path) -> Path:
     path = Path(recipe)
     if path.suffix not in {".yaml", ".yml"} and len(path.parts) == 1:

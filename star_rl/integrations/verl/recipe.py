@@ -344,7 +344,7 @@ def agent_loops(recipe: Recipe, paths: Paths) -> list[dict[str, Any]]:
 
 
 def environment(recipe: Recipe, paths: Paths, attempt: int, resumed: int = 0) -> dict[str, str]:
-    """Environment of the trainer and all it starts, on top of this process's own; ``resumed``: the step to go on from."""
+    """Environment of the trainer and all it starts, on top of this one's own; ``resumed``: the step to go on from."""
     fixed = dict(ENVIRONMENT)
     if choose_device(recipe.device) == "cpu":
         fixed.update(CPU_ENVIRONMENT)
