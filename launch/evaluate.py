@@ -21,7 +21,7 @@ from star_rl.evaluation.judge import Pairs, judge
 from star_rl.evaluation.methods import Method, TaskContext, make
 from star_rl.evaluation.results import Answer
 from star_rl.evaluation.runner import ContextOf
-from star_rl.evaluation.tasks import TaskSet, fingerprint_of, read_tasks, task_set, write_tasks
+from star_rl.evaluation.tasks import TaskSet, fingerprint_of, read_tasks, strange, task_set, write_tasks
 from star_rl.files import write_json, write_text, writing_error
 from star_rl.records import Task
 from star_rl.stage import manifest_of, versions
@@ -70,9 +70,9 @@ def open_tasks(
     file = path if path.is_file() else folder / "tasks" / f"{part}.parquet"
     if not file.is_file():
         raise StarError(f"{folder} has no tasks of part {part}", "one of train, valid, test")
-    own = file.resolve() == (folder / "tasks" / "test.parquet").resolve()
+    own = file.stem if file.resolve().parent == (folder / "tasks").resolve() else ""
     seed = recipe.seed if seed is None else seed
-    return opened, seed, task_set(read_tasks(file), seed, own and is_official(folder), limit)
+    return opened, seed, task_set(read_tasks(file), seed, own == "test" and is_official(folder), limit, own)
 
 
 def _run_of(path: Path, world: str | Path | None) -> Path:
@@ -156,23 +156,28 @@ def seal(
     from star_rl.report import contexts
     from star_rl.report.evaluation import write_evaluation
 
-    table = results.table_of([*runner.read_answers(folder / "answers", tasks.tasks), *more])
+    table = results.table_of([*runner.read_answers(folder / "answers", tasks.tasks, world.prompt.top), *more])
     write_tasks(folder / "tasks.parquet", tasks.tasks)
     results.write(folder / "answers.parquet", table)
     contexts.write(folder, tasks.tasks, world.history, world.items)
+    unknown = strange(tasks.tasks, world.history, world.items)
     figures = judge(table, tasks.tasks, samples, resamples, seed, pairs, against)
     judged = {
         **figures,
         "tasks": {
             "fingerprint": tasks.fingerprint,
             "official": tasks.official,
+            "part": tasks.part,
             "cells": [
                 {"source": source, "scenario": scenario, "n": len(own), "fingerprint": fingerprint_of(own)}
                 for (source, scenario), own in tasks.cells.items()
             ],
         },
-        "caveats": world.caveats(any(row["format_rate"] is not None for row in figures["methods"])),
-        "notes": [*figures["notes"], *_unanswered(folder, table), *tasks.notes],
+        "caveats": [
+            *world.caveats(any(row["format_rate"] is not None for row in figures["methods"])),
+            *_remarks(folder),
+        ],
+        "notes": [*figures["notes"], *_unanswered(folder, table), *tasks.notes, *unknown],
         "problems": _problems(table, tasks.tasks),
         "seed": seed,
         "versions": versions(_PACKAGES),
@@ -201,6 +206,12 @@ def _unanswered(folder: Path, table: pa.Table) -> list[str]:
     return [
         f"{name} has answered no task yet; give the same star-rl evaluate again" for name in begun if name not in known
     ]
+
+
+def _remarks(folder: Path) -> list[str]:
+    """What methods say of themselves that a reader must know."""
+    heads = [head for _, head in runner.ledgers(folder / "answers")]
+    return [head["describe"]["remark"] for head in heads if (head.get("describe") or {}).get("remark")]
 
 
 def _models(folder: Path) -> dict[str, Path]:

@@ -66,7 +66,7 @@ def _student(context: Context, world: World, tasks: list[Task], name: str, model
     required = required_phases(context.config["sft_set"]["setting"])
     # No time: hundreds of rollouts share the engine here, so each waits for the others.
     return [
-        answer_of(name, by_id[line["task_id"]], line["sample"], ranking_of_record(line, required))
+        answer_of(name, by_id[line["task_id"]], line["sample"], ranking_of_record(line, required), world.prompt.top)
         for line in read_jsonl(out)
     ]
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from launch.teaching import open_teacher
 from launch.training import required_phases
+from launch.view import View
 from launch.world import LACKING, World
 from star_rl.errors import StarError
 from star_rl.evaluation import identity
@@ -354,7 +355,7 @@ def python(world: World, spec: Spec, seed: int, folder: Path) -> Method:
     except Exception as error:  # code of one's own may fail in any way
         raise StarError(f"{place} cannot be read ({words(error)})", "mend it") from error
     try:
-        made = make(world, seed, **spec.options)
+        made = make(View(world), seed, **spec.options)
     except StarError:
         raise
     except Exception as error:

@@ -46,7 +46,8 @@ class Answer:
     Attributes:
         ranking: best first, as it stands; ``None`` where there is none, which counts as a miss.
         well_formed: for methods that write trajectories.
-        valid: whether the list names the task's candidates and nothing else; ``None`` where that was not asked for.
+        valid: whether the list names the task's candidates and nothing else, as many as were asked for; ``None`` where
+            that was not looked at.
         tool_calls: of this answer, ``None`` where the method has none; so for all that follow.
         tokens: written by the language model; ``tokens_in`` read by it, over all its calls.
         seconds: wall time of this answer; ``tool_seconds`` of these in tools.
@@ -127,10 +128,14 @@ def read(path: str | Path) -> pa.Table:
     return table.select(SCHEMA.names).cast(SCHEMA)
 
 
-def names_candidates(ranked: Sequence[str | None] | None, task: Task) -> bool:
-    """Distinct candidates and nothing else; the list may be shorter than the task's."""
-    found = set(ranked or ())
-    return bool(ranked) and len(found) == len(ranked or ()) and found <= set(task.candidates)
+def names_candidates(ranked: Sequence[str | None] | None, task: Task, top: int = 1) -> bool:
+    """Distinct candidates and nothing else, as many as are asked for.
+
+    Args:
+        top: how many ids a ranking has to hold; of a task with fewer candidates, all of them.
+    """
+    found, known = set(ranked or ()), set(task.candidates)
+    return bool(ranked) and len(found) == len(ranked or ()) and found <= known and len(found) >= min(top, len(known))
 
 
 def ranks_by_task(table: pa.Table, method: str, tasks: Sequence[Task], samples: int = 1) -> Ranks:

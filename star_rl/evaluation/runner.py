@@ -293,8 +293,11 @@ def any_answers(folder: str | Path) -> bool:
     return any(next(itertools.islice(_rows(path), 1, None), None) is not None for path, _ in ledgers(folder))
 
 
-def read_answers(folder: str | Path, tasks: Sequence[Task]) -> list[Answer]:
+def read_answers(folder: str | Path, tasks: Sequence[Task], top: int = 1) -> list[Answer]:
     """All methods' answers to ``tasks``, by method, task and sample.
+
+    Args:
+        top: ids that a valid ranking holds, where the task has as many candidates.
 
     Raises:
         StarError: an answer belongs to none of the tasks, or to another one of the same id.
@@ -312,33 +315,35 @@ def read_answers(folder: str | Path, tasks: Sequence[Task]) -> list[Answer]:
                 )
             place, task = known[row["task_id"]]
             _same_task(path, row, digests[task.task_id])
-            own[place, row["sample"]] = _answer(name, task, row)  # the last: what an endpoint failed was asked again
+            own[place, row["sample"]] = _answer(
+                name, task, row, top
+            )  # the last: what an endpoint failed was asked again
         found += [own[key] for key in sorted(own)]
     return found
 
 
-def _answer(name: str, task: Task, row: dict[str, Any]) -> Answer:
+def _answer(name: str, task: Task, row: dict[str, Any], top: int) -> Answer:
     ranked = row.get("ranking")
     return Answer(
         name,
         task,
         ranked,
         row["sample"],
-        valid=names_candidates(ranked, task),
+        valid=names_candidates(ranked, task, top),
         tokens=row.get("tokens"),
         failure=row.get("failure"),
         **{column: row.get(column) for column in _COLUMNS},
     )
 
 
-def answer_of(name: str, task: Task, sample: int, found: Ranking) -> Answer:
-    """A ranking that is in hand as an answer."""
+def answer_of(name: str, task: Task, sample: int, found: Ranking, top: int = 1) -> Answer:
+    """A ranking that is in hand as an answer; ``top`` as of :func:`read_answers`."""
     return Answer(
         name,
         task,
         found.ids,
         sample,
-        valid=names_candidates(found.ids, task),
+        valid=names_candidates(found.ids, task, top),
         tokens=found.tokens_out,
         failure=found.failure or None,
         **{column: getattr(found, column) for column in _COLUMNS},

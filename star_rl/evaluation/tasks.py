@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,14 @@ class TaskSet:
     Attributes:
         tasks: candidates shuffled.
         official: the benchmark's own tasks and ground truths, so that figures may be set beside the paper's.
+        part: of the run's tasks (train, valid, test); empty where they come from elsewhere.
         notes: sentences a reader must see beside the figures.
     """
 
     tasks: tuple[Task, ...]
     official: bool = False
     notes: tuple[str, ...] = field(default=())
+    part: str = ""
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -93,11 +95,14 @@ def shuffled(task: Task, seed: int) -> Task:
     return replace(task, candidates=tuple(order))
 
 
-def task_set(tasks: Sequence[Task], seed: int, official: bool = False, limit: int | None = None) -> TaskSet:
+def task_set(
+    tasks: Sequence[Task], seed: int, official: bool = False, limit: int | None = None, part: str = ""
+) -> TaskSet:
     """Check tasks and shuffle their candidates.
 
     Args:
         limit: the first so many of each sub-task.
+        part: of the run's tasks that these are; empty where they come from elsewhere.
 
     Raises:
         StarError: there are none, two share an id, or one has no ground truth.
@@ -122,7 +127,35 @@ def task_set(tasks: Sequence[Task], seed: int, official: bool = False, limit: in
             kept.append(shuffled(task, seed))
     if not kept:
         raise StarError("there are no tasks to judge", "check the file, and a limit of 1 or more")
-    return TaskSet(tuple(kept), official, tuple(_notes(kept)))
+    return TaskSet(tuple(kept), official, (*_SEEN.get(part, ()), *_notes(kept)), part)
+
+
+#: What a reader must know of tasks that are not held out.
+_SEEN = {
+    "train": ("These are the training tasks: students were trained on them, and figures on them are no result.",),
+    "valid": ("These are the validation tasks: what was chosen by them looks better on them than elsewhere.",),
+}
+
+
+def strange(tasks: Sequence[Task], history: Callable[[Task], Sequence[Any]], items: Container[str]) -> list[str]:
+    """What the tables do not know of the tasks, in words.
+
+    Args:
+        history: a user's interactions before the task.
+        items: ids in the table of items.
+    """
+    new = [task for task in tasks if not history(task)]
+    found = []
+    if new:
+        found.append(f"{_tasks(new)} a user without any interaction before it (such as {new[0].task_id})")
+    unknown = [(task, item) for task in tasks if (item := next((c for c in task.candidates if c not in items), None))]
+    if unknown:
+        task, item = unknown[0]
+        found.append(
+            f"{_tasks([task for task, _ in unknown])} candidates that no table of items knows (such as {item} of "
+            f"{task.task_id}): methods see their ids alone"
+        )
+    return found
 
 
 def _notes(tasks: Sequence[Task]) -> Iterable[str]:

@@ -210,4 +210,4 @@ def _fault(ranking: Sequence[str | None], candidates: set[str]) -> str:
         return "empty"
     if any(entry not in candidates for entry in ranking):
         return "with a foreign id"
-    return "with a repeated id"
+    return "with a repeated id" if len(set(ranking)) < len(ranking) else "shorter than asked for"

@@ -93,6 +93,13 @@ def test_a_valid_list_names_distinct_candidates_only(ranked, valid):
     assert names_candidates(ranked, TASKS[0]) is valid
 
 
+@pytest.mark.parametrize(
+    "length, top, valid", [(1, 5, False), (4, 5, False), (5, 5, True), (20, 5, True), (19, 99, False), (20, 99, True)]
+)
+def test_a_valid_list_is_as_long_as_was_asked_for(length, top, valid):
+    assert names_candidates(TASKS[0].candidates[:length], TASKS[0], top) is valid
+
+
 def test_without_pairs_the_best_is_set_against_every_other():
     answers = [Answer(name, one, ["7"][:hit]) for name, hit in (("a", 0), ("b", 1), ("c", 0)) for one in TASKS]
     pairs = judge(results.table_of(answers), TASKS, 1, 200, 0)["pairs"]

@@ -8,7 +8,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from star_rl.errors import StarError
-from star_rl.evaluation.tasks import digest, fingerprint_of, read_tasks, shuffled, strangers, task_set, write_tasks
+from star_rl.evaluation.tasks import (
+    digest,
+    fingerprint_of,
+    read_tasks,
+    shuffled,
+    strange,
+    strangers,
+    task_set,
+    write_tasks,
+)
 from star_rl.records import Task
 
 IDS = tuple(f"i{number}" for number in range(20))
@@ -133,6 +142,21 @@ def test_files_that_hold_no_tasks_are_refused(tmp_path):
         read_tasks(jsonl(tmp_path, [1]))
     with pytest.raises(StarError, match="no tasks to judge"):
         task_set([], 0)
+
+
+def test_what_the_tables_do_not_know_of_the_tasks_is_said():
+    tasks = [task(0), task(1, candidates=(*IDS[:-1], "new")), task(2)]
+    assert strange(tasks[:1], lambda one: [1], set(IDS)) == []
+    new, unknown = strange(tasks, lambda one: [] if one.user_id == "u2" else [1], set(IDS))
+    assert new == "1 task has a user without any interaction before it (such as t2)"
+    assert unknown.startswith("1 task has candidates that no table of items knows (such as new of t1)")
+
+
+def test_tasks_that_are_not_held_out_are_said_to_be():
+    assert task_set([task()], 7, part="test").notes == () and task_set([task()], 7).part == ""
+    (note,) = task_set([task()], 7, part="train").notes
+    assert "students were trained on them" in note
+    assert "validation tasks" in task_set([task()], 7, part="valid").notes[0]
 
 
 def test_a_file_that_is_cut_short_is_refused_and_one_without_a_last_line_break_is_whole(tmp_path):

@@ -128,6 +128,29 @@ def test_a_method_that_fails_is_counted_and_said(run, tmp_path, capsys, kind, wo
     assert (row["n"], row["failed"], row["hr5"]) == (3, 3, 0.0)
 
 
+def test_a_method_of_ones_own_sees_no_answer_and_no_future(run, tmp_path, capsys):
+    peek = "def make(world, seed):\n    world.visible, world.items, world.store, world.config\n    return world.{}\n"
+    for name in ("tasks", "histories", "history", "run"):
+        (tmp_path / "own.py").write_text(peek.format(name))
+        assert call("evaluate", f"python:{tmp_path}/own.py:make", "--tasks", run, "--out", tmp_path / "e") == 2
+        assert f"object has no attribute '{name}'" in capsys.readouterr().err
+
+
+def test_the_part_is_recorded_and_training_tasks_are_no_result(run, tmp_path, capsys):
+    for part in ("test", "train"):
+        assert call("evaluate", "random", "--tasks", run, "--part", part, "--out", tmp_path / part) == 0
+        assert read_json(tmp_path / part / "metrics.json")["tasks"]["part"] == part
+        assert ("students were trained on them" in capsys.readouterr().out) is (part == "train")
+    assert "students were trained on them" in (tmp_path / "train" / "report.html").read_text()
+
+
+def test_a_ranking_shorter_than_the_recipe_asks_for_is_not_valid(run, tmp_path, capsys):
+    (tmp_path / "own.py").write_text(OWN.replace("else list(task.candidates)", "else list(task.candidates)[:9]"))
+    assert call("evaluate", f"python:{tmp_path}/own.py:make", "--tasks", run, "--out", tmp_path / "e") == 0
+    assert "12 of 12 rankings are not valid (12 shorter than asked for)" in capsys.readouterr().out
+    assert read_json(tmp_path / "e" / "metrics.json")["methods"][0]["valid_rate"] == 0.0
+
+
 def test_failures_of_many_kinds_are_said_in_a_few_words(run, tmp_path, capsys):
     (tmp_path / "own.py").write_text(OWN.replace('OSError("no")', "OSError(task.task_id)"))
     method = f"python:{tmp_path}/own.py:make:kind=raises"
