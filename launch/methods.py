@@ -322,7 +322,8 @@ def agent(world: World, spec: Spec, seed: int, folder: Path) -> Method:
         inner = kinds[spec.name](chat, reviews=_reviews(world), **options)
     except TypeError as error:
         raise StarError(f"method {spec.text!r}: {error}", "see the agent's own options") from error
-    return Workflow(inner, chat.options.concurrency, chat, spec.options)
+    remark = {"remark": inner.remark} if inner.remark else {}
+    return Workflow(inner, chat.options.concurrency, chat, {**spec.options, **remark})
 
 
 def _reviews(world: World) -> Any:

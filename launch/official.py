@@ -38,7 +38,7 @@ def official(arguments: Namespace) -> int:
         data = out / "data"
         interactions = read_table(folder / "tables", "interactions")
         reviews = Reviews(interactions, [task.user_id for task in tasks])
-        groups = write_layout(data, tasks, world.visible, world.history, world.items, reviews=reviews)
+        groups = write_layout(data, tasks, world.visible, world.history, world.items, world.users, reviews)
     whole = {task.task_id: task for task in tasks}
     ran = simulate(
         methods,
@@ -48,7 +48,10 @@ def official(arguments: Namespace) -> int:
         python=_python(arguments.python),
         known=tasks,
         items=world.items,
-        outside=lambda task: TaskContext(world.history(whole[task.task_id]), world.items),
+        users=world.users,
+        outside=lambda task: TaskContext(
+            world.history(whole[task.task_id]), world.items, user=world.users(task.user_id)
+        ),
         threads=arguments.threads,
     )
     rows = asyncio.run(ran)
@@ -75,7 +78,7 @@ async def _serve(methods: list[Method], world: World, place: str) -> int:
     if not port.isdigit():
         raise StarError(f"{place!r} is no place to listen at", "give HOST:PORT such as 127.0.0.1:8765")
     named = {method.name: method for method in methods}
-    async with Bridge(named, _all(world), world.items, host=host or "127.0.0.1", port=int(port)) as bridge:
+    async with Bridge(named, _all(world), world.items, world.users, host=host or "127.0.0.1", port=int(port)) as bridge:
         print(f"STAR_RL_BRIDGE={bridge.address}   methods (STAR_RL_METHOD): {', '.join(named)}", flush=True)
         await asyncio.Event().wait()
     return 0

@@ -13,7 +13,7 @@ from star_rl.evidence import EvidenceStore
 from star_rl.mars import Case
 from star_rl.policy.tools import TOOL_SCHEMAS, ToolBox
 from star_rl.prompts import Event, PromptOptions, student_messages
-from star_rl.records import Item, Task, items_from, read_interactions, read_table
+from star_rl.records import Item, Task, UserTable, items_from, read_interactions, read_table
 from star_rl.scenarios import Histories
 from star_rl.stage import manifest_of
 
@@ -36,6 +36,10 @@ class World:
     @cached_property
     def items(self) -> dict[str, Item]:
         return items_from(read_table(self.run / "tables", "items"))
+
+    @cached_property
+    def users(self) -> UserTable:
+        return UserTable.read(self.run / "tables")
 
     @cached_property
     def histories(self) -> Histories:
@@ -98,7 +102,7 @@ class World:
         return self.histories.history(task)
 
     def case(self, task: Task) -> Case:
-        return Case.of(task, self.history(task), self.items)
+        return Case.of(task, self.history(task), self.items, self.users(task.user_id))
 
     def messages(self, task: Task) -> list[dict[str, str]]:
         return student_messages(task, self.history(task), self.items, self.prompt)

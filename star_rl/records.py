@@ -249,3 +249,22 @@ class ItemTable(Mapping[str, Item]):
 def _item(row: dict[str, Any]) -> Item:
     attributes = json.loads(row["attributes"] or "{}")
     return Item(row["item_id"], row["title"], tuple(row["categories"]), attributes)
+
+
+class UserTable:
+    """Attributes of users by id, read only when asked for: most sources know nothing of most users."""
+
+    def __init__(self, table: pa.Table) -> None:
+        told = table.select(USERS.names).filter(pc.not_equal(table["attributes"], "{}"))
+        self._ids, self._attributes = told["user_id"], told["attributes"]
+
+    @classmethod
+    def read(cls, folder: Path) -> UserTable:
+        """Of a folder of tables; where it has none of users, nothing is known of anybody."""
+        file = folder / "users.parquet"
+        return cls(read_table(file, "users") if file.is_file() else USERS.empty_table())
+
+    def __call__(self, user_id: str) -> dict[str, Any]:
+        """Empty where nothing is known."""
+        place = pc.index(self._ids, user_id).as_py()
+        return {} if place < 0 else dict(json.loads(self._attributes[place].as_py()))

@@ -38,6 +38,7 @@ class Case:
         candidates: distinct ids in the task's order (a task may name one twice).
         history: what the user did before the cutoff, oldest first.
         user: attributes of the user.
+        texts: what the user wrote, by item and time; of a contact outside of ``history`` nothing reads it.
     """
 
     task_id: str
@@ -48,6 +49,7 @@ class Case:
     history: tuple[Behaviour, ...]
     items: Mapping[str, Item] = field(repr=False)
     user: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    texts: Mapping[tuple[str, int], str] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
@@ -56,11 +58,13 @@ class Case:
         history: Sequence[Event],
         items: Mapping[str, Item],
         user: Mapping[str, Any] | None = None,
+        texts: Mapping[tuple[str, int], str] | None = None,
     ) -> Case:
         """The case of a task; interactions at or after the cutoff are left out whatever the caller passes."""
         seen = tuple(before(history, task.cutoff))
         distinct = tuple(dict.fromkeys(task.candidates))
-        return cls(task.task_id, task.source, task.scenario, task.user_id, distinct, seen, items, user or {})
+        about = (user or {}, texts or {})
+        return cls(task.task_id, task.source, task.scenario, task.user_id, distinct, seen, items, *about)
 
     def category(self, item_id: str) -> str:
         """The first category of an item, as the student reads it."""

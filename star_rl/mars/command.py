@@ -26,7 +26,7 @@ from star_rl.mars.view import find, show, write_page
 from star_rl.policy.tools import LENSES, ToolBox
 from star_rl.prompts import PromptOptions
 from star_rl.prompts.agents import prompts_version
-from star_rl.records import Item, Task, items_from, read_table, tasks_from
+from star_rl.records import Item, Task, UserTable, items_from, read_table, tasks_from
 
 
 def register(commands: Any) -> None:
@@ -149,8 +149,8 @@ def _tasks(arguments: argparse.Namespace, tables: Path) -> list[Task]:
 def _cases(tables: Path, items: Mapping[str, Item]) -> Callable[[Task], Case]:
     from star_rl.scenarios import Histories
 
-    histories = Histories(read_table(tables, "interactions"))
-    return lambda task: Case.of(task, histories.history(task), items)
+    histories, users = Histories(read_table(tables, "interactions")), UserTable.read(tables)
+    return lambda task: Case.of(task, histories.history(task), items, users(task.user_id))
 
 
 def _store(arguments: argparse.Namespace) -> Any:

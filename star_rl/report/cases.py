@@ -87,10 +87,15 @@ def anchors(groups: Iterable[Group]) -> dict[int, str]:
 
 
 def _focus(found: Findings) -> list[Found]:
-    """The best two methods that write trajectories, else the best of all."""
+    """The best two methods that have a language model write, else the best of all."""
     order = sorted(found.methods.values(), key=lambda one: -one.figures["hr_avg"])
-    writers = [one for one in order if one.figures["format_rate"] is not None]
+    writers = [one for one in order if _follows(one) or one.figures["calls"]]
     return writers[:2] or order[:1]
+
+
+def _follows(one: Found) -> bool:
+    """Does it write trajectories, so that what departs from their grammar is a fault?"""
+    return one.figures["format_rate"] is not None
 
 
 def _extremes(found: Findings, one: Found) -> tuple[list[int], list[int]]:
@@ -108,6 +113,10 @@ def _extremes(found: Findings, one: Found) -> tuple[list[int], list[int]]:
 
 def _filled(found: Findings, plan: Sequence[tuple[Group, list[int], list[_Side]]]) -> list[Group]:
     keys = {judged.label: {key_of(task) for task in judged.tasks} for judged in found.compared.folders}
+    writers = {(judged.label, name) for one in found.methods.values() if _follows(one) for judged, name in one.sources}
+
+    def graded(own: list[tuple[Judged, str]]) -> bool:
+        return any((judged.label, name) in writers for judged, name in own)
 
     def where(own: list[tuple[Judged, str]], place: int) -> _Place | None:
         key = key_of(found.tasks[place])
@@ -128,7 +137,10 @@ def _filled(found: Findings, plan: Sequence[tuple[Group, list[int], list[_Side]]
                 for heading, own in sides:
                     spot, room = where(own, place), min(ROOM, left)
                     cut = Cutter(room, f"the answers in {spot[0]}" if spot else "")
-                    case.panels.append(panel(heading, answers.get(spot) if spot else None, about[place], cut))
+                    made = panel(heading, answers.get(spot) if spot else None, about[place], cut)
+                    if not graded(own):
+                        made.faults, made.left_out["faults"] = [], 0
+                    case.panels.append(made)
                     left -= room - max(0, int(cut.left))
     return [group for group, _, _ in plan]
 

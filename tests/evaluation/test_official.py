@@ -16,6 +16,7 @@ import pytest
 
 from star_rl import cli
 from star_rl.baselines import Random
+from star_rl.baselines.agents.plan import BaseAgent
 from star_rl.errors import StarError
 from star_rl.evaluation.methods import Method, Ranking, TaskContext, Yardstick
 from star_rl.evaluation.official import Bridge, Judged, groups_below, simulate, table, write_layout
@@ -175,6 +176,23 @@ def test_a_known_task_is_taken_with_its_own_order_and_cutoff():
     assert (task.task_id, task.candidates, task.ground_truth) == ("t0", tasks[0].candidates, "")
     assert context.history == [("i4", tasks[0].cutoff - 1, 2.0)]
     assert context.items["i4"].title.startswith("Title")
+
+
+def test_agents_behind_the_bridge_see_profile_and_texts():
+    tasks, _, _ = world()
+    late = {"item_id": "i3", "timestamp": 1000 * tasks[0].cutoff, "stars": 5, "text": "after the task"}
+    early = {"item_id": "i39", "timestamp": 1000 * tasks[0].cutoff - 1000, "stars": "2", "text": "loud"}
+    told = {"user_id": tasks[0].user_id, "name": "Ann", "fans": 3, "elite": []}
+    row = {**asked(tasks[0], [late, early, {"item_id": "i5", "text": "no time"}]), "user": told}
+    task, context = Bridge({}, tasks, ITEMS).read(row)
+    case = context.case(task)
+    assert case.user == {"name": "Ann", "fans": 3} and case.texts["i39", tasks[0].cutoff - 1] == "loud"
+    record = BaseAgent(None).record(case)
+    assert len(record) == 1 and record[0].endswith("rated 2 | loud")
+    known = Bridge({}, tasks, ITEMS, lambda user: {"name": f"{user} of the tables"})
+    assert known.read(row)[1].user == {"name": f"{tasks[0].user_id} of the tables"}
+    for odd in (None, 3, []):
+        assert Bridge({}).read({**row, "user": odd})[1].user == {}
 
 
 def test_an_unknown_task_is_shuffled_and_its_items_come_from_the_tool():

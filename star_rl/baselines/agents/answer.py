@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from star_rl.trajectory.model import decode
@@ -24,6 +24,7 @@ class Ranking:
         calls: completions asked for, one after the other.
         tokens_in, tokens_out: over all calls, as the endpoint counts them.
         seconds: wall time.
+        messages: what was asked and answered, call after call.
     """
 
     ranking: list[str] | None
@@ -32,6 +33,7 @@ class Ranking:
     tokens_in: int = 0
     tokens_out: int = 0
     seconds: float = 0.0
+    messages: list[dict[str, str]] = field(default_factory=list)
 
 
 class Malformed(Exception):

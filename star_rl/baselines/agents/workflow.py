@@ -38,6 +38,7 @@ class Talk:
     tokens_out: int = 0
     flavour: Flavour = field(init=False)
     cut: bool = field(default=False, init=False)
+    messages: list[dict[str, str]] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         self.flavour = flavour_of(self.case.source)
@@ -53,6 +54,7 @@ class Talk:
         self.tokens_in += reply.prompt_tokens
         self.tokens_out += reply.completion_tokens
         self.cut = reply.finish == "length"
+        self.messages += [*messages, {"role": "assistant", "content": reply.text}]
         return reply.text.rpartition("</think>")[2]
 
 
@@ -83,8 +85,17 @@ class Agent(ABC):
 
     @property
     def name(self) -> str:
-        """As it stands in a table: two forms of one agent have two names."""
-        return self.label if self.mended or not self.fault else f"{self.label} (as published)"
+        """As it stands in a table: two forms of one agent have two names, and neither is the paper's alone."""
+        return f"{self.label} ({'mended' if self.mended else 'as published'})" if self.fault else self.label
+
+    @property
+    def remark(self) -> str:
+        """What a reader must know of this form of the agent; empty where there is nothing."""
+        if not self.fault:
+            return ""
+        if self.mended:
+            return f"{self.name} is without what changes the published agent's score: {self.fault}."
+        return f"{self.name} keeps what changes its score: {self.fault}."
 
     async def rank(self, case: Case, sample: int = 0) -> Ranking:
         """Rank a case. Whatever the model or the endpoint does ends in a :class:`Ranking`.
@@ -105,7 +116,7 @@ class Agent(ABC):
         except ChatError as error:
             failure = f"endpoint: {error}"
         seconds = time.perf_counter() - began
-        return Ranking(ranking, failure, talk.calls, talk.tokens_in, talk.tokens_out, seconds)
+        return Ranking(ranking, failure, talk.calls, talk.tokens_in, talk.tokens_out, seconds, talk.messages)
 
     @abstractmethod
     async def work(self, talk: Talk) -> list[str]:
@@ -127,10 +138,14 @@ class Agent(ABC):
     def record(self, case: Case, last: int = 0) -> list[str]:
         """Reviews as lines, oldest first, capped at :data:`HISTORY_TOKENS`; the oldest go first."""
         lines = [
-            review_line(entry, case.items.get(entry.item_id), self.reviews(case.user_id, entry))
+            review_line(entry, case.items.get(entry.item_id), self.text(case, entry))
             for entry in self.entries(case, last)
         ]
         return latest_within(lines, HISTORY_TOKENS)
+
+    def text(self, case: Case, entry: Behaviour) -> str:
+        """What the user wrote of an entry: what the case brings, else what the tables have."""
+        return case.texts.get((entry.item_id, entry.timestamp)) or self.reviews(case.user_id, entry)
 
     def candidates(self, talk: Talk, agent: str, ids: Sequence[str] | None = None) -> list[str]:
         """Candidates as lines with the fields that this agent shows."""

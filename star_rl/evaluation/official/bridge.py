@@ -29,6 +29,8 @@ from star_rl.sources.cleaning import clean_text
 _LONGEST = 256 << 20
 _STAMPS = ("timestamp", "date", "date_added", "date_updated")
 _RATINGS = ("stars", "rating")
+#: ``user id -> attributes``, empty where nothing is known.
+UserOf = Callable[[str], Mapping[str, Any]]
 
 
 class Bridge:
@@ -40,6 +42,7 @@ class Bridge:
         methods: by the name that an agent asks for.
         known: tasks that the agents may ask about; others get a name of their own and shuffled candidates.
         items: descriptions that stand before those of the simulator's tool, so that a prompt reads as in training.
+        users: attributes of a user, which stand before those of the simulator's tool for the same reason.
         outside: what a method may see of a known task without the simulator. Where it is given, methods that do not
             vary rank that too, and ``same`` counts the answers that came out alike.
         host, port: where to listen; port 0 = a free one.
@@ -50,6 +53,7 @@ class Bridge:
         methods: Mapping[str, Method],
         known: Sequence[Task] = (),
         items: Mapping[str, Item] | None = None,
+        users: UserOf | None = None,
         outside: Callable[[Task], TaskContext] | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
@@ -61,7 +65,7 @@ class Bridge:
         self._server: asyncio.Server | None = None
         self.address = ""
         self.fault: StarError | None = None
-        self._outside = outside
+        self._users, self._outside = users, outside
         self.checked: Counter[str] = Counter()
         self.same: Counter[str] = Counter()
 
@@ -135,7 +139,9 @@ class Bridge:
             cutoff = events[-1][1] + 1 if events else 0
             task = Task(name, next(iter(sources), "agentsociety"), "classic", user, tuple(candidates), "", cutoff)
         history = [event for event in events if event[1] < task.cutoff]
-        return task, TaskContext(history, ChainMap(dict(self._items), shown) if shown else self._items)
+        seen = ChainMap(dict(self._items), shown) if shown else self._items
+        about = (self._users(user) if self._users else {}) or _profile(row.get("user"))
+        return task, TaskContext(history, seen, user=about, texts=texts_of(row.get("reviews") or []))
 
 
 def _key(user: str, candidates: Sequence[str]) -> tuple[str, tuple[str, ...]]:
@@ -149,12 +155,32 @@ def _item(row: Mapping[str, Any]) -> Item:
     return Item(str(row["item_id"]), clean_text(title) or "Untitled", labels, attributes)
 
 
+def _profile(row: Any) -> dict[str, Any]:
+    """What the tool tells of a user, without what names them."""
+    told = row if isinstance(row, Mapping) else {}
+    return {str(name): value for name, value in told.items() if name != "user_id" and value not in (None, "", [], {})}
+
+
+def texts_of(reviews: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], str]:
+    """What the user wrote, by item and time; reviews without a time or without words are left out."""
+    stamps = seconds_of([_stamp(row) for row in reviews])
+    found = zip(reviews, stamps, strict=True)
+    return {
+        (str(row["item_id"]), stamp): words
+        for row, stamp in found
+        if stamp is not None and isinstance(words := row.get("text"), str) and words
+    }
+
+
+def _stamp(row: Mapping[str, Any]) -> Any:
+    return next((row[name] for name in _STAMPS if row.get(name) not in (None, "")), None)
+
+
 def events_of(reviews: Sequence[Mapping[str, Any]]) -> list[Event]:
     """Reviews as interactions, oldest first, equal times in the order given; those without a time that can be read are
     left out."""
-    stamps = [next((row[name] for name in _STAMPS if row.get(name) not in (None, "")), None) for row in reviews]
     found: list[Event] = []
-    for row, stamp in zip(reviews, seconds_of(stamps), strict=True):
+    for row, stamp in zip(reviews, seconds_of([_stamp(row) for row in reviews]), strict=True):
         if stamp is not None:
             rating = next((row[name] for name in _RATINGS if row.get(name) not in (None, "")), None)
             found.append((str(row["item_id"]), stamp, None if rating is None else float(rating)))

@@ -44,7 +44,7 @@ def write_layout(
     visible: pa.Table,
     history: Callable[[Task], Sequence[Event]],
     items: Mapping[str, Item],
-    users: Mapping[str, Mapping[str, Any]] | None = None,
+    users: Callable[[str], Mapping[str, Any]] = lambda user: {},
     reviews: ReviewOf = no_reviews,
 ) -> list[Group]:
     """Write data and tasks below ``folder``.
@@ -52,7 +52,7 @@ def write_layout(
     Args:
         visible: interactions that anybody may see; those of the tasks' users are taken from ``history`` instead.
         history: what a task's user did before it, oldest first.
-        users: attributes of users.
+        users: attributes of a user.
         reviews: what the tasks' users wrote.
 
     Raises:
@@ -70,9 +70,8 @@ def write_layout(
             )
     source = tasks[0].source
     write_jsonl(folder / "item.json", (item_row(item, source) for item in items.values()))
-    about = users or {}
     known = dict.fromkeys([*visible["user_id"].to_pylist(), *seen])
-    write_jsonl(folder / "user.json", ({"source": source, **about.get(name, {}), "user_id": name} for name in known))
+    write_jsonl(folder / "user.json", ({"source": source, **users(name), "user_id": name} for name in known))
     write_jsonl(folder / "review.json", _reviews(visible, seen, source, reviews))
     return _tasks(folder / "task", tasks)
 

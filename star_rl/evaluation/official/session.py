@@ -13,7 +13,7 @@ from typing import Any
 from star_rl.errors import StarError
 from star_rl.evaluation import metrics
 from star_rl.evaluation.methods import Method, TaskContext
-from star_rl.evaluation.official.bridge import Bridge
+from star_rl.evaluation.official.bridge import Bridge, UserOf
 from star_rl.evaluation.official.layout import Group
 from star_rl.files import read_json, write_json
 from star_rl.records import Item, Task
@@ -60,6 +60,7 @@ async def simulate(
     python: Path,
     known: Sequence[Task] = (),
     items: Mapping[str, Item] | None = None,
+    users: UserOf | None = None,
     outside: Callable[[Task], TaskContext] | None = None,
     threads: int = 16,
 ) -> list[Judged]:
@@ -84,7 +85,7 @@ async def simulate(
     agent = out / "star_rl_agent.py"
     shutil.copyfile(HERE / "submission.py", agent)
     places = {(name, group.name): out / _slug(name) / _slug(group.name) for name in names for group in groups}
-    async with Bridge(dict(zip(names, methods, strict=True)), known, items, outside) as bridge:
+    async with Bridge(dict(zip(names, methods, strict=True)), known, items, users, outside) as bridge:
         job = {
             "data": str(data.resolve()),
             "bridge": bridge.address,
