@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.options import Recipe
+from star_rl import locks
 from star_rl.errors import StarError
 from star_rl.files import write_text, writing_error
 from star_rl.integrations import warm
@@ -114,14 +114,9 @@ def _only_run(run: Path) -> Iterator[None]:
     """One process per run folder: two would write the same files."""
     try:
         run.mkdir(parents=True, exist_ok=True)
-        handle = open(run / ".lock", "w")  # noqa: SIM115 - held for the length of the run
     except OSError as error:
         raise writing_error(run, error) from error
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise StarError(f"another process works in {run}", "wait for it, stop it, or set another name=") from error
+    with locks.hold(run / ".lock", f"another process works in {run}", "wait for it, stop it, or set another name="):
         yield
 
 

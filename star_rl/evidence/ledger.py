@@ -7,7 +7,6 @@ by a kill is dropped. What is lost when the process dies are the replies still o
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import hashlib
 import json
 import os
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from star_rl.errors import StarError
+from star_rl import locks
 from star_rl.files import writing_error
 
 
@@ -47,14 +46,12 @@ class Ledger:
         self._flushing = asyncio.Lock()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = locks.hold(
+                self.path, f"another process writes the ledger {self.path}", "wait for it, or stop it"
+            )
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as error:
             raise writing_error(self.path, error) from error
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._descriptor)
-            raise StarError(f"another process writes the ledger {self.path}", "wait for it, or stop it") from error
         self._end = self._written = self._read()
 
     def _read(self) -> int:
@@ -118,6 +115,7 @@ class Ledger:
 
     def close(self) -> None:
         os.close(self._descriptor)
+        self._lock.close()
 
 
 def key_of(describe: Mapping[str, Any], messages: Sequence[Mapping[str, str]]) -> str:

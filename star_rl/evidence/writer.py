@@ -6,7 +6,6 @@ killed.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -20,6 +19,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
+from star_rl import locks
 from star_rl.errors import StarError
 from star_rl.evidence.details import BLOCK_ENTRIES, Blocks, pack
 from star_rl.evidence.layout import (
@@ -110,14 +110,11 @@ class EvidenceWriter:
         self.folder = building_folder(self.path)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.folder / "lock", "a+", encoding="utf-8")  # noqa: SIM115 - held until close
         except OSError as error:
             raise writing_error(self.folder, error) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.close()
-            raise StarError(f"another process is building {self.path}", "wait for it, or stop it") from error
+        self._lock = locks.hold(
+            self.folder / "lock", f"another process is building {self.path}", "wait for it, or stop it"
+        )
         self._journals: list[_Journal] = []
         try:
             self._check_identity()

@@ -8,7 +8,6 @@ inside a run that a kill interrupted is not paid again: the chat client's respon
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import time
@@ -19,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from star_rl import locks
 from star_rl.errors import StarError
 from star_rl.files import atomic_open, fingerprint, read_json, write_json, writing_error
 from star_rl.mars.case import Case
@@ -203,16 +203,11 @@ def _opened(folder: Path, identity: Mapping[str, Any], tasks: Iterable[Task]) ->
     """The file of runs, locked and ready for appending, and the ids of the runs that stand in it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "a")  # noqa: SIM115 - closed below, after the runs
     except OSError as error:
         raise writing_error(folder, error) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise StarError(
-                f"another process is teaching into {folder}", "wait for it, or choose another folder"
-            ) from error
+    with locks.hold(
+        folder / ".lock", f"another process is teaching into {folder}", "wait for it, or choose another folder"
+    ):
         _same_identity(folder, identity)
         done = _standing(folder / RUNS, tasks)
         with open(folder / RUNS, "a", encoding="utf-8") as handle:

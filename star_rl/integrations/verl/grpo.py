@@ -155,19 +155,23 @@ def _result(
 
 
 def export(result: GrpoResult, target: Path) -> Path:
-    """Make a Hugging Face model folder of a checkpoint: copied where verl saved one (``hf_model``), else merged from
-    shards.
+    """Make a Hugging Face model folder of a checkpoint: copied where verl saved one, else merged from shards.
+
+    FSDP has it in ``huggingface`` where ``hf_model`` is saved; Megatron always, in ``model/huggingface``, unless it keeps
+    shards of its own (``use_dist_checkpointing``; verl/utils/megatron_utils.py:1081).
 
     Raises:
         StarError: merging failed.
     """
-    saved = result.checkpoint / "huggingface"
+    whole = [result.checkpoint / "model" / "huggingface", result.checkpoint / "huggingface"]
+    saved = next((folder for folder in whole if any(folder.glob("*.safetensors"))), None)
     partial = target.with_name(f".{target.name}.part")
     shutil.rmtree(partial, ignore_errors=True)
-    if any(saved.glob("*.safetensors")):
+    if saved is not None:
         shutil.copytree(saved, partial)
     else:
-        arguments = ["merge", "--backend", "fsdp", "--local_dir", str(result.checkpoint), "--target_dir", str(partial)]
+        backend = "megatron" if (result.checkpoint / "model" / "dist_ckpt").is_dir() else "fsdp"
+        arguments = ["merge", "--backend", backend, "--local_dir", str(result.checkpoint), "--target_dir", str(partial)]
         log = target.parent / "merge.log"
         merging = processes.start([sys.executable, "-m", "verl.model_merger", *arguments], {}, target.parent, log)
         if merging.wait() != 0:
