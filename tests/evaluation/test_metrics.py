@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 import random
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -35,13 +37,24 @@ from star_rl.evaluation.metrics import (
 IDS = [str(number) for number in range(20)]
 
 
+def official_package() -> Path:
+    """Where the package lies: among this interpreter's, or in the virtual environment that `make official` keeps."""
+    found = importlib.util.find_spec("websocietysimulator")
+    if found is not None and found.origin is not None:
+        return Path(found.origin).parent
+    python = Path(os.environ.get("STAR_RL_OFFICIAL", Path(__file__).parents[2] / ".bench/official/bin/python"))
+    if python.is_file():
+        say = "import importlib.util as u; print(u.find_spec('websocietysimulator').origin)"
+        return Path(
+            subprocess.run([python, "-c", say], capture_output=True, text=True, check=True).stdout.strip()
+        ).parent
+    pytest.skip(f"no websocietysimulator 1.0.0a30 here nor at {python} (make official installs it)")
+
+
 def official_evaluator() -> Any:
     """``RecommendationEvaluator`` of the installed package. Its module imports sentiment models at the top, which hit
     rates do not use: where those are absent, empty modules stand in for them."""
-    found = importlib.util.find_spec("websocietysimulator")
-    if found is None or found.origin is None:
-        pytest.skip("websocietysimulator is not installed (pip install --no-deps websocietysimulator==1.0.0a30)")
-    path = Path(found.origin).parent / "tools" / "evaluation_tool.py"
+    path = official_package() / "tools" / "evaluation_tool.py"
     needed = {
         "nltk": {"data": types.SimpleNamespace(find=lambda name: name)},
         "nltk.sentiment": {"SentimentIntensityAnalyzer": object},
