@@ -31,6 +31,7 @@ from star_rl.records import Task
 
 #: Seconds that the official simulator gives a task.
 TIMEOUT = 300.0
+_LATE = "no answer within {:g} s"
 #: Answers in a row that an endpoint failed before the work ends.
 OUTAGE = 10
 _COLUMNS = ("well_formed", "tool_calls", "calls", "tokens_in", "seconds", "tool_seconds", "confidence")
@@ -53,12 +54,15 @@ class Ledger:
         name: the method's.
         describe: all that decides an answer; answers of another description are refused.
         tasks: that are asked now; answers to others of the same ids are refused, to further ones are kept.
+        timeout: seconds for one answer; what did not come within less is asked for again.
 
     Raises:
         StarError: the file was begun by another method of the same name, or over other tasks.
     """
 
-    def __init__(self, folder: Path, name: str, describe: dict[str, Any], tasks: Sequence[Task] = ()) -> None:
+    def __init__(
+        self, folder: Path, name: str, describe: dict[str, Any], tasks: Sequence[Task] = (), timeout: float = TIMEOUT
+    ) -> None:
         self.path, self.name = folder / f"{_slug(name)}.jsonl", name
         settings = fingerprint([name, describe])
         self.done: set[tuple[str, int]] = set()
@@ -78,7 +82,7 @@ class Ledger:
             key = (row["task_id"], row["sample"])
             if key not in self.done:
                 rows[key] = json.dumps(row)
-                if not _gone(row.get("failure")):
+                if not _gone(row.get("failure")) and not _hasty(row.get("failure"), timeout):
                     self.done.add(key)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -134,6 +138,12 @@ def _gone(failure: str | None) -> bool:
     return bool(failure) and str(failure).startswith("endpoint: ")
 
 
+def _hasty(failure: str | None, timeout: float) -> bool:
+    """Was less time given than is given now?"""
+    said = re.fullmatch(r"no answer within (\S+) s", failure or "")
+    return said is not None and float(said[1]) < timeout
+
+
 def _slug(name: str) -> str:
     plain = re.sub(r"[^A-Za-z0-9._=-]+", "_", name).strip("_.")[:80] or "method"
     return plain if plain == name else f"{plain}-{fingerprint(name)[:6]}"
@@ -161,7 +171,7 @@ async def run_method(
     Raises:
         StarError: the folder holds answers of another method of this name, or the method cannot work at all.
     """
-    ledger = Ledger(Path(folder), method.name, {**method.identity, "timeout": timeout}, tasks)
+    ledger = Ledger(Path(folder), method.name, method.identity, tasks, timeout)
     many = samples if method.varies else 1
     missing = [(task, k) for task in tasks for k in range(many) if (task.task_id, k) not in ledger.done]
     work = _Work(ledger, missing, len(tasks) * many, progress)
@@ -265,7 +275,7 @@ async def _once(method: Method, task: Task, context: TaskContext, timeout: float
     try:
         found = as_ranking(await asyncio.wait_for(method.rank(blind(task), context), timeout))
     except TimeoutError:
-        found = Ranking(None, f"no answer within {timeout:g} s")
+        found = Ranking(None, _LATE.format(timeout))
     except StarError:
         raise  # the user's to mend, and the same for every task
     except Exception as error:  # a method may fail in any way: the task is a miss, with its reason

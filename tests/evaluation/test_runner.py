@@ -81,6 +81,22 @@ def test_a_method_that_hangs_is_a_miss_and_holds_up_nobody(tmp_path):
     assert judged(tmp_path)[0]["failed"] == 1
 
 
+def test_what_came_too_late_is_asked_again_where_more_time_is_given(tmp_path):
+    class Slow(Method):
+        name, asked = "slow", 0
+
+        async def rank(self, task, context):
+            self.asked += 1
+            await asyncio.sleep(0.2 if task.task_id == "t2" else 0)
+            return ["7"]
+
+    methods = [Slow() for _ in range(3)]
+    for method, timeout in zip(methods, (0.05, 0.01, 30), strict=True):
+        run(method, tmp_path, timeout=timeout)
+    assert [method.asked for method in methods] == [6, 0, 1]
+    assert judged(tmp_path)[0]["failed"] == 0
+
+
 def test_an_asynchronous_method_that_hangs_is_cancelled(tmp_path):
     class Sleeper(Method):
         name = "sleeper"
