@@ -241,7 +241,8 @@ class Reranked(Method):
     @property
     def describe(self) -> dict[str, Any]:
         found = {"retriever": self.retriever.name, "learned": self.retriever.learned, "depth": self.depth}
-        return {**self._shared.method.identity, **found, "window": self._window, "shown": self._seed, "seconds": self._timeout}
+        asked = {"window": self._window, "shown": self._seed, "seconds": self._timeout}
+        return {**self._shared.method.identity, **found, **asked}
 
     async def __aenter__(self) -> Method:
         self._shared.method.watch = self.watch
