@@ -16,8 +16,8 @@ from __future__ import annotations
 import functools
 import gc
 import importlib
-import inspect
 import logging
+import math
 import operator
 import time
 from collections import OrderedDict
@@ -27,6 +27,7 @@ from typing import Any, NamedTuple, TypeVar
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
 from verl.trainer.ppo.reward import get_custom_reward_fn
 
+from rewards.loading import NEEDED, check
 from star_rl.policy.loop import FAULTS, Budget, Generation, Rollout, render_prompt, rollout
 from star_rl.policy.tools import TOOL_SCHEMAS, Evidence, Lens, ToolBox
 
@@ -89,12 +90,14 @@ class StarAgentLoop(AgentLoopBase):
     ) -> None:
         super().__init__(*args, **kwargs)
         self._limits = _limits(self.config)
-        self._budget = Budget(**{**self._limits.budget, **(budget or {})})
+        own = {**self._limits.budget, **(budget or {})}
+        own["prompt_tokens"] = min(own["prompt_tokens"] or self._limits.prompt, self._limits.prompt)
+        self._budget = Budget(**own)
         self._store = open_store(store, opener)
         self._lens: Lens = lens
         self._lens_top = lens_top
         self._tools = TOOL_SCHEMAS if show_tools else None
-        self._reward = _reward_function(self.config)
+        self._reward, self._keys = _reward_function(self.config)
         _settle()
 
     async def run(self, sampling_params: dict[str, Any], priority: int = 0, **kwargs: Any) -> AgentLoopOutput:
@@ -113,7 +116,9 @@ class StarAgentLoop(AgentLoopBase):
         started = time.perf_counter()
         score, details = await self._score(kwargs, result, task)
         output = self._output(result, engine, score, details, time.perf_counter() - started)
-        output.extra_fields.update(task_id=task.get("task_id"), stop=result.stop, messages=result.messages)
+        output.extra_fields.update(
+            task_id=task.get("task_id"), stop=result.stop, error=result.error, messages=result.messages
+        )
         return output
 
     async def _score(
@@ -128,12 +133,10 @@ class StarAgentLoop(AgentLoopBase):
             extra_info={**task, "rollout": dict(result.counts)},
         )
         result.own_seconds += time.thread_time() - working
-        if inspect.isawaitable(answer):
-            answer = await answer
-        details = {name: float(value) for name, value in answer.items()}
+        details = held_to(answer, self._keys)
         details.update({f"loop_{name}": value for name, value in result.counts.items()})
         details["loop_own_seconds"] = result.own_seconds
-        return float(answer["score"]), details
+        return details["score"], details
 
     def _output(
         self, result: Rollout, engine: _ServerEngine, score: float, details: dict[str, float], score_seconds: float
@@ -144,7 +147,7 @@ class StarAgentLoop(AgentLoopBase):
         if result.stop in FAULTS:
             mask = [0] * len(mask)
         return AgentLoopOutput(
-            # verl pads prompts to prompt_length and refuses longer ones
+            # verl pads prompts to prompt_length and refuses longer ones; those have ended as `prompt_too_long`
             prompt_ids=result.prompt_ids[-self._limits.prompt :],
             response_ids=response_ids,
             response_mask=mask,
@@ -188,7 +191,8 @@ class _Limits(NamedTuple):
 def _limits(config: Any) -> _Limits:
     rollout = config.actor_rollout_ref.rollout
     context = rollout.max_model_len or rollout.prompt_length + rollout.response_length
-    return _Limits(rollout.prompt_length, {"response_tokens": rollout.response_length, "context_tokens": context})
+    lengths = {"prompt_tokens": rollout.prompt_length, "response_tokens": rollout.response_length}
+    return _Limits(rollout.prompt_length, {**lengths, "context_tokens": context})
 
 
 @functools.lru_cache(maxsize=1)
@@ -256,10 +260,30 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
+def held_to(answer: Any, keys: Sequence[str]) -> dict[str, float]:
+    """A reward's numbers under exactly the keys that it had when it was tried: curves need them for every sample.
+
+    A missing one becomes 0 and a further one is dropped, both counted in ``loop_reward_key_faults``: neither decides
+    what is learned, so neither ends a long training.
+
+    Raises:
+        ValueError: ``score`` or ``acc`` is missing, or a value is no finite number.
+    """
+    if not isinstance(answer, Mapping):
+        raise ValueError(f"the reward returns {type(answer).__name__}, no dictionary")
+    if missing := [name for name in NEEDED if name not in answer]:
+        raise ValueError(f"the reward returns no {', '.join(missing)} for this rollout")
+    details = {name: float(answer.get(name, 0.0)) for name in keys}
+    if bad := [name for name, value in details.items() if not math.isfinite(value)]:
+        raise ValueError(f"the reward returns {bad[0]}={details[bad[0]]} for this rollout")
+    details["loop_reward_key_faults"] = float(len(set(keys) ^ set(answer)))
+    return details
+
+
 @_once_a_config
-def _reward_function(config: Any) -> Callable[..., Any]:
-    """verl's own loader of ``reward.custom_reward_function``."""
+def _reward_function(config: Any) -> tuple[Callable[..., Any], tuple[str, ...]]:
+    """verl's own loader of ``reward.custom_reward_function``, and the keys of that reward."""
     function = get_custom_reward_fn(config)
     if function is None:
         raise ValueError("star_agent needs reward.custom_reward_function.path")
-    return function
+    return function, check(function)

@@ -98,6 +98,7 @@ class Tools(Protocol):
 class Budget:
     """What one rollout may use. Tokens unless the name says otherwise.
 
+    prompt_tokens     P at most, 0 for no limit of its own; a longer prompt is never cut, its rollout ends at once
     response_tokens   R at most: the model's tokens and the environment's
     context_tokens    P + R at most, 0 for no limit of its own (then the engine's)
     turns             assistant turns
@@ -108,6 +109,7 @@ class Budget:
     engine_seconds    a turn that takes longer ends the rollout
     """
 
+    prompt_tokens: int = 0
     response_tokens: int = 8192
     context_tokens: int = 0
     turns: int = 16
@@ -121,7 +123,7 @@ class Budget:
         for name in ("response_tokens", "turns", "answer_tokens", "tool_seconds", "engine_seconds"):
             if getattr(self, name) <= 0:
                 raise StarError(f"{name} is {getattr(self, name)}", "give a number above 0")
-        for name in ("context_tokens", "calls", "calls_per_turn"):
+        for name in ("prompt_tokens", "context_tokens", "calls", "calls_per_turn"):
             if getattr(self, name) < 0:
                 raise StarError(f"{name} is {getattr(self, name)}", "give 0 or more")
 
@@ -224,9 +226,11 @@ class _Run:
         self.immediate = bool(getattr(toolbox, "immediate", False))
 
     async def play(self) -> None:
-        if self.limit < 1:
+        longest = self.budget.prompt_tokens
+        if self.limit < 1 or 0 < longest < len(self.context):
             self.out.stop = "prompt_too_long"
-            self.out.error = f"{len(self.context)} prompt tokens, context of {self.budget.context_tokens}"
+            limit = f"a context of {self.budget.context_tokens}" if self.limit < 1 else f"at most {longest}"
+            self.out.error = f"{len(self.context)} prompt tokens, {limit}"
             return
         while True:
             text = await self._generate()

@@ -42,7 +42,7 @@ def world(tmp_path_factory):
     return Paths(folder / "run", model, folder / "train.parquet", store)
 
 
-def recipe(world, steps, reward="reward.py"):
+def recipe(world, steps, reward="reward.py", sampler=None):
     return load_recipe(
         ROOT / "recipes/grpo/tiny.yaml",
         {
@@ -56,7 +56,11 @@ def recipe(world, steps, reward="reward.py"):
                     "actor": {"ppo_mini_batch_size": PROMPTS},
                     "rollout": {"n": SAMPLES, "max_model_len": 320, "max_num_seqs": 32},
                 },
-                "trainer": {"total_training_steps": steps, "save_freq": 1},
+                "trainer": {
+                    "total_training_steps": steps,
+                    "save_freq": 1,
+                    "v1": {"sampler": {"sampler_kwargs": sampler or {}}},
+                },
             },
         },
     )
@@ -88,6 +92,38 @@ def test_two_steps_on_the_real_engines(world):
     changed = export(result, world.run / "student")
     assert (changed / "model.safetensors").is_file() and (changed / "tokenizer.json").is_file()
     assert not processes.members(world.run), "processes of the run are left"
+
+
+def spoilt(world, name):
+    """The world with one prompt of four that verl has no room for."""
+    rows = load_toy().grpo_rows(
+        [dict(task) for task in load_toy().make_tasks(load_toy().ToyStore.open(world.store), 4)]
+    )
+    rows[2]["prompt"] = [*rows[2]["prompt"][:-1], {"role": "user", "content": "i7 " * 80}]
+    train = world.train.with_name(f"{name}.parquet")
+    pq.write_table(pa.Table.from_pylist(rows), train)
+    return Paths(world.run.with_name(name), world.model, train, world.store)
+
+
+def test_faulted_rollouts_are_left_out_of_a_step(world):
+    paths = spoilt(world, "spoilt")
+    assert run_grpo(recipe(world, 1), paths).steps == 1
+    details = [json.loads(line) for line in (paths.details / "1.jsonl").read_text().splitlines()]
+    bad = [row for row in details if row["stop"] == "prompt_too_long"]
+    assert len(bad) == SAMPLES and {row["task_id"] for row in bad} == {"t2"} and "at most 128" in bad[0]["error"]
+    (metrics,) = read_metrics(paths)
+    assert metrics["rollout/faults/share"] == 1 / PROMPTS
+    healthy = [row["scores"]["score"] for row in details if row not in bad]
+    assert metrics["critic/score/mean"] == pytest.approx(sum(healthy) / len(healthy), abs=1e-4)
+    assert metrics["actor/grad_norm"] > 0
+
+
+@pytest.mark.slow
+def test_too_many_faulted_rollouts_stop_the_training_with_the_first_of_them(world):
+    paths = spoilt(world, "stopped")
+    with pytest.raises(StarError, match=r"4 of 16 rollouts of this step are faulted.*t2: prompt_too_long"):
+        run_grpo(recipe(world, 1, sampler={"+max_faults": 0.2}), paths)
+    assert not processes.members(paths.run)
 
 
 @pytest.mark.slow

@@ -77,3 +77,43 @@ def test_what_is_made_of_a_configuration_is_made_once_and_for_that_one_alone():
     assert [size(one), size(two), size(one), size(two)] == [1, 2, 1, 2]
     assert len(made) == 2
     assert all(size(list(range(number))) == number for number in range(300)), "an id was taken for another's"
+
+
+def test_a_reward_is_held_to_the_keys_it_had_when_it_was_tried():
+    from star_rl.policy.agent_loop import held_to
+
+    keys = ("acc", "score", "style")
+    assert held_to({"score": 1, "acc": 0, "style": 2}, keys) == {
+        "acc": 0.0, "score": 1.0, "style": 2.0, "loop_reward_key_faults": 0.0,
+    }  # fmt: skip
+    odd = held_to({"score": 1, "acc": 0, "words": 7}, keys)
+    assert (odd["style"], odd["loop_reward_key_faults"]) == (0.0, 2.0) and "words" not in odd
+    for answer, said in (
+        ({"score": 1, "style": 1}, "returns no acc"),
+        ({"score": float("nan"), "acc": 0}, "score=nan"),
+        ({"score": 1, "acc": 0, "style": float("inf")}, "style=inf"),
+        (1.0, "float, no dictionary"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            held_to(answer, keys)
+
+
+def test_a_reward_s_keys_are_known_before_the_first_rollout(tmp_path):
+    from star_rl.policy.agent_loop import _reward_function
+
+    (tmp_path / "reward.py").write_text(
+        "def compute_score(data_source, solution_str, ground_truth, extra_info, weight):\n"
+        "    return {'score': float(solution_str.count('100')) * weight, 'acc': 0.0, 'length': len(solution_str)}\n"
+    )
+    named = {"path": str(tmp_path / "reward.py"), "name": "compute_score", "reward_kwargs": {"weight": 2.0}}
+    made = OmegaConf.create({"reward": {"custom_reward_function": named}})
+    function, keys = _reward_function(made)
+    assert keys == ("acc", "length", "score")
+    assert function(data_source="", solution_str="100", ground_truth="", extra_info={})["score"] == 2.0
+
+
+def test_a_prompt_that_verl_has_no_room_for_is_over_the_loop_s_limit():
+    from star_rl.policy.agent_loop import _limits
+
+    limits = _limits(config(prompt_length=6000, response_length=8192, max_model_len=14208))
+    assert limits.budget == {"prompt_tokens": 6000, "response_tokens": 8192, "context_tokens": 14208}

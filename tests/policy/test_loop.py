@@ -210,6 +210,14 @@ def test_a_dead_store_a_hanging_tool_and_a_failing_engine_end_the_rollout_as_dat
     assert run(Script(Generation((), None, "aborted"))).response_ids == []
 
 
+def test_a_prompt_over_its_limit_ends_the_rollout_before_anything_is_asked():
+    engine = Script("x<|im_end|>")
+    result = run(engine, Budget(prompt_tokens=len(PROMPT) - 1, context_tokens=1000))
+    assert (result.stop, result.error) == ("prompt_too_long", "3 prompt tokens, at most 2")
+    assert not engine.asked and not result.response_ids
+    assert run(engine, Budget(prompt_tokens=len(PROMPT))).stop == "answered"
+
+
 def test_a_turn_that_stops_early_without_end_mark_is_unfinished():
     assert run(Script("no end")).stop == "unfinished"
 

@@ -6,7 +6,8 @@ generation but the larger part of a step where a tiny model needs one second.
 
 Nothing overlooked: where rollouts raise, verl trains on those that are left and fills up with padding
 (replay_buffer.py:84). The policy loop turns all that a model can do into data, so a rollout that raises is a fault of
-configuration or code, and training stops.
+configuration or code, and training stops. So it does where more than a share of the rollouts ended by the machinery's
+fault; the few others are left out of the batch (:mod:`star_rl.integrations.verl.faults`).
 
 Tells: verl logs the sum of a reward, not its components, and dumps texts without them. What ``sample`` returns beside
 the batch goes into the metrics of the step, so the components and the loop's counts are added there, and each
@@ -15,8 +16,10 @@ rollout's go to a file, a few of them to a table in W&B.
 
 from __future__ import annotations
 
+import operator
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 from star_rl.files import write_jsonl
+from star_rl.integrations.verl import faults
 from star_rl.integrations.verl.table import log_table
 
 #: Counts whose sum over a step is logged too, beside the mean.
@@ -35,7 +39,7 @@ class StrictReplayBuffer(ReplayBuffer):
     """verl's synchronous replay buffer with the three additions above.
 
     ``sampler_kwargs``: ``poll_interval`` (seconds), ``details_dir`` (where ``<step>.jsonl`` with one line a rollout
-    goes).
+    goes), ``max_faults`` (share of a step's rollouts that may be faulted, 0 to 1).
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -43,6 +47,7 @@ class StrictReplayBuffer(ReplayBuffer):
         if options.get("poll_interval") is not None:
             kwargs["poll_interval"] = float(options["poll_interval"])
         self._details_dir = options.get("details_dir")
+        self._max_faults = float(options.get("max_faults", faults.MOST))
         super().__init__(*args, **kwargs)
 
     def _sync_metadata_from_transfer_queue(self) -> None:
@@ -57,7 +62,11 @@ class StrictReplayBuffer(ReplayBuffer):
             raise RuntimeError(f"a rollout of group {failed[0]} raised: see 'Error in _run_prompt' in the log")
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict[str, Any]]:
-        """As verl's, with reward components and counts among the metrics."""
+        """As verl's without faulted rollouts, with reward components and counts among the metrics.
+
+        Raises:
+            RuntimeError: too many rollouts are faulted.
+        """
         batch, metrics = super().sample(global_steps, partition_id, batch_size)
         if partition_id == "train":
             details = self._details(batch)
@@ -65,7 +74,19 @@ class StrictReplayBuffer(ReplayBuffer):
             if self._details_dir:
                 write_jsonl(Path(self._details_dir) / f"{global_steps}.jsonl", details)
             log_table(details, global_steps)
+            metrics["rollout/faults/share"] = faults.check(details, self._max_faults)
+            batch = self._without(batch, faults.left_out(details))
         return batch, metrics
+
+    @staticmethod
+    def _without(batch: KVBatchMeta, gone: Container[tuple[str, int]]) -> KVBatchMeta:
+        """The batch without these (group, sample), which leave the store as well."""
+        kept = [_place(key) not in gone for key in batch.keys]
+        if all(kept):
+            return batch
+        tq.kv_clear(partition_id=batch.partition_id, keys=[*compress(batch.keys, map(operator.not_, kept))])
+        keys, tags = [*compress(batch.keys, kept)], [*compress(batch.tags, kept)]
+        return KVBatchMeta(partition_id=batch.partition_id, keys=keys, tags=tags)
 
     @staticmethod
     def _details(batch: KVBatchMeta) -> list[dict[str, Any]]:
@@ -75,19 +96,26 @@ class StrictReplayBuffer(ReplayBuffer):
         rows = []
         for key, entry in zip(keys, stored["extra_fields"], strict=True):
             fields = getattr(entry, "data", entry)
-            group, sample, _ = key.rsplit("_", 2)
+            group, sample = _place(key)
             scores = fields.get("reward_extra_info", {})
             rows.append(
                 {
                     "group": group,
-                    "sample": int(sample),
+                    "sample": sample,
                     "task_id": fields.get("task_id"),
                     "stop": fields.get("stop"),
+                    "error": fields.get("error", ""),
                     "scores": {name: float(value) for name, value in scores.items()},
                     "messages": fields.get("messages", []),
                 }
             )
         return sorted(rows, key=lambda row: (row["group"], row["sample"]))
+
+
+def _place(key: str) -> tuple[str, int]:
+    """(group, sample) of a trajectory's key, ``<uid>_<session>_<index>``."""
+    group, sample, _ = key.rsplit("_", 2)
+    return group, int(sample)
 
 
 def summary(details: Sequence[Mapping[str, Any]]) -> dict[str, float]:
