@@ -281,7 +281,7 @@ async def _once(method: Method, task: Task, context: TaskContext, timeout: float
     except Exception as error:  # a method may fail in any way: the task is a miss, with its reason
         found = Ranking(None, _reason(error))
     if found.seconds is None and method.in_flight == 1:
-        found.seconds = time.perf_counter() - began
+        found.seconds = min(timeout, time.perf_counter() - began)
     return found
 
 
