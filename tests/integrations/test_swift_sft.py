@@ -13,10 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from star_rl import locks
 from star_rl.errors import StarError
 from star_rl.integrations.swift import sft
 from star_rl.integrations.swift.recipe import BASE, OFFLINE, arguments, compose, load_overlay
 from star_rl.integrations.swift.recipe import RECIPES as FOLDER
+from star_rl.integrations.verl import processes
 from star_rl.student.template import render
 from star_rl.student.tokenizer import train_tokenizer
 
@@ -240,6 +242,94 @@ def test_finished_is_told_from_cut_off(tmp_path):
 
 SHORT = {"max_steps": 8, "per_device_train_batch_size": 4, "save_steps": 4, "logging_steps": 2}
 TEST_ENV = {"OMP_NUM_THREADS": "1"}
+
+
+class Reached(Exception):
+    """Everything before ms-swift went well."""
+
+
+@pytest.fixture
+def no_engine(monkeypatch):
+    """Stops where ms-swift would start; holds its configuration."""
+    seen = {}
+
+    def watch(config, *_):
+        seen.update(config)
+        raise Reached
+
+    monkeypatch.setattr(sft, "_watch", watch)
+    return seen
+
+
+def test_rows_are_counted_for_a_model_of_the_hub_as_well(student, no_engine, tmp_path, monkeypatch):
+    import transformers
+
+    asked, real = [], transformers.AutoTokenizer.from_pretrained
+    monkeypatch.setattr(
+        transformers.AutoTokenizer, "from_pretrained", lambda name: asked.append(name) or real(str(student))
+    )
+    path = write_set(tmp_path / "d.parquet", [row(1), row(2, 400), row(3)])
+    with pytest.raises(Reached):
+        sft.run_sft(["tiny_cpu", {"max_length": 200}], data=path, model="Qwen/Qwen3-8B", out=tmp_path / "run")
+    assert asked == ["Qwen/Qwen3-8B"]
+    assert no_engine["dataset"] == [str(tmp_path / "run" / "train.parquet")]
+    assert pq.read_table(no_engine["dataset"][0]).num_rows == 2
+
+    def absent(name):
+        raise OSError(f"{name} is not a local folder\nand not on the hub")
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", absent)
+    with pytest.raises(StarError, match=r"no tokenizer of Qwen/Qwen3-8B .*is not a local folder"):
+        sft.run_sft(["tiny_cpu"], data=path, model="Qwen/Qwen3-8B", out=tmp_path / "run")
+
+
+def test_without_a_limit_every_row_is_kept_and_counted(student, tmp_path):
+    path = write_set(tmp_path / "d.parquet", [row(1), row(2, 400)])
+    assert sft.sieve_long_rows(path, student, sys.maxsize, tmp_path / "kept.parquet")[:3] == (path, 2, 0)
+
+
+LAUNCHER = """
+import os, subprocess, sys, time
+worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+print(worker.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_workers_that_outlive_a_killed_driver_are_ended_before_the_next_run(student, data, no_engine, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    driver = (
+        "import os, sys, time; from pathlib import Path; from star_rl.integrations.swift.sft import _group\n"
+        f"with _group([sys.executable, '-c', {LAUNCHER!r}], Path({str(out / 'swift.log')!r}), os.environ):\n"
+        "    time.sleep(600)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", driver])
+    until = time.monotonic() + 60
+    while not ((out / "swift.log").is_file() and (out / "swift.log").read_text().endswith("\n")):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    worker = int((out / "swift.log").read_text())
+    parent.kill()
+    parent.wait()
+    assert worker in [process.pid for process in processes.members(out)], "the very case: it lives on"
+    with pytest.raises(Reached):
+        sft.run_sft(["tiny_cpu"], data=data, model=student, out=out)
+    assert not processes.members(out)
+
+
+def test_the_block_ends_workers_of_sessions_of_their_own(tmp_path):
+    log = tmp_path / "swift.log"
+    with sft._group([sys.executable, "-c", LAUNCHER], log, os.environ):
+        while not log.read_text().endswith("\n"):
+            time.sleep(0.05)
+        assert int(log.read_text()) in [process.pid for process in processes.members(tmp_path)]
+    assert not processes.members(tmp_path)
+
+
+def test_two_never_train_in_one_folder(student, data, no_engine, tmp_path):
+    with locks.hold(tmp_path / "lock", "", ""), pytest.raises(StarError, match="another process trains in"):
+        sft.run_sft(["tiny_cpu"], data=data, model=student, out=tmp_path)
 
 
 @pytest.mark.engine

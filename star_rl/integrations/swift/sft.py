@@ -1,7 +1,8 @@
 """Supervised fine-tuning by ms-swift: writes its YAML, runs it, watches it, hands back a checkpoint.
 
 ms-swift runs in a process group of its own with its output in `swift.log`; nothing of it is imported here, so this
-module loads at once.
+module loads at once. Its launcher starts workers in sessions of their own, which outlive a killed parent, so all
+carry the run's folder as a mark and are ended by it.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from typing import Any
 
 import yaml
 
+from star_rl import locks
 from star_rl.errors import StarError
 from star_rl.integrations import curves, warm
 from star_rl.integrations.swift.recipe import PLUGIN, arguments, compose
+from star_rl.integrations.verl import processes
 
 #: `progress(step, total, loss)`; `loss` is None before the first logged one.
 Progress = Callable[[int, int, float | None], None]
@@ -96,18 +99,34 @@ def finished(checkpoint: Path, config: Mapping[str, Any]) -> bool:
     return same_epochs and int(state["global_step"]) >= int(state["max_steps"])
 
 
-def sieve_long_rows(data: Path, tokenizer_dir: Path, max_length: int, kept: Path) -> tuple[Path, int, int, float]:
+def _tokenizer(model: str | Path) -> Any:
+    """The `tokenizers.Tokenizer` of a model's folder or hub id."""
+    from tokenizers import Tokenizer
+
+    if (file := Path(model) / "tokenizer.json").is_file():
+        return Tokenizer.from_file(str(file))
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(model)).backend_tokenizer
+    except (OSError, ValueError, AttributeError) as e:
+        raise StarError(
+            f"no tokenizer of {model} to count tokens with ({str(e).splitlines()[0]})",
+            "download the model and give its folder, or mend the way to the hub",
+        ) from e
+
+
+def sieve_long_rows(data: Path, model: str | Path, max_length: int, kept: Path) -> tuple[Path, int, int, float]:
     """Takes out the rows over `max_length` tokens, which ms-swift would drop without a word.
 
     Returns:
         (the file to train on: `data` itself if nothing was dropped, else `kept`; rows kept; rows dropped; mean length)
 
     Raises:
-        StarError: the file is no SFT set, or no row is left.
+        StarError: the file is no SFT set, the model has no tokenizer that can be had, or no row is left.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
-    from tokenizers import Tokenizer
 
     from star_rl.student.template import render
 
@@ -119,7 +138,7 @@ def sieve_long_rows(data: Path, tokenizer_dir: Path, max_length: int, kept: Path
         raise StarError(f"{data} is no Parquet file ({e})", "build the SFT set again") from e
     if "messages" not in table.column_names or not pa.types.is_list(table.schema.field("messages").type):
         raise StarError(f"{data} has no column 'messages' of turns", "build it with the chain's stage sft_set")
-    tokenizer = Tokenizer.from_file(str(tokenizer_dir / "tokenizer.json"))
+    tokenizer = _tokenizer(model)
     lengths: list[int] = []
     for batch in table.to_batches(max_chunksize=512):
         texts = [render(row["messages"], row.get("tools")) for row in batch.to_pylist()]
@@ -155,21 +174,32 @@ def run_sft(
     Raises:
         StarError: a bad recipe, model or data set; or ms-swift failed: then with the last lines of its log.
     """
-    started = time.monotonic()
     out = out.resolve()
+    (out / "swift").mkdir(parents=True, exist_ok=True)
+    with locks.hold(out / "lock", f"another process trains in {out}", "wait for it, or choose another folder"):
+        processes.end(out)  # what an earlier, killed run may have left: it would write into the same checkpoints
+        return _run(recipes, data, out, model, env, progress)
+
+
+def _run(
+    recipes: Sequence[str | Path | Mapping[str, Any]],
+    data: Path,
+    out: Path,
+    model: str | Path | None,
+    env: Mapping[str, str] | None,
+    progress: Progress | None,
+) -> SftResult:
+    started = time.monotonic()
     work, final, file, log = out / "swift", out / "final", out / "sft.yaml", out / "swift.log"
-    work.mkdir(parents=True, exist_ok=True)
     checkpoint, resumed = newest_checkpoint(work)
     config = compose(recipes, data=data.resolve(), out=work, model=model, resume=checkpoint)
     told = curves.variables(out, {**config["ENV"], **os.environ}, name=f"{out.parent.name}-{out.name}")
     config["ENV"] |= told  # also for who runs the file by hand
-    rows, dropped, mean_length = -1, 0, 0.0
-    folder = Path(config["model"])
-    if (folder / "tokenizer.json").is_file() and config.get("max_length"):
-        kept, rows, dropped, mean_length = sieve_long_rows(
-            Path(config["dataset"][0]), folder, int(config["max_length"]), out / "train.parquet"
-        )
-        config["dataset"] = [str(kept)]
+    longest = int(config.get("max_length") or sys.maxsize)
+    kept, rows, dropped, mean_length = sieve_long_rows(
+        Path(config["dataset"][0]), config["model"], longest, out / "train.parquet"
+    )
+    config["dataset"] = [str(kept)]
     file.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     steps, loss = 0, None
     if checkpoint is None or not finished(checkpoint, config):
@@ -198,14 +228,16 @@ def _die_with_parent() -> None:
 
 @contextlib.contextmanager
 def _group(argv: list[str], log: Path, env: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """`argv` in a process group of its own, which is ended with the block whatever happens."""
+    """`argv` in a process group of its own, ended with the block whatever happens, and all that carry the folder's mark
+    with it."""
+    run = log.parent
     with log.open("ab") as sink:
         child = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.STDOUT,
-            env=dict(env),
+            env={**env, processes.MARK: str(run.resolve())},
             start_new_session=True,
             preexec_fn=_die_with_parent,
         )
@@ -218,6 +250,7 @@ def _group(argv: list[str], log: Path, env: Mapping[str, str]) -> Iterator[subpr
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(patience)
                 break
+        processes.end(run)
 
 
 def _watch(
