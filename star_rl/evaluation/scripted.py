@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
@@ -52,8 +53,19 @@ class ScriptedChat:
 
     def __init__(self, engine: Engine, tokenizer: Any, sampling: Mapping[str, Any]) -> None:
         self.engine, self.tokenizer, self.sampling = engine, tokenizer, dict(sampling)
-        self.script: deque[str] = deque()
+        self.script: ContextVar[deque[str]] = ContextVar("script")  # experts that run at once have one each
+        self.scripts: list[deque[str]] = []
         self.aside = 0.0  # seconds spent on writing the script, which are not the method's
+
+    def write(self, words: Sequence[str]) -> None:
+        """The words of the agent that is at work in this asyncio task."""
+        self.scripts.append(deque(words))
+        self.script.set(self.scripts[-1])
+
+    @property
+    def left(self) -> int:
+        """Words that nobody asked for."""
+        return sum(map(len, self.scripts))
 
     @property
     def describe(self) -> dict[str, Any]:
@@ -70,7 +82,7 @@ class ScriptedChat:
         **options: Any,
     ) -> ChatReply:
         began = time.perf_counter()
-        words = self.script.popleft()
+        words = self.script.get().popleft()
         ids = render_prompt(self.tokenizer, messages, tools)
         # A tokenizer that was trained on trajectories spells English out: a prompt is as long as a usual one makes it.
         text = "".join(str(message["content"]) for message in messages)
@@ -92,14 +104,14 @@ async def _turns(chat: ScriptedChat, rules: Backend, agent: Agent, view: View) -
 
 
 class ScriptedBackend(LlmBackend):
-    """The language-model backend with the rules' words. One agent at a time."""
+    """The language-model backend with the rules' words."""
 
     def __init__(self, chat: ScriptedChat, rules: Backend, options: LlmOptions | None = None) -> None:
         super().__init__(chat, options)  # type: ignore[arg-type]
         self._scripted, self._rules = chat, rules
 
     async def act(self, agent: Agent, view: View) -> Step:
-        self._scripted.script.extend(await _turns(self._scripted, self._rules, agent, view))
+        self._scripted.write(await _turns(self._scripted, self._rules, agent, view))
         return await super().act(agent, view)
 
 
@@ -111,5 +123,5 @@ class ScriptedPlanner(TrainedPlanner):
         self._scripted, self._rules = chat, rules
 
     async def act(self, agent: Agent, view: View) -> Step:
-        self._scripted.script.extend(await _turns(self._scripted, self._rules, agent, view))
+        self._scripted.write(await _turns(self._scripted, self._rules, agent, view))
         return await super().act(agent, view)

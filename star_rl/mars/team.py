@@ -63,13 +63,15 @@ class TeamOptions:
 class Outcome:
     """What came of one case: the steps in the order of the trajectory, and the ranking or the reason there is none.
 
-    ``failure`` is ``code: agent: reason`` (see :class:`AgentFailure`), empty where the case was ranked.
+    ``failure`` is ``code: agent: reason`` (see :class:`AgentFailure`), empty where the case was ranked. ``waiting``
+    counts the calls of the model that wait for one another: of experts that ran at once the one with the most.
     """
 
     steps: list[Step]
     ranking: list[str]
     failure: str = ""
     seconds: float = 0.0
+    waiting: int = 0
 
     @property
     def trajectory(self) -> Trajectory:
@@ -122,6 +124,7 @@ class _Case:
         self.team, self.options = team, team.options
         self.case, self.sample, self.tools = case, sample, tools
         self.steps: list[Step] = []
+        self.waiting = 0
 
     async def run(self) -> Outcome:
         began = time.perf_counter()
@@ -131,8 +134,8 @@ class _Case:
                 await self._reflect()
             ranking = (await self._act(RANKER, self.steps)).value
         except AgentFailure as failure:
-            return Outcome(self.steps, [], str(failure), time.perf_counter() - began)
-        return Outcome(self.steps, list(ranking), "", time.perf_counter() - began)
+            return Outcome(self.steps, [], str(failure), time.perf_counter() - began, self.waiting)
+        return Outcome(self.steps, list(ranking), "", time.perf_counter() - began, self.waiting)
 
     async def _plan(self) -> list[str]:
         if not self.options.planner:
@@ -153,11 +156,13 @@ class _Case:
                 return_exceptions=True,
             )
             # Steps first, whatever failed: what was paid for is recorded.
-            self.steps += [
+            paid = [
                 entry.step if isinstance(entry, AgentFailure) else entry
                 for entry in done
                 if isinstance(entry, (Step, AgentFailure))
             ]
+            self.steps += paid
+            self.waiting += max((step.model_calls for step in paid), default=0)
             for entry in done:
                 if isinstance(entry, BaseException):
                     raise entry
@@ -170,6 +175,10 @@ class _Case:
                 return
             order = [step.agent for step in self.steps if step.agent in suggestions]
             await self._experts(list(dict.fromkeys(order)), suggestions, round)
+
+    def _keep(self, step: Step) -> None:
+        self.steps.append(step)
+        self.waiting += step.model_calls
 
     async def _act(
         self,
@@ -188,11 +197,11 @@ class _Case:
         except AgentFailure as failure:
             failure.step.seconds = time.perf_counter() - began
             if keep:
-                self.steps.append(failure.step)
+                self._keep(failure.step)
             raise
         step.seconds = time.perf_counter() - began
         if keep:
-            self.steps.append(step)
+            self._keep(step)
         if fault := agent.check(step.value, view):  # a backend that lets one through is wrong, yet no reason to crash
             raise AgentFailure("malformed", fault, step)
         return step

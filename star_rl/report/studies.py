@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from star_rl.errors import StarError
-from star_rl.evaluation import paper
+from star_rl.evaluation import latency, paper
 from star_rl.records import SCENARIOS
 from star_rl.report import plots
 from star_rl.report.figure import number
@@ -190,17 +190,19 @@ def _trade_off(found: Findings, study: Mapping[str, Any], tag: str, name: str) -
         title,
         plots.xy_chart(name, title, traces, "seconds a request, median", _HR, log=True),
         _legend(traces),
-        ["method", "p50 s", "p95 s", "p99 s", "calls", "tokens in", "tokens out", "HR_avg %"],
+        ["method", "p50 s", "p95 s", "p99 s", "calls", "tokens in", "tokens out", "tool ms", "HR_avg %"],
         [
             [
                 row["name"],
                 *(fixed(row[key], 3) for key in ("p50", "p95", "p99")),
                 *(fixed(row[key], digits) for key, digits in (("calls", 1), ("tokens_in", 0), ("tokens_out", 0))),
+                fixed(None if row["tool_seconds"] is None else 1000 * row["tool_seconds"], 2),
                 f"({fixed(row['hr_avg'])})" if row["scripted"] else fixed(row["hr_avg"]),
             ]
             for row in rows
         ],
         remark="One request at a time, the same engine and tasks. "
+        + _ratios(study)
         + (f"The quality of {', '.join(judged)} is that of all {len(found.tasks):,} tasks. " if judged else "")
         + (
             "In brackets: the words, so the quality, are those of the rules. "
@@ -209,6 +211,14 @@ def _trade_off(found: Findings, study: Mapping[str, Any], tag: str, name: str) -
         )
         + f"Dimmed: {paper.PAPER}, figure 4, on other tasks and hardware: not comparable.",
     )
+
+
+def _ratios(study: Mapping[str, Any]) -> str:
+    """The grid's notes on ratios, prompts and tokens, for the figure."""
+    ratios = study.get("ratios") or {}
+    if not study.get("base") or not all(isinstance(one, dict) for one in ratios.values()):
+        return ""
+    return " ".join(latency.grid(study["rows"], ratios, study["base"]).notes[:-1]) + " "
 
 
 def _legend(traces: Sequence[Trace]) -> list[tuple[Any, str]]:

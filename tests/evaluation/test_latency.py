@@ -14,6 +14,7 @@ from star_rl.mars.llm import LlmOptions
 from star_rl.policy.loop import Generation
 from star_rl.prompts import PromptOptions
 from star_rl.records import Item, Task
+from star_rl.report.grid import latex, markdown
 
 IDS = tuple(str(number) for number in range(20))
 TASKS = [Task(f"t{n}", "films", "classic", "u", IDS, "7", 100) for n in range(5)]
@@ -74,7 +75,7 @@ def test_mars_makes_all_its_calls_and_ranks_as_the_rules_do(planner):
     assert [phase.tag for phase in outcome.trajectory.phases] == [phase.tag for phase in expected.trajectory.phases]
     calls = sum(step.model_calls for step in outcome.steps)
     assert calls == len(engine.asked) >= 8  # planner, three experts with a call each, reflector, ranker
-    assert not chat.script
+    assert not chat.left
 
 
 def test_the_engine_generates_as_many_tokens_as_the_words_have():
@@ -126,7 +127,8 @@ def test_requests_that_warm_up_do_not_count():
     assert method.asked == ["t0", "t1", "t0", "t1", "t2", "t3", "t4"]
     row = latency.row("counting", found, TASKS)
     assert (row["n"], row["calls"], row["tokens_in"], row["tokens_out"], row["hr_avg"]) == (5, 4.0, 100.0, 50.0, 100.0)
-    assert row["p50"] <= row["p95"] <= row["p99"]
+    assert row["p50"] <= row["p95"] and row["p99"] is None and len(row["seconds"]) == 5
+    assert latency.row("counting", found * 20, TASKS * 20)["p99"] >= row["p50"]
     with pytest.raises(StarError, match="no tasks to time"):
         asyncio.run(latency.measure(method, [], lambda task, sample: TaskContext([])))
 
@@ -134,8 +136,27 @@ def test_requests_that_warm_up_do_not_count():
 def test_the_table_gives_ratios_and_says_whose_words_they_are():
     fast = latency.row("star", [Ranking(["7"], seconds=0.5, calls=4)] * 3, TASKS[:3])
     slow = latency.row("MARS", [Ranking(None, "why", seconds=2.0)] * 3, TASKS[:3], scripted=True)
-    assert latency.ratios([fast, slow], "star") == {"MARS": 4.0}
+    assert latency.ratios([fast, slow], "star") == {"MARS": {"ratio": 4.0, "low": 4.0, "high": 4.0}}
     assert (slow["failed"], slow["calls"]) == (3, None)
-    text = latency.markdown([fast, slow], "star")
-    assert "MARS takes 4.0 times as long as star" in text and "(0.0)" in text and "In brackets" in text
-    assert "5.2 times" in text
+    table = latency.grid([fast, slow], latency.ratios([fast, slow], "star"), "star")
+    text = markdown(table)
+    assert "MARS takes 4.0 times as long as star (median, 95 % 4.0 to 4.0)." in text and "(0.0)" in text
+    assert "In brackets" in text and "5.2 times" in text and "each token once" in text
+    assert "| star | 3 | 0.500 | 0.500 | \u2013 |" in text and "from 100 requests on" in text
+    assert r"star & 3 & 0.500 & 0.500 & -- &" in latex(table)
+
+
+def test_the_interval_of_a_ratio_resamples_tasks():
+    fast = latency.row("star", [Ranking(["7"], seconds=s) for s in (1.0, 2.0, 3.0, 4.0, 9.0)], TASKS, prompt="little")
+    slow = latency.row("MARS", [Ranking(["7"], seconds=s) for s in (2.0, 4.0, 6.0, 8.0, 9.0)], TASKS)
+    one = latency.ratios([fast, slow], "star")["MARS"]
+    assert one["ratio"] == 2.0 and 1.0 <= one["low"] < 2.0 <= one["high"] <= 2.0 + 1e-9
+    assert "star reads little." in latency.grid([fast, slow], {}, "star").notes
+
+
+def test_experts_at_once_have_their_own_words_and_wait_for_fewer_calls():
+    chat, made = team(engine := Engine(), concurrent=True)
+    outcome, alone = run(made), run(team(Engine())[1])
+    assert outcome.failure == "" and not chat.left and len(engine.asked) == sum(s.model_calls for s in outcome.steps)
+    assert outcome.waiting < sum(step.model_calls for step in outcome.steps)
+    assert alone.waiting == sum(step.model_calls for step in alone.steps)
