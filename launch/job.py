@@ -41,6 +41,7 @@ def guarded(stages: tuple[Stage, ...], needs: preflight.Needs) -> tuple[Stage, .
             manifest = manifest_of(context.run / "tasks") or {"figures": {}}
             store = dataclasses.replace(
                 needs,
+                model="",
                 store=str(context.inputs["evidence"] / "store"),
                 fingerprint=manifest["figures"].get("visible_fingerprint", ""),
             )

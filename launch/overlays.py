@@ -8,12 +8,12 @@ from __future__ import annotations
 import ast
 import importlib.util
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from star_rl.errors import StarError
-from star_rl.files import fingerprint, sha256
+from star_rl.files import fingerprint, sha256, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -155,3 +155,18 @@ def grpo_recipe(config: Mapping[str, Any]) -> Any:
         "verl": {"data": chain},
     }
     return load_recipe(overlay(section["recipe"]), merge(derived, section["overrides"], {"verl": steps}))
+
+
+def with_reward_in(folder: Path, recipe: Any) -> Any:
+    """A GRPO recipe whose reward every node of a joined cluster finds: a file's content goes into the run folder.
+
+    The tree that was sent is unpacked in another place on each node, so a path into it holds on one alone.
+    """
+    from rewards.loading import place
+
+    path, function = place(recipe.reward)
+    if path.startswith("pkg://") or not recipe.ray.get("address"):
+        return recipe
+    copy = (folder / "reward.py").resolve()
+    write_text(copy, Path(path).read_text(encoding="utf-8"))
+    return replace(recipe, reward=f"{copy}:{function}")

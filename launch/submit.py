@@ -118,6 +118,8 @@ def needs_of(recipe: Recipe, root: Path, extra: str | None, until: str | None) -
     """What the cluster must have for these stages; verl's keys are checked on the way."""
     from launch import chain, local
     from launch.doctor import installed_extra
+    from launch.overlays import sft_layers
+    from star_rl.integrations.swift.recipe import layered
     from star_rl.integrations.verl.recipe import compose, load_recipe, overrides_of
 
     grpo = load_recipe(root / recipe.grpo.recipe, recipe.grpo.overrides)
@@ -125,11 +127,18 @@ def needs_of(recipe: Recipe, root: Path, extra: str | None, until: str | None) -
     wanted = preflight.pins(root / "setup.py", extra)
     wanted = {name: version for name, version in wanted.items() if name in preflight.ENGINES}
     trains = until is None or local.first_of(chain.STAGES, until) >= local.first_of(chain.STAGES, "sft")
-    nodes, gpus = 1, 0
+    nodes, gpus, driver, model = 1, 0, 0, ""
     if trains:
-        trainer = compose(overrides_of(grpo.verl)).trainer
+        config = compose(overrides_of(grpo.verl))
+        trainer = config.trainer
+        if config.actor_rollout_ref.actor.strategy == "megatron":
+            wanted |= preflight.pins(root / "setup.py", "megatron")
         nodes, gpus = int(trainer.nnodes), int(trainer.n_gpus_per_node) if extra == "gpu" else 0
-    return preflight.Needs(nodes, gpus, wanted, str(Path(recipe.out)))
+        path = recipe.student.path or ""
+        model = "" if path.startswith("/") else path
+        if extra == "gpu":
+            driver = int(layered(sft_layers(asdict(recipe.sft))).get("ENV", {}).get("NPROC_PER_NODE", 1))
+    return preflight.Needs(nodes, gpus, wanted, str(Path(recipe.out)), driver_gpus=driver, model=model)
 
 
 def submit(

@@ -8,7 +8,7 @@ from typing import Any
 
 from data_builders import grpo as grpo_set
 from data_builders import rating
-from launch.overlays import grpo_recipe, sft_layers
+from launch.overlays import grpo_recipe, sft_layers, with_reward_in
 from launch.teaching import student_path
 from launch.world import LACKING, World
 from star_rl.records import Task
@@ -144,7 +144,7 @@ def grpo_stage(context: Context) -> dict[str, Any]:
     from star_rl.integrations.verl.recipe import Paths
 
     world = World(context.run, context.config)
-    recipe = grpo_recipe(context.config)
+    recipe = with_reward_in(context.folder, grpo_recipe(context.config))
     data = context.inputs["grpo_set"]
     valid = data / "valid.parquet"
     paths = Paths(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from launch import chain
-from launch.overlays import grpo_sources, reward_code, sft_layers, sft_sources
+from launch.overlays import grpo_recipe, grpo_sources, reward_code, sft_layers, sft_sources, with_reward_in
 from launch.plan import plan_recipe
 from launch.recipe import load
 from star_rl.errors import StarError
@@ -90,6 +90,20 @@ def test_an_edited_reward_is_another_key(tmp_path, monkeypatch):
     assert reward_code("pkg://mypackage.score") != before
     with pytest.raises(StarError, match="names no module"):
         reward_code("pkg://no_such_package.score")
+
+
+def test_a_reward_s_file_goes_where_every_node_finds_it(tmp_path):
+    file = tmp_path / "here/mine.py"
+    file.parent.mkdir()
+    file.write_text("def score(): ...\n")
+    joined = {"reward": f"{file}:score", "overrides": {"ray": {"address": "auto"}}}
+    recipe = with_reward_in(tmp_path, grpo_recipe(sections(grpo=joined)))
+    assert recipe.reward == f"{tmp_path / 'reward.py'}:score"
+    assert (tmp_path / "reward.py").read_text() == file.read_text()
+    alone = grpo_recipe(sections(grpo={"reward": f"{file}:score"}))
+    assert with_reward_in(tmp_path, alone).reward == f"{file}:score"
+    package = grpo_recipe(sections(grpo={"overrides": joined["overrides"]}))
+    assert with_reward_in(tmp_path, package).reward == "pkg://rewards.star:compute_score"
 
 
 def test_the_keys_of_the_chain_hold_them():

@@ -1,12 +1,13 @@
 """The preflight: what is missing is told with its remedy, node by node."""
 
+import threading
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from launch import preflight
-from launch.preflight import Needs, check_answers, check_nodes
+from launch.preflight import Needs, check_answers, check_driver, check_free, check_model, check_nodes
 from star_rl.errors import StarError
 
 
@@ -53,6 +54,64 @@ def test_a_version_that_differs_is_named_with_its_node():
     wrong = check_answers(needs, answers, 2)
     assert wrong[0].startswith("ray is pinned to 2.60.0, but is 2.9.0 on b:1: use one image")
     assert "vllm is pinned to 0.24.0, but is absent on b:1" in wrong[1] and len(wrong) == 2
+
+
+def test_the_driver_s_node_has_the_gpus_of_sft():
+    nodes = [{**node("head"), "NodeID": "h"}, {**node("b", 8), "NodeID": "b"}]
+    assert check_driver(Needs(1, 8, driver_gpus=8), nodes, "b") == []
+    assert (
+        "SFT runs on 8 GPUs of the driver's node, and head:1 has 0"
+        in check_driver(Needs(1, 8, driver_gpus=8), nodes, "h")[0]
+    )
+    assert check_driver(Needs(), nodes, "h") == []
+
+
+def test_gpus_that_others_hold_are_not_counted():
+    assert check_free(Needs(2, 8), 16) == [] and check_free(Needs(), 0) == []
+    assert "wants 16 GPUs, 8 are free: other jobs hold the rest" in check_free(Needs(2, 8), 8.0)[0]
+
+
+def test_a_mount_that_hangs_is_given_up():
+    with pytest.raises(StarError, match="/shared did not answer in 0 s - its mount may hang"):
+        preflight.within(0.05, "/shared", threading.Event().wait)
+    assert preflight.within(5, "x", lambda: 3) == 3
+    with pytest.raises(OSError, match="full"):
+        preflight.within(5, "x", lambda: (_ for _ in ()).throw(OSError("full")))
+
+
+@pytest.mark.engine
+def test_a_model_that_the_hub_does_not_hand_out_is_named(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    def refuse(*_, **__):
+        raise OSError("no route to the hub")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    assert (
+        "student.path=Qwen/Qwen3-8B cannot be fetched from the hub here (no route to" in check_model("Qwen/Qwen3-8B")[0]
+    )
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: str(tmp_path / "config.json"))
+    assert "is a llama model" in check_model("a/b")[0]
+    (tmp_path / "config.json").write_text('{"model_type": "qwen3"}')
+    assert check_model("a/b") == []
+
+
+def test_what_has_no_pin_must_be_there_and_the_same():
+    assert preflight.pins(Path("setup.py"), "megatron") == {
+        "megatron-bridge": "0.5.2", "megatron-core": "", "transformer-engine": ""
+    }  # fmt: skip
+    needs = Needs(pins={"megatron-core": ""})
+    same, other, none = (said(versions=found) for found in ({"megatron-core": "1"}, {"megatron-core": "2"}, {}))
+    assert check_answers(needs, {"a:1": same, "b:1": same}, 2) == []
+    assert "megatron-core differs: 1 on a:1, 2 on b:1" in check_answers(needs, {"a:1": same, "b:1": other}, 2)[0]
+    none["versions"] = {"megatron-core": "absent"}
+    assert "megatron-core is not installed on b:1" in check_answers(needs, {"a:1": same, "b:1": none}, 2)[0]
+
+
+def test_all_that_the_gpu_recipes_import_is_held_to_its_pin():
+    gpu = preflight.pins(Path("setup.py"), "gpu")
+    assert {"flash-attn", "liger-kernel", "wandb"} <= {name for name in gpu if name in preflight.ENGINES}
 
 
 def test_different_pythons_and_unwritable_folders():

@@ -218,7 +218,12 @@ def test_the_needs_of_a_recipe_are_those_of_its_grpo_overlay(tmp_path):
         8,
         preflight.pins(Path("setup.py"), "gpu")["vllm"],
     )
-    assert "wandb" not in needs.pins and needs.shared == str(tmp_path)
+    assert needs.pins["flash-attn"] and needs.pins["wandb"] and needs.shared == str(tmp_path)
+    assert (needs.driver_gpus, needs.model) == (8, "Qwen/Qwen3-8B")
+    assert "megatron-core" not in needs.pins
+    large = ["grpo.recipe=recipes/grpo/megatron-32b.yaml", "student.path=Qwen/Qwen3-32B"]
+    recipe = load("recipes/amazon.yaml", [f"out={tmp_path}", "source.root=/data", HOST, *large])
+    assert "megatron-core" in submit.needs_of(submit.prepare(recipe, Path.cwd()), Path.cwd(), None, None).pins
     assert submit.needs_of(recipe, Path.cwd(), None, "evidence").gpus_per_node == 0
     json.loads(needs.to_json())
 
