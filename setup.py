@@ -50,6 +50,14 @@ GPU = [
     "liger-kernel==0.8.5",
 ]
 
+#: What Megatron recipes need beside the extra `gpu`; the preflight holds the nodes to it. It is no extra: verl pins a
+#: Megatron-Bridge that the index does not have, and the one before it refuses this transformers (docs/cluster.md).
+MEGATRON = [
+    "megatron-bridge==0.5.2",  # verl 0.9.1's own pin
+    "megatron-core",
+    "transformer-engine",
+]
+
 DEV = [
     "hypothesis==6.170.15",
     "mypy==2.4.1",

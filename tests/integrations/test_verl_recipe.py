@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from star_rl.errors import StarError
-from star_rl.integrations.verl.grpo import _death, check, read_metrics, run_grpo
+from star_rl.integrations.verl import processes
+from star_rl.integrations.verl.grpo import GrpoResult, _death, check, export, read_metrics, run_grpo
 from star_rl.integrations.verl.recipe import (
     Paths,
     agent_loops,
@@ -116,6 +117,34 @@ def test_what_does_not_fit_is_said_before_anything_starts(paths):
         check(tiny(paths, verl={"actor_rollout_ref": {"rollout": {"n": 1}}}), paths)
     with pytest.raises(StarError, match="evidence store"):
         check(tiny(paths), Paths(paths.run, paths.model, paths.train, paths.store / "absent"))
+
+
+@pytest.mark.parametrize("place", ["huggingface", "model/huggingface"])
+def test_the_weights_that_verl_wrote_are_the_student(place, tmp_path):
+    """FSDP's place with ``hf_model``, and Megatron's."""
+    checkpoint = tmp_path / "checkpoints/global_step_3/actor"
+    (checkpoint / place).mkdir(parents=True)
+    for name in ("model-00001-of-00001.safetensors", "config.json", "tokenizer.json"):
+        (checkpoint / place / name).write_text(name)
+    (checkpoint / "huggingface").mkdir(exist_ok=True)  # FSDP puts a configuration there in any case
+    made = export(GrpoResult(3, checkpoint, tmp_path, tmp_path, 1.0, 0.0, 0), tmp_path / "final")
+    assert {path.name for path in made.iterdir()} >= {"model-00001-of-00001.safetensors", "config.json"}
+
+
+def test_megatron_s_own_shards_are_merged_as_such(tmp_path, monkeypatch):
+    checkpoint = tmp_path / "actor"
+    (checkpoint / "model/dist_ckpt").mkdir(parents=True)
+    said = []
+
+    class Merger:
+        def wait(self):
+            return 1
+
+    monkeypatch.setattr(processes, "start", lambda command, *_: (said.append(command), Merger())[1])
+    (tmp_path / "merge.log").write_text("no megatron here\n")
+    with pytest.raises(StarError, match="no megatron here"):
+        export(GrpoResult(3, checkpoint, tmp_path, tmp_path, 1.0, 0.0, 0), tmp_path / "final")
+    assert said[0][said[0].index("--backend") + 1] == "megatron"
 
 
 def test_metrics_of_a_resumed_run_hold_each_step_once(paths):

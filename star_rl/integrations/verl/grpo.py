@@ -38,6 +38,7 @@ from star_rl.integrations.verl.recipe import (
     ray_folder,
     verl_tree,
 )
+from star_rl.masking import mask, masking
 
 _POLL_SECONDS = 0.5
 _TAIL_LINES = 25
@@ -107,6 +108,7 @@ def run_grpo(
             merge_metrics(paths)
             return _result(paths, resumed, resumed_from=resumed)
         stack.enter_context(_warm(recipe, paths))
+        stack.enter_context(masking(paths.log))
         attempt = _prepare(recipe, paths, overrides)
         variables = environment(recipe, paths, attempt, resumed)
         overrides += cluster_overrides(recipe, variables)
@@ -157,7 +159,7 @@ def _result(
 def export(result: GrpoResult, target: Path) -> Path:
     """Make a Hugging Face model folder of a checkpoint: copied where verl saved one, else merged from shards.
 
-    FSDP has it in ``huggingface`` where ``hf_model`` is saved; Megatron always, in ``model/huggingface``, unless it keeps
+    FSDP has it in ``huggingface`` where ``hf_model`` is saved; Megatron in ``model/huggingface``, unless it keeps
     shards of its own (``use_dist_checkpointing``; verl/utils/megatron_utils.py:1081).
 
     Raises:
@@ -279,7 +281,7 @@ def _tail(lines: list[str]) -> str:
     """The last lines of a log, headed by the first line that names a cause."""
     tail = lines[-_TAIL_LINES:]
     cause = next((line for line in lines if _CAUSE.search(line)), None)
-    return "\n".join(tail if cause is None or cause in tail else [cause, "..", *tail])
+    return mask("\n".join(tail if cause is None or cause in tail else [cause, "..", *tail]))
 
 
 def _death(lines: list[str]) -> str:
