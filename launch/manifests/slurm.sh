@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A Ray cluster inside a Slurm allocation, and a recipe on it. From the project's folder, on a path that every node sees:
-#   sbatch launch/manifests/slurm.sh recipes/amazon.yaml source.root=/shared/agentrecbench out=/shared/runs
+#   sbatch launch/manifests/slurm.sh recipes/amazon.yaml source.root=/shared/agentrecbench out=/shared/runs \
+#     "teacher.options.chat.endpoints=[http://HOST:8000/v1]"
 # The same command again goes on where it was. ENVIRONMENT names variables to send, for instance ENVIRONMENT="WANDB_API_KEY".
 #SBATCH --job-name=star-rl
 #SBATCH --nodes=2
@@ -42,7 +43,12 @@ fi
 
 mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${hosts[0]}
-address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | awk '{print $1}')
+# The head's address on the way to another node; its own name may stand for 127.0.1.1 there.
+address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" "$bin/python" -c '
+import socket, sys
+way = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+way.connect((sys.argv[1], 9))
+print(way.getsockname()[0])' "${hosts[1]:-$head}")
 variables=()
 for name in ${ENVIRONMENT:-}; do variables+=(--env "$name"); done
 

@@ -107,6 +107,14 @@ def test_a_reward_that_breaks_its_contract_is_refused_and_loads_no_engine(tmp_pa
 
 
 @pytest.mark.engine
+def test_the_recipe_that_the_documentation_shows_passes(tmp_path):
+    block = next(part for part in Path("docs/data.md").read_text().split("```yaml\n") if "Qwen/Qwen3-8B" in part)
+    shutil.copytree("recipes", tmp_path / "recipes")
+    (tmp_path / "recipes/mine.yaml").write_text(block.split("```")[0])
+    check_recipe(load(tmp_path / "recipes/mine.yaml"))
+
+
+@pytest.mark.engine
 def test_what_a_later_stage_wants_may_be_open_until_then(tmp_path):
     recipe = of("teacher.backend=llm")
     check_recipe(recipe, "evidence")
