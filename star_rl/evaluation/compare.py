@@ -14,6 +14,7 @@ from typing import Any
 
 from star_rl.errors import StarError
 from star_rl.evaluation import paper
+from star_rl.evaluation.metrics import DEEPEST
 from star_rl.evaluation.tasks import Cell, fingerprint_of, read_tasks
 from star_rl.files import read_json, write_json, write_text
 from star_rl.records import SCENARIOS, Task
@@ -21,10 +22,13 @@ from star_rl.records import SCENARIOS, Task
 #: Figures of a cell that get a table of their own: name, head, factor to percent.
 FIGURES = (
     ("hr_avg", "HR_avg", 1.0),
+    ("ndcg5", "NDCG@5", 1.0),
     ("ndcg10", "NDCG@10", 1.0),
     ("mrr", "MRR", 1.0),
     ("valid_rate", "Valid rankings", 100.0),
 )
+#: Figures that look further than HR@5 does.
+DEEP = ("ndcg10", "mrr")
 #: Heads of the scenarios.
 SHORT = dict(zip(SCENARIOS, ("Classic", "User-CS", "Item-CS", "Long", "Short"), strict=True))
 _DASH = "\u2013"
@@ -81,6 +85,7 @@ class Compared:
         methods: method -> sub-task -> row of figures (see :func:`star_rl.evaluation.judge.judge`).
         notes: sentences that belong to the table, with the caveats.
         caveats: what a reader must know of data and methods before any figure.
+        short: which methods name too few ids for the figures that look further.
         folders: the evaluations, in the order they were given.
     """
 
@@ -89,6 +94,7 @@ class Compared:
     notes: list[str] = field(default_factory=list)
     folders: list[Judged] = field(default_factory=list)
     caveats: list[str] = field(default_factory=list)
+    short: list[str] = field(default_factory=list)
 
 
 def compare(folders: Sequence[Path]) -> Compared:
@@ -124,7 +130,8 @@ def compare(folders: Sequence[Path]) -> Compared:
         found.notes += [f"{one.label}: {note}" for note in one.figures["notes"]]
     found.columns.sort(key=_order)
     found.caveats = list(dict.fromkeys(words for one in found.folders for words in one.figures.get("caveats", ())))
-    found.notes += [*_comparability(found), *found.caveats]
+    found.short = _short(found)
+    found.notes += [*_comparability(found), *found.short, *found.caveats]
     return found
 
 
@@ -195,6 +202,25 @@ def _order(column: Column) -> tuple[int, str, int, str]:
     )
 
 
+def is_short(row: Mapping[str, Any]) -> bool:
+    """Do a method's lists end before what :data:`DEEP` looks at?"""
+    return row.get("longest") is not None and row["longest"] < DEEPEST
+
+
+def _short(found: Compared) -> list[str]:
+    """Which methods' lists are too short for :data:`DEEP`; none where every method's are."""
+    most: dict[str, int] = {}
+    for name, cells in found.methods.items():
+        known = [row["longest"] for row in cells.values() if row.get("longest") is not None]
+        if known and max(known) < DEEPEST:
+            most[name] = max(known)
+    return [
+        f"{name} names at most {count} ids: nothing after that counts, so NDCG@10 and MRR, which would look further "
+        "in longer lists, are left out"
+        for name, count in most.items()
+    ]
+
+
 def _comparability(found: Compared) -> list[str]:
     ours = [column for column in found.columns if not column.comparable]
     notes = []
@@ -225,7 +251,7 @@ def rows(found: Compared, figure: str = "hr_avg", factor: float = 1.0) -> list[l
 
 
 def _figure(row: dict[str, Any] | None, figure: str, factor: float) -> str:
-    if row is None or row.get(figure) is None:
+    if row is None or row.get(figure) is None or (figure in DEEP and is_short(row)):
         return _DASH
     text = f"{row[figure] * factor:.1f}"
     return f"{text} [{row['hr_avg_low']:.1f}, {row['hr_avg_high']:.1f}]" if figure == "hr_avg" else text

@@ -88,6 +88,9 @@ def judge(
                 part = part.filter(pc.and_(pc.equal(part["source"], source), pc.equal(part["scenario"], scenario)))
             row = _row(part, found[:, where], resamples, seed)
             cells.append({"name": name, "source": source, "scenario": scenario, **row})
+    if max(len(task.candidates) for task in tasks) < metrics.DEEPEST:  # a whole list is as short
+        for row in (*methods, *cells):
+            row["longest"] = None
     wanted = _against_best(per_task) if pairs is None else list(pairs)
     wanted += [(name, against) for name in per_task if against not in (None, name) and (name, against) not in wanted]
     return {
@@ -125,6 +128,7 @@ def _row(own: pa.Table, found: metrics.Ranks, resamples: int, seed: int) -> dict
     for name, interval in _intervals(found, resamples, seed).items():
         row[name], row[f"{name}_low"], row[f"{name}_high"] = (100 * value for value in interval)
     row |= {shown: results.mean_of(own, column) for column, shown in _MEANS.items()}
+    row["longest"] = pc.max(pc.list_value_length(own["ranking"])).as_py()
     times = own["seconds"].drop_null().to_numpy()
     p50, p95 = (float(np.percentile(times, q)) for q in (50, 95)) if len(times) else (None, None)
     row |= {"latency_p50": p50, "latency_p95": p95, "failed": int((found == FAILED).any(axis=0).sum())}

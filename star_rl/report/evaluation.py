@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from star_rl.evaluation import corpus, paper
-from star_rl.evaluation.compare import SHORT, paper_rows
+from star_rl.evaluation.compare import SHORT, is_short, paper_rows
 from star_rl.files import write_text
 from star_rl.records import CANDIDATES
 from star_rl.report import plots
@@ -26,6 +26,13 @@ from star_rl.report.studies import charts
 _LINKS, _NAMED = 8, 40
 #: Width of a sub-task's small chart.
 _NARROW = 300
+
+
+#: What the intervals are about, and what they are not.
+CHANCE = (
+    "Intervals and readings tell what chance in these tasks leaves open. A model that is trained again, or samples "
+    "again, differs as well: for one training and one sample of it they say nothing of that."
+)
 
 
 @dataclass(slots=True)
@@ -227,6 +234,8 @@ def render_evaluation(found: Findings, made: Sequence[Change], table2: Mapping[s
         apart=_apart(found),
         multiples=_multiples(found),
         figures=charts(found, table2),
+        short=is_short,
+        chance=CHANCE,
         corpus={label: one["corpus"] for label, one in found.studies.items() if one.get("corpus")},
         changes=[Line(one, links(one.gained), links(one.lost)) for one in made],
         groups=groups,

@@ -120,7 +120,7 @@ def gather(folders: Sequence[Path], resamples: int = 2000) -> Findings:
     best = max(whole, key=lambda entry: float(entry.values.mean()), default=None)
     for entry in whole:
         if best is not None and entry is not best:
-            entry.difference = difference(entry.values, best.values)
+            entry.difference = _told(compared, entry, best) or difference(entry.values, best.values)
     return Findings(
         compared,
         tasks,
@@ -131,6 +131,18 @@ def gather(folders: Sequence[Path], resamples: int = 2000) -> Findings:
         {key: value for one in compared.folders for key, value in one.figures.get("versions", {}).items()},
         scores,
     )
+
+
+def _told(compared: Compared, one: Found, best: Found) -> Difference | None:
+    """The difference that an evaluation has in its own figures, so that a pair has one interval everywhere."""
+    if len(compared.folders) > 1:
+        return None
+    for pair in compared.folders[0].figures.get("pairs", ()):
+        if (pair["a"], pair["b"]) == (one.name, best.name):
+            return Difference(pair["difference"], pair["low"], pair["high"], pair["p"])
+        if (pair["a"], pair["b"]) == (best.name, one.name):
+            return Difference(-pair["difference"], -pair["high"], -pair["low"], pair["p"])
+    return None
 
 
 def difference(a: Floats, b: Floats) -> Difference:

@@ -275,3 +275,12 @@ def test_p_values_are_even_where_nothing_differs() -> None:
 def test_other_tasks_cannot_be_paired() -> None:
     with pytest.raises(StarError, match="cannot be paired"):
         paired([1.0, 0.0], [1.0])
+
+
+def test_tasks_that_are_all_misses_or_all_hits_are_not_certain():
+    """Wilson's far end: of n equal tasks, z^2 / (n + z^2)."""
+    miss, hit, same = bootstrap([[0.0] * 10, [1.0] * 10, [0.5] * 10], 200)
+    assert (miss.mean, miss.low, round(miss.high, 3)) == (0.0, 0.0, 0.278)
+    assert (hit.mean, round(hit.low, 3), hit.high) == (1.0, 0.722, 1.0)
+    assert same == (0.5, 0.5, 0.5)
+    assert bootstrap([[0.0]], 200, sizes=[10])[0] == miss

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from star_rl.errors import StarError
+from star_rl.evaluation.compare import markdown
 from star_rl.evaluation.tasks import digest, read_tasks
 from star_rl.files import read_json, write_json
 from star_rl.records import SCENARIOS, Item
@@ -250,3 +251,29 @@ def test_the_page_is_written_into_the_folder(tmp_path, evaluation, check):
     assert write_evaluation([folder]) == folder / "report.html"
     check((folder / "report.html").read_text(encoding="utf-8"))
     assert write_evaluation([folder], tmp_path / "x.html").exists()
+
+
+def test_a_pair_has_one_interval_everywhere(tmp_path, evaluation):
+    folder = evaluation(tmp_path / "e", {"poor": POOR, "good": GOOD})
+    judged = read_json(folder / "metrics.json")
+    (pair,) = judged["pairs"]
+    own = gather([folder]).methods["poor"].difference
+    assert own == (-pair["difference"], -pair["high"], -pair["low"], pair["p"]) and pair["a"] == "good"
+    pair |= {"a": "poor", "b": "good", "difference": -7.0, "low": -9.0, "high": -5.0, "p": 0.25}
+    write_json(folder / "metrics.json", judged)
+    assert gather([folder]).methods["poor"].difference == (-7.0, -9.0, -5.0, 0.25)
+
+
+def test_lists_that_end_early_have_no_figures_that_look_further(tmp_path, evaluation, check):
+    folder = evaluation(tmp_path / "e", {"few": GOOD, "all": GOOD}, few={"longest": 5})
+    judged = read_json(folder / "metrics.json")
+    for row in judged["cells"]:
+        row["longest"] = 5 if row["name"] == "few" else 20
+    write_json(folder / "metrics.json", judged)
+    page = page_of(folder)
+    few, every = (re.search(rf'data-value="{name}">{name}</th>.*', page)[0] for name in ("few", "all"))
+    assert few.count("\u2013") - every.count("\u2013") == 2  # NDCG@10 and MRR
+    assert "few names at most 5 ids: nothing after that counts" in check(page).text
+    assert "all names at most" not in page and "say nothing of that" in page
+    text = markdown(gather([folder]).compared)
+    assert "few names at most 5 ids" in text and text.count("| few | \u2013 |") == 2
