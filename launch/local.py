@@ -20,6 +20,7 @@ from star_rl.errors import StarError
 from star_rl.files import write_text, writing_error
 from star_rl.integrations import warm
 from star_rl.integrations.verl.recipe import choose_device
+from star_rl.masking import MaskedStream, mask, masking
 from star_rl.stage import Outcome, Stage, run_stage
 
 _REFRESH = 0.25  # seconds between two looks of a live line
@@ -69,20 +70,21 @@ class Line:
 
 @contextlib.contextmanager
 def _logged(log: Path) -> Iterator[Any]:
-    """Send everything that this process and its children print to ``log``; yields the terminal.
+    """Send everything that this process and its children print to ``log``; yields the terminal. Neither keeps a secret.
 
     File descriptors are moved, not Python's streams: the engines print from C++ and from processes of their own.
     """
     try:
         terminal = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8", errors="replace")
     except (OSError, ValueError):  # a stream without a descriptor: a test, a notebook
-        yield sys.stdout
+        yield MaskedStream(sys.stdout)
         return
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [(number, os.dup(number)) for number in (1, 2)]
     with (
+        masking(log),
         open(log, "a", encoding="utf-8", errors="replace", buffering=1) as handle,
         terminal,
         contextlib.redirect_stdout(handle),
@@ -91,7 +93,7 @@ def _logged(log: Path) -> Iterator[Any]:
         for number, _ in kept:
             os.dup2(handle.fileno(), number)
         try:
-            yield terminal
+            yield MaskedStream(terminal)
         finally:
             handle.flush()
             for number, before in kept:
@@ -104,7 +106,7 @@ def _failure(stage: str, log: Path, error: Exception) -> StarError:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
     last = "\n".join(line.rsplit("\r", 1)[-1] for line in lines[-_LAST_LINES:])
     return StarError(
-        f"stage {stage} failed: {type(error).__name__}: {error}; the end of {log}:\n{last}\n",
+        mask(f"stage {stage} failed: {type(error).__name__}: {error}; the end of {log}:\n{last}\n"),
         "mend the cause and run the same command again: it goes on from here",
     )
 

@@ -15,12 +15,12 @@ import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from star_rl import masking
 from star_rl.errors import StarError
 
 #: Variable with the pad, and the file beside the code with the rest.
 PAD = "STAR_RL_PAD"
 FILE = ".star_rl_env.json"
-MASK = "***"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -57,11 +57,9 @@ class Secrets:
         return f"Secrets({', '.join(self.names)})"
 
     def mask(self, text: str) -> str:
-        """``text`` with every value of three characters or more replaced."""
-        for value in sorted(self._values.values(), key=len, reverse=True):
-            if len(value) >= 3:
-                text = text.replace(value, MASK)
-        return text
+        """``text`` with every value replaced that is one to hide (:func:`star_rl.masking.is_secret`)."""
+        hidden = [value for name, value in self._values.items() if masking.is_secret(name, value, sent=True)]
+        return masking.mask(text, tuple(sorted(hidden, key=len, reverse=True)))
 
     def split(self) -> tuple[str, bytes]:
         """(pad for the job's environment, content of :data:`FILE`)."""
@@ -80,6 +78,7 @@ def load(folder: str | Path | None = None) -> Secrets:
     mixed = bytes.fromhex(json.loads(file.read_text(encoding="utf-8"))["mixed"])
     values = json.loads(bytes(a ^ b for a, b in zip(mixed, bytes.fromhex(pad), strict=True)))
     os.environ.update(values)
+    os.environ[masking.SENT] = ",".join(values)
     return Secrets(values)
 
 

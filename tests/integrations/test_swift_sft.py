@@ -327,6 +327,17 @@ def test_the_block_ends_workers_of_sessions_of_their_own(tmp_path):
     assert not processes.members(tmp_path)
 
 
+def test_its_log_and_the_end_of_it_keep_no_secret(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_0123456789")
+    log = tmp_path / "swift.log"
+    with sft._group(
+        [sys.executable, "-c", "import os; print('key', os.environ['HF_TOKEN'])"], log, os.environ
+    ) as child:
+        child.wait()
+        assert sft.tail(log) in ("key ***", f"key {'*' * 13}")
+    assert log.read_text() == f"key {'*' * 13}\n"
+
+
 def test_two_never_train_in_one_folder(student, data, no_engine, tmp_path):
     with locks.hold(tmp_path / "lock", "", ""), pytest.raises(StarError, match="another process trains in"):
         sft.run_sft(["tiny_cpu"], data=data, model=student, out=tmp_path)

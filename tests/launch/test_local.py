@@ -94,3 +94,26 @@ def test_what_a_stage_prints_goes_to_its_log_and_its_end_is_shown_when_it_fails(
     with pytest.raises(StarError, match=r"stage noisy failed: RuntimeError: engine died; the end of .*noisy\.log"):
         local.run(demo, stages)
     assert "FAILED" in capfd.readouterr().out
+
+
+def test_a_secret_of_the_environment_is_in_no_log_on_no_terminal_and_in_no_message(demo, tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "wb-0123456789abcdef")
+
+    def telling(context):
+        os.system("echo child $WANDB_API_KEY")
+        print(os.environ["WANDB_API_KEY"])
+        context.progress(1, 2, f"live {os.environ['WANDB_API_KEY']}")
+        if context.seed == 13:
+            raise RuntimeError(f"refused {os.environ['WANDB_API_KEY']}")
+        return {"summary": f"with {os.environ['WANDB_API_KEY']}"}
+
+    stages = (Stage("telling", telling),)
+    local.run(demo, stages)
+    assert "with ***" in capfd.readouterr().out
+    demo.seed = 13
+    with pytest.raises(StarError, match=r"refused \*\*\*; the end of") as caught:
+        local.run(demo, stages)
+    log = (tmp_path / "demo" / "logs" / "telling.log").read_text()
+    assert log.count("*" * 19) >= 4 and "child ***" in log
+    for text in (log, str(caught.value), *capfd.readouterr()):
+        assert "0123456789abcdef" not in text

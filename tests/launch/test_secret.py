@@ -5,6 +5,7 @@ import json
 import pytest
 
 from launch import secret
+from star_rl import masking
 from star_rl.errors import StarError
 
 VALUE = "wb-0123456789abcdef"
@@ -20,6 +21,22 @@ def held(monkeypatch):
 def test_a_value_shows_neither_in_repr_nor_in_masked_text(held):
     assert repr(held) == "Secrets(HF_TOKEN, WANDB_API_KEY)" and VALUE not in str(held) + f"{held}"
     assert held.mask(f"key={VALUE}, again {VALUE}.") == "key=***, again ***."
+
+
+def test_a_common_word_that_was_sent_along_is_no_secret(monkeypatch):
+    monkeypatch.setenv("WANDB_PROJECT", "amazon")
+    held = secret.Secrets.from_environment(["WANDB_PROJECT"])
+    assert held.mask("recipe amazon") == "recipe amazon"
+
+
+def test_what_was_sent_along_is_masked_in_the_job_s_logs_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCOUNT", "x7-secret-9")
+    pad, content = secret.Secrets.from_environment(["ACCOUNT"]).split()
+    (tmp_path / secret.FILE).write_bytes(content)
+    monkeypatch.setenv(secret.PAD, pad)
+    monkeypatch.setenv(masking.SENT, "")
+    secret.load(tmp_path)
+    assert masking.mask("with x7-secret-9") == "with ***"
 
 
 def test_each_half_is_noise_and_both_together_are_the_values(held, tmp_path, monkeypatch):

@@ -29,6 +29,7 @@ from star_rl.errors import StarError
 from star_rl.integrations import curves, warm
 from star_rl.integrations.swift.recipe import PLUGIN, arguments, compose
 from star_rl.integrations.verl import processes
+from star_rl.masking import mask, masking
 
 #: `progress(step, total, loss)`; `loss` is None before the first logged one.
 Progress = Callable[[int, int, float | None], None]
@@ -241,16 +242,17 @@ def _group(argv: list[str], log: Path, env: Mapping[str, str]) -> Iterator[subpr
             start_new_session=True,
             preexec_fn=_die_with_parent,
         )
-    try:
-        yield child
-    finally:
-        for sig, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, sig)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(patience)
-                break
-        processes.end(run)
+    with masking(log):
+        try:
+            yield child
+        finally:
+            for sig, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.pid, sig)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(patience)
+                    break
+            processes.end(run)
 
 
 def _watch(
@@ -304,12 +306,12 @@ def _logged(line: bytes) -> tuple[int, int, float | None] | None:
 
 
 def tail(log: Path, lines: int = 15) -> str:
-    """The last `lines` lines of a log, progress bars left out."""
+    """The last `lines` lines of a log, progress bars and secrets left out."""
     with log.open("rb") as f:
         f.seek(max(0, log.stat().st_size - 65536))
         text = f.read().decode("utf-8", "replace")
     rows = [r.split("\r")[-1].rstrip() for r in text.split("\n")]
-    return "\n".join([r for r in rows if r and "it/s]" not in r][-lines:])
+    return mask("\n".join([r for r in rows if r and "it/s]" not in r][-lines:]))
 
 
 def export(checkpoint: Path, config: Mapping[str, Any], out: Path) -> None:
