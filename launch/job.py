@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from launch import preflight, secret
+from launch import compiled, preflight, secret
 from star_rl.errors import StarError
 from star_rl.stage import Context, Stage, manifest_of
 
@@ -67,6 +67,8 @@ def run(spec: dict[str, Any]) -> None:
     from launch.recipe import load
 
     needs = preflight.Needs(**spec["needs"])
+    for part in compiled.adopt(Path(compiled.__file__).resolve().parents[1]):
+        print(f"{part} is not built in this image: a slower path is taken (pip install -e . builds it)", flush=True)
     print("preflight: looking at the cluster's nodes", flush=True)
     print("\n".join(preflight.run(needs)), flush=True)
     file = Path(SPEC).with_suffix(".yaml")

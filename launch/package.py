@@ -15,7 +15,7 @@ from star_rl.errors import StarError
 #: Folders and files that never travel: environments, runs, history, caches, data, and what only developers read.
 EXCLUDES = (
     ".*", "__pycache__", "runs", "wandb", "build", "dist", "outputs", "node_modules", "*.egg-info", "*.pyc", "*.log",
-    "*.parquet", "*.safetensors", "*.bin", "*.pt", "*.arrow", "*.zip", "*.whl",
+    "*.parquet", "*.safetensors", "*.bin", "*.pt", "*.arrow", "*.zip", "*.whl", "*.so", "*.pyd",
     "/tests", "/docs", "/benchmarks", "/packaging",
 )  # fmt: skip
 #: Refused above this many bytes of zip unless the caller raises it; the project itself takes a few hundred kB.

@@ -14,6 +14,7 @@ def tree(tmp_path):
     for name in (
         "setup.py", "star_rl/cli.py", "star_rl/page.html", "recipes/a.yaml", "mine/reward.py",
         ".venv/lib/big.py", ".git/config", ".env", "runs/a/grpo/model.bin", "star_rl/__pycache__/cli.pyc", "wandb/x",
+        "star_rl/neighbours/_kernel.cpython-311-x86_64-linux-gnu.so",
         "tests/test_a.py", "docs/a.md", "data/set.parquet", "mine/tests/kept.py", "star_rl.egg-info/PKG",
     ):  # fmt: skip
         path = root / name
