@@ -36,7 +36,8 @@ class SamplingOptions:
 
     samples       rollouts a task
     temperature, top_p, top_k   of the engine; 0.7 and 0.95 are the paper's at evaluation, temperature 0 is greedy
-    in_flight     rollouts under way at once; more than the engine's ``max_num_seqs`` keeps it full while tools answer
+    in_flight     rollouts under way at once on each replica of the engine; more than its ``max_num_seqs`` keep it full
+                  while tools answer
     lens, lens_top, show_tools, budget   as in training
     """
 
@@ -142,7 +143,8 @@ async def _sample_all(
     total: int,
     on_progress: Callable[[Progress], None] | None,
 ) -> None:
-    gate, started = asyncio.Semaphore(options.in_flight), time.monotonic()
+    replicas = getattr(engine, "alive", 1)  # several behind one engine, star_rl.policy.replicas
+    gate, started = asyncio.Semaphore(options.in_flight * replicas), time.monotonic()
     prompts: dict[str, list[int]] = {}
     schemas = TOOL_SCHEMAS if options.show_tools else None
     done, tokens = resumed, 0

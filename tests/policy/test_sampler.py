@@ -1,5 +1,6 @@
 """Sampling many tasks: whole, resumed after a kill, and what a user can get wrong. The engine is scripted."""
 
+import asyncio
 import contextlib
 import json
 
@@ -109,6 +110,26 @@ def test_an_engine_that_fails_is_an_error_and_its_rollouts_are_sampled_again(eng
     assert not (tmp_path / "o.jsonl").exists()
     engine.failing = False
     assert len(rows(sample("m", TASKS, Store(), tmp_path / "o.jsonl"))) == 5
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_each_replica_has_its_own_rollouts_under_way(engine, tmp_path, monkeypatch, replicas):
+    under_way, most = 0, 0
+
+    async def generate(prompt_ids, sampling_params, request_id):
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        under_way -= 1
+        return Generation([*prompt_ids, 0], None, "stop")
+
+    monkeypatch.setattr(engine, "generate", generate)
+    if replicas > 1:
+        monkeypatch.setattr(engine, "alive", replicas, raising=False)
+    sample("m", TASKS, Store(), tmp_path / "o.jsonl", SamplingOptions(samples=4, in_flight=2))
+    assert most == 2 * replicas
 
 
 def test_bad_options_are_named(tmp_path):
