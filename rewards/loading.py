@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from rewards.keys import KEYS
+from rewards.limits import Overtime, within
 from star_rl.errors import StarError
-from star_rl.trajectory import PHASES, json_block
+from star_rl.trajectory import CRITICAL, PHASES, json_block
 
 Reward = Callable[..., Mapping[str, float]]
 
@@ -26,6 +27,8 @@ ARGUMENTS = ("data_source", "solution_str", "ground_truth", "extra_info")
 #: Keys that curves, reports and verl's validation read. A reward of the user's own may have further ones.
 NEEDED = ("score", "acc")
 
+#: Seconds that an import or one call of a reward may take when it is tried. Training has no such limit.
+PATIENCE = 60.0
 _CANDIDATES = [str(number) for number in range(100, 120)]
 
 
@@ -41,6 +44,24 @@ def _canned() -> tuple[tuple[str, str], ...]:
         ("an empty response", ""),
         ("a response of noise", '<recommend><JSON>[1, null, {</tool_call>\n<tool_call>{"name":\0'),
     )
+
+
+def _info() -> dict[str, Any]:
+    """``extra_info`` as in training: a row's (data_builders/grpo.py) and the loop's counts."""
+    from star_rl.policy.loop import COUNTS  # starts slowly, and only who tries a reward needs it
+
+    return {
+        "index": 0,
+        "split": "train",
+        "task_id": "check",
+        "scenario": "classic",
+        "user_id": "1",
+        "candidates": list(_CANDIDATES),
+        "difficulty": "medium",
+        "successes": 4,
+        "required": list(CRITICAL),
+        "rollout": dict.fromkeys(COUNTS, 0.0),
+    }
 
 
 def place(spec: str) -> tuple[str, str]:
@@ -80,16 +101,20 @@ def load(spec: str) -> Reward:
     module_path, name = place(spec)
     try:
         if module_path.startswith("pkg://"):
-            module = importlib.import_module(module_path.removeprefix("pkg://"))
+            module = within(PATIENCE, lambda: importlib.import_module(module_path.removeprefix("pkg://")))
         else:
             found = importlib.util.spec_from_file_location(f"reward_{Path(module_path).stem}", module_path)
             if found is None or found.loader is None:
                 raise StarError(f"{module_path} cannot be imported", "give a Python file")
             module = importlib.util.module_from_spec(found)
-            found.loader.exec_module(module)
+            within(PATIENCE, lambda: found.loader.exec_module(module))  # type: ignore[union-attr]
     except StarError:
         raise
-    except Exception as error:  # a user's file may fail in any way when it is imported
+    except Overtime as error:
+        raise StarError(
+            f"reward={spec} is not imported after {PATIENCE:g} s", "move what takes so long out of the import"
+        ) from error
+    except (Exception, SystemExit) as error:  # a user's file may fail in any way when it is imported
         raise StarError(
             f"reward={spec} cannot be imported: {type(error).__name__}: {error}",
             "mend the file, or install what it needs",
@@ -115,8 +140,9 @@ def check(function: Reward, name: str = "the reward", **options: Any) -> tuple[s
         options: the recipe's own (verl's ``reward_kwargs``).
 
     Raises:
-        StarError: it cannot be called with the four arguments by name, raises, returns no dictionary of finite numbers,
-            lacks ``score`` or ``acc``, has a key ``reward``, changes its keys, or scores noise above a right answer.
+        StarError: it cannot be called with the four arguments by name, raises or exits, takes longer than
+            :data:`PATIENCE`, returns no dictionary of finite numbers, lacks ``score`` or ``acc``, has a key ``reward``,
+            changes its keys, or scores noise above a right answer.
     """
     try:
         inspect.signature(function).bind(**dict.fromkeys(ARGUMENTS), **options)
@@ -126,11 +152,14 @@ def check(function: Reward, name: str = "the reward", **options: Any) -> tuple[s
     keys: tuple[str, ...] | None = None
     scores: list[float] = []
     for label, text in _canned():
-        info = {"task_id": "check", "index": 0, "candidates": list(_CANDIDATES), "rollout": {}}
-        arguments = dict(zip(ARGUMENTS, ("check", text, _CANDIDATES[0], info), strict=True))
+        arguments = dict(zip(ARGUMENTS, ("check", text, _CANDIDATES[0], _info()), strict=True))
         try:
-            answer = function(**arguments, **options)
-        except Exception as error:  # whatever it raises, it would raise in the middle of a training
+            answer = within(PATIENCE, lambda given=arguments: function(**given, **options))  # type: ignore[misc]
+        except Overtime as error:
+            raise StarError(
+                f"{name} has not scored {label} after {PATIENCE:g} s", "a reward is called for every rollout: mend it"
+            ) from error
+        except (Exception, SystemExit) as error:  # whatever it raises, it would raise in the middle of a training
             raise StarError(
                 f"{name} raises {type(error).__name__} on {label}: {error}", "a reward must score any text"
             ) from error
@@ -160,7 +189,15 @@ def _keys(answer: Any, name: str, label: str) -> tuple[str, ...]:
     if missing:
         raise StarError(f"{name} returns no {', '.join(missing)}", f"the keys are {', '.join(KEYS)}")
     for key, value in answer.items():
-        number = hasattr(value, "__float__") and not isinstance(value, (str, bytes))
-        if not isinstance(key, str) or not number or not math.isfinite(float(value)):
+        if not isinstance(key, str) or not _finite(value):
             raise StarError(f"{name} returns {key}={value!r} on {label}", "return finite numbers only")
     return tuple(sorted(answer))
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except Exception:  # an array of several numbers, for instance; what it raises depends on its library
+        return False

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rewards import star
+from rewards import loading, star
 from rewards.keys import KEYS
+from rewards.limits import Overtime, within
 from rewards.loading import NAMES, check, load, options_of, place
 from star_rl.errors import StarError
 
@@ -147,3 +152,86 @@ def test_options_of_a_recipe_are_those_the_check_tries():
         assert options == {"cost": 0.5}
         check(load("tool_cost"), "tool_cost", **options)
     assert options_of({}) == options_of({"reward": None}) == {}
+
+
+def wrong(tmp_path: Path, body: str) -> Path:
+    path = tmp_path / "wrong.py"
+    path.write_text(body)
+    return path
+
+
+HEAD = "def compute_score(data_source, solution_str, ground_truth, extra_info):\n"
+
+
+def test_a_reward_may_read_all_that_is_documented_of_a_row_and_of_its_rollout(tmp_path: Path) -> None:
+    body = HEAD + (
+        "    known = {'easy': 1.0, 'medium': 1.0, 'hard': 2.0}[extra_info['difficulty']]\n"
+        "    assert extra_info['scenario'] and extra_info['user_id'] and len(extra_info['required']) >= 3\n"
+        "    counts = extra_info['rollout']\n"
+        "    spent = sum(counts[name] for name in ('model_tokens', 'unknown_tools', 'repeated_calls', 'stop_answered'))\n"
+        "    return {'score': known * (ground_truth in solution_str) - spent, 'acc': 0.0}\n"
+    )
+    assert check(load(str(wrong(tmp_path, body)))) == ("acc", "score")
+
+
+def test_the_tried_row_has_the_keys_of_a_real_one() -> None:
+    from data_builders.grpo import SCHEMA
+    from rewards.loading import _info
+
+    real = {field.name for field in SCHEMA.field("extra_info").type}
+    assert real - set(_info()) == {"need_tools_kwargs", "tools_kwargs"}, "verl's own"
+    assert set(_info()) - real == {"rollout"}
+
+
+@pytest.mark.parametrize("value", ["np.zeros(2)", "np.array([])", "[1.0]", "1j", "None"])
+def test_several_numbers_are_not_one(tmp_path: Path, value: str) -> None:
+    body = "import numpy as np\n" + HEAD + f"    return {{'score': {value}, 'acc': 0.0}}\n"
+    with pytest.raises(StarError, match="return finite numbers only"):
+        check(load(str(wrong(tmp_path, body))))
+
+
+def test_an_exit_is_a_failure_with_its_place(tmp_path: Path) -> None:
+    with pytest.raises(StarError, match="cannot be imported: SystemExit: 3"):
+        load(str(wrong(tmp_path, "import sys\nsys.exit(3)\n")))
+    with pytest.raises(StarError, match="raises SystemExit on a well formed response"):
+        check(load(str(wrong(tmp_path, HEAD + "    raise SystemExit(3)\n"))))
+
+
+ENDLESS = [
+    "    while True:\n        try:\n            pass\n        except Exception:\n            pass\n",
+    "    import re\n    return re.match(r'(a+)+$', 'a' * 60 + 'b')\n",
+    "    import time\n    time.sleep(1000)\n",
+]
+
+
+@pytest.mark.parametrize("body", ENDLESS)
+def test_a_reward_without_end_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
+    monkeypatch.setattr(loading, "PATIENCE", 0.2)
+    with pytest.raises(StarError, match=r"has not scored a well formed response .* after 0\.2 s"):
+        check(load(str(wrong(tmp_path, HEAD + body))))
+    with pytest.raises(StarError, match=r"is not imported after 0\.2 s"):
+        load(str(wrong(tmp_path, "if True:\n" + body.replace("return ", ""))))
+
+
+def test_the_limit_holds_in_another_thread_as_well() -> None:
+    released = threading.Event()
+
+    def told(call: Any) -> Any:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(within, 0.05, call).result()
+
+    with pytest.raises(Overtime):
+        told(released.wait)
+    released.set()
+    assert told(lambda: 3) == 3
+    with pytest.raises(ZeroDivisionError):
+        told(lambda: 1 / 0)
+
+
+def test_an_alarm_that_was_set_before_still_rings() -> None:
+    before = signal.setitimer(signal.ITIMER_REAL, 500.0)
+    try:
+        assert within(5.0, lambda: 1) == 1
+        assert 400 < signal.getitimer(signal.ITIMER_REAL)[0] <= 500
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *before)
