@@ -168,7 +168,7 @@ def test_a_reward_may_read_all_that_is_documented_of_a_row_and_of_its_rollout(tm
         "    known = {'easy': 1.0, 'medium': 1.0, 'hard': 2.0}[extra_info['difficulty']]\n"
         "    assert extra_info['scenario'] and extra_info['user_id'] and len(extra_info['required']) >= 3\n"
         "    counts = extra_info['rollout']\n"
-        "    spent = sum(counts[name] for name in ('model_tokens', 'unknown_tools', 'repeated_calls', 'stop_answered'))\n"
+        "    spent = sum(counts[name] for name in ('model_tokens', 'unknown_tools', 'stop_answered'))\n"
         "    return {'score': known * (ground_truth in solution_str) - spent, 'acc': 0.0}\n"
     )
     assert check(load(str(wrong(tmp_path, body)))) == ("acc", "score")
