@@ -85,17 +85,21 @@ def ranks(predictions: Sequence[Any], truths: Sequence[str]) -> Ranks:
     return np.fromiter(map(rank_of, predictions, truths), np.int32, len(truths))
 
 
-def is_valid(prediction: Any, candidates: Sequence[str]) -> bool:
+def is_valid(prediction: Any, candidates: Sequence[str], top: int | None = None) -> bool:
     """Does the list hold the candidates and nothing else, each as often as they do, or each once?
 
     Four official tasks name a candidate twice, so a list of the distinct ones is valid as well.
+
+    Args:
+        top: how many ids are asked for, None for all; of fewer candidates, all of them.
     """
     if not isinstance(prediction, (list, tuple)) or not all(isinstance(entry, str) for entry in prediction):
         return False
-    if sorted(prediction) == sorted(candidates):
+    if prediction and sorted(prediction) == sorted(candidates):
         return True
-    distinct = set(prediction)
-    return len(distinct) == len(prediction) and distinct == set(candidates)
+    distinct, known = set(prediction), set(candidates)
+    least = max(1, len(known) if top is None else min(top, len(known)))
+    return len(distinct) == len(prediction) >= least and distinct <= known
 
 
 def hits(found: ArrayLike, k: int) -> Floats:

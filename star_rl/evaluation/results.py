@@ -128,16 +128,6 @@ def read(path: str | Path) -> pa.Table:
     return table.select(SCHEMA.names).cast(SCHEMA)
 
 
-def names_candidates(ranked: Sequence[str | None] | None, task: Task, top: int = 1) -> bool:
-    """Distinct candidates and nothing else, as many as are asked for.
-
-    Args:
-        top: how many ids a ranking has to hold; of a task with fewer candidates, all of them.
-    """
-    found, known = set(ranked or ()), set(task.candidates)
-    return bool(ranked) and len(found) == len(ranked or ()) and found <= known and len(found) >= min(top, len(known))
-
-
 def ranks_by_task(table: pa.Table, method: str, tasks: Sequence[Task], samples: int = 1) -> Ranks:
     """Ranks of one method over tasks in their order, ``metrics.NOT_ASKED`` where it has none. Shape: (samples, n).
 

@@ -24,7 +24,8 @@ from typing import Any, Protocol
 
 from star_rl.errors import StarError
 from star_rl.evaluation.methods import Method, Ranking, TaskContext, as_ranking, blind
-from star_rl.evaluation.results import Answer, names_candidates
+from star_rl.evaluation.metrics import is_valid
+from star_rl.evaluation.results import Answer
 from star_rl.evaluation.tasks import digest, digest_of
 from star_rl.files import fingerprint, read_jsonl, writing_error
 from star_rl.records import Task
@@ -339,7 +340,7 @@ def _answer(name: str, task: Task, row: dict[str, Any], top: int) -> Answer:
         task,
         ranked,
         row["sample"],
-        valid=names_candidates(ranked, task, top),
+        valid=is_valid(ranked, task.candidates, top),
         tokens=row.get("tokens"),
         failure=row.get("failure"),
         **{column: row.get(column) for column in _COLUMNS},
@@ -353,7 +354,7 @@ def answer_of(name: str, task: Task, sample: int, found: Ranking, top: int = 1) 
         task,
         found.ids,
         sample,
-        valid=names_candidates(found.ids, task, top),
+        valid=is_valid(found.ids, task.candidates, top),
         tokens=found.tokens_out,
         failure=found.failure or None,
         **{column: getattr(found, column) for column in _COLUMNS},

@@ -5,7 +5,8 @@ import pytest
 from star_rl.errors import StarError
 from star_rl.evaluation import results
 from star_rl.evaluation.judge import judge
-from star_rl.evaluation.results import Answer, names_candidates
+from star_rl.evaluation.metrics import is_valid
+from star_rl.evaluation.results import Answer
 from star_rl.records import Task
 
 
@@ -90,14 +91,14 @@ def test_answers_to_another_task_set_are_refused():
     [(["7", "1"], True), ([], False), (None, False), (["7", "7"], False), (["7", "x"], False), (["7", None], False)],
 )
 def test_a_valid_list_names_distinct_candidates_only(ranked, valid):
-    assert names_candidates(ranked, TASKS[0]) is valid
+    assert is_valid(ranked, TASKS[0].candidates, 1) is valid
 
 
 @pytest.mark.parametrize(
     "length, top, valid", [(1, 5, False), (4, 5, False), (5, 5, True), (20, 5, True), (19, 99, False), (20, 99, True)]
 )
 def test_a_valid_list_is_as_long_as_was_asked_for(length, top, valid):
-    assert names_candidates(TASKS[0].candidates[:length], TASKS[0], top) is valid
+    assert is_valid(TASKS[0].candidates[:length], TASKS[0].candidates, top) is valid
 
 
 def test_without_pairs_the_best_is_set_against_every_other():

@@ -114,10 +114,12 @@ def test_an_agent_sees_the_case_and_its_costs_are_kept():
         name = "agent"
 
         async def rank(self, case, sample):
-            return SimpleNamespace(failure="", ranking=list(case.candidates), calls=2, tokens_in=30, tokens_out=4)
+            costs = {"calls": 2, "tokens_in": 30, "tokens_out": 4}
+            return SimpleNamespace(failure="", ranking=list(case.candidates), messages=[{"role": "user"}], **costs)
 
     found = asyncio.run(Workflow(Agent()).rank(blind(TASK), TaskContext([])))
     assert (found.ids, found.calls, found.tokens_in, found.tokens_out) == (list(TASK.candidates), 2, 30, 4)
+    assert found.trace == {"messages": [{"role": "user"}]}
 
 
 def test_a_yardstick_is_made_only_when_it_is_entered():

@@ -172,6 +172,19 @@ def test_one_that_cannot_work_takes_nothing_from_the_others(run, tmp_path, capsy
     assert not (tmp_path / "alone" / "metrics.json").exists()
 
 
+def test_a_command_that_is_stopped_shows_what_there_is(run, tmp_path, monkeypatch, capsys):
+    real = evaluation.run_methods
+
+    def stopped(methods, *rest):
+        real(methods[:1], *rest)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluation, "run_methods", stopped)
+    assert call("evaluate", "random", "item_knn", "--tasks", run, "--out", tmp_path / "e") == 130
+    assert [row["name"] for row in read_json(tmp_path / "e" / "metrics.json")["methods"]] == ["random"]
+    assert "random" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("old, new", [("def make", "def make("), ("return Shut()", "return 1 / 0")])
 def test_code_of_ones_own_that_does_not_run_is_named(run, tmp_path, capsys, old, new):
     (tmp_path / "own.py").write_text(SHUT.replace(old, new))

@@ -8,7 +8,8 @@ import pytest
 
 from star_rl.evaluation import results
 from star_rl.evaluation.judge import judge
-from star_rl.evaluation.results import Answer, names_candidates
+from star_rl.evaluation.metrics import is_valid
+from star_rl.evaluation.results import Answer
 from star_rl.evaluation.tasks import fingerprint_of, task_set, write_tasks
 from star_rl.files import write_json
 from star_rl.records import Task
@@ -118,7 +119,7 @@ def evaluation():
                         task,
                         ranking,
                         well_formed=True if wrote else None,
-                        valid=names_candidates(ranking, task),
+                        valid=is_valid(ranking, task.candidates, 1),
                         calls=2 if wrote else None,
                         failure=None if ranking else "no answer within 300 s",
                     )
