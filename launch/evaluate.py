@@ -36,7 +36,7 @@ def context_of(world: World) -> ContextOf:
     def context(task: Task, sample: int) -> TaskContext:
         if task.task_id not in by_id:
             by_id[task.task_id] = world.history(task)
-        return TaskContext(by_id[task.task_id], world.items, sample)
+        return TaskContext(by_id[task.task_id], world.items, sample, world.users(task.user_id))
 
     return context
 
