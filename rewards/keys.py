@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from star_rl.trajectory import CRITICAL, BadCall, ToolCall, faults, parse, ranking, repeated
+from star_rl.trajectory import CRITICAL, ToolCall, faults, outline, parse, ranking, repeated
+from star_rl.trajectory.model import all_strings
 
 #: key -> meaning. Every reward returns exactly these, all finite floats. verl logs ``acc`` under ``val-core`` and the
 #: rest under ``val-aux``. No key is named ``reward``, which verl keeps for itself.
@@ -96,21 +97,19 @@ def read(solution_str: str, ground_truth: str, extra_info: Mapping[str, Any] | N
             ``candidates`` (ids) and ``rollout`` (the counts of the policy loop).
     """
     info: Mapping[str, Any] = extra_info or {}
-    trajectory = parse(solution_str)
-    found = faults(trajectory, _strings(info.get("required"), CRITICAL))
-    ids = ranking(trajectory) or []
+    required = strings(info.get("required"), CRITICAL)
+    candidates = strings(info.get("candidates"), ())
     truth = ground_truth if isinstance(ground_truth, str) else str(ground_truth)
-    candidates = _strings(info.get("candidates"), ())
-    calls: list[ToolCall] = []
-    phases = bad = 0
-    for phase in trajectory.phases:
-        phases += phase.tag != ""
-        for block in phase.blocks:
-            kind = type(block)
-            if kind is ToolCall:
-                calls.append(block)  # type: ignore[arg-type]
-            elif kind is BadCall:
-                bad += 1
+    regular = outline(solution_str, required)
+    if regular is not None:
+        tags, written, found, listed = regular.tags, regular.calls, regular.faults, regular.ranking
+    else:
+        trajectory = parse(solution_str)
+        tags, written, listed = trajectory.tags, trajectory.calls, ranking(trajectory)
+        found = faults(trajectory, required)
+    ids = listed or []
+    calls = [call for call in written if isinstance(call, ToolCall)]
+    bad = len(written) - len(calls)
     distinct = {f"{call.name}\0{call.arguments!r}" for call in calls} if len(calls) > 1 else calls
     rollout = info.get("rollout") or {}
     unanswerable = sum([int(rollout.get(name) or 0) for name in _UNANSWERABLE]) if rollout else 0
@@ -120,17 +119,20 @@ def read(solution_str: str, ground_truth: str, extra_info: Mapping[str, Any] | N
         well_formed=not found,
         faults=tuple(found),
         valid_list=_valid(ids, candidates),
-        tool_calls=len(calls) + bad,
+        tool_calls=len(written),
         invalid_calls=bad + unanswerable,
         repeated_calls=len(calls) - len(distinct),
-        repeated_phases=len(repeated(trajectory)) if found else 0,  # repetition is a fault
-        phases=phases,
+        repeated_phases=len(repeated(tags)) if found else 0,  # repetition is a fault
+        phases=len(tags),
     )
 
 
-def _strings(value: Iterable[Any] | None, default: tuple[str, ...]) -> tuple[str, ...]:
+def strings(value: Iterable[Any] | None, default: tuple[str, ...]) -> tuple[str, ...]:
     """Parquet hands over lists or arrays; absent means the default, an empty list means none."""
-    return default if value is None else tuple(map(str, value))
+    if value is None:
+        return default
+    entries = tuple(value)
+    return entries if all_strings(entries) else tuple(map(str, entries))
 
 
 def _valid(ids: list[str | None], candidates: tuple[str, ...]) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rewards import format as formatting
-from rewards.keys import Reading, read
+from rewards.keys import Reading, read, strings
 
 _CANDIDATES = 20
 
@@ -42,4 +42,4 @@ def compute_score(
     """``score`` in -2 .. 2. Keys: :data:`rewards.keys.KEYS`."""
     reading = read(solution_str, ground_truth, extra_info)
     candidates = (extra_info or {}).get("candidates")
-    return reading.scores(of(reading, None if candidates is None else [str(entry) for entry in candidates]))
+    return reading.scores(of(reading, None if candidates is None else strings(candidates, ())))

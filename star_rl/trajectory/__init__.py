@@ -11,6 +11,7 @@ from star_rl.trajectory.model import (
     ToolCall,
     Trajectory,
 )
+from star_rl.trajectory.outline import Outline, outline
 from star_rl.trajectory.parse import parse, ranking, tool_calls
 from star_rl.trajectory.render import from_messages, json_block, model_text, render, to_messages
 from star_rl.trajectory.validate import CRITICAL, faults, plan_of, repeated
@@ -21,6 +22,7 @@ __all__ = [
     "PHASES",
     "BadCall",
     "Json",
+    "Outline",
     "Phase",
     "Response",
     "Text",
@@ -33,6 +35,7 @@ __all__ = [
     "json_block",
     "model_text",
     "neutral",
+    "outline",
     "parse",
     "plan_of",
     "ranking",

@@ -26,9 +26,30 @@ AGENT_OF = {tag: name for name, tag in EXPERTS.items()}
 THINKING, JSON, CALL, RESPONSE = "Thinking", "JSON", "tool_call", "tool_response"
 BLOCKS = (THINKING, JSON, CALL, RESPONSE)
 
-#: Every tag of the grammar, opening or closing; its group leaves out the brackets. One alternation, no backtracking:
-#: linear in the text.
-TAG = re.compile(rf"<(/?(?:{'|'.join((*BLOCKS, *PHASES))}))>")
+# Possessive quantifiers (``*+``) give back nothing that they took: all patterns here are linear in the text.
+
+
+def _inside(tag: str) -> str:
+    """What may stand in a block: anything up to its own closing tag, or to the end of the text."""
+    return rf"[^<]*+(?:<(?!/{tag}>)[^<]*+)*+"
+
+
+_ITS_OWN = r"\1"  # the tag that the pattern's first group found
+#: Every tag of the grammar. A block's is taken together with what stands inside, up to its closing tag or the end of
+#: the text. Groups: the block's tag; its inside; or else any other tag, without its brackets.
+TAG = re.compile(
+    rf"<(?:({'|'.join(BLOCKS)})>({_inside(_ITS_OWN)})(?:</{_ITS_OWN}>|\Z)"
+    rf"|(/?(?:{'|'.join(PHASES)})|/(?:{'|'.join(BLOCKS)}))>)"
+)
+
+_THOUGHT = rf"(?:<{THINKING}>{_inside(THINKING)}</{THINKING}>\s*+)?+"
+_CALLS = rf"(?:<{CALL}>{_inside(CALL)}</{CALL}>\s*+(?:{_THOUGHT}(?=<{CALL}>))?+)*+"
+#: A phase as it should be: thoughts and calls, then one result, and no words between. Groups: its tag; its calls, with
+#: the thoughts between them; the result. Or, from where that ends, the rest of the text as the last group.
+REGULAR = re.compile(
+    rf"<({'|'.join(PHASES)})>\s*+{_THOUGHT}({_CALLS}){_THOUGHT}<{JSON}>({_inside(JSON)})</{JSON}>\s*+</{_ITS_OWN}>\s*+|(.+)",
+    re.DOTALL,
+)
 
 #: What foreign text (titles, reviews, tool answers) must not smuggle in: our tags, Qwen3's think tags, and anything
 #: that has the form of a chat special token. Possessive quantifiers: a run of blanks is read once, so it is linear.

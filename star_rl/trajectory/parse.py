@@ -7,6 +7,7 @@ phase named in a thought or in a JSON string is words, not structure.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from star_rl.trajectory.grammar import CALL, JSON, PHASES, RECOMMEND, RESPONSE, TAG, THINKING
 from star_rl.trajectory.model import (
@@ -19,6 +20,7 @@ from star_rl.trajectory.model import (
     Thinking,
     ToolCall,
     Trajectory,
+    all_strings,
     call_of,
 )
 
@@ -27,14 +29,10 @@ def _response(inside: str) -> Response:
     return Response(inside.removeprefix("\n").removesuffix("\n"))
 
 
-#: Block tag -> how to make it of what stands inside, and the tag that closes it.
-_BLOCKS: dict[str, tuple[Callable[[str], Block], str]] = {
-    tag: (make, f"/{tag}") for tag, make in ((THINKING, Thinking), (JSON, Json), (CALL, call_of), (RESPONSE, _response))
-}
+#: Block tag -> how to make it of what stands inside.
+_BLOCKS: dict[str, Callable[[str], Block]] = {THINKING: Thinking, JSON: Json, CALL: call_of, RESPONSE: _response}
 _PHASES = frozenset(PHASES)
 _CLOSING = {tag: f"/{tag}" for tag in PHASES}
-
-_STRINGS = frozenset((str,))
 
 
 def parse(text: str) -> Trajectory:
@@ -44,40 +42,25 @@ def parse(text: str) -> Trajectory:
     ``nested:<tag>`` (a phase opened inside another, which it ends). Tags out of place are kept as :class:`Text`, so
     that rendering shows everything that was written.
     """
-    # All tags in one go: text, then (tag, text) for each. A tag inside a block is put back into its words below.
+    # All tags in one go: words, then (block, inside, tag, words) for each, with either a block or a tag.
     parts = TAG.split(text)
+    end = len(parts)
+    cut = end > 1 and parts[-4] is not None and not parts[-1] and not text.endswith(f"</{parts[-4]}>")
+    if cut:  # the text ends in a block
+        end -= 4
     phases: list[Phase] = []
-    problems: list[tuple[str, int]] = []  # with the number of the part, until the end
+    misplaced: list[tuple[str, int]] = []  # code and number of the part
     phase: Phase | None = None  # the one that is open
     blocks: list[Block] = []  # its own, or those outside of any
-    words, at, end = parts[0], 1, len(parts)
-
-    while True:
-        if words != "\n" and (words := words.strip()):
-            blocks.append(Text(words))
-        if at == end:
-            break
-        tag, words = parts[at], parts[at + 1]
-        if tag in _BLOCKS:
-            make, closing = _BLOCKS[tag]
-            last = at + 2  # of the tag that closes the block
-            if last < end and parts[last] == closing:
-                blocks.append(make(words))
-            else:
-                while last < end and parts[last] != closing:
-                    last += 2
-                inside = _joined(parts, at + 1, last)
-                if last == end:
-                    problems.append((f"unclosed:<{tag}>", at + 1))
-                    rest = BadCall(inside.strip(), "not closed", False) if tag == CALL else Text(f"<{tag}>{inside}")
-                    blocks.append(rest)
-                    break
-                blocks.append(make(inside))
-            words = parts[last + 1]
-            at = last
-        elif tag in _PHASES:
+    if words := parts[0].strip():
+        blocks.append(Text(words))
+    for at in range(1, end, 4):
+        block = parts[at]
+        if block is not None:
+            blocks.append(_BLOCKS[block](parts[at + 1]))
+        elif (tag := parts[at + 2]) in _PHASES:
             if phase is not None:
-                problems.append((f"nested:<{tag}>", at))
+                misplaced.append((f"nested:<{tag}>", at))
             elif blocks:
                 phases.append(Phase("", blocks))
             blocks = []
@@ -88,32 +71,30 @@ def parse(text: str) -> Trajectory:
             phase = None
             blocks = []
         else:
-            problems.append((f"stray:<{tag}>", at))
+            misplaced.append((f"stray:<{tag}>", at))
             blocks.append(Text(f"<{tag}>"))
-        at += 2
+        words = parts[at + 3]
+        if words != "\n" and (words := words.strip()):
+            blocks.append(Text(words))
+    problems = _with_offsets(misplaced, parts) if misplaced else []
+    if cut:
+        tag, inside = parts[end : end + 2]
+        blocks.append(BadCall(inside.strip(), "not closed", False) if tag == CALL else Text(f"<{tag}>{inside}"))
+        problems.append((f"unclosed:<{tag}>", len(text) - len(inside)))
     if phase is None and blocks:
         phases.append(Phase("", blocks))
-    if problems:
-        problems = _with_offsets(problems, parts)
     problems += [(f"unclosed:<{entry.tag}>", len(text)) for entry in phases if not entry.closed]
     return Trajectory(phases, problems)
 
 
-def _joined(parts: list[str], first: int, last: int) -> str:
-    """The text from one part of the split to before another, tags in their places."""
-    pieces = [parts[first]]
-    for at in range(first + 1, last, 2):
-        pieces += ("<", parts[at], ">", parts[at + 1])
-    return "".join(pieces)
-
-
-def _with_offsets(problems: list[tuple[str, int]], parts: list[str]) -> list[tuple[str, int]]:
-    """Offsets in the text for numbers of parts, a tag's with its bracket. One pass over both."""
+def _with_offsets(misplaced: list[tuple[str, int]], parts: list[str]) -> list[tuple[str, int]]:
+    """Offsets in the text for numbers of parts: where each of these tags begins. One pass over both."""
     found: list[tuple[str, int]] = []
-    offset, reached = 0, 0
-    for code, number in problems:
-        for at in range(reached, number):
-            offset += len(parts[at]) + 2 * (at % 2)
+    offset, reached = len(parts[0]), 1
+    for code, number in misplaced:
+        for at in range(reached, number, 4):
+            block, inside, tag, words = parts[at : at + 4]
+            offset += len(words) + (len(tag) + 2 if block is None else len(inside) + 2 * len(block) + 5)
         reached = number
         found.append((code, offset))
     return found
@@ -133,12 +114,12 @@ def ranking(trajectory: Trajectory) -> list[str | None] | None:
     for phase in reversed(trajectory.phases):
         if phase.tag == RECOMMEND:
             result = phase.result if phase.closed else None
-            value = None if result is None else result.value
-            break
-    else:
-        return None
+            return None if result is None else ids_of(result.value)
+    return None
+
+
+def ids_of(value: Any) -> list[str | None] | None:
+    """A decoded ranking position by position (see :func:`ranking`); ``None`` where it is no list."""
     if not isinstance(value, list):
         return None
-    if {*map(type, value)} <= _STRINGS:
-        return list(value)
-    return [entry if isinstance(entry, str) else None for entry in value]
+    return list(value) if all_strings(value) else [entry if isinstance(entry, str) else None for entry in value]

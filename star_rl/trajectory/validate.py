@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from star_rl.trajectory.grammar import EXPERT_TAGS, EXPERTS, PLAN, RECOMMEND, REFLECTION
 from star_rl.trajectory.model import BadCall, Json, Response, Thinking, ToolCall, Trajectory
@@ -13,21 +14,51 @@ CRITICAL = (PLAN, REFLECTION, RECOMMEND)
 _EXPERTS = frozenset(EXPERT_TAGS)
 
 
-def repeated(trajectory: Trajectory) -> list[str]:
-    """Tags of the phases that came once too often: a second plan or ranking, an expert that ran again unasked.
+def repeated(tags: Sequence[str]) -> list[str]:
+    """Those of the phases' tags that came once too often: a second plan or ranking, an expert that ran again unasked.
 
     A reflection may send experts back to work (paper, section 3.2), so each may run once between two reflections.
     """
     seen: set[str] = set()
     found = []
-    for phase in trajectory.phases:
-        if phase.tag == REFLECTION:
+    for tag in tags:
+        if tag == REFLECTION:
             seen -= _EXPERTS
-        elif phase.tag in seen:
-            found.append(phase.tag)
-        elif phase.tag:
-            seen.add(phase.tag)
+        elif tag in seen:
+            found.append(tag)
+        else:
+            seen.add(tag)
     return found
+
+
+def order_faults(tags: Sequence[str], required: Sequence[str] = CRITICAL) -> list[str]:
+    """The faults (see :func:`faults`) that show in the tags of the phases alone."""
+    found = []
+    present = set(tags)
+    if not present.issuperset(required):
+        found += [f"missing:{tag}" for tag in required if tag not in present]
+    if len(present) != len(tags):
+        found += [f"repeated:{tag}" for tag in repeated(tags)]
+    if PLAN in present and tags[0] != PLAN:
+        found.append(f"order:{PLAN}")
+    if RECOMMEND in present and tags[-1] != RECOMMEND:
+        found.append(f"order:{RECOMMEND}")
+    if REFLECTION in present:
+        before = tags[: tags.index(REFLECTION)]
+        if _EXPERTS.isdisjoint(before) and not _EXPERTS.isdisjoint(present):
+            found.append(f"order:{REFLECTION}")
+    return found
+
+
+def call_fault(call: BadCall) -> str:
+    return f"call:{call.reason}"
+
+
+def result_fault(tag: str, value: Any, error: str) -> str:
+    """What is wrong with a phase's decoded result; empty where nothing is."""
+    if error:
+        return f"json:{tag}"
+    return f"list:{tag}" if tag == RECOMMEND and not isinstance(value, list) else ""
 
 
 def faults(trajectory: Trajectory, required: Sequence[str] = CRITICAL, own_text: bool = True) -> list[str]:
@@ -44,20 +75,7 @@ def faults(trajectory: Trajectory, required: Sequence[str] = CRITICAL, own_text:
     call that does not parse), ``forged`` (a tool response by the model).
     """
     found = [f"tags:{code}" for code, _ in trajectory.problems] if trajectory.problems else []
-    tags = [phase.tag for phase in trajectory.phases if phase.tag]
-    present = set(tags)
-    if not present.issuperset(required):
-        found += [f"missing:{tag}" for tag in required if tag not in present]
-    if len(present) != len(tags):
-        found += [f"repeated:{tag}" for tag in repeated(trajectory)]
-    if PLAN in present and tags[0] != PLAN:
-        found.append(f"order:{PLAN}")
-    if RECOMMEND in present and tags[-1] != RECOMMEND:
-        found.append(f"order:{RECOMMEND}")
-    if REFLECTION in present:
-        first_expert = next((index for index, tag in enumerate(tags) if tag in _EXPERTS), -1)
-        if tags.index(REFLECTION) < first_expert:
-            found.append(f"order:{REFLECTION}")
+    found += order_faults(trajectory.tags, required)
     for phase in trajectory.phases:
         result: Json | None = None
         results = 0
@@ -68,7 +86,7 @@ def faults(trajectory: Trajectory, required: Sequence[str] = CRITICAL, own_text:
             if isinstance(block, Json):
                 result, results = block, results + 1
             elif isinstance(block, BadCall):
-                found.append(f"call:{block.reason}")
+                found.append(call_fault(block))
             elif own_text and kind is Response:
                 found.append(f"forged:{phase.tag}")
         if not phase.tag or not phase.closed:
@@ -76,10 +94,8 @@ def faults(trajectory: Trajectory, required: Sequence[str] = CRITICAL, own_text:
         if results > 1:
             found.append(f"repeated:JSON in {phase.tag}")
         value, error = (None, "absent") if result is None else result.decoded()
-        if error:
-            found.append(f"json:{phase.tag}")
-        elif phase.tag == RECOMMEND and not isinstance(value, list):
-            found.append(f"list:{phase.tag}")
+        if fault := result_fault(phase.tag, value, error):
+            found.append(fault)
     return found
 
 

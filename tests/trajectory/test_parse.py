@@ -85,7 +85,7 @@ def read_all(text: str) -> None:
     faults(trajectory)
     ranking(trajectory)
     plan_of(trajectory)
-    repeated(trajectory)
+    repeated(trajectory.tags)
     tool_calls(text)
     for phase in trajectory.phases:
         assert phase.result is None or isinstance(phase.result.error, str)
