@@ -27,11 +27,18 @@ from benchmarks.harness import calibration
 from rewards.loading import NAMES, load
 from star_rl.evaluation import metrics
 from star_rl.prompts.words import estimate_tokens
-from star_rl.trajectory import EXPERTS, ToolCall, compact_json, parse
+from star_rl.trajectory import CRITICAL, EXPERTS, ToolCall, compact_json, parse
 from star_rl.trajectory.render import render_block
 
 _TEXT = "the reader keeps returning to quiet stories set by water while newer picks lean towards history and travel"
 _WORDS = _TEXT.split()
+
+#: A response made irregular, so that rewards must read it tag by tag.
+SPOILT: dict[str, Callable[[str], str]] = {
+    "cut short": lambda text: text[:-40],
+    "a tag too many": lambda text: f"{text}</plan>",
+    "words between": lambda text: text.replace("<JSON>", "So: <JSON>"),
+}
 
 #: Text of about ``n`` characters that makes a naive pattern quadratic.
 GROWING: dict[str, Callable[[int], str]] = {
@@ -97,20 +104,25 @@ def best(rounds: int, run: Callable[[], Any]) -> float:
 def throughput(rounds: int, tokens: int = 2000, count: int = 50) -> dict[str, Any]:
     """Scores a second by reward, over different responses."""
     texts = [response(tokens, seed) for seed in range(count)]
-    truths = [json.loads(text.rsplit("<JSON>", 1)[1].split("</JSON>")[0])[seed % 20] for seed, text in enumerate(texts)]
-    infos = [{"candidates": [truth], "rollout": {}} for truth in truths]
+    lists = [json.loads(text.rsplit("<JSON>", 1)[1].split("</JSON>")[0]) for text in texts]
+    truths = [ids[seed % 20] for seed, ids in enumerate(lists)]
+    rollout = {"unknown_tools": 0, "bad_arguments": 0}
+    infos = [{"candidates": sorted(ids), "required": list(CRITICAL), "rollout": rollout} for ids in lists]
     result: dict[str, Any] = {
         "tokens": sum(map(estimate_tokens, texts)) / count,
         "characters": sum(map(len, texts)) / count,
-        "scores_per_second": {},
     }
-    for name in NAMES:
+
+    def rate(name: str, written: list[str]) -> float:
         score = load(name)
         calls = [
             functools.partial(score, "bench", text, truth, info)
-            for text, truth, info in zip(texts, truths, infos, strict=True)
+            for text, truth, info in zip(written, truths, infos, strict=True)
         ]
-        result["scores_per_second"][name] = count / sum(best(40 * rounds, call) for call in calls)
+        return count / sum(best(40 * rounds, call) for call in calls)
+
+    result["scores_per_second"] = {name: rate(name, texts) for name in NAMES}
+    result["irregular_per_second"] = {name: rate("star", [*map(spoil, texts)]) for name, spoil in SPOILT.items()}
     result["parses_per_second"] = count / sum(best(40 * rounds, functools.partial(parse, text)) for text in texts)
     sample = json.dumps([f"B{number:09d}" for number in range(20)])
     result["json_loads_us"] = best(200 * rounds, lambda: json.loads(sample)) * 1e6
@@ -173,8 +185,10 @@ def _print(report: dict[str, Any]) -> None:
     rates = report["throughput"]
     print(f"responses of {rates['tokens']:,.0f} tokens, {rates['characters']:,.0f} characters; one core")
     for name, rate in rates["scores_per_second"].items():
-        print(f"  {name:18}{rate:>10,.0f} scores/s{1e6 / rate:>8.1f} us")
-    print(f"  {'(parse alone)':18}{rates['parses_per_second']:>10,.0f} texts/s")
+        print(f"  {name:24}{rate:>10,.0f} scores/s{1e6 / rate:>8.1f} us")
+    for name, rate in rates["irregular_per_second"].items():
+        print(f"  star, {name:18}{rate:>10,.0f} scores/s{1e6 / rate:>8.1f} us")
+    print(f"  {'(parse alone)':24}{rates['parses_per_second']:>10,.0f} texts/s")
     print(f"  json.loads of 20 ids: {rates['json_loads_us']:.2f} us; a fixed loop: {rates['calibration_ms']:.2f} ms")
     growing = report["growth_ns_per_character"]
     sizes = list(next(iter(growing.values())))
