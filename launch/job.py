@@ -13,24 +13,11 @@ from typing import Any
 
 from launch import compiled, preflight, secret
 from star_rl.errors import StarError
+from star_rl.masking import MaskedStream
 from star_rl.stage import Context, Stage, manifest_of
 
 #: Written into the package beside the code.
 SPEC = ".star_rl_job.json"
-
-
-class _Masked:
-    """A text stream without the submitted values."""
-
-    def __init__(self, stream: Any, secrets: secret.Secrets) -> None:
-        self._stream, self._secrets = stream, secrets
-
-    def write(self, text: str) -> int:
-        self._stream.write(self._secrets.mask(text))
-        return len(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
 
 
 def guarded(stages: tuple[Stage, ...], needs: preflight.Needs) -> tuple[Stage, ...]:
@@ -80,8 +67,8 @@ def run(spec: dict[str, Any]) -> None:
 
 def main(path: str) -> int:
     """Exit codes as those of ``star-rl``."""
-    held = secret.load()
-    sys.stdout, sys.stderr = _Masked(sys.stdout, held), _Masked(sys.stderr, held)
+    secret.load()
+    sys.stdout, sys.stderr = MaskedStream(sys.stdout), MaskedStream(sys.stderr)
     try:
         run(json.loads(Path(path).read_text(encoding="utf-8")))
     except StarError as error:
