@@ -16,9 +16,10 @@ import contextlib
 import itertools
 import json
 import re
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -180,8 +181,7 @@ async def run_method(
         if missing:
             work.say("gets ready")
             method.watch = work.say
-            async with contextlib.AsyncExitStack() as stack:
-                opened = await _enter(stack, method)
+            async with _opened(method) as opened:
                 async with asyncio.TaskGroup() as group:
                     for _ in range(min(max(1, opened.in_flight), len(missing))):
                         group.create_task(work.go(opened, context_of, timeout))
@@ -195,19 +195,31 @@ async def run_method(
     return work.failed
 
 
-async def _enter(stack: contextlib.AsyncExitStack, method: Method) -> Method:
-    """Open a method for the time of the stack.
+@contextlib.asynccontextmanager
+async def _opened(method: Method) -> AsyncIterator[Method]:
+    """A method, open for the time of the block.
 
     Raises:
-        StarError: it cannot be opened; names the method.
+        StarError: it cannot be opened or closed; names the method.
     """
+    with _named(method, "start"):
+        opened = await method.__aenter__()
     try:
-        return await stack.enter_async_context(method)
+        yield opened
+    finally:
+        with _named(method, "end"):
+            await method.__aexit__(*sys.exc_info())
+
+
+@contextlib.contextmanager
+def _named(method: Method, doing: str) -> Iterator[None]:
+    try:
+        yield
     except StarError:
         raise
     except Exception as error:  # a method may fail in any way
         raise StarError(
-            f"method {method.name} cannot start ({_reason(error)})", "mend it and give the same command again"
+            f"method {method.name} cannot {doing} ({_reason(error)})", "mend it and give the same command again"
         ) from error
 
 

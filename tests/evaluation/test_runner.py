@@ -263,6 +263,22 @@ def test_a_method_that_cannot_start_is_named(tmp_path):
             run(method, tmp_path)
 
 
+def test_a_method_that_cannot_end_is_named_and_its_answers_are_kept(tmp_path):
+    class Stuck(Method):
+        name = "stuck"
+
+        async def __aexit__(self, *_):
+            raise OSError("still busy")
+
+        async def rank(self, task, context):
+            return ["7"]
+
+    for number, method in enumerate((Stuck(), Apart(Stuck()))):
+        with pytest.raises(StarError, match=r"method stuck cannot end .OSError: still busy. - mend it"):
+            run(method, tmp_path / str(number))
+        assert judged(tmp_path / str(number))[0]["hr1"] == 100.0
+
+
 def test_a_method_that_blocks_its_loop_is_timed_out_and_opened_again(tmp_path):
     release = threading.Event()
 
