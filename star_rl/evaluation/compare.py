@@ -18,6 +18,8 @@ from star_rl.evaluation.metrics import DEEPEST
 from star_rl.evaluation.tasks import Cell, fingerprint_of, read_tasks
 from star_rl.files import read_json, write_json, write_text
 from star_rl.records import SCENARIOS, Task
+from star_rl.report.grid import Grid, Row, latex
+from star_rl.report.grid import markdown as as_markdown
 
 #: Figures of a cell that get a table of their own: name, head, factor to percent.
 FIGURES = (
@@ -241,75 +243,90 @@ def _comparability(found: Compared) -> list[str]:
 # ----------------------------------------------------------------------------------------------------------- the tables
 
 
-def rows(found: Compared, figure: str = "hr_avg", factor: float = 1.0) -> list[list[str]]:
-    """Head, ``n`` and a row a method of one figure; HR_avg with its interval."""
-    heads = [f"{column.head}{' =' if column.comparable else ''}" for column in found.columns]
-    lines = [["method", *heads], ["n", *(str(column.n) for column in found.columns)]]
-    for name, cells in found.methods.items():
-        lines.append([name, *(_figure(cells.get(column.cell), figure, factor) for column in found.columns)])
-    return lines
+#: Our methods that the last row of the paper's table 1 sets against each other, and what they are called there.
+_AGAINST = (("star", "STAR"), (paper.RULES, "MARS"), ("mars", "MARS"), ("teacher", "MARS"))
 
 
-def _figure(row: dict[str, Any] | None, figure: str, factor: float) -> str:
-    if row is None or row.get(figure) is None or (figure in DEEP and is_short(row)):
-        return _DASH
-    text = f"{row[figure] * factor:.1f}"
-    return f"{text} [{row['hr_avg_low']:.1f}, {row['hr_avg_high']:.1f}]" if figure == "hr_avg" else text
-
-
-def paper_rows(found: Compared) -> tuple[str, list[list[str]]]:
-    """The paper's figures: for our columns where some are comparable, else its whole table by source."""
-    columns = [column for column in found.columns if column.comparable]
-    if columns:
-        title = f"The paper's figures on the same tasks ({paper.PAPER}, table 1)"
-        lines = [["method", *(column.head for column in columns)]]
-        cells = [column.cell for column in columns]
-    else:
-        title = f"The paper's figures, on other tasks: not comparable ({paper.PAPER}, table 1)"
-        cells = list(paper.TABLE1["STAR"])
-        lines = [["method", *(f"{source} {SHORT[scenario]}" for source, scenario in cells)]]
-    lines += [[name, *(f"{values[cell]:.1f}" for cell in cells)] for name, values in paper.TABLE1.items()]
-    return title, lines
-
-
-def markdown(found: Compared) -> str:
-    """All tables: HR_avg with intervals and the paper's figures, then NDCG@10, MRR and the share of valid rankings."""
-    parts = []
-    for figure, head, factor in FIGURES:
-        title = f"{head}, %" + (", 95 % interval" if figure == "hr_avg" else "")
-        parts.append(f"**{title}**\n\n{_pipes(rows(found, figure, factor))}")
-        if figure == "hr_avg":
-            title, lines = paper_rows(found)
-            parts.append(f"**{title}**\n\n{_pipes(lines)}")
-    return "\n\n".join([*parts, *found.notes]) + "\n"
-
-
-def _pipes(lines: Sequence[Sequence[str]]) -> str:
-    from star_rl.report.tables import markdown_text
-
-    shown = [[markdown_text(cell) if place == 0 else cell for place, cell in enumerate(line)] for line in lines]
-    ruler = ["---", *("---:" for _ in shown[0][1:])]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [shown[0], ruler, *shown[1:]])
-
-
-def latex(found: Compared) -> str:
-    """The table of HR_avg for booktabs, the paper's figures below a rule where they are comparable."""
-    from star_rl.report.tables import latex_text
-
-    head, count, *body = rows(found)
-    lines = [
-        f"\\begin{{tabular}}{{l{'r' * len(found.columns)}}}",
-        r"\toprule",
-        *(" & ".join(map(latex_text, line)) + r" \\" for line in (head, count)),
-        r"\midrule",
-        *(" & ".join(map(latex_text, line)) + r" \\" for line in body),
+def grid(found: Compared, figure: str = "hr_avg", head: str = "HR_avg", factor: float = 1.0) -> Grid:
+    """Table 1: sources over scenarios, n, a row a method, STAR against MARS; the paper's rows where they may stand."""
+    lines = [Row("n", [(column.n, str(column.n)) for column in found.columns])]
+    for place, (name, cells) in enumerate(found.methods.items()):
+        own = (cells.get(column.cell) for column in found.columns)
+        lines.append(Row(name, [_figure(row, figure, factor) for row in own], ruled=not place))
+    lines += _gain(found, figure, factor)
+    if figure == "hr_avg" and any(column.comparable for column in found.columns):
+        for place, (name, values) in enumerate(paper.TABLE1.items()):
+            theirs = [_printed(values[column.cell] if column.comparable else None) for column in found.columns]
+            lines.append(Row(f"{name} ({paper.PAPER})", theirs, paper=True, ruled=not place))
+        gains = [_printed(_paper_gain(column.cell) if column.comparable else None, "+") for column in found.columns]
+        lines.append(Row(f"STAR minus MARS, points ({paper.PAPER})", gains, paper=True, ruled=True, gain=True))
+    groups: list[tuple[str, int]] = []
+    for column in found.columns:
+        before = groups.pop() if groups and groups[-1][0] == column.source else (column.source, 0)
+        groups.append((column.source, before[1] + 1))
+    heads = [
+        f"{SHORT.get(column.scenario, column.scenario)}{' =' if column.comparable else ''}" for column in found.columns
     ]
+    title = f"{head}, %" + (", 95 % interval" if figure == "hr_avg" else "")
+    return Grid(title, ["method", *heads], lines, groups)
+
+
+def _figure(row: dict[str, Any] | None, figure: str, factor: float) -> tuple[float | None, str]:
+    if row is None or row.get(figure) is None or (figure in DEEP and is_short(row)):
+        return None, _DASH
+    text = f"{row[figure] * factor:.1f}"
+    shown = f"{text} [{row['hr_avg_low']:.1f}, {row['hr_avg_high']:.1f}]" if figure == "hr_avg" else text
+    return row[figure] * factor, shown
+
+
+def _printed(value: float | None, sign: str = "") -> tuple[float | None, str]:
+    return value, _DASH if value is None else f"{value:{sign}.1f}"
+
+
+def _paper_gain(cell: Cell) -> float:
+    return paper.TABLE1["STAR"][cell] - paper.TABLE1["MARS"][cell]
+
+
+def _gain(found: Compared, figure: str, factor: float) -> list[Row]:
+    """STAR minus MARS on each sub-task, where both are among the methods."""
+    star, *teachers = (name for name, _ in _AGAINST)
+    teacher = next((name for name in teachers if name in found.methods), None)
+    if figure != "hr_avg" or teacher is None or star not in found.methods:
+        return []
+    cells: list[tuple[float | None, str]] = []
+    for column in found.columns:
+        ours, theirs = (found.methods[name].get(column.cell) for name in (star, teacher))
+        both = ours is not None and theirs is not None
+        cells.append(_printed((ours[figure] - theirs[figure]) * factor if both and ours and theirs else None, "+"))
+    return [Row(f"{star} minus {teacher}, points", cells, ruled=True, gain=True)]
+
+
+def apart(found: Compared) -> Grid | None:
+    """The paper's whole table 1, where none of its columns is ours."""
     if any(column.comparable for column in found.columns):
-        lines += [r"\midrule"]
-        for name, values in paper.TABLE1.items():
-            cells = [f"{values[c.cell]:.1f}" if c.comparable else "--" for c in found.columns]
-            lines.append(" & ".join([latex_text(f"{name} ({paper.PAPER})"), *cells]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+        return None
+    cells = list(paper.TABLE1["STAR"])
+    lines = [Row(name, [_printed(values[cell]) for cell in cells], paper=True) for name, values in paper.TABLE1.items()]
+    lines.append(Row("STAR minus MARS, points", [_printed(_paper_gain(cell), "+") for cell in cells], True, True, True))
+    groups = [(source, len(SCENARIOS)) for source in paper.SOURCES]
+    title = f"The paper's figures, on other tasks: not comparable ({paper.PAPER}, table 1)"
+    return Grid(title, ["method", *(SHORT[scenario] for _, scenario in cells)], lines, groups)
+
+
+def grids(found: Compared, whole: bool = True) -> list[Grid]:
+    """Table 1, then NDCG, MRR and the share of valid rankings.
+
+    Args:
+        whole: with the paper's table where it is of other tasks.
+    """
+    first, *others = (grid(found, figure, head, factor) for figure, head, factor in FIGURES)
+    beside = apart(found) if whole else None
+    return [first, *([beside] if beside else []), *others]
+
+
+def markdown(found: Compared, whole: bool = True) -> str:
+    """:func:`grids`, and the notes."""
+    return "\n".join(map(as_markdown, grids(found, whole))) + "".join(f"\n{note}\n" for note in found.notes)
 
 
 def data(found: Compared) -> dict[str, Any]:
@@ -347,6 +364,6 @@ def write(found: Compared, folder: Path, more: Mapping[str, Any] | None = None, 
     """
     paths = [folder / f"comparison.{kind}" for kind in ("md", "tex", "json")]
     write_text(paths[0], markdown(found) + (f"\n{words}" if words else ""))
-    write_text(paths[1], latex(found))
+    write_text(paths[1], "\n".join(map(latex, grids(found, whole=False))))
     write_json(paths[2], {**data(found), **(more or {})})
     return paths

@@ -27,6 +27,7 @@ from star_rl.evaluation import metrics
 from star_rl.evaluation.methods import Method, Ranking, TaskContext, as_ranking
 from star_rl.neighbours import Graph
 from star_rl.records import CANDIDATES, Task
+from star_rl.report.grid import Cell, Grid, Row, worded
 
 CUTS = (10, 20)
 #: Re-ranks a window: ``(task whose candidates are the window) -> ranking``.
@@ -291,18 +292,21 @@ def problems(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         f"{row['method']} on what {row['retriever']} retrieved: {row['failed']:,} of {row['n']:,} tasks failed and "
         f"count as misses ({'; '.join(f'{count:,} x {reason}' for reason, count in row['reasons'])})"
         for row in rows
-        if row["failed"]
+        if row.get("failed")
     ]
 
 
-def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+def grid(rows: Sequence[Mapping[str, Any]]) -> Grid:
     """A row a pair of retriever and method."""
-    heads = [*(f"HR@{k}" for k in CUTS), *(f"NDCG@{k}" for k in CUTS)]
-    names = [*(f"hr{k}" for k in CUTS), *(f"ndcg{k}" for k in CUTS)]
-    first = ["retriever", "re-ranker", "m", "n", "failed", "retrieved %"]
-    lines = [[*first, *heads], ["---", "---", *("---:" for _ in (*first[2:], *heads))]]
+    names = [f"{figure}{k}" for figure in ("hr", "ndcg") for k in CUTS]
+    heads = ["retriever", "re-ranker", "m", "n", "failed", "retrieved %"]
+    heads += [f"{figure}@{k}" for figure in ("HR", "NDCG") for k in CUTS]
+    lines = []
     for row in rows:
-        cells = [f"{row[name]:.1f} [{row[f'{name}_low']:.1f}, {row[f'{name}_high']:.1f}]" for name in names]
-        counts = [str(row[key]) for key in ("depth", "n", "failed")]
-        lines.append([row["retriever"], row["method"], *counts, f"{row['retrieved']:.1f}", *cells])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+        cells: list[Cell] = [*worded(row["method"]), *((row[key], str(row[key])) for key in ("depth", "n", "failed"))]
+        cells.append((row["retrieved"], f"{row['retrieved']:.1f}"))
+        cells += [
+            (row[name], f"{row[name]:.1f} [{row[f'{name}_low']:.1f}, {row[f'{name}_high']:.1f}]") for name in names
+        ]
+        lines.append(Row(row["retriever"], cells))
+    return Grid("Ranking over all items, %, 95 % interval", heads, lines, text=2, notes=problems(rows))

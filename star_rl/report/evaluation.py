@@ -6,18 +6,20 @@ It is made of what lies in the folders alone, so it can be made again wherever t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from star_rl.evaluation import corpus, paper
-from star_rl.evaluation.compare import SHORT, is_short, paper_rows
+from star_rl.errors import StarError
+from star_rl.evaluation import bestofk, corpus, latency, paper
+from star_rl.evaluation.compare import DEEP, SHORT, apart, grid, grids, is_short
 from star_rl.files import write_text
 from star_rl.records import CANDIDATES
 from star_rl.report import plots
 from star_rl.report.cases import anchors, choose
 from star_rl.report.changes import Change, changes
 from star_rl.report.findings import Findings, gather
+from star_rl.report.grid import Cell, Grid, Row, write
 from star_rl.report.page import PAGE_NAME, Chart, fixed, rendered, signed
 from star_rl.report.plots import Bar
 from star_rl.report.studies import charts
@@ -158,44 +160,79 @@ def _multiples(found: Findings) -> list[Chart]:
     return made
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A line of table 1: each cell is a number to sort by, and words; ``paper`` lines are dimmed."""
+def _sorted(found: Findings) -> Grid:
+    """Table 1 without its row of n, which is among the heads there, the best method first."""
+    made = grid(found.compared)
+    value = {name: one.figures["hr_avg"] for name, one in found.methods.items()}
+    ours = sorted((row for row in made.rows[1:] if row.name in value), key=lambda row: -value[row.name])
+    return replace(made, rows=[*ours, *(row for row in made.rows[1:] if row.name not in value)])
 
-    name: str
-    cells: list[tuple[float | None, str]]
-    paper: bool = False
+
+#: Columns of the methods' table: key, head, factor, digits.
+_COLUMNS = (
+    *((f"hr{k}", f"HR@{k} %", 1.0, 1) for k in (1, 3, 5)),
+    ("ndcg5", "NDCG@5", 1.0, 1),
+    ("ndcg10", "NDCG@10", 1.0, 1),
+    ("mrr", "MRR", 1.0, 1),
+    ("n", "n", 1.0, 0),
+    ("samples", "samples", 1.0, 0),
+    ("failed", "failed", 1.0, 0),
+    ("valid_rate", "valid %", 100.0, 1),
+    ("format_rate", "format %", 100.0, 1),
+    ("tool_calls", "tool calls", 1.0, 2),
+    ("calls", "LLM calls", 1.0, 1),
+    ("tokens_in", "tokens in", 1.0, 0),
+    ("tokens", "tokens out", 1.0, 0),
+    ("latency_p50", "p50 s", 1.0, 2),
+    ("latency_p95", "p95 s", 1.0, 2),
+)
 
 
-def _table1(found: Findings) -> list[Row]:
-    """Our methods, and below them the paper's where it has figures on the same tasks."""
-    columns = found.compared.columns
-    rows = []
-    ordered = sorted(found.compared.methods.items(), key=lambda entry: -found.methods[entry[0]].figures["hr_avg"])
-    for name, cells in ordered:
-        line: list[tuple[float | None, str]] = []
-        for column in columns:
-            row = cells.get(column.cell)
-            shown = (
-                f"{fixed(row['hr_avg'])} [{fixed(row['hr_avg_low'])}, {fixed(row['hr_avg_high'])}]"
-                if row
-                else fixed(None)
+def tables(found: Findings) -> list[Grid]:
+    """What the page tells in tables, for Markdown and LaTeX: methods, differences, table 1, the studies."""
+    ordered = sorted(found.methods.values(), key=lambda one: -one.figures["hr_avg"])
+    rows, apart_rows = [], []
+    for one in ordered:
+        row = one.figures
+        shown = f"{fixed(row['hr_avg'])} [{fixed(row['hr_avg_low'])}, {fixed(row['hr_avg_high'])}]"
+        cells: list[Cell] = [(row["hr_avg"], shown)]
+        for key, _, factor, digits in _COLUMNS:
+            value = None if key in DEEP and is_short(row) else row.get(key)
+            cells.append((value, fixed(None if value is None else value * factor, digits)))
+        rows.append(Row(one.name, cells))
+        if (d := one.difference) is not None:
+            apart_rows.append(
+                Row(one.name, [(d.mean, f"{d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}]"), (d.p, fixed(d.p, 3))])
             )
-            line.append((row["hr_avg"] if row else None, shown))
-        rows.append(Row(name, line))
-    if any(column.comparable for column in columns):
-        for name, values in paper.TABLE1.items():
-            own = [values[column.cell] if column.comparable else None for column in columns]
-            rows.append(Row(f"{name} (paper)", [(value, fixed(value)) for value in own], paper=True))
-    return rows
+    heads = ["method", "HR_avg % [95 %]", *(head for _, head, _, _ in _COLUMNS)]
+    told = verdict(found)
+    made = [Grid("Methods", heads, rows, notes=[told.result, *told.words, told.comparable, *told.problems, CHANCE])]
+    if apart_rows:
+        title = f"Each method minus {found.best}, HR_avg in points, paired"
+        made.append(Grid(title, ["method", "difference [95 %]", "p"], apart_rows))
+    made += [replace(made_of, notes=[]) for made_of in grids(found.compared, whole=False)]
+    return made + _studied(found)
 
 
-def _apart(found: Findings) -> tuple[str, list[str], list[Row]] | None:
-    """The paper's own table 1, where none of its columns is ours."""
-    if any(column.comparable for column in found.compared.columns):
-        return None
-    title, (heads, *lines) = paper_rows(found.compared)
-    return title, heads, [Row(name, [(float(cell), cell) for cell in cells], True) for name, *cells in lines]
+def _studied(found: Findings) -> list[Grid]:
+    made = []
+    for label, studies in found.studies.items():
+        for name, study in studies.items():
+            tag = f"{label}, {study['apart']}: " if study["apart"] else f"{label}: " if len(found.studies) > 1 else ""
+            own = []
+            try:
+                if name == "corpus":
+                    own = [corpus.grid(study["rows"])]
+                elif name == "best_of_k":
+                    own = [bestofk.grid(one) for one in study["methods"]]
+                elif study.get("base"):
+                    own = [latency.grid(study["rows"], study["ratios"], study["base"])]
+            except (KeyError, TypeError, IndexError) as error:
+                raise StarError(
+                    f"what {name.replace('_', '-')} left in {label} is not of this version ({error!r})", "measure again"
+                ) from error
+            made += [replace(one, title=f"{tag}{one.title}") for one in own]
+    return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,8 +267,8 @@ def render_evaluation(found: Findings, made: Sequence[Change], table2: Mapping[s
         facts=facts(found),
         differences=_differences(found),
         columns=found.compared.columns,
-        table1=_table1(found),
-        apart=_apart(found),
+        table1=_sorted(found),
+        apart=apart(found.compared),
         multiples=_multiples(found),
         figures=charts(found, table2),
         short=is_short,
@@ -249,12 +286,15 @@ def write_evaluation(
     """Make the page of one evaluation, or of several beside each other.
 
     Args:
-        page: where it goes; without it, ``report.html`` in the first folder.
+        page: where it goes; without it, ``report.html`` in the first folder, and its tables beside it as ``tables.md``
+            and ``tables.tex``.
 
     Raises:
         StarError: a folder is no evaluation or does not go with the others, or the page cannot be written.
     """
     found = gather(folders)
+    if page is None:
+        write(found.compared.folders[0].folder, "tables", tables(found))
     target = page or found.compared.folders[0].folder / PAGE_NAME
     write_text(target, render_evaluation(found, changes(found), table2))
     return target

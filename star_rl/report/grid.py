@@ -24,12 +24,14 @@ class Row:
         name: its first cell.
         paper: the paper's figures, which the page dims.
         ruled: a line stands above it.
+        gain: a difference between other rows, which sorting leaves where it is.
     """
 
     name: str
     cells: list[Cell]
     paper: bool = False
     ruled: bool = False
+    gain: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from star_rl.errors import StarError
 from star_rl.evaluation import bestofk, metrics, results
 from star_rl.evaluation.results import Answer
 from star_rl.records import Task
+from star_rl.report.grid import markdown
 
 IDS = tuple(str(number) for number in range(20))
 
@@ -95,7 +96,7 @@ def test_curves_over_k():
     firsts = {rows[0]["hr_avg"] for rows in found["curves"].values()}
     ranks = [metrics.rank_of(one.ranking, "7") for one in answers(5, 30)]
     assert min(firsts) == pytest.approx(100 * metrics.hr_avg(np.array(ranks)).mean())
-    assert "best is an oracle" in bestofk.markdown(found)
+    assert "best is an oracle" in markdown(bestofk.grid(found))
 
 
 def test_confidence_is_a_curve_where_it_is_stored():

@@ -12,6 +12,7 @@ from star_rl.evaluation.results import Answer
 from star_rl.evaluation.tasks import fingerprint_of, task_set, write_tasks
 from star_rl.files import read_json, write_json
 from star_rl.records import SCENARIOS, Task
+from star_rl.report.grid import latex
 
 IDS = tuple(f"i{number}" for number in range(20))
 
@@ -54,8 +55,10 @@ def test_columns_stand_in_the_order_of_the_paper(tmp_path):
     assert [column.head for column in found.columns] == [
         "amazon Long", "yelp Classic", "yelp User-CS", "yelp Item-CS", "yelp Long", "yelp Short", "movielens Classic",
     ]  # fmt: skip
-    head, count, row = compare.rows(found)
-    assert head[0] == "method" and count[1:] == ["4"] * 7
+    table = compare.grid(found)
+    count, row = table.lines
+    assert table.heads[0] == "method" and count[1:] == ["4"] * 7
+    assert table.groups == [("amazon", 1), ("yelp", 5), ("movielens", 1)]
     assert row[0] == "a" and row[1].startswith("50.0 [") and "]" in row[1]
 
 
@@ -64,9 +67,10 @@ def test_only_official_tasks_stand_beside_the_papers_figures(tmp_path):
     own = evaluation(tmp_path / "own", tasks_of("goodreads"))
     found = compare.compare([official, own])
     assert [column.comparable for column in found.columns] == [True, False]
-    title, lines = compare.paper_rows(found)
-    assert "table 1" in title and lines[0] == ["method", "amazon Classic"]
-    assert ["STAR", "79.0"] in lines and ["Baseline666", "60.0"] in lines
+    table = compare.grid(found)
+    assert table.groups == [("amazon", 1), ("goodreads", 1)] and table.heads == ["method", "Classic =", "Classic"]
+    assert [f"STAR ({paper.PAPER})", "79.0", "\u2013"] in table.lines and compare.apart(found) is None
+    assert table.lines[-1] == [f"STAR minus MARS, points ({paper.PAPER})", "+10.6", "\u2013"]
     text = compare.markdown(found)
     assert (
         "amazon Classic =" in text and "Not comparable with the paper (a split of one's own): goodreads Classic" in text
@@ -74,14 +78,24 @@ def test_only_official_tasks_stand_beside_the_papers_figures(tmp_path):
     assert "The paper has 100 tasks a sub-task; amazon Classic differ." in text
     data = compare.data(found)
     assert data["columns"][0]["paper"]["MARS"] == 68.4 and data["columns"][1]["paper"] is None
-    assert "STAR (arXiv 2602.09829) & 79.0 & --" in compare.latex(found)
+    assert "STAR (arXiv 2602.09829) & 79.0 & --" in latex(table)
+    assert r" & \multicolumn{1}{c}{amazon} & \multicolumn{1}{c}{goodreads} \\" in latex(table)
+    assert r"\cmidrule(lr){2-2} \cmidrule(lr){3-3}" in latex(table)
 
 
 def test_official_tasks_of_another_source_have_no_figure_in_the_paper(tmp_path):
     found = compare.compare([evaluation(tmp_path / "x", tasks_of("agentsociety"), official=True)])
     assert not found.columns[0].comparable
-    assert "not comparable" in compare.paper_rows(found)[0]
-    assert len(compare.paper_rows(found)[1][0]) == 1 + 15
+    apart = compare.apart(found)
+    assert "not comparable" in apart.title and len(apart.heads) == 1 + 15 and apart.groups[0] == ("amazon", 5)
+    assert apart.title in compare.markdown(found) and apart.title not in compare.markdown(found, whole=False)
+
+
+def test_star_is_set_against_mars_on_each_sub_task(tmp_path):
+    folder = evaluation(tmp_path / "x", tasks_of(), (paper.RULES, "star"))
+    found = compare.compare([folder])
+    mine, theirs = (found.methods[name]["amazon", "classic"]["hr_avg"] for name in ("star", paper.RULES))
+    assert compare.grid(found).lines[-1] == ["star minus MARS (rules), points", f"{mine - theirs:+.1f}"]
 
 
 def test_different_tasks_for_one_sub_task_are_refused(tmp_path):
@@ -128,14 +142,15 @@ def test_folders_that_are_no_evaluation_are_refused(tmp_path):
 def test_a_name_that_is_markup_stays_a_name(tmp_path):
     found = compare.compare([evaluation(tmp_path / "x", tasks_of(), ("a|b_*<i>", r"\end{tabular}"))])
     assert r"a\|b\_\*\<i\>" in compare.markdown(found)
-    assert r"\textbackslash{}end\{tabular\}" in compare.latex(found)
+    assert r"\textbackslash{}end\{tabular\}" in latex(compare.grid(found))
 
 
 def test_the_three_files_are_written(tmp_path):
     found = compare.compare([evaluation(tmp_path / "x", tasks_of(), official=True)])
-    markdown, latex, data = compare.write(found, tmp_path / "out")
+    markdown, source, data = compare.write(found, tmp_path / "out")
     assert markdown.read_text().startswith("**HR_avg, %, 95 % interval**")
-    assert latex.read_text().count(r"\\") == 2 + 1 + len(paper.TABLE1)
+    first = source.read_text().split(r"\end{tabular}")[0]
+    assert first.count(r"\\") == 3 + 1 + len(paper.TABLE1) + 1 and source.read_text().count("tabular}{") == 5
     rows = read_json(data)["methods"]["a"]
     assert rows[0]["source"] == "amazon" and json.dumps(rows)
 

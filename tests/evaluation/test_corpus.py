@@ -11,6 +11,7 @@ from star_rl.errors import StarError
 from star_rl.evaluation import corpus
 from star_rl.evaluation.methods import Method, Ranking, TaskContext, Yardstick
 from star_rl.records import INTERACTIONS, Task
+from star_rl.report.grid import markdown
 
 RNG = np.random.default_rng(0)
 ROWS = sorted({(f"u{RNG.integers(60):02}", f"i{RNG.integers(90) * RNG.integers(90) // 90:02}") for _ in range(1500)})
@@ -184,7 +185,7 @@ def test_a_truth_that_was_not_retrieved_is_a_miss():
     assert found["ndcg10"] == pytest.approx(25.0)
     assert found["ndcg20"] == pytest.approx(25.0 * (1 + 1 / np.log2(17)))
     assert found["hr20_low"] <= 50.0 <= found["hr20_high"]
-    text = corpus.markdown([{"retriever": "r", "method": "m", "depth": 50, **found}])
+    text = markdown(corpus.grid([{"retriever": "r", "method": "m", "depth": 50, **found}]))
     assert "| r | m | 50 | 4 | 0 | 50.0 | 25.0 [" in text
 
 

@@ -96,7 +96,7 @@ def test_methods_answer_and_a_second_call_adds_to_them(run, tmp_path, capsys):
     assert shuffled != given and all(sorted(shuffled[name]) == sorted(given[name]) for name in given)
     assert call("compare", tmp_path / "e", "--out", tmp_path / "t") == 0
     out = capsys.readouterr().out
-    assert "not comparable" in out and f"{RULES} w/o tools" in out
+    assert "Not comparable" in out and f"{RULES} w/o tools" in out
     assert {path.name for path in (tmp_path / "t").iterdir()} == {
         f"comparison.{kind}" for kind in ("md", "tex", "json", "html")
     }

@@ -61,7 +61,7 @@ def test_the_papers_figures_stand_beside_ours_only_on_its_own_tasks(tmp_path, ev
     page = page_of(official)
     checker = check(page)
     assert "Comparable with the paper" in checker.text and "STAR (paper)" in checker.text
-    assert page.count('class="paper-row"') == 12 and "amazon Classic =" in checker.text
+    assert page.count('class="paper-row"') == 13 and "Classic =" in checker.text and ">amazon</th>" in page
     assert "The paper has 100 tasks a sub-task" in checker.text
     both = check(page_of(own, official))
     assert "in part: amazon Classic" in both.text
@@ -133,6 +133,28 @@ def test_figures_are_drawn_only_where_their_data_are(tmp_path, evaluation, check
     (folder / "latency.json").write_text("[]")
     with pytest.raises(StarError, match="is no result of star-rl latency"):
         page_of(folder)
+
+
+def test_tables_stand_beside_the_page_as_markdown_and_latex(tmp_path, evaluation):
+    folder = evaluation(tmp_path / "e", {"star": GOOD, "a_b": POOR}, "amazon", ("classic", "long_term"))
+    cells = {f"{name}{end}": 5.0 for name in ("hr10", "hr20", "ndcg10", "ndcg20") for end in ("", "_low", "_high")}
+    row = {"retriever": "item_knn", "method": "star", "depth": 60, "retrieved": 70.0, "n": 24, "failed": 0, **cells}
+    write_json(folder / "corpus.json", {"rows": [row], "tasks": digest(read_tasks(folder / "tasks.parquet"))})
+    write_evaluation([folder])
+    text, source = ((folder / f"tables.{kind}").read_text() for kind in ("md", "tex"))
+    for words in (
+        "**Methods**",
+        "| star | 9",
+        "Each method minus star",
+        "| a\\_b | -9",
+        "| method | amazon Classic | amazon",
+    ):
+        assert words in text
+    assert "star is best: HR_avg" in text and "say nothing of that" in text and "| item\\_knn | star | 60 |" in text
+    assert r"\multicolumn{2}{c}{amazon}" in source and r"a\_b &" in source and source.count("toprule") == 8
+    write_json(folder / "corpus.json", {"rows": [{}]})
+    with pytest.raises(StarError, match="corpus left in e is not of this version"):
+        write_evaluation([folder])
 
 
 def test_the_table_of_an_ablation_is_drawn_from_its_runs(tmp_path, evaluation, check):

@@ -1,7 +1,7 @@
 "use strict";
 /* Sorting: a click, Enter or Space on a column's button. Missing numbers stay last either way. */
 document.querySelectorAll("table.sortable").forEach(function (table) {
-  var heads = Array.prototype.slice.call(table.tHead.rows[0].cells), live = document.getElementById("sorted");
+  var heads = Array.prototype.slice.call(table.tHead.querySelector("button").closest("tr").cells), live = document.getElementById("sorted");
   heads.forEach(function (head, column) {
     var button = head.querySelector("button");
     if (!button) return;
