@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from data_builders.tasks import PARTS
-from launch.commands import recipe_of
+from launch.commands import _line, recipe_of
 from launch.world import World
 from star_rl.baselines.agents import Reviews
 from star_rl.errors import StarError
@@ -40,21 +40,23 @@ def official(arguments: Namespace) -> int:
         reviews = Reviews(interactions, [task.user_id for task in tasks])
         groups = write_layout(data, tasks, world.visible, world.history, world.items, world.users, reviews)
     whole = {task.task_id: task for task in tasks}
-    ran = simulate(
-        methods,
-        groups,
-        data,
-        out,
-        python=_python(arguments.python),
-        known=tasks,
-        items=world.items,
-        users=world.users,
-        outside=lambda task: TaskContext(
-            world.history(whole[task.task_id]), world.items, user=world.users(task.user_id)
-        ),
-        threads=arguments.threads,
-    )
-    rows = asyncio.run(ran)
+    with _line("official") as line:
+        ran = simulate(
+            methods,
+            groups,
+            data,
+            out,
+            python=_python(arguments.python),
+            known=tasks,
+            items=world.items,
+            users=world.users,
+            outside=lambda task: TaskContext(
+                world.history(whole[task.task_id]), world.items, user=world.users(task.user_id)
+            ),
+            threads=arguments.threads,
+            progress=line,
+        )
+        rows = asyncio.run(ran)
     print(table(rows))
     write_json(out / "official.json", [{**asdict(row), "agreed": row.agreed} for row in rows])
     print(f"{out}: star_rl_agent.py is the entry, outputs.json and evaluation.json of each run beside it")

@@ -215,7 +215,7 @@ def test_an_unknown_task_is_shuffled_and_its_items_come_from_the_tool():
 # ----------------------------------------------------------------------------------------------- the whole run
 
 
-def run(python, tmp_path, methods):
+def run(python, tmp_path, methods, progress=None):
     tasks, histories, groups = write(tmp_path / "data")
     whole = {task.task_id: task for task in tasks}
 
@@ -224,7 +224,18 @@ def run(python, tmp_path, methods):
 
     data, out = tmp_path / "data", tmp_path / "out"
     return asyncio.run(
-        simulate(methods, groups, data, out, python=python, known=tasks, items=ITEMS, outside=outside, threads=4)
+        simulate(
+            methods,
+            groups,
+            data,
+            out,
+            python=python,
+            known=tasks,
+            items=ITEMS,
+            outside=outside,
+            threads=4,
+            progress=progress,
+        )
     )
 
 
@@ -244,10 +255,14 @@ def held(rows, out):
 
 
 def test_the_whole_run_with_a_stand_in(tmp_path):
-    rows = run(stand_in(tmp_path), tmp_path, [Yardstick(Backwards()), Moody()])
+    seen = []
+    rows = run(stand_in(tmp_path), tmp_path, [Yardstick(Backwards()), Moody()], lambda *words: seen.append(words))
     held(rows, tmp_path / "out")
     shown = table(rows)
     assert "6/6 alike" in shown and "DIFFER" not in shown
+    assert "moody, amazon classic: 1 x failed (" in shown and "out of sorts x" in shown and "wrote no list" in shown
+    assert [done for done, _, _ in seen] == list(range(1, 13)) and seen[-1][1] == 12
+    assert seen[5][2] == "backwards" and seen[-1][2] == "moody, 2 failed"
 
 
 @pytest.mark.skipif(not OFFICIAL.is_file(), reason=f"no simulator at {OFFICIAL} (make official installs it)")

@@ -46,6 +46,9 @@ class Bridge:
         outside: what a method may see of a known task without the simulator. Where it is given, methods that do not
             vary rank that too, and ``same`` counts the answers that came out alike.
         host, port: where to listen; port 0 = a free one.
+
+    Attributes:
+        heard: told after each answer whose it was, and whether it was none.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Bridge:
         self.address = ""
         self.fault: StarError | None = None
         self._users, self._outside = users, outside
+        self.heard: Callable[[str, bool], None] | None = None
         self.checked: Counter[str] = Counter()
         self.same: Counter[str] = Counter()
 
@@ -111,8 +115,14 @@ class Bridge:
         except StarError:
             raise
         except Exception as error:  # a method may do anything; this task is its miss, and the rest go on
+            self._tell(method, True)
             return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+        self._tell(method, ranking.ids is None)
         return reply_of(ranking)
+
+    def _tell(self, method: Method, failed: bool) -> None:
+        if self.heard is not None:
+            self.heard(method.name, failed)
 
     async def _method(self, name: str) -> Method:
         async with self._lock:

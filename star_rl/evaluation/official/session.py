@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ from star_rl.evaluation import metrics
 from star_rl.evaluation.methods import Method, TaskContext
 from star_rl.evaluation.official.bridge import Bridge, UserOf
 from star_rl.evaluation.official.layout import Group
+from star_rl.evaluation.runner import Progress
 from star_rl.files import read_json, write_json
 from star_rl.records import Item, Task
 
 HERE = Path(__file__).parent
 #: Where ``make official`` puts the simulator.
 PYTHON = Path(".bench/official/bin/python")
+#: Reasons of failure that are named, and characters of each.
+_REASONS, _WORDS = 3, 160
 _ABSENT = 3  # exit code of runner.py
 _THEIRS = {f"hr{k}": f"top_{k}_hit_rate" for k in metrics.CUTS} | {"hr_avg": "average_hit_rate"}
 
@@ -34,6 +38,7 @@ class Judged:
         theirs, ours: ``hr1``, ``hr3``, ``hr5``, ``hr_avg``.
         checked, same: answers over all sub-tasks that were asked for outside of the simulator as well, and those that
             came out alike; 0 for methods that vary.
+        reasons: of failures, the most frequent first, with their numbers.
     """
 
     method: str
@@ -44,6 +49,7 @@ class Judged:
     ours: dict[str, float]
     checked: int = 0
     same: int = 0
+    reasons: list[tuple[str, int]] = field(default_factory=list)
 
     @property
     def agreed(self) -> bool:
@@ -63,6 +69,7 @@ async def simulate(
     users: UserOf | None = None,
     outside: Callable[[Task], TaskContext] | None = None,
     threads: int = 16,
+    progress: Progress | None = None,
 ) -> list[Judged]:
     """Run every method over every sub-task inside the official simulator.
 
@@ -73,6 +80,7 @@ async def simulate(
         data: folder with ``item.json``, ``user.json`` and ``review.json``.
         python: interpreter that has ``websocietysimulator``.
         threads: tasks that the simulator works on at once.
+        progress: called after each answer.
 
     Raises:
         StarError: two methods share a name, the package is absent, the simulator ended with an error, or a method
@@ -86,6 +94,8 @@ async def simulate(
     shutil.copyfile(HERE / "submission.py", agent)
     places = {(name, group.name): out / _slug(name) / _slug(group.name) for name in names for group in groups}
     async with Bridge(dict(zip(names, methods, strict=True)), known, items, users, outside) as bridge:
+        if progress is not None:
+            bridge.heard = _counter(progress, len(names) * sum(len(group.truths) for group in groups))
         job = {
             "data": str(data.resolve()),
             "bridge": bridge.address,
@@ -115,6 +125,18 @@ async def simulate(
             for name in names
             for group in groups
         ]
+
+
+def _counter(progress: Progress, total: int) -> Callable[[str, bool], None]:
+    """Answers of all methods so far, and this one's failures."""
+    done, failed = 0, Counter[str]()
+
+    def heard(name: str, missed: bool) -> None:
+        nonlocal done
+        done, failed[name] = done + 1, failed[name] + missed
+        progress(done, total, name + (f", {failed[name]:,} failed" if failed[name] else ""))
+
+    return heard
 
 
 async def _run(python: Path, out: Path) -> tuple[int, str]:
@@ -148,7 +170,9 @@ def judged(name: str, group: Group, folder: Path, checked: int = 0, same: int = 
     given = read_json(folder / "evaluation.json")["metrics"]
     theirs = {ours: given[name] for ours, name in _THEIRS.items()}
     failed = int((found == metrics.FAILED).sum())
-    return Judged(name, group.name, len(outputs), failed, theirs, metrics.official(found), checked, same)
+    told = [str(output["error"]) for output in outputs if isinstance(output, dict) and "error" in output]
+    reasons = Counter(" ".join(words.split())[:_WORDS] for words in told).most_common(_REASONS)
+    return Judged(name, group.name, len(outputs), failed, theirs, metrics.official(found), checked, same, reasons)
 
 
 def prediction_of(output: Any) -> Any:
@@ -165,6 +189,8 @@ def table(rows: Sequence[Judged]) -> str:
         outside = f"{row.same}/{row.checked} alike" if row.checked else "-"
         equal = "equal" if row.agreed else f"DIFFER {row.ours}"
         lines.append(f"{row.method:<28} {row.group:<24} {row.n:>5} {row.failed:>6} {figures}  {equal:<7} {outside}")
+    for row in rows:
+        lines += [f"{row.method}, {row.group}: {count:,} x failed ({words})" for words, count in row.reasons]
     return "\n".join(lines)
 
 
