@@ -119,7 +119,7 @@ class Trajectory:
 
     @property
     def calls(self) -> list[ToolCall | BadCall]:
-        return [call for phase in self.phases for call in phase.calls]
+        return [block for phase in self.phases for block in phase.blocks if isinstance(block, (ToolCall, BadCall))]
 
 
 #: Levels of nesting that count as JSON here. No result of an agent needs more than three; what lies deeper would

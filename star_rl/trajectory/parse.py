@@ -92,9 +92,9 @@ def _with_offsets(misplaced: list[tuple[str, int]], parts: list[str]) -> list[tu
     found: list[tuple[str, int]] = []
     offset, reached = len(parts[0]), 1
     for code, number in misplaced:
-        for at in range(reached, number, 4):
-            block, inside, tag, words = parts[at : at + 4]
-            offset += len(words) + (len(tag) + 2 if block is None else len(inside) + 2 * len(block) + 5)
+        offset += sum(map(len, filter(None, parts[reached:number])))
+        # and what the split left out: a tag's brackets, or a block's and its closing tag
+        offset += sum([2 if block is None else len(block) + 5 for block in parts[reached:number:4]])
         reached = number
         found.append((code, offset))
     return found
