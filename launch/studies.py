@@ -89,6 +89,7 @@ async def _corpus(
         ]
         for finder in finders
     }
+    read_answers(folder, tasks.tasks)  # answers to other tasks are refused before anything is asked
     asked: list[tuple[str, str, str]] = []
     for method in methods:
         async with whole.Shared(method) as shared:

@@ -108,6 +108,9 @@ def test_what_was_answered_is_not_asked_again_and_earlier_rows_stay(run, tmp_pat
     assert call("corpus", counts, *words) == 0 and every < len(count.read_text()) < 2 * every
     assert call("corpus", counts, *words, "--seed", 5) == 2  # another order of the windows
     assert call("corpus", counts, *words, "--window", 10) == 2
+    before = len(count.read_text())
+    assert call("corpus", counts + ":name=other", *words, "--limit", 2) == 2  # fewer tasks than were answered
+    assert len(count.read_text()) == before
 
 
 def test_other_parts_and_files_of_tasks_are_ranked_too(run, tmp_path, capsys):
