@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from star_rl.trajectory import CRITICAL, ToolCall, faults, outline, parse, ranking, repeated
+from star_rl.trajectory import CRITICAL, ToolCall, outline, repeated
 from star_rl.trajectory.model import all_strings
 
 #: key -> meaning. Every reward returns exactly these, all finite floats. verl logs ``acc`` under ``val-core`` and the
@@ -100,30 +100,24 @@ def read(solution_str: str, ground_truth: str, extra_info: Mapping[str, Any] | N
     required = strings(info.get("required"), CRITICAL)
     candidates = strings(info.get("candidates"), ())
     truth = ground_truth if isinstance(ground_truth, str) else str(ground_truth)
-    regular = outline(solution_str, required)
-    if regular is not None:
-        tags, written, found, listed = regular.tags, regular.calls, regular.faults, regular.ranking
-    else:
-        trajectory = parse(solution_str)
-        tags, written, listed = trajectory.tags, trajectory.calls, ranking(trajectory)
-        found = faults(trajectory, required)
-    ids = listed or []
-    calls = [call for call in written if isinstance(call, ToolCall)]
-    bad = len(written) - len(calls)
+    written = outline(solution_str, required)
+    ids = written.ranking or []
+    calls = [call for call in written.calls if isinstance(call, ToolCall)]
+    bad = len(written.calls) - len(calls)
     distinct = {f"{call.name}\0{call.arguments!r}" for call in calls} if len(calls) > 1 else calls
     rollout = info.get("rollout") or {}
     unanswerable = sum([int(rollout.get(name) or 0) for name in _UNANSWERABLE]) if rollout else 0
     return Reading(
         ranks=tuple(ids),
         rank=ids.index(truth) + 1 if truth in ids else 0,
-        well_formed=not found,
-        faults=tuple(found),
+        well_formed=not written.faults,
+        faults=tuple(written.faults),
         valid_list=_valid(ids, candidates),
-        tool_calls=len(written),
+        tool_calls=len(written.calls),
         invalid_calls=bad + unanswerable,
         repeated_calls=len(calls) - len(distinct),
-        repeated_phases=len(repeated(tags)) if found else 0,  # repetition is a fault
-        phases=len(tags),
+        repeated_phases=len(repeated(written.tags)) if written.faults else 0,  # repetition is a fault
+        phases=len(written.tags),
     )
 
 

@@ -1,8 +1,8 @@
-"""A short cut for rewards: what a response says, without the trajectory, where its form is as regular as most are.
+"""A short cut for rewards: what a response says, without the trajectory.
 
-Regular are phases that follow one another, each of thoughts, calls and then one result. A trained policy writes little
-else, one pattern finds it in a fraction of the time of :func:`star_rl.trajectory.parse`, and what may still be wrong
-with it is soon told. Of a text of any other form nothing is said here.
+Most phases are regular: thoughts and calls, then one result, nothing between. A trained policy writes little else, and
+one pattern finds them in a fraction of the time of :func:`star_rl.trajectory.parse`. From the first phase of another
+form on, the text is parsed.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from star_rl.trajectory.grammar import CALL, RECOMMEND, REGULAR, TAG
 from star_rl.trajectory.model import BadCall, ToolCall, call_of, decode
-from star_rl.trajectory.parse import ids_of
-from star_rl.trajectory.validate import CRITICAL, call_fault, order_faults, result_fault
+from star_rl.trajectory.parse import ids_of, parse
+from star_rl.trajectory.parse import ranking as ranking_of
+from star_rl.trajectory.validate import CRITICAL, block_faults, call_fault, order_faults, result_fault, tag_faults
 
 
 @dataclass(slots=True)
@@ -33,20 +34,20 @@ class Outline:
     faults: list[str]
 
 
-def outline(text: str, required: Sequence[str] = CRITICAL) -> Outline | None:
-    """The outline of a response of regular form, ``None`` of any other. Linear in the text; never raises.
+def outline(text: str, required: Sequence[str] = CRITICAL) -> Outline:
+    """The outline of what the model wrote. Linear in the text; never raises.
 
     Args:
         text: what the model wrote.
         required: phases that must be there.
     """
     phases = REGULAR.findall(text)
-    if phases and phases[-1][-1]:
-        return None
+    # Between phases the parser has nothing open, so what follows regular ones is parsed as if it were the whole.
+    rest = parse(phases.pop()[-1]) if phases and phases[-1][-1] else None
     tags = [phase[0] for phase in phases]
     ranking: list[str | None] | None = None
     calls: list[ToolCall | BadCall] = []
-    faults = order_faults(tags, required)
+    faults: list[str] = []  # of blocks
     for tag, called, raw, _ in phases:
         if called:
             for block, inside, _ in TAG.findall(called):
@@ -60,4 +61,11 @@ def outline(text: str, required: Sequence[str] = CRITICAL) -> Outline | None:
             ranking = ids_of(value)
         if (error or tag == RECOMMEND) and (fault := result_fault(tag, value, error)):
             faults.append(fault)
+    if rest is None:
+        return Outline(tags, calls, ranking, order_faults(tags, required) + faults)
+    if RECOMMEND in rest.tags:
+        ranking = ranking_of(rest)
+    tags += rest.tags
+    calls += rest.calls
+    faults = [*tag_faults(rest), *order_faults(tags, required), *faults, *block_faults(rest)]
     return Outline(tags, calls, ranking, faults)

@@ -74,8 +74,17 @@ def faults(trajectory: Trajectory, required: Sequence[str] = CRITICAL, own_text:
     phase whose result is absent or does not parse), ``list`` (a ranking that is JSON but no list), ``call`` (a tool
     call that does not parse), ``forged`` (a tool response by the model).
     """
-    found = [f"tags:{code}" for code, _ in trajectory.problems] if trajectory.problems else []
-    found += order_faults(trajectory.tags, required)
+    return tag_faults(trajectory) + order_faults(trajectory.tags, required) + block_faults(trajectory, own_text)
+
+
+def tag_faults(trajectory: Trajectory) -> list[str]:
+    """The faults (see :func:`faults`) of tags that do not balance."""
+    return [f"tags:{code}" for code, _ in trajectory.problems]
+
+
+def block_faults(trajectory: Trajectory, own_text: bool = True) -> list[str]:
+    """The faults (see :func:`faults`) of what stands in the phases."""
+    found: list[str] = []
     for phase in trajectory.phases:
         result: Json | None = None
         results = 0
