@@ -241,7 +241,8 @@ class Student(Method):
         return self._engine, self._tokenizer
 
     async def rank(self, task: Task, context: TaskContext) -> Ranking:
-        from star_rl.policy.loop import FAULTS, render_prompt, rollout
+        from star_rl.policy.counts import FAULTS
+        from star_rl.policy.loop import render_prompt, rollout
         from star_rl.policy.sampler import record
         from star_rl.prompts import student_messages
 

@@ -17,6 +17,7 @@ from typing import Any
 from rewards.keys import KEYS
 from rewards.limits import Overtime, within
 from star_rl.errors import StarError
+from star_rl.policy.counts import COUNTS
 from star_rl.trajectory import CRITICAL, PHASES, json_block
 
 Reward = Callable[..., Mapping[str, float]]
@@ -48,8 +49,6 @@ def _canned() -> tuple[tuple[str, str], ...]:
 
 def _info() -> dict[str, Any]:
     """``extra_info`` as in training: a row's (data_builders/grpo.py) and the loop's counts."""
-    from star_rl.policy.loop import COUNTS  # starts slowly, and only who tries a reward needs it
-
     return {
         "index": 0,
         "split": "train",

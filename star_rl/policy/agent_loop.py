@@ -28,7 +28,8 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 from verl.trainer.ppo.reward import get_custom_reward_fn
 
 from rewards.loading import NEEDED, check
-from star_rl.policy.loop import FAULTS, Budget, Generation, Rollout, render_prompt, rollout
+from star_rl.policy.counts import FAULTS
+from star_rl.policy.loop import Budget, Generation, Rollout, render_prompt, rollout
 from star_rl.policy.tools import TOOL_SCHEMAS, Evidence, Lens, ToolBox
 
 logger = logging.getLogger(__name__)

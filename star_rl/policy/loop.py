@@ -19,45 +19,16 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import uuid4
 
 from star_rl.errors import StarError
 from star_rl.policy import threads
+from star_rl.policy.counts import COUNTS, Stop
 from star_rl.policy.tokens import Tokenizer, tokens_of
 from star_rl.policy.tools import ToolAnswer
 from star_rl.trajectory import BadCall, ToolCall, tool_calls
 
-Stop = Literal["answered", "length", "turns", "unfinished", "aborted", "engine_error", "tool_error", "prompt_too_long"]
-STOPS: tuple[Stop, ...] = (
-    "answered",
-    "length",
-    "turns",
-    "unfinished",
-    "aborted",
-    "engine_error",
-    "tool_error",
-    "prompt_too_long",
-)
-#: Ends that are the machinery's doing. Such a rollout says nothing about the policy and is not trained on.
-FAULTS: frozenset[Stop] = frozenset(("aborted", "engine_error", "tool_error", "prompt_too_long"))
-
-COUNTS = (
-    "turns",
-    "tool_calls",
-    "tool_calls_ok",
-    "unknown_tools",
-    "bad_arguments",
-    "unknown_ids",
-    "unparsable_calls",
-    "repeated_calls",
-    "refused_calls",
-    "cut_answers",
-    "response_tokens",
-    "model_tokens",
-    "tool_tokens",
-    *(f"stop_{stop}" for stop in STOPS),
-)
 _COUNT_OF_REASON = {"unknown_tool": "unknown_tools", "bad_arguments": "bad_arguments", "unknown_id": "unknown_ids"}
 _CUT = "\n[cut]"
 _KEY = json.JSONEncoder(sort_keys=True, default=str).encode

@@ -1,6 +1,6 @@
 """Rollouts that the machinery spoiled: how many a step may have, and what they must not shift.
 
-A faulted rollout (:data:`star_rl.policy.loop.FAULTS`) is masked, but verl takes a group's mean and standard deviation
+A faulted rollout (:data:`star_rl.policy.counts.FAULTS`) is masked, but verl takes a group's mean and standard deviation
 over all of its scores (``compute_grpo_outcome_advantage``, verl/trainer/ppo/core_algos.py:267), so its score would move
 the advantages of its healthy neighbours. It is left out of the batch instead, as verl leaves out sessions that came to
 nothing, and verl fills the batch up with padding (verl/trainer/ppo/padding_utils.py). A rollout left alone by that goes
@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from star_rl.policy.loop import FAULTS
+from star_rl.policy.counts import FAULTS
 
 #: Share of a step's rollouts that may be faulted: above it, the machinery is what has to be mended.
 MOST = 0.25
