@@ -100,7 +100,9 @@ def prepare(recipe: Recipe, root: Path, until: str | None = None) -> Recipe:
     file, colon, function = recipe.grpo.reward.partition(".py")
     if colon and not recipe.grpo.reward.startswith("pkg://"):
         recipe.grpo.reward = _inside(Path(file + ".py"), root, "grpo.reward") + function
-    recipe.sft.recipe = [_inside(overlay(name), root, "sft.recipe") for name in named(recipe.sft.recipe)]
+    layers = [_inside(overlay(name), root, "sft.recipe") for name in named(recipe.sft.recipe)]
+    # in the form it was given in: the stage's key holds it, and a run begun here goes on there
+    recipe.sft.recipe = layers[0] if isinstance(recipe.sft.recipe, str) else layers
     recipe.grpo.recipe = _inside(overlay(recipe.grpo.recipe), root, "grpo.recipe")
     ray = dict(recipe.grpo.overrides.get("ray") or {})
     recipe.grpo.overrides = {**recipe.grpo.overrides, "ray": {"address": "auto", **ray}}

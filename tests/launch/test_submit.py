@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from launch import package, preflight, secret, submit
+from launch.chain import STAGES
 from launch.recipe import load
 from star_rl import cli
 from star_rl.errors import StarError
@@ -186,6 +187,14 @@ def test_a_recipe_is_prepared_for_other_machines(tmp_path):
     assert recipe.grpo.overrides["ray"] == {"address": "auto"}
     assert recipe.grpo.reward == "rewards/star.py:compute_score"
     assert recipe.grpo.recipe == "recipes/grpo/tiny.yaml"
+
+
+def test_a_run_begun_here_goes_on_there(tmp_path):
+    for overrides in ([], ["sft.recipe=[recipes/sft/tiny_cpu.yaml]"]):
+        here, there = load("recipes/quickstart.yaml", [f"out={tmp_path}", *overrides]), ready(tmp_path, *overrides)
+        for stage in STAGES:
+            for section in {*stage.config} - {"grpo"}:
+                assert getattr(here, section) == getattr(there, section), (stage.name, section)
 
 
 @pytest.mark.parametrize(
