@@ -54,6 +54,7 @@ SCHEMA = pa.schema(
                     ("difficulty", pa.string()),
                     ("successes", pa.int64()),
                     ("required", pa.list_(pa.string())),
+                    ("top", pa.int64()),
                     ("need_tools_kwargs", pa.bool_()),
                     ("tools_kwargs", pa.struct([(tool, _TOOL) for tool in TOOLS])),
                 ]
@@ -77,6 +78,7 @@ class Options:
         ratio: bucket -> parts (paper: 3:4:3).
         seed: which instances are taken where a bucket holds more than needed.
         required: phases that the reward asks for; an ablated student writes fewer.
+        top: ids that the prompt asks for, None for all candidates.
     """
 
     total: int | str = "max"
@@ -85,6 +87,7 @@ class Options:
     ratio: Mapping[str, int] = field(default_factory=lambda: dict(RATIO))
     seed: int = 0
     required: tuple[str, ...] = CRITICAL
+    top: int | None = None
 
 
 @dataclass(slots=True)
@@ -218,6 +221,7 @@ def row(
     options: Options | None = None,
 ) -> dict[str, Any]:
     """One row of :data:`SCHEMA`; ``unrated`` and -1 for an instance that was not sampled (validation)."""
+    options = options or Options()
     prompt = [{"role": message["role"], "content": message["content"]} for message in messages]
     if not prompt or prompt[-1]["role"] != "user":
         raise StarError(f"the prompt of task {task.task_id} does not end with the user's message", "build it again")
@@ -236,7 +240,8 @@ def row(
             "candidates": list(task.candidates),
             "difficulty": difficulty,
             "successes": successes,
-            "required": list((options or Options()).required),
+            "required": list(options.required),
+            "top": options.top,
             "need_tools_kwargs": True,
             "tools_kwargs": {tool: {"create_kwargs": {"task_id": task.task_id}} for tool in TOOLS},
         },

@@ -138,7 +138,11 @@ def _examples(context: Context, world: World) -> list[Any]:
 
     def score(task: Task, name: str) -> dict[str, float]:
         text = lines[name][task.task_id]["model_text"]
-        info = {"candidates": list(task.candidates), "required": required_phases(context.config["sft_set"]["setting"])}
+        info = {
+            "candidates": list(task.candidates),
+            "top": context.config["prompt"]["top"],
+            "required": required_phases(context.config["sft_set"]["setting"]),
+        }
         return star.compute_score(task.source, text, task.ground_truth, info)
 
     def rollout(task: Task, name: str) -> Rollout:

@@ -118,6 +118,7 @@ def grpo_set_stage(context: Context) -> dict[str, Any]:
         samples=context.config["sample"]["n"],
         seed=context.seed,
         required=required_phases(context.config["sft_set"]["setting"]),
+        top=context.config["prompt"]["top"],
     )
     by_id = {task.task_id: task for task in world.tasks("train")}
     records = list(rating.read_records(context.inputs["sample"] / "rollouts.jsonl"))

@@ -25,7 +25,7 @@ KEYS = {
     "format": "+1 where the response is well formed, else -1",
     "outcome": "the paper's tier: 1, 2/3, 1/3 or 0",
     "rank": "position of the truth from 1, 0 where it is absent",
-    "valid_list": "1 where the list is the candidates and nothing else (without candidates: distinct strings)",
+    "valid_list": "1 where the list is distinct candidates, as many as asked for (no candidates given: strings)",
     "list_length": "entries of the list",
     "tool_calls": "tool calls written",
     "invalid_calls": "tool calls that do not parse, name no tool or have wrong arguments",
@@ -94,7 +94,8 @@ def read(solution_str: str, ground_truth: str, extra_info: Mapping[str, Any] | N
         solution_str: what the model wrote.
         ground_truth: the item id that was chosen next.
         extra_info: may hold ``required`` (phases an ablated student must write; default: plan, reflection, recommend),
-            ``candidates`` (ids) and ``rollout`` (the counts of the policy loop).
+            ``candidates`` (ids), ``top`` (how many of them are asked for; None: all) and ``rollout`` (the counts of the
+            policy loop).
     """
     info: Mapping[str, Any] = extra_info or {}
     required = strings(info.get("required"), CRITICAL)
@@ -112,7 +113,7 @@ def read(solution_str: str, ground_truth: str, extra_info: Mapping[str, Any] | N
         rank=ids.index(truth) + 1 if truth in ids else 0,
         well_formed=not written.faults,
         faults=tuple(written.faults),
-        valid_list=_valid(ids, candidates),
+        valid_list=_valid(ids, candidates, info.get("top")),
         tool_calls=len(written.calls),
         invalid_calls=bad + unanswerable,
         repeated_calls=len(calls) - len(distinct),
@@ -129,11 +130,14 @@ def strings(value: Iterable[Any] | None, default: tuple[str, ...]) -> tuple[str,
     return entries if all_strings(entries) else tuple(map(str, entries))
 
 
-def _valid(ids: list[str | None], candidates: tuple[str, ...]) -> bool:
+def _valid(ids: list[str | None], candidates: tuple[str, ...], top: int | None) -> bool:
     """As :func:`star_rl.evaluation.metrics.is_valid`; a benchmark's task may name a candidate twice."""
     if not ids or None in ids:
         return False
     distinct = set(ids)
     if len(distinct) == len(ids):
-        return not candidates or distinct == set(candidates)
+        if not candidates:
+            return True
+        known = set(candidates)
+        return len(ids) >= min(top or len(known), len(known)) and distinct <= known
     return len(ids) == len(candidates) and sorted(map(str, ids)) == sorted(candidates)

@@ -59,6 +59,7 @@ def _info() -> dict[str, Any]:
         "difficulty": "medium",
         "successes": 4,
         "required": list(CRITICAL),
+        "top": None,
         "rollout": dict.fromkeys(COUNTS, 0.0),
     }
 

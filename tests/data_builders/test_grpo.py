@@ -246,7 +246,10 @@ def test_a_task_without_a_prompt_is_named() -> None:
 def test_rows_as_verl_reads_them(tmp_path: Path) -> None:
     tasks, records = sampled([7, 4, 1] * 10)
     built = build(
-        records, tasks, {one.task_id: prompt(one) for one in tasks}, Options(total=10, required=("plan", "recommend"))
+        records,
+        tasks,
+        {one.task_id: prompt(one) for one in tasks},
+        Options(total=10, required=("plan", "recommend"), top=5),
     )
     path = write(tmp_path / "set", built)
     table = pq.read_table(path)
@@ -257,7 +260,7 @@ def test_rows_as_verl_reads_them(tmp_path: Path) -> None:
         assert read["reward_model"] == {"style": "rule", "ground_truth": "7"}
         assert [message["role"] for message in read["prompt"]] == ["system", "user"]
         info = read["extra_info"]
-        assert info["candidates"] == list(CANDIDATES) and info["required"] == ["plan", "recommend"]
+        assert info["candidates"] == list(CANDIDATES) and info["required"] == ["plan", "recommend"] and info["top"] == 5
         assert set(info["tools_kwargs"]) == set(grpo.TOOLS) and info["need_tools_kwargs"] is True
         assert all(value is not None for value in info.values())
     assert json.loads((tmp_path / "set" / "train.audit.json").read_text()) == json.loads(json.dumps(built.audit))

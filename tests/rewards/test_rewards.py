@@ -17,6 +17,7 @@ from rewards import format as formatting
 from rewards.adversarial import CANDIDATES, CASES, TRUTH, ids, response
 from rewards.keys import KEYS, read
 from rewards.loading import NAMES, load
+from star_rl.evaluation.metrics import is_valid
 
 INFO = {"candidates": list(CANDIDATES)}
 
@@ -156,6 +157,24 @@ def test_candidates_may_be_an_array() -> None:
 def test_valid_list(listed: list[str], candidates: list[str] | None, valid: float) -> None:
     info = {} if candidates is None else {"candidates": candidates}
     assert read(response(json.dumps(listed)), "1", info).valid_list == bool(valid)
+
+
+@pytest.mark.parametrize(
+    ("listed", "top", "valid"),
+    [
+        (["2", "1"], 2, True),
+        (["2"], 2, False),
+        (["3", "2", "1"], 2, True),
+        (["2", "2"], 2, False),
+        (["2", "9"], 2, False),
+        (["3", "2", "1"], 5, True),
+        (["2", "1"], None, False),
+    ],
+)
+def test_a_valid_list_is_as_long_as_was_asked_for(listed: list[str], top: int | None, valid: bool) -> None:
+    info = {"candidates": ["1", "2", "3"], "top": top}
+    assert read(response(json.dumps(listed)), "1", info).valid_list == valid
+    assert is_valid(listed, info["candidates"], top) == valid
 
 
 def test_calls_are_counted() -> None:
