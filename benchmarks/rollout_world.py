@@ -23,6 +23,7 @@ class World:
     def __init__(self, run: Path, prompts: int, samples: int) -> None:
         from transformers import AutoTokenizer
 
+        from launch.overlays import grpo_recipe
         from star_rl.integrations.verl.recipe import compose
 
         recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
@@ -37,7 +38,7 @@ class World:
         self.rows = [_row(tasks[chat["task_id"]], chat["messages"][:2]) for chat in chats for _ in range(samples)]
         self.config = compose(
             [
-                f"actor_rollout_ref.rollout.prompt_length={recipe['loop']['prompt_tokens']}",
+                f"actor_rollout_ref.rollout.prompt_length={grpo_recipe(recipe).verl['data']['max_prompt_length']}",
                 f"actor_rollout_ref.rollout.response_length={loop['response_tokens']}",
                 f"actor_rollout_ref.rollout.max_model_len={recipe['engine']['options']['max_model_len']}",
                 "actor_rollout_ref.rollout.multi_turn.enable=true",
