@@ -86,13 +86,20 @@ def write_jsonl(path: str | Path, rows: Iterable[Any]) -> int:
 
 
 def read_jsonl(path: str | Path) -> Iterator[Any]:
-    """Yield the values of a JSON-lines file; a last line cut short by a kill is passed over."""
-    with open(path, encoding="utf-8") as handle:
-        for line in handle:
-            if not line.endswith("\n"):
+    """Yield the values of a JSON-lines file; a last line cut short by a kill, even within a character, is passed over.
+
+    Raises:
+        StarError: a whole line is not JSON.
+    """
+    with open(path, "rb") as handle:
+        for number, line in enumerate(handle, 1):
+            if not line.endswith(b"\n"):
                 return
             if line.strip():
-                yield json.loads(line)
+                try:
+                    yield json.loads(line)
+                except ValueError as error:
+                    raise StarError(f"line {number} of {path} is not JSON ({error})", "delete that line") from error
 
 
 def sha256(path: str | Path) -> str:

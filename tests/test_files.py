@@ -48,6 +48,19 @@ def test_a_last_line_cut_by_a_kill_is_passed_over(tmp_path):
     assert list(files.read_jsonl(path)) == [{"a": 1}, {"a": 2}]
 
 
+def test_a_last_line_cut_within_a_character_is_passed_over(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes('{"a": "é"}\n{"a": "é'.encode()[:-1])
+    assert list(files.read_jsonl(path)) == [{"a": "é"}]
+
+
+def test_a_damaged_line_is_named(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"a": 1}\n\0\0\0\n{"a": 2}\n')
+    with pytest.raises(StarError, match=r"line 2 of .*rows\.jsonl is not JSON .* - delete that line"):
+        list(files.read_jsonl(path))
+
+
 def test_a_folders_hash_sees_names_and_contents(tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
