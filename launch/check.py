@@ -178,12 +178,8 @@ def sft_keys() -> frozenset[str]:
 def _sft(recipe: Recipe) -> None:
     from star_rl.integrations.swift.recipe import compose
 
-    config = compose(
-        sft_layers(asdict(recipe.sft)),
-        data=Path("sft.parquet"),
-        out=Path("sft"),
-        model=recipe.student.path or "student",
-    )
+    # any name: :func:`_student` has looked at the model's own, which may be a folder of the cluster's
+    config = compose(sft_layers(asdict(recipe.sft)), data=Path("sft.parquet"), out=Path("sft"), model="student")
     hold_sft_keys(recipe.sft.overrides, "sft.overrides")
     hold_sft_keys(config, "sft.recipe")
 

@@ -120,7 +120,7 @@ def test_what_a_later_stage_wants_may_be_open_until_then(tmp_path):
     check_recipe(recipe, "evidence")
     with pytest.raises(StarError, match="names no endpoint"):
         check_recipe(recipe, "teach")
-    here = of("source=movielens", "source.root=/only/on/the/cluster")
+    here = of("source=movielens", "source.root=/only/on/the/cluster", "student.path=/only/on/the/cluster/Qwen3-8B")
     check_recipe(here, here=False)
     with pytest.raises(StarError, match="is not there"):
         check_recipe(here)
