@@ -15,10 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from star_rl.errors import StarError
-from star_rl.files import fingerprint, read_jsonl
+from star_rl.files import atomic_open, fingerprint, read_jsonl, write_jsonl, writing_error
+from star_rl.policy.counts import FAULTS
 from star_rl.policy.engines import EngineOptions, open_engine
 from star_rl.policy.loop import Budget, Engine, Rollout, render_prompt, rollout
 from star_rl.policy.tools import TOOL_SCHEMAS, Evidence, Lens, ToolBox
+
+#: Ends that say nothing of the model and may come out otherwise; a prompt that is too long stays so.
+_AGAIN = FAULTS - {"prompt_too_long"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +99,8 @@ def sample(
     engine included.
 
     Raises:
-        StarError: the model or the engine is missing, the engine failed in some rollouts, two tasks share an id, or
-        ``out`` was begun with other settings.
+        StarError: the model or the engine is missing, the engine or the store failed in some rollouts, two tasks share
+        an id, or ``out`` was begun with other settings.
     """
     return asyncio.run(sample_async(model, tasks, store, out, options, engine, on_progress))
 
@@ -165,7 +169,7 @@ async def _sample_all(
                 options.engine_parameters(),
             )
             lines.append(record(task.task_id, number, result, time.monotonic() - begun))
-        if result.stop in ("engine_error", "aborted"):
+        if result.stop in _AGAIN:
             failures.append(result.error or result.stop)
         done, tokens = done + 1, tokens + int(result.counts["model_tokens"])
         if on_progress is not None:
@@ -174,8 +178,8 @@ async def _sample_all(
     await asyncio.gather(*(one(task, number) for task, number in missing))
     if failures:
         raise StarError(
-            f"the engine failed in {len(failures)} of {len(missing)} rollouts: {failures[0]}",
-            "see its output above; run again to sample those anew",
+            f"the engine or a tool failed in {len(failures)} of {len(missing)} rollouts: {failures[0]}",
+            "mend the cause; run again to sample those anew",
         )
 
 
@@ -203,7 +207,10 @@ def _tokenizer(model: str | Path) -> Any:
 
 
 class _Lines:
-    """The output while it grows: ``<name>.part`` with a first line that names the settings; renamed when whole."""
+    """The output while it grows: ``<name>.part`` with a first line that names the settings; removed when all is whole.
+
+    At any moment every rollout that has ended stands in a whole file: a kill costs those under way.
+    """
 
     def __init__(self, target: Path, settings: str) -> None:
         self._target, self._part = target, target.with_name(target.name + ".part")
@@ -216,22 +223,24 @@ class _Lines:
             if rows and rows[0].get("settings") != settings:
                 raise StarError(f"{self._part} was begun with other settings", "delete it, or choose another file")
             for row in rows[1:]:
-                if (row["task_id"], row["sample"]) not in self.done and row["stop"] not in ("engine_error", "aborted"):
+                if (row["task_id"], row["sample"]) not in self.done and row["stop"] not in _AGAIN:
                     self.done.add((row["task_id"], row["sample"]))
                     kept.append(json.dumps(row, ensure_ascii=False))
-        text = "".join(f"{line}\n" for line in (json.dumps({"settings": settings}), *kept))
-        self._part.write_text(text, encoding="utf-8")
+        with atomic_open(self._part) as handle:
+            handle.writelines(f"{line}\n" for line in (json.dumps({"settings": settings}), *kept))
         self._handle = open(self._part, "a", encoding="utf-8")  # noqa: SIM115 - closed by `finish`
 
     def append(self, row: dict[str, Any]) -> None:
-        self._handle.write(json.dumps(row, ensure_ascii=False) + "\n")
-        self._handle.flush()
+        try:
+            self._handle.write(json.dumps(row, ensure_ascii=False) + "\n")
+            self._handle.flush()
+        except OSError as error:
+            raise writing_error(self._part, error) from error
 
     def finish(self, order: Mapping[str, int]) -> None:
         self._handle.close()
         rows = [row for row in read_jsonl(self._part) if "task_id" in row]
         rows = [row for row in rows if row["task_id"] in order]
         rows.sort(key=lambda row: (order[row["task_id"]], row["sample"]))
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        self._part.write_text(text, encoding="utf-8")
-        self._part.replace(self._target)
+        write_jsonl(self._target, rows)
+        self._part.unlink()

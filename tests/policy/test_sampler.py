@@ -112,6 +112,47 @@ def test_an_engine_that_fails_is_an_error_and_its_rollouts_are_sampled_again(eng
     assert len(rows(sample("m", TASKS, Store(), tmp_path / "o.jsonl"))) == 5
 
 
+def test_a_store_that_fails_is_an_error_and_its_rollouts_are_sampled_again(engine, tmp_path, monkeypatch):
+    call = '<tool_call>\n{"name": "UserCF", "arguments": {"user_id": "1"}}\n</tool_call>'
+    tasks = [TASKS[0], PolicyTask("calls", [{"role": "user", "content": call}])]
+    store = Store()
+    monkeypatch.setattr(store, "get", lambda *_: 1 / 0)
+    with pytest.raises(StarError, match="failed in 1 of 2 rollouts: UserCF: ZeroDivisionError"):
+        sample("m", tasks, store, tmp_path / "o.jsonl")
+    engine.prompts.clear()
+    lines = rows(sample("m", tasks, Store(), tmp_path / "o.jsonl"))  # Echo calls again and again
+    assert [(line["task_id"], line["stop"]) for line in lines] == [("t0", "answered"), ("calls", "length")]
+
+
+def killed(*_, **__):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("moment", ["begins", "ends"])
+def test_a_kill_while_the_file_is_written_anew_loses_nothing(engine, tmp_path, monkeypatch, moment):
+    out, part = tmp_path / "o.jsonl", tmp_path / "o.jsonl.part"
+    remove = sampler.Path.unlink
+
+    def half(path, text, **_):
+        path.write_bytes(text.encode()[: len(text) // 2])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(sampler._Lines, "finish", killed)
+        sample("m", TASKS, Store(), out)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        if moment == "ends":  # all is written, and not yet in its place, or in both
+            patch.setattr(sampler.Path, "replace", killed)
+            patch.setattr(sampler.Path, "unlink", lambda path, **_: killed() if path == part else remove(path))
+        else:
+            patch.setattr(sampler.Path, "write_text", half)
+            patch.setattr("star_rl.files.os.replace", killed)
+        sample("m", TASKS, Store(), out)
+    engine.prompts.clear()
+    assert len(rows(sample("m", TASKS, Store(), out))) == 5
+    assert not engine.prompts and not part.exists()
+
+
 @pytest.mark.parametrize("replicas", [1, 3])
 def test_each_replica_has_its_own_rollouts_under_way(engine, tmp_path, monkeypatch, replicas):
     under_way, most = 0, 0
