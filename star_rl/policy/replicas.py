@@ -149,6 +149,20 @@ class Replicas:
         return number
 
 
+def is_lost(error: BaseException) -> bool:
+    """Whether a replica will not answer again: its actor is away, or the engine within, a process of its own on GPUs.
+
+    An actor whose engine died fails all it is asked at once. It would always be the idlest, and get the next.
+    """
+    from ray import exceptions as ray
+
+    if isinstance(error, ray.RayTaskError):
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        return isinstance(error.cause, EngineDeadError)
+    return isinstance(error, (ray.ActorDiedError, ray.ActorUnavailableError, ray.NodeDiedError))
+
+
 @contextlib.asynccontextmanager
 async def open_replicas(model: str | Path, options: EngineOptions, number: int) -> AsyncIterator[Engine]:
     """Start ``number`` replicas, each with GPUs of its own where there are any; ended at the end of the block.
@@ -181,10 +195,7 @@ async def open_replicas(model: str | Path, options: EngineOptions, number: int) 
             except ray.exceptions.RayError as error:
                 cause = (str(error).strip().splitlines() or [type(error).__name__])[-1]
                 raise StarError(f"a replica of {model} does not start: {cause}", "see Ray's logs") from error
-            gone = (ray.exceptions.ActorDiedError, ray.exceptions.ActorUnavailableError, ray.exceptions.NodeDiedError)
-            yield Replicas(
-                {k: _caller(server) for k, server in enumerate(servers)}, lambda error: isinstance(error, gone)
-            )
+            yield Replicas({k: _caller(server) for k, server in enumerate(servers)}, is_lost)
         finally:
             for server in servers:
                 with contextlib.suppress(ray.exceptions.RayError, asyncio.TimeoutError):

@@ -93,6 +93,20 @@ def test_without_any_replica_and_with_a_wrong_request():
         asyncio.run(work(set(), {"wrong": True}))
 
 
+@pytest.mark.engine
+def test_a_replica_whose_engine_died_is_lost_and_one_that_refused_a_request_is_not():
+    from ray import cloudpickle
+    from ray.exceptions import ActorDiedError, RayTaskError
+    from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+    def raised(cause):
+        """As an awaited actor's method raises it."""
+        return cloudpickle.loads(cloudpickle.dumps(RayTaskError("generate", "traceback", cause))).as_instanceof_cause()
+
+    assert replicas.is_lost(raised(EngineDeadError())) and replicas.is_lost(ActorDiedError())
+    assert not replicas.is_lost(raised(EngineGenerateError("no"))) and not replicas.is_lost(raised(ValueError("no")))
+
+
 def test_how_many_replicas(monkeypatch):
     import torch
 
