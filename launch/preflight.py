@@ -285,12 +285,10 @@ def run(needs: Needs, address: str = "auto") -> list[str]:
     if joined:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     try:
-        while wrong := check_nodes(needs, nodes := ray.nodes()):
-            if time.monotonic() - began > _JOIN_SECONDS:  # a cluster that has only just been started is joined by then
-                break
-            time.sleep(0.5)
-        if not wrong and needs.gpus_per_node:
-            wrong += check_free(needs, float(ray.available_resources().get("GPU", 0)))
+        wrong = _settled(
+            lambda: check_nodes(needs, ray.nodes()) or check_free(needs, float(ray.available_resources().get("GPU", 0)))
+        )
+        nodes = ray.nodes()
         wrong += check_driver(needs, nodes, ray.get_runtime_context().get_node_id())
         token = secrets.token_hex(8)
         if needs.shared:
@@ -334,6 +332,15 @@ def run(needs: Needs, address: str = "auto") -> list[str]:
         + (f", store {needs.store} the same everywhere" if needs.store else "")
         + f" ({time.monotonic() - began:.1f} s)"
     ]
+
+
+def _settled(look: Callable[[], list[str]]) -> list[str]:
+    """What ``look`` finds wrong once it has had the time to pass: a cluster that has only just been started is joined
+    by then, its new nodes have told what is free, and the GPUs of a stage or a job that has just ended are back."""
+    patience = time.monotonic() + _JOIN_SECONDS
+    while (wrong := look()) and time.monotonic() < patience:
+        time.sleep(0.5)
+    return wrong
 
 
 def _name(node: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import threading
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -69,6 +70,30 @@ def test_the_driver_s_node_has_the_gpus_of_sft():
 def test_gpus_that_others_hold_are_not_counted():
     assert check_free(Needs(2, 8), 16) == [] and check_free(Needs(), 0) == []
     assert "wants 16 GPUs, 8 are free: other jobs hold the rest" in check_free(Needs(2, 8), 8.0)[0]
+
+
+@pytest.mark.engine
+def test_gpus_that_are_about_to_be_free_are_waited_for(monkeypatch):
+    """Ray's table lags behind: a node that has just joined, replicas that have just ended."""
+    import ray
+
+    free, nodes = iter([0, 8]), [{**node("a", 8), "NodeID": "a" * 56}, {**node("b", 8), "NodeID": "b" * 56}]
+    monkeypatch.setattr(preflight, "_JOIN_SECONDS", 60.0)
+    monkeypatch.setattr(preflight.time, "sleep", lambda _: None)
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(ray, "available_resources", lambda: {"GPU": float(next(free, 16))})
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "a" * 56))
+    task = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: object()))
+    monkeypatch.setattr(ray, "remote", lambda **_: lambda _: task)
+    monkeypatch.setattr(ray, "wait", lambda asked, **_: (asked, []))
+    monkeypatch.setattr(ray, "get", lambda _: said())
+    (line,) = preflight.run(Needs(2, 8))
+    assert line.startswith("preflight: 2 node(s)")
+    monkeypatch.setattr(preflight, "_JOIN_SECONDS", 0.0)
+    monkeypatch.setattr(ray, "available_resources", lambda: {"GPU": 8.0})
+    with pytest.raises(StarError, match="wants 16 GPUs, 8 are free"):
+        preflight.run(Needs(2, 8))
 
 
 def test_a_mount_that_hangs_is_given_up():
