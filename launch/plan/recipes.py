@@ -86,7 +86,8 @@ def _chain(path: Path, overrides: Sequence[str], gpus: int | None, size: float, 
 def _sft(layers: list[Any], model: str | None, gpus: int | None, size: float) -> Plan:
     from star_rl.integrations.swift.recipe import compose
 
-    config = compose(layers, data=Path("sft.parquet"), out=Path("out"), model=model)
+    # a model of the cluster's is planned by its name: its folder need not be here
+    config = compose(layers, data=Path("sft.parquet"), out=Path("out"), model="planned" if model else None)
     return plan_sft(
         config, shape_of(model or config["model"]), gpus or int(config["ENV"].get("NPROC_PER_NODE", 1)), size
     )

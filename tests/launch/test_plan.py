@@ -201,6 +201,12 @@ def test_overrides_change_the_plan_of_an_overlay():
         plan_recipe("recipes/sft/table4.yaml", ["lerning_rate=1"])
 
 
+@pytest.mark.engine
+def test_a_folder_of_the_cluster_is_planned_by_its_name():
+    (sft, grpo) = plan_recipe("recipes/amazon.yaml", ["student.path=/only/on/the/cluster/Qwen3-4B"])
+    assert "Qwen3-4B" in sft.title and "Qwen3-4B" in grpo.title
+
+
 def test_a_tiny_student_has_nothing_to_plan_and_odd_sizes_are_refused():
     with pytest.raises(StarError, match="tiny student"):
         plan_recipe("recipes/quickstart.yaml")
