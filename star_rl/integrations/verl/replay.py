@@ -17,12 +17,13 @@ rollout's go to a file, a few of them to a table in W&B.
 from __future__ import annotations
 
 import operator
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import compress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import transfer_queue as tq
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
@@ -31,6 +32,7 @@ from star_rl.files import write_jsonl
 from star_rl.integrations.verl import faults
 from star_rl.integrations.verl.table import log_table
 
+_OF_THE_LOOP = "loop_"  # prefix of the loop's counts among a rollout's scores
 #: Counts whose sum over a step is logged too, beside the mean.
 _SUMMED = ("loop_tool_calls", "loop_tool_calls_ok", "loop_unparsable_calls")
 
@@ -70,12 +72,13 @@ class StrictReplayBuffer(ReplayBuffer):
         batch, metrics = super().sample(global_steps, partition_id, batch_size)
         if partition_id == "train":
             details = self._details(batch)
-            metrics.update(summary(details))
             if self._details_dir:
                 write_jsonl(Path(self._details_dir) / f"{global_steps}.jsonl", details)
             log_table(details, global_steps)
             metrics["rollout/faults/share"] = faults.check(details, self._max_faults)
-            batch = self._without(batch, faults.left_out(details))
+            gone = faults.left_out(details)
+            metrics.update(summary(details, gone))
+            batch = self._without(batch, gone)
         return batch, metrics
 
     @staticmethod
@@ -118,32 +121,42 @@ def _place(key: str) -> tuple[str, int]:
     return group, int(sample)
 
 
-def summary(details: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def summary(details: Sequence[Mapping[str, Any]], gone: Container[tuple[str, int]] = frozenset()) -> dict[str, float]:
     """Metrics of one step from its rollouts: means, some sums, and how much signal the groups hold.
 
-    ``reward/<component>/mean``, ``rollout/<count>/mean`` and ``/sum``; ``groups/without_signal`` is the share of
-    groups whose samples all score the same, ``groups/successes/<k>`` the share with k samples of ``acc`` 1.
+    ``rollout/<count>/mean`` and ``/sum`` over all rollouts. Over those that are trained on, as verl's own
+    ``critic/score/mean``: ``reward/<component>/mean``; ``groups/without_signal``, the share of groups whose samples all
+    score the same; ``groups/successes/<k>``, the share with k samples of ``acc`` 1.
+
+    Args:
+        details: the rollouts.
+        gone: (group, sample) of those that are not trained on.
     """
     if not details:
         return {}
     columns: dict[str, list[float]] = defaultdict(list)
     groups: dict[str, list[Mapping[str, float]]] = defaultdict(list)
     for row in details:
-        groups[row["group"]].append(row["scores"])
+        trained = (row["group"], row["sample"]) not in gone
+        if trained:
+            groups[row["group"]].append(row["scores"])
         for name, value in row["scores"].items():
-            columns[name].append(value)
+            if trained or name.startswith(_OF_THE_LOOP):
+                columns[name].append(value)
     out: dict[str, float] = {}
     for name, values in columns.items():
-        place = f"rollout/{name.removeprefix('loop_')}" if name.startswith("loop_") else f"reward/{name}"
+        own = name.startswith(_OF_THE_LOOP)
+        place = f"rollout/{name.removeprefix(_OF_THE_LOOP)}" if own else f"reward/{name}"
         out[f"{place}/mean"] = _mean(values)
         if name in _SUMMED:
             out[f"{place}/sum"] = sum(values)
+    # verl's scores have single precision: what is the same there gives no advantage
     out["groups/without_signal"] = _mean(
-        len({scores.get("score") for scores in group}) == 1 for group in groups.values()
+        len({np.float32(scores["score"]) for scores in group}) == 1 for group in groups.values()
     )
     if "acc" in columns:
         wins = [round(sum(scores["acc"] for scores in group)) for group in groups.values()]
-        for number in range(max(map(len, groups.values())) + 1):
+        for number in range(max(Counter(row["group"] for row in details).values()) + 1):
             out[f"groups/successes/{number}"] = _mean(count == number for count in wins)
     return out
 
