@@ -182,7 +182,7 @@ def submit(
         "until": until,
         "needs": asdict(needs),
     }
-    about = {**spec, "env": held.names, "extra": extra, "python": python}
+    about = {**spec, "env": held.names, "extra": extra, "python": python, "limit": limit}
     return _send(spec, about, client, held, root, limit)
 
 
@@ -324,9 +324,9 @@ def stop(client: Any, name: str, patience: float = 30.0) -> str:
     return find(client, entry["id"])["status"]
 
 
-def resume(client: Any, name: str, names: Iterable[str], root: Path | None = None, limit: int = package.LIMIT) -> Sent:
+def resume(client: Any, name: str, names: Iterable[str], root: Path | None = None) -> Sent:
     """Send a run's recipe again: the same run folder, so finished stages are found and training goes on from its last
-    checkpoint under its W&B run id.
+    checkpoint under its W&B run id. The package may be as large as the earlier job's.
 
     Args:
         names: variables to send; those of the earlier job where none are named.
@@ -337,7 +337,8 @@ def resume(client: Any, name: str, names: Iterable[str], root: Path | None = Non
     entry = find(client, name)
     held = secret.Secrets.from_environment(list(names) or entry["env"])
     spec = {key: entry[key] for key in ("name", "out", "recipe", "until", "needs")} | {"start": None}
-    about = {**spec, **{key: entry[key] for key in ("extra", "python")}, "env": held.names}
+    limit = entry.get("limit", package.LIMIT)
+    about = {**spec, **{key: entry[key] for key in ("extra", "python")}, "env": held.names, "limit": limit}
     return _send(spec, about, client, held, (root or package.project_root()).resolve(), limit)
 
 

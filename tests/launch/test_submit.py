@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -272,8 +273,6 @@ class _Client:
             yield chunk
 
     def get_job_status(self, name):
-        from types import SimpleNamespace
-
         return SimpleNamespace(value="SUCCEEDED" if self.calls > 1 else "RUNNING")
 
 
@@ -285,3 +284,34 @@ def test_a_log_that_breaks_off_goes_on_where_it_was_and_hides_values(monkeypatch
     client = _Client([f"one\ntwo {VALUE[:6]}", f"{VALUE[6:]}\nthree"])
     asyncio.run(submit._tail(client, "job", secret.Secrets({"KEY": VALUE}), out))
     assert out.getvalue() == "one\ntwo ***\nthree\n"
+
+
+class _Jobs:
+    """A cluster's list of jobs that takes further ones."""
+
+    def __init__(self):
+        self.sent = []
+
+    def submit_job(self, **request):
+        self.sent.append(request)
+
+    def list_jobs(self):
+        of = {"status": "FAILED", "message": "", "start_time": 1, "end_time": 2}
+        return [
+            SimpleNamespace(submission_id=job["submission_id"], metadata=job["metadata"], **of) for job in self.sent
+        ]
+
+
+@pytest.mark.engine
+def test_a_large_package_can_be_sent_again(tmp_path, monkeypatch):
+    client, none = _Jobs(), secret.Secrets({})
+    recipe = load("recipes/quickstart.yaml", [f"out={tmp_path}", "name=large"])
+    monkeypatch.setattr(package, "LIMIT", 1000)
+    submit.submit(recipe, client, none, root=Path.cwd(), extra="cpu", limit=20 << 20)
+    for _ in range(2):  # the second resume is of the first one's job
+        assert submit.resume(client, "large", []).bytes > 1000
+    about = json.loads(client.sent.pop()["metadata"][submit.MARK])
+    del about["limit"]  # of a version that kept none
+    client.sent[:] = [{"submission_id": "star-large", "metadata": {submit.MARK: json.dumps(about)}}]
+    with pytest.raises(StarError, match="raise --limit"):
+        submit.resume(client, "large", [])
