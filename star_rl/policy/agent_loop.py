@@ -75,7 +75,7 @@ class StarAgentLoop(AgentLoopBase):
         opener: ``module:function`` that opens it.
         lens, lens_top: how evidence is shown, see :class:`star_rl.policy.tools.ToolBox`.
         show_tools: whether the prompt lists the tool schemas, as the SFT data did.
-        budget: fields of :class:`star_rl.policy.loop.Budget`; the response length is the rollout's own.
+        budget: fields of :class:`star_rl.policy.loop.Budget`; lengths are verl's where those are shorter.
     """
 
     def __init__(
@@ -91,9 +91,7 @@ class StarAgentLoop(AgentLoopBase):
     ) -> None:
         super().__init__(*args, **kwargs)
         self._limits = _limits(self.config)
-        own = {**self._limits.budget, **(budget or {})}
-        own["prompt_tokens"] = min(own["prompt_tokens"] or self._limits.prompt, self._limits.prompt)
-        self._budget = Budget(**own)
+        self._budget = self._limits.hold(budget or {})
         self._store = open_store(store, opener)
         self._lens: Lens = lens
         self._lens_top = lens_top
@@ -187,6 +185,11 @@ class _Limits(NamedTuple):
     prompt: int
     budget: dict[str, int]
 
+    def hold(self, own: Mapping[str, Any]) -> Budget:
+        """A budget with no length above verl's; one of 0 has no limit of its own."""
+        lengths = {name: min(own.get(name) or most, most) for name, most in self.budget.items()}
+        return Budget(**{**own, **lengths})
+
 
 @_once_a_config
 def _limits(config: Any) -> _Limits:
@@ -274,11 +277,18 @@ def held_to(answer: Any, keys: Sequence[str]) -> dict[str, float]:
         raise ValueError(f"the reward returns {type(answer).__name__}, no dictionary")
     if missing := [name for name in NEEDED if name not in answer]:
         raise ValueError(f"the reward returns no {', '.join(missing)} for this rollout")
-    details = {name: float(answer.get(name, 0.0)) for name in keys}
+    details = {name: _number(name, answer.get(name, 0.0)) for name in keys}
     if bad := [name for name, value in details.items() if not math.isfinite(value)]:
         raise ValueError(f"the reward returns {bad[0]}={details[bad[0]]} for this rollout")
     details["loop_reward_key_faults"] = float(len(set(keys) ^ set(answer)))
     return details
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the reward returns {name}={value!r} for this rollout") from error
 
 
 @_once_a_config

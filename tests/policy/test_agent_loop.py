@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
@@ -86,12 +87,18 @@ def test_a_reward_is_held_to_the_keys_it_had_when_it_was_tried():
     assert held_to({"score": 1, "acc": 0, "style": 2}, keys) == {
         "acc": 0.0, "score": 1.0, "style": 2.0, "loop_reward_key_faults": 0.0,
     }  # fmt: skip
+    numbers = held_to({"score": np.float32(0.5), "acc": np.bool_(True), "style": True}, keys)
+    assert [numbers[name] for name in keys] == [1.0, 0.5, 1.0] and {type(value) for value in numbers.values()} == {
+        float
+    }
     odd = held_to({"score": 1, "acc": 0, "words": 7}, keys)
     assert (odd["style"], odd["loop_reward_key_faults"]) == (0.0, 2.0) and "words" not in odd
     for answer, said in (
         ({"score": 1, "style": 1}, "returns no acc"),
         ({"score": float("nan"), "acc": 0}, "score=nan"),
         ({"score": 1, "acc": 0, "style": float("inf")}, "style=inf"),
+        ({"score": 1, "acc": 0, "style": None}, "style=None for this rollout"),
+        ({"score": 1, "acc": 0, "style": "good"}, "style='good' for this rollout"),
         (1.0, "float, no dictionary"),
     ):
         with pytest.raises(ValueError, match=said):
@@ -117,3 +124,13 @@ def test_a_prompt_that_verl_has_no_room_for_is_over_the_loop_s_limit():
 
     limits = _limits(config(prompt_length=6000, response_length=8192, max_model_len=14208))
     assert limits.budget == {"prompt_tokens": 6000, "response_tokens": 8192, "context_tokens": 14208}
+
+
+def test_no_length_of_a_budget_is_above_verls():
+    from star_rl.policy.agent_loop import _limits
+
+    limits = _limits(config(prompt_length=100, response_length=200, max_model_len=310))
+    wide = limits.hold({"prompt_tokens": 400, "response_tokens": 400, "context_tokens": 400, "turns": 3})
+    assert (wide.prompt_tokens, wide.response_tokens, wide.context_tokens, wide.turns) == (100, 200, 310, 3)
+    own = limits.hold(OmegaConf.create({"prompt_tokens": 0, "response_tokens": 50}))
+    assert (own.prompt_tokens, own.response_tokens, own.context_tokens) == (100, 50, 310)
