@@ -242,6 +242,7 @@ class Student(Method):
 
     async def rank(self, task: Task, context: TaskContext) -> Ranking:
         from star_rl.policy.counts import FAULTS
+        from star_rl.policy.engines import within
         from star_rl.policy.loop import render_prompt, rollout
         from star_rl.policy.sampler import record
         from star_rl.prompts import student_messages
@@ -250,7 +251,8 @@ class Student(Method):
         messages = student_messages(task, list(context.history), context.items, world.prompt)
         prompt = render_prompt(self._tokenizer, messages, world.tools)
         toolbox = world.toolbox(task.candidates)
-        result = await rollout(self._engine, self._tokenizer, prompt, toolbox, self._budget, self.sampling)
+        budget = within(self._budget, self._engine)
+        result = await rollout(self._engine, self._tokenizer, prompt, toolbox, budget, self.sampling)
         if result.stop in ("engine_error", "aborted"):
             raise StarError(f"the engine failed on task {task.task_id}: {result.error or result.stop}", "run again")
         found = ranking_of_record(record(task.task_id, context.sample, result, 0.0), self._required)

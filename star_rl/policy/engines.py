@@ -12,14 +12,14 @@ import importlib.util
 import multiprocessing
 import os
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
 from star_rl.errors import StarError
 from star_rl.integrations import warm
-from star_rl.policy.loop import Engine, Generation
+from star_rl.policy.loop import Budget, Engine, Generation
 
 Kind = Literal["auto", "vllm", "transformers"]
 
@@ -98,6 +98,15 @@ async def open_engine(model: str | Path, options: EngineOptions | None = None) -
         engine.close()
 
 
+def within(budget: Budget, engine: Any) -> Budget:
+    """The budget with no more context than the engine holds (its ``window``, in tokens, where it has one).
+
+    What does not fit then ends a rollout as too long. The engine would refuse it, and that is a fault of the engine's.
+    """
+    known = [tokens for tokens in (budget.context_tokens, getattr(engine, "window", 0)) if tokens]
+    return replace(budget, context_tokens=min(known, default=0))
+
+
 def _replicas(options: EngineOptions) -> int:
     from star_rl.policy import replicas
 
@@ -106,7 +115,7 @@ def _replicas(options: EngineOptions) -> int:
 
 class VllmEngine:
     """vLLM's asynchronous engine. Prefixes are cached: the samples of one task share its prompt, turns share what
-    came before."""
+    came before. ``window``: tokens of prompt and response that it holds."""
 
     def __init__(self, model: str | Path, options: EngineOptions) -> None:
         arguments: dict[str, Any] = {
@@ -130,6 +139,7 @@ class VllmEngine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**{**arguments, **dict(options.extra)}))
+        self.window = int(self._engine.model_config.max_model_len)
         self._logprobs = options.logprobs
 
     async def generate(self, prompt_ids: list[int], sampling_params: dict[str, Any], request_id: str) -> Generation:

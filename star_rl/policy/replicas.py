@@ -91,8 +91,8 @@ class Server:
         return list(said.token_ids), said.logprobs, said.stop_reason
 
     async def ready(self) -> int:
-        """The process, once the engine stands."""
-        return os.getpid()
+        """The engine's window in tokens, once it stands."""
+        return self._engine.window
 
     async def close(self) -> None:
         self._engine.close()
@@ -104,10 +104,13 @@ class Replicas:
     Args:
         servers: name -> what continues token ids there; raises what ``lost`` recognises when the replica is gone.
         lost: whether an exception says that.
+        window: tokens of prompt and response that each holds, 0 where nothing says.
     """
 
-    def __init__(self, servers: dict[int, Callable[..., Any]], lost: Callable[[BaseException], bool]) -> None:
-        self._servers, self._lost = dict(servers), lost
+    def __init__(
+        self, servers: dict[int, Callable[..., Any]], lost: Callable[[BaseException], bool], window: int = 0
+    ) -> None:
+        self._servers, self._lost, self.window = dict(servers), lost, window
         self._load = dict.fromkeys(servers, 0)
         self._homes: OrderedDict[str, int] = OrderedDict()
 
@@ -191,11 +194,11 @@ async def open_replicas(model: str | Path, options: EngineOptions, number: int) 
         ]
         try:
             try:
-                await asyncio.gather(*(_value(server.ready.remote()) for server in servers))
+                windows = await asyncio.gather(*(_value(server.ready.remote()) for server in servers))
             except ray.exceptions.RayError as error:
                 cause = (str(error).strip().splitlines() or [type(error).__name__])[-1]
                 raise StarError(f"a replica of {model} does not start: {cause}", "see Ray's logs") from error
-            yield Replicas({k: _caller(server) for k, server in enumerate(servers)}, is_lost)
+            yield Replicas({k: _caller(server) for k, server in enumerate(servers)}, is_lost, min(windows))
         finally:
             for server in servers:
                 with contextlib.suppress(ray.exceptions.RayError, asyncio.TimeoutError):

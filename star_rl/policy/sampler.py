@@ -17,7 +17,7 @@ from typing import Any
 from star_rl.errors import StarError
 from star_rl.files import atomic_open, fingerprint, read_jsonl, write_jsonl, writing_error
 from star_rl.policy.counts import FAULTS
-from star_rl.policy.engines import EngineOptions, open_engine
+from star_rl.policy.engines import EngineOptions, open_engine, within
 from star_rl.policy.loop import Budget, Engine, Rollout, render_prompt, rollout
 from star_rl.policy.tools import TOOL_SCHEMAS, Evidence, Lens, ToolBox
 
@@ -150,6 +150,7 @@ async def _sample_all(
     replicas = getattr(engine, "alive", 1)  # several behind one engine, star_rl.policy.replicas
     gate, started = asyncio.Semaphore(options.in_flight * replicas), time.monotonic()
     prompts: dict[str, list[int]] = {}
+    budget = within(options.budget, engine)
     schemas = TOOL_SCHEMAS if options.show_tools else None
     done, tokens = resumed, 0
     failures: list[str] = []
@@ -165,7 +166,7 @@ async def _sample_all(
                 tokenizer,
                 prompts[task.task_id],
                 ToolBox(store, task.candidates, options.lens, options.lens_top),
-                options.budget,
+                budget,
                 options.engine_parameters(),
             )
             lines.append(record(task.task_id, number, result, time.monotonic() - begun))

@@ -153,6 +153,23 @@ def test_a_kill_while_the_file_is_written_anew_loses_nothing(engine, tmp_path, m
     assert not engine.prompts and not part.exists()
 
 
+def test_what_an_engine_has_no_room_for_is_too_long_and_no_failure_of_the_engine(engine, tmp_path, monkeypatch):
+    async def generate(prompt_ids, sampling_params, request_id):
+        if len(prompt_ids) >= 100:  # as vLLM does
+            raise ValueError("The decoder prompt is longer than the maximum model length")
+        return Generation([*prompt_ids, 0][: 100 - len(prompt_ids)], None, "stop")
+
+    monkeypatch.setattr(engine, "generate", generate)
+    monkeypatch.setattr(engine, "window", 100, raising=False)
+    call = '<tool_call>\n{"name": "UserCF", "arguments": {"user_id": "1"}}\n</tool_call>'
+    tasks = [
+        PolicyTask(name, [{"role": "user", "content": text}])
+        for name, text in (("fits", "x"), ("long", "x" * 100), ("calls", "<tool_call>{}</tool_call>"), ("cut", call))
+    ]
+    lines = rows(sample("m", tasks, Store(), tmp_path / "o.jsonl"))
+    assert [line["stop"] for line in lines] == ["answered", "prompt_too_long", "length", "length"]
+
+
 @pytest.mark.parametrize("replicas", [1, 3])
 def test_each_replica_has_its_own_rollouts_under_way(engine, tmp_path, monkeypatch, replicas):
     under_way, most = 0, 0
