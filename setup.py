@@ -20,6 +20,7 @@ BASE = [
     "rich>=13.0",
     "scipy>=1.13",
     "xxhash>=3.4",
+    "zstandard>=0.23",
 ]
 
 #: The engines on a CPU: one environment for ms-swift, Ray, verl and vLLM.

@@ -24,6 +24,7 @@ import json
 import mmap
 import struct
 import sys
+import threading
 from array import array
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
@@ -31,6 +32,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from xxhash import xxh3_64_intdigest
+from zstandard import ZstdCompressor, ZstdDecompressor
 
 from star_rl.errors import StarError
 
@@ -43,11 +45,18 @@ _COUNTS = struct.Struct("<IBB")
 _LENGTH = struct.Struct("<I")
 
 
-def codec() -> Any:
-    """The zstd codec of pyarrow (imported only when details are written or read)."""
-    import pyarrow as pa
+#: Level of compression.
+LEVEL = 3
 
-    return pa.Codec("zstd", compression_level=3)
+
+class _Unpacker(threading.local):
+    """A decompressor a thread: it must not be shared, and to make one for each frame takes longer than the frame."""
+
+    def __init__(self) -> None:
+        self.unpack = ZstdDecompressor().decompress
+
+
+_unpacker = _Unpacker()
 
 
 def damaged(file: Path, how: str) -> StarError:
@@ -88,7 +97,8 @@ def _joined(names: Sequence[str]) -> str:
 
 
 def _apart(text: str) -> list[str]:
-    names = text.split("\n")[:-1]
+    names = text.split("\n")
+    names.pop()
     if "\\" in text:
         names = ["\\".join([part.replace("\\n", "\n") for part in name.split("\\\\")]) for name in names]
     return names
@@ -111,11 +121,10 @@ class Details:
         form: the store's format, 1 or 2.
     """
 
-    __slots__ = ("block", "codec", "entries", "file", "form", "mapped")
+    __slots__ = ("block", "entries", "file", "form", "mapped")
 
     def __init__(self, mapped: mmap.mmap | bytes, file: Path, entries: int, block: int, form: int) -> None:
         self.mapped, self.file, self.entries, self.block, self.form = mapped, file, entries, block, form
-        self.codec: Any = None
 
     def ids(self, ordinal: int) -> list[str]:
         """Ids of an entry's neighbours, strongest first.
@@ -170,23 +179,18 @@ class Details:
             return []
         first = ordinal % self.block == 0
         start = self._place(self._last(ordinal)) + _IDS.size if first else _IDS.unpack_from(block, place - _IDS.size)[0]
-        return _apart(self._decompressed(block[start:end], size).decode())
+        return _apart(_unpacker.unpack(block[start:end], size).decode())
 
     def _rest(self, block: bytes, start: int, ordinal: int) -> bytes:
-        plain = self._decompressed(block[start:], _HEAD.unpack_from(block)[1])
+        plain = _unpacker.unpack(block[start:], _HEAD.unpack_from(block)[1])
         return plain[slice(*_IDS.unpack_from(plain, 4 * (ordinal % self.block)))]
-
-    def _decompressed(self, frame: bytes, size: int) -> bytes:
-        if self.codec is None:
-            self.codec = codec()
-        return self.codec.decompress(frame, size, asbytes=True)
 
 
 class Blocks:
     """Writes what :func:`pack` made, in blocks, and at the end where each block is."""
 
     def __init__(self, handle: IO[bytes]) -> None:
-        self._handle, self._codec = handle, codec()
+        self._handle, self._compress = handle, ZstdCompressor(LEVEL).compress
         self._ends, self._pending = array("Q", [0]), list[bytes]()
 
     def append(self, details: bytes) -> None:
@@ -203,7 +207,7 @@ class Blocks:
         sizes = [_LENGTH.unpack_from(details)[0] for details in self._pending]
         begins = [_LENGTH.size + size for size in sizes]
         packed = [
-            self._codec.compress(details[_LENGTH.size : begin], asbytes=True) if size else b""
+            self._compress(details[_LENGTH.size : begin]) if size else b""
             for details, begin, size in zip(self._pending, begins, sizes, strict=True)
         ]
         rests = [details[begin:] for details, begin in zip(self._pending, begins, strict=True)]
@@ -212,7 +216,7 @@ class Blocks:
         ends = accumulate(map(len, packed), initial=_HEAD.size + _IDS.size * len(packed))
         next(ends)
         table = [_IDS.pack(end, size) for end, size in zip(ends, sizes, strict=True)]
-        body = b"".join([_LENGTH.pack(len(plain)), *table, *packed, self._codec.compress(plain, asbytes=True)])
+        body = b"".join([_LENGTH.pack(len(plain)), *table, *packed, self._compress(plain)])
         self._handle.write(struct.pack("<Q", xxh3_64_intdigest(body)) + body)
         self._ends.append(self._ends[-1] + 8 + len(body))
         self._pending = []

@@ -75,7 +75,7 @@ class Shard:
         StarError: a file is absent or has another length than the manifest says.
     """
 
-    __slots__ = ("details", "folder", "index", "records", "shift", "slots", "sound")
+    __slots__ = ("details", "folder", "index", "last", "records", "shift", "slots", "sound")
 
     def __init__(self, folder: Path, entries: int, slots: int, sizes: dict[str, int], block: int, form: int) -> None:
         self.folder, self.slots = folder, slots
@@ -86,6 +86,8 @@ class Shard:
         self.details = Details(_map(details, sizes[DETAILS]), details, entries, block, form)
         if len(self.index) != slots * SLOT.size + -(-slots // GROUP) * 8 or slots <= 1 << table_bits(entries):
             raise damaged(folder / INDEX, f"{len(self.index)} bytes do not fit {entries} entries")
+        # What was found last: neighbours are asked for right after the text, and need not be searched for anew.
+        self.last: tuple[bytes, bytes, int] = (b"", b"", 0)
         # 1 where this process has checked the slot's record; zeroed by the kernel, and only where it is touched.
         self.sound = mmap.mmap(-1, slots, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
@@ -113,6 +115,9 @@ class Shard:
         Raises:
             StarError: the bytes on the way to the answer are damaged.
         """
+        last = self.last
+        if last[0] == name:
+            return last[1:]
         slot = hashed >> self.shift
         sound = -1
         while slot < self.slots:
@@ -126,6 +131,7 @@ class Shard:
                 stored, text, ordinal = self._record(*found[1:])
                 self.sound[slot] = 1
                 if stored == name:
+                    self.last = (name, text, ordinal)
                     return text, ordinal
             slot += 1
         raise damaged(self.folder / INDEX, "it has no last empty slot")

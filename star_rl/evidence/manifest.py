@@ -51,9 +51,11 @@ def read_manifest(path: str | Path, scenario: str | None = None, data: str | Non
                 f"the evidence store {folder} is not sealed yet",
                 f"run the command that builds it again (it resumes), or delete {building_folder(folder)}",
             )
-        if folder.exists():
+        # Sealing moves the store to its place and then removes what it was built in: it may just have happened.
+        if not file.exists() and folder.exists():
             raise StarError(f"{folder} is not a sealed evidence store (no {MANIFEST})", "delete it and build it again")
-        raise StarError(f"there is no evidence store {folder}", "check the path, or run: star-rl evidence build")
+        if not file.exists():
+            raise StarError(f"there is no evidence store {folder}", "check the path, or run: star-rl evidence build")
     damaged = StarError(f"the evidence store is damaged: {file}", "copy the store anew, or build it again")
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))

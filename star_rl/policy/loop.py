@@ -31,7 +31,7 @@ from star_rl.trajectory import BadCall, ToolCall, tool_calls
 
 _COUNT_OF_REASON = {"unknown_tool": "unknown_tools", "bad_arguments": "bad_arguments", "unknown_id": "unknown_ids"}
 _CUT = "\n[cut]"
-_KEY = json.JSONEncoder(sort_keys=True, default=str).encode
+_JSON = json.JSONEncoder(sort_keys=True, default=str).encode
 
 
 class Generation(NamedTuple):
@@ -168,6 +168,15 @@ async def rollout(
     return run.finish()
 
 
+def _key(call: ToolCall) -> str | tuple[str, str, str]:
+    """The same for calls that ask the same."""
+    if len(call.arguments) == 1:  # as nearly all calls are; to write JSON takes much longer
+        ((name, value),) = call.arguments.items()
+        if isinstance(value, str):
+            return call.name, name, value
+    return _JSON([call.name, call.arguments])
+
+
 class _ToolFault(Exception):
     """The store or a tool failed, through no fault of the model."""
 
@@ -193,7 +202,7 @@ class _Run:
         if budget.context_tokens:
             limit = min(limit, budget.context_tokens - len(out.prompt_ids))
         self.limit = limit
-        self.seen: set[str] = set()
+        self.seen: set[str | tuple[str, str, str]] = set()
         self.immediate = bool(getattr(toolbox, "immediate", False))
 
     async def play(self) -> None:
@@ -277,7 +286,7 @@ class _Run:
             counts["refused_calls"] += 1
             return "Not answered: too many calls."
         counts["tool_calls"] += 1
-        key = _KEY([call.name, call.arguments])
+        key = _key(call)
         counts["repeated_calls"] += key in self.seen
         self.seen.add(key)
         return call

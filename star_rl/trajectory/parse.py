@@ -45,8 +45,8 @@ def parse(text: str) -> Trajectory:
     # All tags in one go: words, then (block, inside, tag, words) for each, with either a block or a tag.
     parts = TAG.split(text)
     end = len(parts)
-    cut = end > 1 and parts[-4] is not None and not parts[-1] and not text.endswith(f"</{parts[-4]}>")
-    if cut:  # the text ends in a block
+    cut = _is_cut(parts, text)
+    if cut:
         end -= 4
     phases: list[Phase] = []
     misplaced: list[tuple[str, int]] = []  # code and number of the part
@@ -79,7 +79,7 @@ def parse(text: str) -> Trajectory:
     problems = _with_offsets(misplaced, parts) if misplaced else []
     if cut:
         tag, inside = parts[end : end + 2]
-        blocks.append(BadCall(inside.strip(), "not closed", False) if tag == CALL else Text(f"<{tag}>{inside}"))
+        blocks.append(_unclosed(inside) if tag == CALL else Text(f"<{tag}>{inside}"))
         problems.append((f"unclosed:<{tag}>", len(text) - len(inside)))
     if phase is None and blocks:
         phases.append(Phase("", blocks))
@@ -101,8 +101,25 @@ def _with_offsets(misplaced: list[tuple[str, int]], parts: list[str]) -> list[tu
 
 
 def tool_calls(turn: str) -> list[ToolCall | BadCall]:
-    """The calls of one assistant turn, in order. A turn may begin in the middle of a phase."""
-    return parse(turn).calls if f"<{CALL}>" in turn else []
+    """The calls of one assistant turn, in order: ``parse(turn).calls``, sooner. A turn may begin amid a phase."""
+    if f"<{CALL}>" not in turn:
+        return []
+    parts = TAG.split(turn)
+    blocks = [*zip(parts[1::4], parts[2::4], strict=True)]
+    unclosed = _is_cut(parts, turn) and blocks.pop()
+    calls = [call_of(inside) for block, inside in blocks if block == CALL]
+    if unclosed and unclosed[0] == CALL:
+        calls.append(_unclosed(unclosed[1]))
+    return calls
+
+
+def _is_cut(parts: list[str], text: str) -> bool:
+    """Whether a text, split by :data:`TAG`, ends in a block."""
+    return len(parts) > 1 and parts[-4] is not None and not parts[-1] and not text.endswith(f"</{parts[-4]}>")
+
+
+def _unclosed(inside: str) -> BadCall:
+    return BadCall(inside.strip(), "not closed", False)
 
 
 def ranking(trajectory: Trajectory) -> list[str | None] | None:

@@ -5,10 +5,11 @@ import struct
 
 import pytest
 from xxhash import xxh3_64_intdigest
+from zstandard import ZstdCompressor
 
 from star_rl.errors import StarError
 from star_rl.evidence import EvidenceStore, EvidenceWriter
-from star_rl.evidence.details import codec
+from star_rl.evidence.details import LEVEL
 from star_rl.evidence.manifest import manifest_text, read_manifest
 
 
@@ -35,7 +36,7 @@ def as_format_1(path):
         for piece in pieces:
             offsets.append(offsets[-1] + len(piece))
         plain = struct.pack(f"<{len(offsets)}I", *offsets) + b"".join(pieces)
-        body = struct.pack("<I", len(plain)) + codec().compress(plain, asbytes=True)
+        body = struct.pack("<I", len(plain)) + ZstdCompressor(LEVEL).compress(plain)
         blocks.append(struct.pack("<Q", xxh3_64_intdigest(body)) + body)
         ends.append(ends[-1] + len(blocks[-1]))
     whole = b"".join(blocks) + struct.pack(f"<{len(ends)}Q", *ends)

@@ -13,6 +13,7 @@ import pytest
 
 from star_rl.errors import StarError
 from star_rl.evidence import EvidenceStore, EvidenceWriter
+from star_rl.evidence import manifest as sealing
 from star_rl.evidence.layout import FILES
 
 
@@ -314,6 +315,19 @@ def test_opened_while_another_process_writes(tmp_path):
     assert len(store) == 3000 and store.get("ItemCF", "k2999") == "text 2999"
     assert process.wait(60) == 0
     assert not (tmp_path / "store.building").exists()
+
+
+def test_opened_in_the_moment_of_sealing(sealed, monkeypatch):
+    """The manifest appears between two looks of the reader."""
+    away = sealed.with_name("elsewhere")
+    sealed.rename(away)
+
+    def looked(path):
+        away.rename(path)
+        return sealed.with_name("absent")
+
+    monkeypatch.setattr(sealing, "building_folder", looked)
+    assert len(EvidenceStore.open(sealed)) == 300
 
 
 def test_an_open_store_outlives_its_deletion(sealed):

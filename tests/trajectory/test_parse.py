@@ -86,7 +86,7 @@ def read_all(text: str) -> None:
     ranking(trajectory)
     plan_of(trajectory)
     repeated(trajectory.tags)
-    tool_calls(text)
+    assert tool_calls(text) == trajectory.calls
     for phase in trajectory.phases:
         assert phase.result is None or isinstance(phase.result.error, str)
     rendered = render(trajectory)
