@@ -259,6 +259,8 @@ class Student(Method):
         own = [p for p, mine in zip(result.logprobs or (), result.response_mask, strict=False) if mine]
         confidence = sum(own) / len(own) if self._logprobs and own else None
         failure = f"{result.stop}: {result.error}" if result.stop in FAULTS else found.failure
+        if result.stop == "tool_error":  # the store gave out, and not the student: it is asked again
+            failure = f"endpoint: {failure}"
         return replace(found, confidence=confidence, failure=failure)
 
 

@@ -172,6 +172,21 @@ def test_an_engine_that_fails_stops_the_run_and_keeps_nothing_wrong(run, tmp_pat
     assert len(answer(run, tmp_path, "star")[1]) == 4
 
 
+def test_a_store_that_gives_out_is_asked_again_by_the_next_call(run, tmp_path, engine, monkeypatch):
+    from star_rl.policy.tools import ToolBox
+
+    call = '<plan>\n<tool_call>\n{"name": "ItemCF", "arguments": {"item_id": "1"}}\n</tool_call>'
+    engine(Engine(ranked(["5"]), call, ranked(["5"]), ranked(["5"]), ranked(["5"])))
+    with monkeypatch.context() as patch:
+        patch.setattr(ToolBox, "call", lambda *_: 1 / 0)
+        _, answers = answer(run, tmp_path, "star:in_flight=1")
+    failures = [one.failure for one in answers]
+    assert sum(failure is not None for failure in failures) == 1 and len(failures) == 4
+    assert next(filter(None, failures)).startswith("endpoint: tool_error: ItemCF: ZeroDivisionError")
+    engine(Engine(ranked(["5"])))
+    assert [one.failure for one in answer(run, tmp_path, "star:in_flight=1")[1]] == [None] * 4
+
+
 def test_a_student_trained_again_is_another_method(run, tmp_path, engine):
     weights = run / "grpo" / "final" / "model.safetensors"
     weights.write_text("first")
