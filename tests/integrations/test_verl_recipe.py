@@ -1,5 +1,6 @@
 """Recipes: layers, Hydra's grammar, and what a user can get wrong."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from star_rl.errors import StarError
 from star_rl.integrations.verl import processes
-from star_rl.integrations.verl.grpo import GrpoResult, _death, check, export, read_metrics, run_grpo
+from star_rl.integrations.verl.grpo import GrpoResult, _death, _follow, check, export, read_metrics, run_grpo
 from star_rl.integrations.verl.recipe import (
     Paths,
     agent_loops,
@@ -155,6 +156,29 @@ def test_metrics_of_a_resumed_run_hold_each_step_once(paths):
         rows = [json.dumps({"step": step, "data": {"x": value}}) + "\n" for step, value in steps]
         (attempts / f"{number:03d}.jsonl").write_text("".join(rows))
     assert read_metrics(paths) == [{"step": 1, "x": 0.1}, {"step": 2, "x": 0.9}]
+
+
+def test_a_validation_before_training_belongs_to_the_step_that_it_judges(paths):
+    attempts = paths.run / "attempts"
+    attempts.mkdir(parents=True)
+    lines = [
+        [(0, {"val-core/toy/acc/mean@1": 0.1}), (1, {"x": 1, "val-core/toy/acc/mean@1": 0.2}), (2, {"x": 2}), (3, {})],
+        [(2, {"val-core/toy/acc/mean@1": 0.3, "val-aux/num_turns/max": 4}), (3, {"x": 9})],
+    ]
+    for number, steps in enumerate(lines, 1):
+        rows = [json.dumps({"step": step, "data": data}) + "\n" for step, data in steps]
+        (attempts / f"{number:03d}.jsonl").write_text("".join(rows))
+    assert [(row["step"], row.get("x"), row.get("val-core/toy/acc/mean@1")) for row in read_metrics(paths)] == [
+        (0, None, 0.1), (1, 1, 0.2), (2, 2, 0.3), (3, 9, None),
+    ]  # fmt: skip
+    assert [step.step for step in _follow(paths, 2, 0.0, 3, lambda: 0)] == [3], "no step of training"
+
+
+def test_validation_without_rows_for_it_is_refused(paths):
+    for wanted in ({"test_freq": 5}, {"val_before_train": True}):
+        with pytest.raises(StarError, match=r"there is no validation set - set grpo_set\.validation"):
+            check(tiny(paths, verl={"trainer": wanted}), paths)
+        assert check(tiny(paths, verl={"trainer": wanted}), dataclasses.replace(paths, val=paths.train))
 
 
 def test_a_lost_process_or_node_is_named_as_ray_says_it():

@@ -14,9 +14,10 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -78,7 +79,8 @@ def check(recipe: Recipe, paths: Paths, name: str = "grpo") -> list[str]:
     """Compose and validate a run without starting it; returns verl's overrides.
 
     Raises:
-        StarError: a path is absent, the reward breaks its contract, verl refuses a key, or sizes do not fit together.
+        StarError: a path is absent, the reward breaks its contract, verl refuses a key, sizes do not fit together, or
+            verl is to validate and there are no rows for it.
     """
     for what, path in (("model", paths.model), ("training set", paths.train), ("evidence store", paths.store)):
         if not path.exists():
@@ -86,6 +88,11 @@ def check(recipe: Recipe, paths: Paths, name: str = "grpo") -> list[str]:
     loading.check(loading.load(recipe.reward), f"the reward {recipe.reward}", **loading.options_of(recipe.verl))
     overrides = overrides_of(verl_tree(recipe, paths, name))
     config = compose(overrides)
+    if paths.val is None and (config.trainer.test_freq > 0 or config.trainer.val_before_train):
+        raise StarError(
+            "GRPO is to validate (trainer.test_freq or val_before_train), and there is no validation set",
+            "set grpo_set.validation above 0, or trainer.test_freq to -1 and val_before_train to false",
+        )
     sizes.hold([*sizes.problems(config), *sizes.enough(config, _rows(paths.train))])
     return overrides
 
@@ -199,9 +206,16 @@ def read_metrics(paths: Paths) -> list[dict[str, float]]:
     for attempt in sorted((paths.run / "attempts").glob("*.jsonl")):
         rows = [row for row in read_jsonl(attempt) if row.get("data")]
         if rows:  # steps past the resumed one were undone with the checkpoint they lacked
-            by_step = {step: row for step, row in by_step.items() if step < rows[0]["step"]}
-        by_step.update({row["step"]: {"step": row["step"], **row["data"]} for row in rows})
+            begun = rows[0]["step"] + _validates(rows[0])
+            by_step = {step: row for step, row in by_step.items() if step < begun}
+        for row in rows:
+            by_step[row["step"]] = {**by_step.get(row["step"], {}), "step": row["step"], **row["data"]}
     return [by_step[step] for step in sorted(by_step)]
+
+
+def _validates(row: Mapping[str, Any]) -> bool:
+    """Whether a line is of a validation before training. It stands at the step that training goes on from."""
+    return all(name.startswith("val-") for name in row["data"])
 
 
 def merge_metrics(paths: Paths) -> None:
@@ -244,7 +258,7 @@ def _follow(paths: Paths, attempt: int, started: float, total: int, ended: Calla
     file, seen = paths.run / "attempts" / f"{attempt:03d}.jsonl", 0
     while True:
         last_look = ended() is not None
-        rows = [row for row in read_jsonl(file) if row.get("data")]
+        rows = [row for row in read_jsonl(file) if row.get("data") and not _validates(row)]
         for row in rows[seen:]:
             yield Step(row["step"], total, row["data"], time.monotonic() - started)
         if len(rows) > seen:
