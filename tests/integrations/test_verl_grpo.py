@@ -94,6 +94,31 @@ def test_two_steps_on_the_real_engines(world):
     assert not processes.members(world.run), "processes of the run are left"
 
 
+@pytest.mark.slow
+def test_verl_validates_on_rows_of_its_own_before_and_after_a_step(world):
+    toy = load_toy()
+    tasks = toy.make_tasks(toy.ToyStore.open(world.store), 38)[32:]
+    valid = world.train.with_name("valid.parquet")
+    pq.write_table(pa.Table.from_pylist(toy.grpo_rows(tasks)), valid)
+    paths = Paths(world.run.with_name("validated"), world.model, world.train, world.store, valid)
+    made, seen = recipe(world, 1), []
+    made.verl["trainer"] |= {"test_freq": 1, "val_before_train": True, "validation_data_dir": str(paths.run / "valid")}
+    assert run_grpo(made, paths, on_step=seen.append).steps == 1
+    assert [step.step for step in seen] == [1], "a validation is no step"
+    before, after = read_metrics(paths)
+    assert (before["step"], after["step"]) == (0, 1) and not any(name.startswith("critic/") for name in before)
+    for row in (before, after):
+        assert 0.0 <= row["val-core/toy/acc/mean@1"] <= 1.0
+        assert row["val-aux/toy/loop_tool_calls/mean@1"] > 0 and row["val-aux/toy/loop_stop_answered/mean@1"] > 0.5
+    assert after["critic/score/mean"] != 0 and after["groups/successes/0"] is not None
+    for step in (0, 1):
+        lines = [json.loads(line) for line in (paths.run / f"valid/{step}.jsonl").read_text().splitlines()]
+        assert Counter(line["gts"] for line in lines) == Counter(task["ground_truth"] for task in tasks)
+        row = (before, after)[step]
+        assert sum(line["acc"] for line in lines) / len(lines) == pytest.approx(row["val-core/toy/acc/mean@1"])
+    assert {path.name for path in paths.details.iterdir()} == {"1.jsonl"}, "a validation's rollouts are there"
+
+
 def spoilt(world, name):
     """The world with one prompt of four that verl has no room for."""
     rows = load_toy().grpo_rows(
