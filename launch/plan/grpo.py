@@ -15,7 +15,7 @@ from typing import Any
 from launch.plan import activations
 from launch.plan.model import GIB, Phase, Plan
 from launch.plan.shapes import Shape
-from star_rl.integrations.verl.sizes import problems, ranks
+from star_rl.integrations.verl.sizes import problems, ranks, sequence_parallel
 
 #: Two CUDA contexts (trainer and vLLM), NCCL, vLLM's captured graphs, the allocator's slack.
 _OVERHEAD = 4 * GIB
@@ -31,7 +31,7 @@ class _Trainer:
         self.checkpointing = bool(config.actor_rollout_ref.model.get("enable_gradient_checkpointing", True))
         rank = int(config.actor_rollout_ref.model.get("lora_rank", 0) or 0)
         self.trained = shape.adapter(rank) if rank else shape.parameters
-        self.data_parallel = ranks(config, gpus)
+        self.data_parallel, self.sequence_parallel = ranks(config, gpus), sequence_parallel(config)
         (self._megatron if self.megatron else self._fsdp)()
         lengths = int(config.data.max_prompt_length) + int(config.data.max_response_length)
         self.longest = lengths
@@ -45,7 +45,6 @@ class _Trainer:
         engine, shape = self.actor.fsdp_config, self.shape
         group = self.gpus if engine.fsdp_size in (-1, None) else min(self.gpus, int(engine.fsdp_size))
         width = 2 if str(engine.model_dtype) in ("bf16", "bfloat16", "fp16") else 4
-        self.sequence_parallel = int(self.actor.ulysses_sequence_parallel_size)
         self.param_offload = bool(engine.param_offload or engine.offload_policy)
         self.optimizer_offload = bool(engine.optimizer_offload or engine.offload_policy)
         self.weights = width * shape.parameters / group
@@ -62,7 +61,6 @@ class _Trainer:
     def _megatron(self) -> None:
         engine, shape = self.actor.megatron, self.shape
         self.tp, self.pp = int(engine.tensor_model_parallel_size), int(engine.pipeline_model_parallel_size)
-        self.sequence_parallel = int(engine.context_parallel_size)
         ends = shape.embedding * (1 if self.pp > 1 or shape.tied else 2)
         part = (-(-shape.layers // self.pp) * shape.layer + ends) / self.tp
         self.param_offload, self.optimizer_offload = bool(engine.param_offload), bool(engine.optimizer_offload)
@@ -104,6 +102,7 @@ def plan_grpo(config: Any, shape: Shape, nodes: int, gpus_per_node: int, memory:
         memory: bytes of a GPU.
     """
     gpus = nodes * gpus_per_node
+    unfit = problems(config, gpus)  # first: what follows reckons with sizes that are some
     trainer, rollout = _Trainer(config, shape, gpus), config.actor_rollout_ref.rollout
     tp = int(rollout.tensor_model_parallel_size)
     replicas = max(1, gpus // tp)
@@ -158,7 +157,7 @@ def plan_grpo(config: Any, shape: Shape, nodes: int, gpus_per_node: int, memory:
     plan.hold(Phase("rollout", sampling), _rollout_remedies(trainer, rollout))
     _cache(plan, config, shape, pool, replicas)
     _step(plan, config, shape, trainer, gpus_per_node)
-    plan.problems += [f"{what}: {remedy}" for what, remedy in problems(config, gpus)]
+    plan.problems += [f"{what}: {remedy}" for what, remedy in unfit]
     return plan
 
 

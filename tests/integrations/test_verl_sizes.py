@@ -6,7 +6,7 @@ import pytest
 
 from star_rl.errors import StarError
 from star_rl.integrations.verl.recipe import Paths, compose, load_recipe, overrides_of, verl_tree
-from star_rl.integrations.verl.sizes import enough, hold, problems
+from star_rl.integrations.verl.sizes import enough, hold, problems, ranks
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,6 +41,14 @@ def test_what_does_not_fit_is_said_with_its_remedy(says, change):
     assert len(found) == 1 and says in found[0].what and found[0].remedy
     with pytest.raises(StarError, match=says.split(" ")[0]):
         hold(found)
+
+
+def test_sequences_are_shared_out_where_verl_says_so_today():
+    """``actor.ulysses_sequence_parallel_size`` is deprecated in favour of the engine's."""
+    half = {"ppo_max_token_len_per_gpu": 8192}
+    assert problems(composed("table5", actor={**half, "ulysses_sequence_parallel_size": 2})) == []
+    config = composed("table5", actor={**half, "fsdp_config": {"ulysses_sequence_parallel_size": 2}})
+    assert problems(config) == [] and ranks(config, 16) == 8
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "recipes/grpo").glob("*.yaml")), ids=lambda file: file.stem)

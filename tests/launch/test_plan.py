@@ -193,6 +193,11 @@ def test_the_megatron_recipe_shares_out_by_its_parallel_sizes():
 def test_overrides_change_the_plan_of_an_overlay():
     (sixteen,) = plan_recipe("recipes/grpo/table5.yaml", ["verl.actor_rollout_ref.rollout.n=16"])
     assert "256 rollouts (16 prompts x 16)" in sixteen.text()
+    shared = ["verl.actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size=2"]
+    (halved,) = plan_recipe("recipes/grpo/table5.yaml", shared)
+    assert "sequences over 2" in halved.title
+    with pytest.raises(StarError, match="train_batch_size=many is no size"):
+        plan_recipe("recipes/grpo/table5.yaml", ["verl.data.train_batch_size=many"])
     with pytest.raises(StarError, match="unknown key 'rollout'"):
         plan_recipe("recipes/grpo/table5.yaml", ["rollout.n=16"])
     (sft,) = plan_recipe("recipes/sft/table4.yaml", ["per_device_train_batch_size=1"])

@@ -9,7 +9,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from omegaconf import OmegaConf
+
 from star_rl.errors import StarError
+
+_ACTOR, _ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
 
 
 class Problem(NamedTuple):
@@ -19,15 +23,34 @@ class Problem(NamedTuple):
     remedy: str
 
 
+def whole(config: Any, key: str) -> int:
+    """A number of the configuration that counts something.
+
+    Raises:
+        StarError: it is no whole number from 1 upwards.
+    """
+    value = OmegaConf.select(config, key)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise StarError(f"verl.{key}={value} is no size", "give a whole number from 1 upwards")
+    return value
+
+
+def sequence_parallel(config: Any) -> int:
+    """Processes over which a sequence is shared out. verl lets the actor's own size win over its engine's
+    (verl/workers/config/actor.py:328)."""
+    if config.actor_rollout_ref.actor.strategy == "megatron":
+        return whole(config, f"{_ACTOR}.megatron.context_parallel_size")
+    own = whole(config, f"{_ACTOR}.ulysses_sequence_parallel_size")
+    return own if own > 1 else whole(config, f"{_ACTOR}.fsdp_config.ulysses_sequence_parallel_size")
+
+
 def ranks(config: Any, gpus: int) -> int:
     """Data-parallel ranks of the trainer on ``gpus`` processes; 0 where there are too few for its parallel sizes."""
-    actor = config.actor_rollout_ref.actor
-    if actor.strategy == "megatron":
-        engine = actor.megatron
-        each = engine.tensor_model_parallel_size * engine.pipeline_model_parallel_size * engine.context_parallel_size
-    else:
-        each = actor.ulysses_sequence_parallel_size
-    return int(gpus) // int(each)
+    each = sequence_parallel(config)
+    if config.actor_rollout_ref.actor.strategy == "megatron":
+        for kind in ("tensor", "pipeline"):
+            each *= whole(config, f"{_ACTOR}.megatron.{kind}_model_parallel_size")
+    return gpus // each
 
 
 def problems(config: Any, gpus: int | None = None) -> list[Problem]:
@@ -36,16 +59,19 @@ def problems(config: Any, gpus: int | None = None) -> list[Problem]:
     Args:
         config: as :func:`star_rl.integrations.verl.recipe.compose` returns it.
         gpus: processes of the trainer; default as the configuration says.
+
+    Raises:
+        StarError: what should be a size is none.
     """
-    trainer = config.trainer
-    gpus = gpus or int(trainer.nnodes) * int(trainer.n_gpus_per_node)
+    gpus = gpus or whole(config, "trainer.nnodes") * whole(config, "trainer.n_gpus_per_node")
     return [*_batches(config, gpus), *_lengths(config), *_unsupported(config)]
 
 
 def _batches(config: Any, gpus: int) -> list[Problem]:
-    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
-    batch, mini, n = int(config.data.train_batch_size), int(actor.ppo_mini_batch_size), int(rollout.n)
-    tp, parallel = int(rollout.tensor_model_parallel_size), ranks(config, gpus)
+    actor = config.actor_rollout_ref.actor
+    batch, mini = whole(config, "data.train_batch_size"), whole(config, f"{_ACTOR}.ppo_mini_batch_size")
+    n, tp = whole(config, f"{_ROLLOUT}.n"), whole(config, f"{_ROLLOUT}.tensor_model_parallel_size")
+    parallel = ranks(config, gpus)
     found = []
     if n < 2:
         found.append(Problem(f"rollout.n is {n}", "GRPO compares samples: take 2 or more"))
@@ -70,51 +96,46 @@ def _batches(config: Any, gpus: int) -> list[Problem]:
                 f"change ppo_mini_batch_size ({mini} prompts x {n})",
             )
         )
-    rows = actor.ppo_micro_batch_size_per_gpu
     if not actor.use_dynamic_bsz:
-        if rows is None:
+        if actor.ppo_micro_batch_size_per_gpu is None:
             found.append(
                 Problem(
                     "neither use_dynamic_bsz nor ppo_micro_batch_size_per_gpu is set",
                     "set actor.use_dynamic_bsz: true with ppo_max_token_len_per_gpu",
                 )
             )
-        elif parallel > 0 and (mini * n // parallel) % int(rows):
+        elif parallel > 0 and (mini * n // parallel) % (
+            rows := whole(config, f"{_ACTOR}.ppo_micro_batch_size_per_gpu")
+        ):
             found.append(
                 Problem(
                     f"{mini * n // parallel} sequences a rank are no multiple of ppo_micro_batch_size_per_gpu {rows}",
                     "lower it, or set use_dynamic_bsz: true",
                 )
             )
-    if int(actor.get("ulysses_sequence_parallel_size", 1) or 1) > 1 and not config.actor_rollout_ref.model.get(
-        "use_remove_padding", False
-    ):
+    packed = actor.strategy == "megatron" or config.actor_rollout_ref.model.get("use_remove_padding", False)
+    if not packed and sequence_parallel(config) > 1:
         found.append(Problem("sequence parallelism without use_remove_padding", "set model.use_remove_padding: true"))
     return found
 
 
 def _lengths(config: Any) -> list[Problem]:
-    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
-    prompt, response = int(config.data.max_prompt_length), int(config.data.max_response_length)
-    whole, found = prompt + response, []
-    if rollout.max_model_len and int(rollout.max_model_len) < whole:
+    prompt, response = whole(config, "data.max_prompt_length"), whole(config, "data.max_response_length")
+    total, found = prompt + response, []
+    window = config.actor_rollout_ref.rollout.max_model_len
+    if window is not None and whole(config, f"{_ROLLOUT}.max_model_len") < total:
         found.append(
-            Problem(
-                f"rollout.max_model_len {int(rollout.max_model_len):,} is less than prompt and response, {whole:,}",
-                "raise it",
-            )
+            Problem(f"rollout.max_model_len {window:,} is less than prompt and response, {total:,}", "raise it")
         )
-    parallel = int(actor.get("ulysses_sequence_parallel_size", 1) or 1)
-    if actor.strategy == "megatron":
-        parallel = int(actor.megatron.context_parallel_size)
-    reach = int(actor.ppo_max_token_len_per_gpu) * parallel
-    if actor.use_dynamic_bsz and reach < whole:
-        found.append(
-            Problem(
-                f"a sequence of {whole:,} tokens does not fit a micro-batch of {reach:,}",
-                "raise ppo_max_token_len_per_gpu",
+    if config.actor_rollout_ref.actor.use_dynamic_bsz:
+        reach = whole(config, f"{_ACTOR}.ppo_max_token_len_per_gpu") * sequence_parallel(config)
+        if reach < total:
+            found.append(
+                Problem(
+                    f"a sequence of {total:,} tokens does not fit a micro-batch of {reach:,}",
+                    "raise ppo_max_token_len_per_gpu",
+                )
             )
-        )
     return found
 
 
@@ -133,7 +154,7 @@ def _unsupported(config: Any) -> list[Problem]:
 
 def enough(config: Any, rows: int) -> list[Problem]:
     """Whether a training set of ``rows`` prompts gives a step, and as many steps as are asked for."""
-    batch, epochs = int(config.data.train_batch_size), int(config.trainer.total_epochs)
+    batch, epochs = whole(config, "data.train_batch_size"), whole(config, "trainer.total_epochs")
     if rows < batch:
         return [
             Problem(
@@ -141,10 +162,12 @@ def enough(config: Any, rows: int) -> list[Problem]:
                 "sample more tasks (sample.instances of a chain), or lower verl.data.train_batch_size",
             )
         ]
-    wanted, most = config.trainer.total_training_steps, rows // batch * epochs
-    if wanted is None or int(wanted) <= most:
+    if config.trainer.total_training_steps is None:
         return []
-    needed = -(-int(wanted) // (rows // batch))
+    wanted, most = whole(config, "trainer.total_training_steps"), rows // batch * epochs
+    if wanted <= most:
+        return []
+    needed = -(-wanted // (rows // batch))
     return [
         Problem(
             f"{wanted} steps are wanted, {epochs} epoch(s) of {rows} rows have {most}: verl would end without its last "
