@@ -124,22 +124,29 @@ def grpo_recipe(config: Mapping[str, Any]) -> Any:
         config: sections ``prompt``, ``tools``, ``sft_set``, ``loop`` and ``grpo`` as plain data.
 
     Raises:
-        StarError: no such overlay, an unknown key, or an override that contradicts the chain.
+        StarError: no such overlay, an unknown key, or one of either that contradicts the chain.
     """
     from launch.world import LACKING
     from rewards.loading import place
     from star_rl.integrations.verl.recipe import load_recipe, merge
 
     section, tools = config["grpo"], config["tools"]
-    asked = section["overrides"].get("verl") or {}
+    own = load_recipe({}, section["overrides"])
+    asked = own.verl.get("data", {})
     chain = lengths(config)
     for name, value in chain.items():
-        given = (asked.get("data") or {}).get(name, value)
+        given = asked.get(name, value)
         if given != value:
             option = "loop.budget.response_tokens" if name == "max_response_length" else "prompt.budget"
             raise StarError(
                 f"grpo.overrides.verl.data.{name}={given}, but the chain's {option} is {value}",
                 f"set {option} alone: verl's length follows it",
+            )
+    for said in (load_recipe(overlay(section["recipe"])), own):
+        if said.reward not in (load_recipe({}).reward, section["reward"]):
+            raise StarError(
+                f"a GRPO overlay or override says reward={said.reward}, the chain grpo.reward={section['reward']}",
+                "name a chain's reward in grpo.reward alone",
             )
     reward, function = place(section["reward"])
     steps = {"trainer": {"total_training_steps": section["steps"]}} if section["steps"] else {}

@@ -78,7 +78,9 @@ def test_grpo_is_online_with_a_key_and_its_names_are_the_user_s(tmp_path, monkey
     monkeypatch.setenv("WANDB_API_KEY", "k")
     online = environment(recipe, paths, 1)
     assert (online["WANDB_MODE"], online["WANDB_DIR"]) == ("online", str(tmp_path.resolve()))
-    assert environment(load_recipe({"env": {"WANDB_MODE": "offline"}}), paths, 1)["WANDB_MODE"] == "offline"
+    mine = load_recipe({"env": {"WANDB_MODE": "offline", "WANDB_PROJECT": "mine"}})
+    assert environment(mine, paths, 1)["WANDB_MODE"] == "offline"
+    assert verl_tree(mine, paths, "n")["trainer"]["project_name"] == "mine"
 
 
 def test_sft_s_process_is_told_where_its_curves_go(tmp_path, monkeypatch):

@@ -106,6 +106,19 @@ def test_a_reward_s_file_goes_where_every_node_finds_it(tmp_path):
     assert with_reward_in(tmp_path, package).reward == "pkg://rewards.star:compute_score"
 
 
+def test_a_reward_that_the_chain_would_overrule_is_refused(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("reward: ndcg\n")
+    for grpo in ({"recipe": str(file)}, {"overrides": {"reward": "ndcg"}}, {"overrides": {"reward": 3}}):
+        with pytest.raises(
+            StarError, match=r"says reward=(ndcg|3), the chain grpo.reward=star - name a chain's reward"
+        ):
+            grpo_recipe(sections(grpo=grpo))
+    assert (
+        grpo_recipe(sections(grpo={"recipe": str(file), "reward": "ndcg"})).reward == "pkg://rewards.ndcg:compute_score"
+    )
+
+
 def test_the_keys_of_the_chain_hold_them():
     by_name = {stage.name: stage for stage in chain.STAGES}
     for name in ("sft", "grpo"):

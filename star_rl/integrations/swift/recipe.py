@@ -102,6 +102,8 @@ def _merged(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Later ones win; `ENV` key by key. `null` stays, for it removes a key of what lies further below."""
     out: dict[str, Any] = {}
     for layer in layers:
+        if not isinstance(layer.get("ENV") or {}, Mapping):
+            raise StarError(f"SFT recipe: ENV={layer['ENV']} names no variables", "write NAME: value below it")
         variables = {**(out.get("ENV") or {}), **(layer.get("ENV") or {})}
         out |= layer
         if variables:

@@ -29,6 +29,7 @@ from star_rl.integrations import curves
 from star_rl.policy.loop import Budget
 from star_rl.policy.tools import LENSES
 
+DEVICES = ("auto", "cpu", "cuda", "npu")
 PROJECT_ROOT = Path(__file__).resolve().parents[3]
 _PACKAGE = "star_rl.integrations.verl"
 
@@ -169,14 +170,10 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, 
     """Read a recipe from YAML (over its ``base:``, if any) or from a mapping; ``overrides`` of the same shape win.
 
     Raises:
-        StarError: the file is absent, no mapping, or holds an unknown key.
+        StarError: the file is absent, no mapping, or holds an unknown key, device or no section where one belongs.
     """
-    if isinstance(source, Mapping):
-        name = "the recipe"
-        tree: Any = OmegaConf.create(dict(source))
-    else:
-        name = str(source)
-        tree = _layered(Path(source))
+    name = "the recipe" if isinstance(source, Mapping) else str(source)
+    tree: Any = OmegaConf.create(dict(source)) if isinstance(source, Mapping) else _layered(Path(source))
     try:
         values: Any = OmegaConf.to_container(OmegaConf.merge(tree, dict(overrides or {})), resolve=True)
     except OmegaConfBaseException as error:
@@ -184,10 +181,24 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, 
     if not isinstance(values, dict):
         raise StarError(f"{name} holds no mapping", "write the recipe as keys and values")
     _known(values, Recipe, name)
-    policy = values.pop("policy", None) or {}
+    values = {key: value for key, value in values.items() if value is not None}
+    _shaped(values, name)
+    policy = values.pop("policy", {})
     _known(policy, PolicyOptions, f"{name}: policy")
-    env = {str(key): str(value) for key, value in (values.pop("env", None) or {}).items()}
+    env = {str(key): str(value) for key, value in values.pop("env", {}).items()}
     return Recipe(policy=PolicyOptions(**policy), env=env, **values)
+
+
+def _shaped(values: Mapping[str, Any], where: str) -> None:
+    verl: Any = values.get("verl", {})
+    sections = {key: values.get(key, {}) for key in ("verl", "policy", "ray", "env")}
+    if isinstance(verl, Mapping):
+        sections |= {f"verl.{key}": value for key, value in verl.items() if key in ("data", "trainer", "reward")}
+    for key, value in sections.items():
+        if not isinstance(value, Mapping):
+            raise StarError(f"{where}: {key}={value} is no section", "write keys with values below it")
+    if values.get("device", "auto") not in DEVICES:
+        raise StarError(f"{where}: device={values['device']} is unknown", f"choose one of {', '.join(DEVICES)}")
 
 
 def _layered(path: Path) -> Any:
@@ -325,14 +336,12 @@ def verl_tree(recipe: Recipe, paths: Paths, name: str) -> dict[str, Any]:
         },
         "ray_kwargs": {"ray_init": {key if key == "num_cpus" else f"+{key}": value for key, value in ray.items()}},
     }
-    named = {"trainer": {"project_name": os.environ.get("WANDB_PROJECT", curves.PROJECT), "experiment_name": name}}
+    project = {**os.environ, **recipe.env}.get("WANDB_PROJECT") or curves.PROJECT
+    named = {"trainer": {"project_name": project, "experiment_name": name}}
     synchronous = recipe.verl.get("trainer", {}).get("v1", {}).get("trainer_mode", "sync") == "sync"
-    strict = {
-        "path": f"pkg://{_PACKAGE}.replay",
-        "name": "StrictReplayBuffer",
-    }  # asynchronous modes have a buffer of their own
+    strict = {"path": f"pkg://{_PACKAGE}.replay", "name": "StrictReplayBuffer"}
     told = {"custom_sampler": strict, "sampler_kwargs": {"+details_dir": str(paths.details.resolve())}}
-    sampler = {"trainer": {"v1": {"sampler": told}}} if synchronous else {}
+    sampler = {"trainer": {"v1": {"sampler": told}}} if synchronous else {}  # else a buffer of verl's own
     return merge(BASE, CPU if cpu else {}, sampler, named, recipe.verl, places)
 
 
