@@ -47,6 +47,8 @@ GRPO: dict[str, Metric] = {
     "hr3": Metric("HR@3", "%", ("reward/hr3/mean",), percent=True),
     "hr5": Metric("HR@5", "%", ("reward/hr5/mean",), percent=True),
     "hr_avg": Metric("HR_avg", "%", ("reward/hr_avg/mean",), percent=True),
+    "valid_hr1": Metric("HR@1 in validation", "%", percent=True),
+    "valid_hr_avg": Metric("HR_avg in validation", "%", percent=True),
     "response_length": Metric("Response length", "tokens", ("response_length/mean",)),
     "tool_calls": Metric("Tool calls", "per rollout", ("rollout/tool_calls/mean", "reward/tool_calls/mean")),
     "invalid_calls": Metric("Invalid tool calls", "per rollout", ("reward/invalid_calls/mean",)),
@@ -60,6 +62,11 @@ GRPO: dict[str, Metric] = {
 }
 #: Share of groups by how many of their samples put the truth first, as ``groups/successes/<k>``.
 _SUCCESSES = "groups/successes/"
+#: verl names validation by source and samples a prompt (trainer/ppo/v1/trainer_base.py, ``_val_metrics_update``).
+_VALIDATION = {
+    "valid_hr1": re.compile(r"val-core/.+/acc/mean@\d+"),
+    "valid_hr_avg": re.compile(r"val-aux/.+/hr_avg/mean@\d+"),
+}
 #: Curves that span powers of ten.
 LOGARITHMIC = frozenset({"probs_diff_max"})
 #: The reward's format part, +1 or -1 (paper, section 3.5); the rate is had from its mean.
@@ -189,10 +196,17 @@ def _pick(raw: Mapping[str, Curve], metric: Metric) -> Curve:
 
 
 def grpo_curves(raw: Mapping[str, Curve]) -> dict[str, Curve]:
-    """The report's curves from the logger's (:attr:`Metrics.curves`); those never logged are left out."""
+    """The report's curves from the logger's (:attr:`Metrics.curves`); those never logged are left out.
+
+    Those of a validation are means over its sources.
+    """
     found = {key: curve for key, metric in GRPO.items() if (curve := _pick(raw, metric))}
     if "format" not in found and (signs := _pick(raw, _SIGNED_FORMAT)):
         found["format"] = [(step, None if value is None else (1 + value) / 2) for step, value in signs]
+    for key, pattern in _VALIDATION.items():
+        if sources := [dict(finite(curve)) for name, curve in raw.items() if pattern.fullmatch(name)]:
+            steps = sorted(set.intersection(*map(set, sources)))
+            found[key] = [(step, sum(source[step] for source in sources) / len(sources)) for step in steps]
     return found
 
 

@@ -94,6 +94,17 @@ def test_a_run_without_a_log_is_named(tmp_path):
         read_metrics([tmp_path / "gone.jsonl"])
 
 
+def test_a_validation_is_a_curve_over_its_sources(tmp_path):
+    logged = {"val-core/books/acc/mean@1": 0.2, "val-core/films/acc/mean@1": 0.4, "val-aux/books/hr_avg/mean@1": 0.5}
+    beside = {"val-aux/books/acc_success_only/mean@1": 1.0, "val-aux/num_turns/mean": 4.0}
+    write(tmp_path / "metrics.jsonl", [row(0, **logged, **beside), row(1, x=1), row(5, **logged)])
+    curves = grpo_curves(read_metrics(tmp_path).curves)
+    assert curves["valid_hr1"] == [(0.0, pytest.approx(0.3)), (5.0, pytest.approx(0.3))]
+    assert curves["valid_hr_avg"] == [(0.0, 0.5), (5.0, 0.5)]
+    plot(tmp_path, tmp_path / "curves.svg")
+    assert "HR@1 in validation" in (tmp_path / "curves.svg").read_text()
+
+
 def test_names_of_the_log_become_those_of_the_report(tmp_path):
     rows = [
         row(
