@@ -210,7 +210,8 @@ def _grpo(recipe: Recipe, sizes: bool, wanted: bool) -> None:
     if not sizes:
         return
     rows = recipe.grpo_set.total
-    fit.hold(fit.problems(config) + (fit.enough(config, rows) if isinstance(rows, int) else []))
+    found = fit.problems(config) + fit.validation(config, recipe.grpo_set.validation > 0)
+    fit.hold(found + (fit.enough(config, rows) if isinstance(rows, int) else []))
     _prompts(recipe, int(config.data.max_prompt_length) + int(config.data.max_response_length))
 
 

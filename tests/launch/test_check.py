@@ -97,6 +97,7 @@ def test_a_fault_is_told_before_anything_starts(override, says):
             ["engine.options.max_model_len=9000"],
             "engine.options.max_model_len=9000 is less than prompt and response, 14,192",
         ),
+        (["grpo.overrides.verl.trainer.test_freq=5", "grpo_set.validation=0"], "no validation set - set grpo_set.valid"),
         (["grpo.steps=40"], "40 steps are wanted, 1 epoch(s) of 500 rows have 31"),
         (["source.root=/no/such/folder"], "source.root=/no/such/folder is not there"),
     ],

@@ -88,12 +88,9 @@ def check(recipe: Recipe, paths: Paths, name: str = "grpo") -> list[str]:
     loading.check(loading.load(recipe.reward), f"the reward {recipe.reward}", **loading.options_of(recipe.verl))
     overrides = overrides_of(verl_tree(recipe, paths, name))
     config = compose(overrides)
-    if paths.val is None and (config.trainer.test_freq > 0 or config.trainer.val_before_train):
-        raise StarError(
-            "GRPO is to validate (trainer.test_freq or val_before_train), and there is no validation set",
-            "set grpo_set.validation above 0, or trainer.test_freq to -1 and val_before_train to false",
-        )
-    sizes.hold([*sizes.problems(config), *sizes.enough(config, _rows(paths.train))])
+    rows = _rows(paths.train)
+    validation = sizes.validation(config, paths.val is not None)
+    sizes.hold([*sizes.problems(config), *sizes.enough(config, rows), *validation])
     return overrides
 
 

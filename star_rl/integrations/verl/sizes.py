@@ -177,6 +177,18 @@ def enough(config: Any, rows: int) -> list[Problem]:
     ]
 
 
+def validation(config: Any, rows: bool) -> list[Problem]:
+    """Whether there are ``rows`` for the validation that is asked for, if any is."""
+    if rows or not (config.trainer.test_freq > 0 or config.trainer.val_before_train):
+        return []
+    return [
+        Problem(
+            "GRPO is to validate (trainer.test_freq or val_before_train), and there is no validation set",
+            "set grpo_set.validation above 0, or trainer.test_freq to -1 and val_before_train to false",
+        )
+    ]
+
+
 def hold(found: list[Problem]) -> None:
     """Refuse a configuration that has problems.
 
