@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.util
+import inspect
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -29,6 +30,10 @@ _SWIFT_ARGUMENTS = (
     ("swift", "trainers/arguments.py"),
     ("transformers", "training_args.py"),
     ("transformers", "training_args_seq2seq.py"),
+)
+#: How these declare what is no text.
+_NUMBERS = frozenset(
+    form for kind in ("int", "float", "bool") for form in (kind, f"Optional[{kind}]", f"{kind} | None")
 )
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -69,6 +74,8 @@ def known(values: Mapping[str, Any], names: Iterable[str], where: str) -> None:
     Raises:
         StarError: the first that is not, with the nearest ones that are.
     """
+    if not isinstance(values, Mapping):
+        raise StarError(f"{where}={values} is no section", "write keys with values below it")
     names = list(names)
     for name in values:
         if name not in names:
@@ -87,16 +94,31 @@ def _components(recipe: Recipe) -> None:
     from star_rl.chat import ChatOptions
     from star_rl.mars import RuleOptions, TeamOptions
     from star_rl.mars.llm import LlmOptions
+    from star_rl.neighbours import Weighting
     from star_rl.policy.engines import EngineOptions
     from star_rl.policy.loop import Budget
+    from star_rl.prompts import PromptOptions
     from star_rl.scenarios import SplitOptions
     from star_rl.student.model import StudentShape
+    from star_rl.student.tokenizer import train_tokenizer
 
+    tokenizer = inspect.signature(train_tokenizer).parameters.values()
+    own = [one.name for one in tokenizer if one.kind is one.KEYWORD_ONLY and one.name != "words"]
+    known(recipe.student.tokenizer, own, "student.tokenizer")
+    options = recipe.teacher.options
+    known(options, [*_fields(TeamOptions), *PARTS], "teacher.options")
+    for part in ("chat", "planner_chat"):  # made where there are endpoints, see below
+        known(options.get(part) or {}, _fields(ChatOptions), f"teacher.options.{part}")
     read: tuple[tuple[str, Mapping[str, Any], Any], ...] = (
         ("split.options", recipe.split.options, SplitOptions),
+        ("neighbours", {"name": recipe.neighbours.weight}, Weighting),
+        ("prompt", asdict(recipe.prompt), PromptOptions),
         ("loop.budget", recipe.loop.budget, Budget),
         ("engine.options", recipe.engine.options, EngineOptions),
         ("student.shape", recipe.student.shape, StudentShape),
+        ("teacher.options", {name: value for name, value in options.items() if name not in PARTS}, TeamOptions),
+        ("teacher.options.rules", options.get("rules") or {}, RuleOptions),
+        ("teacher.options.llm", options.get("llm") or {}, LlmOptions),
     )
     for where, values, shape in read:
         known(values, _fields(shape), where)
@@ -108,11 +130,6 @@ def _components(recipe: Recipe) -> None:
             raise StarError(f"{where}: {error.what}", error.remedy) from error
         except (TypeError, ValueError) as error:
             raise StarError(f"{where}: {error}", f"see {shape.__module__}.{shape.__name__}") from error
-    options = recipe.teacher.options
-    known(options, [*_fields(TeamOptions), *PARTS], "teacher.options")
-    for part in PARTS:
-        shape = {"rules": RuleOptions, "llm": LlmOptions}.get(part, ChatOptions)
-        known(options.get(part) or {}, _fields(shape), f"teacher.options.{part}")
 
 
 def _data(recipe: Recipe, here: bool) -> None:
@@ -142,37 +159,36 @@ def _student(recipe: Recipe, here: bool) -> None:
 
 
 def _endpoints(recipe: Recipe) -> None:
-    if not (recipe.teacher.options.get("chat") or {}).get("endpoints"):
-        raise StarError(
-            "teacher.backend=llm, but teacher.options.chat names no endpoint",
-            "set teacher.options.chat.endpoints=[http://HOST:8000/v1], or teacher.backend=rules",
-        )
+    from launch.teaching import chat_options
+
+    for part in ("chat", "planner_chat"):
+        if (given := recipe.teacher.options.get(part) or {}) or part == "chat":
+            chat_options(part, given)
 
 
 # ------------------------------------------------------------------------------------------------------ the trainings
 
 
 @cache
-def sft_keys() -> frozenset[str]:
-    """Every argument of ``swift sft``, read from the installed sources; empty where they are not installed.
+def sft_keys() -> Mapping[str, frozenset[str]]:
+    """Every argument of ``swift sft`` and the types it is declared with, read from the installed sources; empty where
+    they are not installed.
 
     Importing ms-swift takes seconds, for it imports torch; its dataclasses are declarations that read as well.
     """
-    names: set[str] = set()
+    names: dict[str, frozenset[str]] = {}
     for package, place in _SWIFT_ARGUMENTS:
         found = importlib.util.find_spec(package)
         if found is None or found.origin is None:
-            return frozenset()
+            return {}
         path = Path(found.origin).parent / place
         for file in sorted(path.glob("*.py")) if path.is_dir() else [path]:
             for node in ast.parse(file.read_text(encoding="utf-8")).body:
-                if isinstance(node, ast.ClassDef):
-                    names |= {
-                        line.target.id
-                        for line in node.body
-                        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
-                    }
-    return frozenset(names)
+                for line in node.body if isinstance(node, ast.ClassDef) else ():
+                    if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
+                        name = line.target.id
+                        names[name] = names.get(name, frozenset()) | {ast.unparse(line.annotation)}
+    return names
 
 
 def _sft(recipe: Recipe) -> None:
@@ -185,14 +201,18 @@ def _sft(recipe: Recipe) -> None:
 
 
 def hold_sft_keys(values: Mapping[str, Any], where: str) -> None:
-    """Hold keys to the arguments of ``swift sft``, where it is installed.
+    """Hold keys to the arguments of ``swift sft`` and numbers to be some, where it is installed.
 
     Raises:
         StarError: the first that is none, with the nearest ones that are.
     """
     names = sft_keys()
-    if names:
-        known(values, [*names, "ENV"], where)
+    if not names:
+        return
+    known(values, [*names, "ENV"], where)
+    for name, value in values.items():
+        if isinstance(value, str) and name in names and names[name] <= _NUMBERS:
+            raise StarError(f"{where}.{name}={value} is no number", "write one, such as 0.1, 1.0e-5 or true")
 
 
 def _grpo(recipe: Recipe, sizes: bool, wanted: bool) -> None:
@@ -223,7 +243,7 @@ def _prompts(recipe: Recipe, whole: int) -> None:
             "a longer prompt would be cut in GRPO: raise loop.prompt_tokens, or leave it out",
         )
     window = recipe.engine.options.get("max_model_len")
-    if prompt.profile == "full" and window is not None and window < whole:
+    if window is not None and window < whole:
         raise StarError(
             f"engine.options.max_model_len={window} is less than prompt and response, {whole:,}",
             "raise it, or leave it out",

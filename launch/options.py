@@ -7,6 +7,7 @@ the split, the teacher), its section carries them as ``options`` and the compone
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from star_rl.errors import StarError
@@ -214,7 +215,11 @@ class Recipe:
             self.sft_set.setting,
             ("full", "no_tools", "no_planner", "no_reflector", "planner_only"),
         )
+        folder = Path(self.name).name
+        if folder != self.name or folder in ("", ".", ".."):
+            raise StarError(f"name={self.name} is no folder's name", "set out= to the folder that the run's lies in")
         for name, value, low, high in (
+            ("seed", self.seed, 0, 2**32 - 1),
             ("neighbours.items_k", self.neighbours.items_k, 1, 10_000),
             ("neighbours.users_k", self.neighbours.users_k, 1, 10_000),
             ("neighbours.liked_k", self.neighbours.liked_k, 1, 10_000),
@@ -222,9 +227,11 @@ class Recipe:
             ("prompt.history", self.prompt.history, 0, 10_000),
             ("prompt.top", self.prompt.top, 1, 20),
             ("tools.lens_top", self.tools.lens_top, 1, 20),
+            ("teacher.tasks", self.teacher.tasks, 1, float("inf")),
             ("teacher.passes", self.teacher.passes, 1, 64),
             ("sft_set.max_tokens", self.sft_set.max_tokens, 64, float("inf")),
             ("sft_set.per_task", self.sft_set.per_task, 1, 64),
+            ("sft_set.limit", self.sft_set.limit, 1, float("inf")),
             ("loop.prompt_tokens", self.loop.prompt_tokens, 64, float("inf")),
             ("engine.in_flight", self.engine.in_flight, 1, 65_536),
             ("sample.instances", self.sample.instances, 1, float("inf")),

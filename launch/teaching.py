@@ -101,16 +101,29 @@ async def open_teacher(world: World, config: Mapping[str, Any], seed: int, cache
             await client.close()
 
 
-def _client(name: str, values: Mapping[str, Any], cache: Path) -> Any:
-    from star_rl.chat import ChatClient, ChatOptions
+def chat_options(name: str, values: Mapping[str, Any], cache: Path | None = None) -> Any:
+    """``teacher.options.chat`` or ``planner_chat`` as :class:`star_rl.chat.ChatOptions`.
+
+    Raises:
+        StarError: no endpoint, an unknown option, or a value out of its range.
+    """
+    from star_rl.chat import ChatOptions
 
     where = f"teacher.options.{name}"
     given = _only(values, ChatOptions, where)
     if not given.get("endpoints"):
-        raise StarError(f"{where} names no endpoint", f"set {where}.endpoints=[http://HOST:8000/v1]")
+        raise StarError(
+            f"{where} names no endpoint", f"set {where}.endpoints=[http://HOST:8000/v1], or teacher.backend=rules"
+        )
     endpoints = given.pop("endpoints")
     endpoints = (endpoints,) if isinstance(endpoints, str) else tuple(endpoints)
-    return ChatClient(ChatOptions(**{"cache": str(cache), **given, "endpoints": endpoints}))
+    return ChatOptions(**{"cache": str(cache or ""), **given, "endpoints": endpoints})
+
+
+def _client(name: str, values: Mapping[str, Any], cache: Path) -> Any:
+    from star_rl.chat import ChatClient
+
+    return ChatClient(chat_options(name, values, cache))
 
 
 def _only(values: Mapping[str, Any], shape: Any, where: str) -> dict[str, Any]:

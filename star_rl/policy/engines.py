@@ -64,8 +64,10 @@ class EngineOptions:
     extra: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.replicas is not None and self.replicas < 1:
-            raise StarError(f"replicas={self.replicas}", "give a whole number from 1 upwards, or leave it out")
+        for name in ("max_model_len", "max_num_seqs", "threads", "replicas"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise StarError(f"{name}={value}", "give a whole number from 1 upwards, or leave it out")
 
 
 @contextlib.asynccontextmanager

@@ -65,6 +65,17 @@ def test_every_recipe_that_ships_passes(name, tmp_path):
         ("grpo.overrides.verl.trainr.nnodes=2", "trainr"),
         ("grpo.overrides.verl.data.max_response_length=512", "but the chain's loop.budget.response_tokens is 208"),
         ("grpo.overrides.verl.actor_rollout_ref.model.lora_rank=8", "verl keeps the adapter apart"),
+        ("sft.overrides.learning_rate=high", "sft.overrides.learning_rate=high is no number"),
+        ("sft.overrides.bf16=yess", "sft.overrides.bf16=yess is no number"),
+        ("student.tokenizer.max_phrase=9", "student.tokenizer.max_phrase is not known - did you mean max_phrases"),
+        ("teacher.options.rounds=0", "teacher.options: teacher option rounds is 0"),
+        ("teacher.options.rules=hasty", "teacher.options.rules=hasty is no section"),
+        ("teacher.options.rules.haste=2", "teacher.options.rules: rule option haste is 2"),
+        ("teacher.options.rules.strategies.luck=1", "unknown strategy 'luck'"),
+        ("prompt.budget=100", "prompt: prompt option budget is 100 - give 500 or more"),
+        ("neighbours.weight=heavy", "neighbours: there is no weight 'heavy'"),
+        ("engine.options.max_num_seqs=many", "engine.options: max_num_seqs=many - give a whole number"),
+        ("engine.options.max_model_len=300", "engine.options.max_model_len=300 is less than prompt and response, 368"),
         ("grpo.overrides.verl=3", "verl=3 is no section - write keys with values below it"),
         ("grpo.overrides.verl.trainer=7", "verl.trainer=7 is no section"),
         ("grpo.overrides.verl.data=5", "verl.data=5 is no section"),
@@ -97,7 +108,10 @@ def test_a_fault_is_told_before_anything_starts(override, says):
             ["engine.options.max_model_len=9000"],
             "engine.options.max_model_len=9000 is less than prompt and response, 14,192",
         ),
-        (["grpo.overrides.verl.trainer.test_freq=5", "grpo_set.validation=0"], "no validation set - set grpo_set.valid"),
+        (
+            ["grpo.overrides.verl.trainer.test_freq=5", "grpo_set.validation=0"],
+            "no validation set - set grpo_set.valid",
+        ),
         (["grpo.steps=40"], "40 steps are wanted, 1 epoch(s) of 500 rows have 31"),
         (["source.root=/no/such/folder"], "source.root=/no/such/folder is not there"),
     ],
@@ -122,6 +136,25 @@ def test_the_recipe_that_the_documentation_shows_passes(tmp_path):
     shutil.copytree("recipes", tmp_path / "recipes")
     (tmp_path / "recipes/mine.yaml").write_text(block.split("```")[0])
     check_recipe(load(tmp_path / "recipes/mine.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("chat", "says"),
+    [
+        ({"endpoints": ["teacher:8000"]}, "'teacher:8000' is no endpoint"),
+        ({"endpoints": "http://h/v1", "retries": -1}, "chat option retries is -1"),
+        ({"endpoints": ["http://h/v1"], "modell": "x"}, "teacher.options.chat.modell is not known"),
+    ],
+)
+def test_what_the_teacher_is_asked_by_is_held_to_its_ranges(chat, says):
+    recipe = of("teacher.backend=llm")
+    recipe.teacher.options["chat"] = chat
+    with pytest.raises(StarError) as caught:
+        check_recipe(recipe)
+    assert says in str(caught.value)
+    recipe.teacher.options |= {"chat": {"endpoints": "http://127.0.0.1:1/v1"}, "planner_chat": {"model": "x"}}
+    with pytest.raises(StarError, match="planner_chat names no endpoint"):
+        check_recipe(recipe)
 
 
 @pytest.mark.engine
@@ -168,14 +201,14 @@ def test_the_arguments_of_ms_swift_are_read_as_they_are():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     line = next(line for line in done.stdout.splitlines() if line.startswith("FIELDS"))
     real = set(json.loads(line.split(" ", 1)[1]))
-    assert real <= check.sft_keys() and len(check.sft_keys() - real) < 20
+    assert real <= set(check.sft_keys()) and len(set(check.sft_keys()) - real) < 20
 
 
 def test_without_ms_swift_its_keys_are_left_to_it(monkeypatch):
     check.sft_keys.cache_clear()
     monkeypatch.setattr(check, "_SWIFT_ARGUMENTS", (("no_such_package", "x"),))
     try:
-        assert check.sft_keys() == frozenset()
+        assert check.sft_keys() == {}
         check.hold_sft_keys({"anything": 1}, "sft.overrides")
     finally:
         check.sft_keys.cache_clear()

@@ -41,6 +41,11 @@ def test_a_base_recipe_is_read_first(path, tmp_path):
         ("sample.temperature=-1", "out of range"),
         ("evidence.size=huge", "one of full, short"),
         ("grpo_set.total=0", "not a size"),
+        ("name=a/b", "name=a/b is no folder's name - set out= to the folder"),
+        ("name=..", "is no folder's name"),
+        ("seed=-1", "seed=-1 is out of range"),
+        ("teacher.tasks=0", "teacher.tasks=0 is out of range"),
+        ("sft_set.limit=-1", "sft_set.limit=-1 is out of range"),
         ("novalue", "not an override"),
     ],
 )
