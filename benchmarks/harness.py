@@ -13,9 +13,11 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".bench"
@@ -46,6 +48,24 @@ def calibration() -> float:
             total += number * number
         seconds.append(time.process_time() - began)
     return min(seconds) * 1e3
+
+
+def stolen() -> Callable[[], float]:
+    """Starts to watch this process's cores; what is returned tells the share of their time since then, in %, that the
+    hypervisor gave to others. No program can tell it from a slow machine."""
+    cores = sorted(os.sched_getaffinity(0))
+
+    def clock() -> tuple[float, float]:
+        times = [psutil.cpu_times(percpu=True)[core] for core in cores]
+        return sum(each.steal for each in times), sum(map(sum, times))
+
+    began = clock()
+
+    def share() -> float:
+        taken, passed = (now - then for now, then in zip(clock(), began, strict=True))
+        return 100 * taken / max(passed, 1e-9)
+
+    return share
 
 
 def peak() -> float:

@@ -128,6 +128,9 @@ class Server:
     """In place of verl's server client: the same call for both loops, timed."""
 
     def __init__(self, engine: Any, config: Any, end: int) -> None:
+        from verl.workers.rollout.replica import TokenOutput
+
+        self.made = TokenOutput
         rollout = config.actor_rollout_ref.rollout
         self.engine, self.end = engine, end
         self.response, self.context = rollout.response_length, rollout.max_model_len
@@ -146,8 +149,6 @@ class Server:
         self, request_id: str, *, prompt_ids: list[int], sampling_params: dict[str, Any], **_: Any
     ) -> Any:
         """As verl's vLLM server reads its parameters (verl/workers/rollout/vllm_rollout/vllm_async_server.py:585)."""
-        from verl.workers.rollout.replica import TokenOutput
-
         asked = time.perf_counter()
         if request_id in self.ended:
             self.between.append(asked - self.ended[request_id][0])
@@ -162,7 +163,7 @@ class Server:
         said = await self.engine.generate(prompt_ids, chosen, request_id)
         if isinstance(self.engine, Paced) and self.engine.pace:
             self.due[request_id] = self.engine.due[request_id]
-        output = TokenOutput(
+        output = self.made(
             token_ids=list(said.token_ids),
             log_probs=None if said.logprobs is None else list(said.logprobs),
             stop_reason="completed",

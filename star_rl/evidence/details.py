@@ -160,7 +160,7 @@ class Details:
         table = len(self.mapped) - 8 * (blocks + 1)
         start, end = _RANGE.unpack_from(self.mapped, table + 8 * (ordinal // self.block))
         block = self.mapped[start:end]
-        if len(block) < _HEAD.size or xxh3_64_intdigest(block[8:]) != _HEAD.unpack_from(block)[0]:
+        if len(block) < _HEAD.size or xxh3_64_intdigest(memoryview(block)[8:]) != _HEAD.unpack_from(block)[0]:
             raise damaged(self.file, f"the block at byte {start} fails its checksum")
         return block
 

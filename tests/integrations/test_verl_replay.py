@@ -7,6 +7,7 @@ pytestmark = pytest.mark.engine
 
 def row(group, sample, score, acc=0.0, stop="answered"):
     scores = {"score": score, "acc": acc, "loop_tool_calls": 2.0, "loop_stop_answered": float(stop == "answered")}
+    scores["loop_own_seconds"] = 0.25
     return {"group": group, "sample": sample, "task_id": f"t{group}", "stop": stop, "scores": scores}
 
 
@@ -16,6 +17,7 @@ def test_means_sums_and_the_shares_of_groups():
     found = summary([row("a", 0, 2.0, 1.0), row("a", 1, 1.0), row("b", 0, 1.0), row("b", 1, 1.0)])
     assert found["reward/score/mean"] == 1.25 and found["reward/acc/mean"] == 0.25
     assert (found["rollout/tool_calls/mean"], found["rollout/tool_calls/sum"]) == (2.0, 8.0)
+    assert found["rollout/own_seconds/sum"] == 1.0, "to be held against timing_s/step"
     assert found["groups/without_signal"] == 0.5
     assert [found[f"groups/successes/{k}"] for k in range(3)] == [0.5, 0.5, 0.0]
     assert summary([]) == {}

@@ -34,7 +34,7 @@ from star_rl.integrations.verl.table import log_table
 
 _OF_THE_LOOP = "loop_"  # prefix of the loop's counts among a rollout's scores
 #: Counts whose sum over a step is logged too, beside the mean.
-_SUMMED = ("loop_tool_calls", "loop_tool_calls_ok", "loop_unparsable_calls")
+_SUMMED = ("loop_tool_calls", "loop_tool_calls_ok", "loop_unparsable_calls", "loop_own_seconds")
 
 
 class StrictReplayBuffer(ReplayBuffer):
