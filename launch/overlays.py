@@ -28,8 +28,10 @@ def overlay(name: str) -> Path:
         if path.is_file():
             return path
     folder = (ROOT / name).parent
-    near = ", ".join(sorted(path.name for path in folder.glob("*.yaml"))) if folder.is_dir() else "none"
-    raise StarError(f"there is no recipe {name}", f"{folder.name} holds {near}")
+    near = sorted(folder.glob("*.yaml")) or sorted((ROOT / "recipes").glob("*/*.yaml"))
+    raise StarError(
+        f"there is no recipe {name}", f"there are {', '.join(str(p).removeprefix(f'{ROOT}/') for p in near)}"
+    )
 
 
 def named(recipe: str | Sequence[str]) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import secrets as random_source
 import shlex
 import socket
@@ -213,7 +214,8 @@ def _send(
     if held.names:
         pad, extra[secret.FILE] = held.split()
         runtime = {"env_vars": {secret.PAD: pad}, "worker_process_setup_hook": "launch.secret.setup"}
-    name = f"star-{spec['name']}-{random_source.token_hex(4)}"
+    # of what an address and a file's name may hold
+    name = f"star-{re.sub(r'[^A-Za-z0-9_.-]', '-', spec['name'])}-{random_source.token_hex(4)}"
     with tempfile.TemporaryDirectory(prefix="star-rl-") as folder:
         archive = Path(folder) / f"{name}.zip"
         size = package.write(tree, archive, extra, limit)

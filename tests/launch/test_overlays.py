@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from launch import chain
-from launch.overlays import grpo_recipe, grpo_sources, reward_code, sft_layers, sft_sources, with_reward_in
+from launch.overlays import grpo_recipe, grpo_sources, overlay, reward_code, sft_layers, sft_sources, with_reward_in
 from launch.plan import plan_recipe
 from launch.recipe import load
 from star_rl.errors import StarError
@@ -45,8 +45,11 @@ def test_a_recipe_that_is_no_name_is_refused(value):
 
 
 def test_an_overlay_that_is_absent_is_named():
-    with pytest.raises(StarError, match=r"there is no recipe recipes/sft/lra\.yaml - sft holds .*lora\.yaml"):
+    with pytest.raises(StarError, match=r"no recipe recipes/sft/lra\.yaml - there are .*recipes/sft/lora\.yaml"):
         through_a_chain(["table4", "lra"])
+    for name in ("table4", "/no/such/folder/mine.yaml"):
+        with pytest.raises(StarError, match=rf"there is no recipe {name} - there are .*recipes/sft/table4\.yaml"):
+            overlay(name)
 
 
 def sections(**changes):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -305,13 +306,15 @@ class _Jobs:
 @pytest.mark.engine
 def test_a_large_package_can_be_sent_again(tmp_path, monkeypatch):
     client, none = _Jobs(), secret.Secrets({})
-    recipe = load("recipes/quickstart.yaml", [f"out={tmp_path}", "name=large"])
+    recipe = load("recipes/quickstart.yaml", [f"out={tmp_path}"])
+    recipe.name = "large #2?"
     monkeypatch.setattr(package, "LIMIT", 1000)
     submit.submit(recipe, client, none, root=Path.cwd(), extra="cpu", limit=20 << 20)
     for _ in range(2):  # the second resume is of the first one's job
-        assert submit.resume(client, "large", []).bytes > 1000
+        assert submit.resume(client, "large #2?", []).bytes > 1000
+    assert re.fullmatch("star-large--2--[0-9a-f]{8}", client.sent[-1]["submission_id"])
     about = json.loads(client.sent.pop()["metadata"][submit.MARK])
     del about["limit"]  # of a version that kept none
     client.sent[:] = [{"submission_id": "star-large", "metadata": {submit.MARK: json.dumps(about)}}]
     with pytest.raises(StarError, match="raise --limit"):
-        submit.resume(client, "large", [])
+        submit.resume(client, "large #2?", [])
