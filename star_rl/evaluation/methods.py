@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import importlib
 import inspect
+import math
 import re
 import time
 from abc import ABC, abstractmethod
@@ -228,8 +229,25 @@ def as_ranking(found: Any) -> Ranking:
 
 
 def _beside(found: Ranking) -> dict[str, Any]:
-    own = {name: getattr(found, name) for name in Ranking.__dataclass_fields__ if name not in ("ids", "failure")}
-    return {**own, "failure": found.failure} if found.failure else own
+    own = {name: _measured(kind, getattr(found, name)) for name, kind in _KINDS.items()}
+    return {**own, "trace": found.trace, **({"failure": str(found.failure)} if found.failure else {})}
+
+
+#: What stands beside an answer, and what it is.
+_KINDS: dict[str, Callable[[float], Any]] = {
+    "well_formed": bool,
+    **dict.fromkeys(("tool_calls", "calls", "tokens_in", "tokens_out"), int),
+    **dict.fromkeys(("seconds", "tool_seconds", "confidence"), float),
+}
+
+
+def _measured(kind: Callable[[float], Any], value: Any) -> Any:
+    """A number of a user's method as plain data; ``None`` where it is none."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return kind(number) if math.isfinite(number) else None
 
 
 def _id(entry: Any) -> str | None:

@@ -100,7 +100,8 @@ class Ledger:
         row["failure"] = found.failure
         row |= {name: getattr(found, name) for name in _COLUMNS}
         row |= {"tokens": found.tokens_out, "trace": found.trace}
-        self._handle.write(json.dumps({name: value for name, value in row.items() if value not in (None, "")}) + "\n")
+        kept = {name: value for name, value in row.items() if value is not None and value != ""}
+        self._handle.write(json.dumps(kept, default=str) + "\n")  # a trace may hold anything
         self._handle.flush()
         self.done.add((task.task_id, sample))
 

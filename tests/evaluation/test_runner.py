@@ -6,6 +6,7 @@ import threading
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from star_rl.errors import StarError
@@ -386,6 +387,26 @@ def test_times_are_measured_only_where_tasks_do_not_wait_for_one_another(tmp_pat
     run(Plain(lambda task: ["7"]), tmp_path)
     timed = {row["name"]: row["latency_p50"] for row in judged(tmp_path)}
     assert timed["parallel"] is None and timed["plain"] > 0
+
+
+def test_odd_numbers_beside_an_answer_are_plain_or_left_out(tmp_path):
+    odd = [
+        Ranking(["7"], well_formed=np.bool_(True), tool_calls=np.int64(2), confidence=np.float32(0.5), tokens_out=3.0),
+        Ranking(["7"], tool_calls=float("nan"), calls="many", confidence=float("inf"), trace={"scores": np.zeros(2)}),
+        Ranking(["7"], failure=ValueError("half"), tokens_in=[], seconds=10**400),
+    ]
+
+    class Counts(Method):
+        name = "counts"
+
+        async def rank(self, task, context):
+            return odd[int(task.task_id[1:]) % 3]
+
+    run(Counts(), tmp_path, TASKS[:3])
+    first, second, third = results.table_of(runner.read_answers(tmp_path, TASKS[:3])).to_pylist()
+    assert (first["well_formed"], first["tool_calls"], first["confidence"], first["tokens"]) == (True, 2, 0.5, 3)
+    assert (second["rank"], second["tool_calls"], second["calls"], second["confidence"]) == (1, None, None, None)
+    assert (third["rank"], third["failure"], third["tokens_in"]) == (1, "half", None)
 
 
 def test_a_trace_is_kept_for_reading(tmp_path):
