@@ -10,7 +10,17 @@ import pytest
 
 from star_rl.errors import StarError
 from star_rl.integrations.verl import processes
-from star_rl.integrations.verl.grpo import GrpoResult, _death, _follow, check, export, read_metrics, run_grpo
+from star_rl.integrations.verl.grpo import (
+    GrpoResult,
+    _death,
+    _follow,
+    _prepare,
+    check,
+    export,
+    last_checkpoint,
+    read_metrics,
+    run_grpo,
+)
 from star_rl.integrations.verl.recipe import (
     Paths,
     agent_loops,
@@ -192,6 +202,37 @@ def test_a_lost_process_or_node_is_named_as_ray_says_it():
     assert _death(["(raylet) The node with node id: 5 and address: 10.0.0.4 has been marked dead because"]) != ""
     assert _death([gone]) == " because a process cannot be reached: it or its node may have died"
     assert _death(["ValueError: no"]) == ""
+
+
+@pytest.mark.engine
+def test_a_checkpoint_whose_number_is_not_written_yet_is_gone_on_from(paths):
+    from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
+
+    for name in ("global_step_5", "global_step_10", "global_step_old"):
+        (paths.checkpoints / name).mkdir(parents=True)
+    tracker = paths.checkpoints / "latest_checkpointed_iteration.txt"
+    tracker.write_text("")
+    with pytest.raises(ValueError, match="invalid literal"):
+        find_latest_ckpt_path(str(paths.checkpoints))
+    assert last_checkpoint(paths) == 10
+    assert find_latest_ckpt_path(str(paths.checkpoints)) == str(paths.checkpoints / "global_step_10")
+    tracker.write_text("5")
+    _prepare(tiny(paths), paths, [])
+    assert sorted(folder.name for folder in paths.checkpoints.glob("*_step_*")) == ["global_step_5", "global_step_old"]
+
+
+def test_checkpoints_are_not_dropped_because_a_disk_does_not_answer(paths, monkeypatch):
+    (paths.checkpoints / "global_step_5").mkdir(parents=True)
+    (paths.checkpoints / "latest_checkpointed_iteration.txt").write_text("5")
+
+    def stale(*_, **__):
+        raise OSError(116, "Stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", stale)
+        with pytest.raises(OSError, match="Stale"):
+            _prepare(tiny(paths), paths, [])
+    assert (paths.checkpoints / "global_step_5").is_dir() and last_checkpoint(paths) == 5
 
 
 def test_a_run_that_was_killed_after_its_last_checkpoint_starts_nothing(paths, monkeypatch):

@@ -14,7 +14,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -190,11 +190,37 @@ def export(result: GrpoResult, target: Path) -> Path:
 
 
 def last_checkpoint(paths: Paths) -> int | None:
-    """The step verl would resume from (its own tracker file), None where there is none."""
+    """The step verl would resume from (its own tracker file), None where there is none.
+
+    verl writes that file last, and not at once: a kill or a full disk leaves it empty. All else of the newest
+    checkpoint is there then, so its number is put back; verl itself would not start.
+
+    Raises:
+        OSError: the file is there and cannot be read. Taken for none, all checkpoints would be dropped.
+    """
+    tracker = paths.checkpoints / "latest_checkpointed_iteration.txt"
     try:
-        return int((paths.checkpoints / "latest_checkpointed_iteration.txt").read_text().strip())
-    except (OSError, ValueError):
+        said = tracker.read_text().strip()
+    except FileNotFoundError:
         return None
+    if said.isdecimal():
+        return int(said)
+    newest = max(map(_step_of, _checkpoints(paths)), default=None)
+    if newest is not None:
+        write_text(tracker, str(newest))
+    return newest
+
+
+def _checkpoints(paths: Paths) -> Iterable[Path]:
+    return (
+        folder
+        for folder in paths.checkpoints.glob("global_step_*")
+        if folder.name.removeprefix("global_step_").isdecimal()
+    )
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rsplit("_", 1)[1])
 
 
 def read_metrics(paths: Paths) -> list[dict[str, float]]:
@@ -240,8 +266,8 @@ def _prepare(recipe: Recipe, paths: Paths, overrides: list[str]) -> int:
     write_text(paths.agent_loops, yaml.safe_dump(agent_loops(recipe, paths), sort_keys=False))
     write_text(paths.run / "overrides.txt", "\n".join(overrides) + "\n")
     latest = last_checkpoint(paths) or 0
-    for folder in paths.checkpoints.glob("global_step_*"):
-        if int(folder.name.rsplit("_", 1)[1]) > latest:
+    for folder in _checkpoints(paths):
+        if _step_of(folder) > latest:
             shutil.rmtree(folder)
     attempts = paths.run / "attempts"
     attempts.mkdir(exist_ok=True)
