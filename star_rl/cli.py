@@ -63,7 +63,7 @@ def _chain(commands: Any) -> None:
         "plan recipes/sft/table4.yaml --gpus 4",
     ])  # fmt: skip
     plan.add_argument("recipe", help="a chain recipe, or an overlay in recipes/sft or recipes/grpo")
-    plan.add_argument("overrides", nargs="*", metavar="key=value", help="options over a chain recipe's")
+    plan.add_argument("overrides", nargs="*", metavar="key=value", help="options over the file's, by its keys")
     plan.add_argument("--gpus", type=int, metavar="N", help="GPUs in all (default: the recipe's)")
     plan.add_argument("--memory", type=float, metavar="GIB", help="of one GPU (default: 95, a GPU of 96 GB)")
     plan.add_argument("--model", help="folder or Qwen3 name (default: the recipe's)")

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -204,6 +205,21 @@ def test_overrides_change_the_plan_of_an_overlay():
     assert "32 rows (8 x 1 x 4)" in sft.text()
     with pytest.raises(StarError, match="lerning_rate is not known - did you mean learning_rate"):
         plan_recipe("recipes/sft/table4.yaml", ["lerning_rate=1"])
+
+
+@pytest.mark.parametrize(
+    ("memory", "adapters", "largest", "too_large"),
+    [(23, False, "0.6B", "1.7B"), (23, True, "4B", "8B"), (79, False, "4B", "8B"), (79, True, "14B", "32B")],
+)
+def test_one_gpu_holds_what_the_documentation_says(memory, adapters, largest, too_large, tmp_path):
+    """docs/cluster.md, `recipes/sft/gpu1.yaml`."""
+    lora = Path("recipes/sft/lora.yaml").read_text().replace("base: table4.yaml", "") if adapters else ""
+    (tmp_path / "sft").mkdir()
+    file = tmp_path / "sft/mine.yaml"
+    file.write_text(f"base: {Path('recipes/sft/gpu1.yaml').resolve()}\n{lora}")
+    (fits,) = plan_recipe(file, memory=memory, model=f"Qwen/Qwen3-{largest}")
+    (over,) = plan_recipe(file, memory=memory, model=f"Qwen/Qwen3-{too_large}")
+    assert not fits.problems and over.problems
 
 
 @pytest.mark.engine
