@@ -221,6 +221,15 @@ def test_a_checkpoint_whose_number_is_not_written_yet_is_gone_on_from(paths):
     assert sorted(folder.name for folder in paths.checkpoints.glob("*_step_*")) == ["global_step_5", "global_step_old"]
 
 
+@pytest.mark.parametrize(("keep", "left"), [(2, [6, 8]), (None, [2, 4, 6, 8])])
+def test_checkpoints_of_earlier_attempts_do_not_pile_up(paths, keep, left):
+    for step in (2, 4, 6, 8, 10):
+        (paths.checkpoints / f"global_step_{step}").mkdir(parents=True)
+    (paths.checkpoints / "latest_checkpointed_iteration.txt").write_text("8")
+    _prepare(tiny(paths, verl={"trainer": {"max_actor_ckpt_to_keep": keep}}), paths, [])
+    assert sorted(int(folder.name.split("_")[-1]) for folder in paths.checkpoints.glob("*_step_*")) == left
+
+
 def test_checkpoints_are_not_dropped_because_a_disk_does_not_answer(paths, monkeypatch):
     (paths.checkpoints / "global_step_5").mkdir(parents=True)
     (paths.checkpoints / "latest_checkpointed_iteration.txt").write_text("5")

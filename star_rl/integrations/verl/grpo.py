@@ -262,12 +262,17 @@ def _sole_owner(run: Path) -> Iterator[None]:
 
 
 def _prepare(recipe: Recipe, paths: Paths, overrides: list[str]) -> int:
-    """Write the files verl reads, drop a half-written checkpoint; returns the number of this attempt, from 1."""
+    """Write the files verl reads, drop a half-written checkpoint and those past ``max_actor_ckpt_to_keep``; returns
+    the number of this attempt, from 1."""
     write_text(paths.agent_loops, yaml.safe_dump(agent_loops(recipe, paths), sort_keys=False))
     write_text(paths.run / "overrides.txt", "\n".join(overrides) + "\n")
     latest = last_checkpoint(paths) or 0
-    for folder in _checkpoints(paths):
-        if _step_of(folder) > latest:
+    whole = sorted(step for step in map(_step_of, _checkpoints(paths)) if step <= latest)
+    # verl drops only what the same process saved (BaseCheckpointManager.previous_saved_paths)
+    keep = (recipe.verl.get("trainer") or {}).get("max_actor_ckpt_to_keep")
+    kept = whole[-keep:] if keep else whole
+    for folder in list(_checkpoints(paths)):
+        if _step_of(folder) not in kept:
             shutil.rmtree(folder)
     attempts = paths.run / "attempts"
     attempts.mkdir(exist_ok=True)
