@@ -10,7 +10,7 @@ from typing import Any
 
 from star_rl.errors import StarError
 from star_rl.files import read_json, write_json, write_text
-from star_rl.stage import manifest_of
+from star_rl.stage import digest, manifest_of
 
 STAGES = ("grpo", "sft")
 _METHOD = {"grpo": "star", "sft": "sft"}
@@ -85,7 +85,6 @@ def describe(run: Path, stage: str) -> dict[str, Any]:
     }
     manifest = manifest_of(run / stage) or {}
     store = run / "evidence" / "store" / "manifest.json"
-    judged = run / "evaluate" / "metrics.json"
     base = (recipe.get("student") or {}).get("path")
     evaluate = recipe.get("evaluate") or {}
     return {
@@ -112,8 +111,16 @@ def describe(run: Path, stage: str) -> dict[str, Any]:
             "top_p": evaluate.get("top_p", 0.95),
         },
         "method": _METHOD[stage],
-        "evaluation": read_json(judged) if judged.is_file() else None,
+        "evaluation": _evaluation(run, stage),
     }
+
+
+def _evaluation(run: Path, stage: str) -> Any:
+    """The run's evaluation, unless it is of an earlier checkpoint of this stage."""
+    judged, trained = manifest_of(run / "evaluate"), manifest_of(run / stage)
+    if judged is None or trained is None or judged["key"]["inputs"].get(stage) != digest(trained):
+        return None
+    return read_json(run / "evaluate" / "metrics.json")
 
 
 def _decoding(folder: Path, options: Mapping[str, Any]) -> None:
@@ -170,7 +177,7 @@ def card(about: Mapping[str, Any]) -> str:
 def _table(about: Mapping[str, Any]) -> list[str]:
     judged = about["evaluation"]
     if not judged:
-        return ["This run was not evaluated.", ""]
+        return ["This checkpoint was not evaluated.", ""]
     lines = [
         f"{judged['n']} held-out tasks of 20 candidates, in percent; HR_avg with a 95 % bootstrap interval.",
         "",

@@ -7,6 +7,8 @@ import pytest
 from launch.export import card, export
 from star_rl import cli
 from star_rl.errors import StarError
+from star_rl.files import read_json
+from star_rl.stage import digest
 
 
 @pytest.fixture
@@ -26,8 +28,11 @@ def run(tmp_path):
         "grpo": {"steps": 5, "reward": "star", "first5": 0.1, "last5": 0.9},
     }
     for stage, found in figures.items():
-        manifest = {"figures": found, "finished": "2026-01-01T00:00:00Z", "key": {"versions": {"verl": "0.9.1"}}}
+        key = {"stage": stage, "versions": {"verl": "0.9.1"}}
+        manifest = {"figures": found, "finished": "2026-01-01T00:00:00Z", "key": key, "outputs": {}}
         (folder / stage / "manifest.json").write_text(json.dumps(manifest))
+    inputs = {stage: digest(read_json(folder / stage / "manifest.json")) for stage in ("sft", "grpo")}
+    (folder / "evaluate/manifest.json").write_text(json.dumps({"key": {"inputs": inputs}, "figures": {}}))
     (folder / "evidence/store/manifest.json").write_text(json.dumps({"fingerprint": "e" * 12}))
     method = {"hr1": 40.0, "hr3": 60.0, "hr5": 80.0, "hr_avg": 60.0, "hr_avg_low": 55.0, "hr_avg_high": 65.0}
     rows = [
@@ -90,6 +95,15 @@ def test_what_is_not_whole_is_not_exported(run, tmp_path):
     with pytest.raises(StarError, match="no run folder"):
         export(tmp_path / "none", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_the_figures_of_an_earlier_checkpoint_are_no_figures_of_this_one(run, tmp_path, stage):
+    assert "400 held-out" in (export(run, tmp_path / "out", stage) / "README.md").read_text()
+    file = run / stage / "manifest.json"
+    file.write_text(json.dumps({**read_json(file), "outputs": {"final/model.safetensors": {"bytes": 1}}}))
+    card = (export(run, tmp_path / "out", stage) / "README.md").read_text()
+    assert "This checkpoint was not evaluated." in card and "held-out" not in card
 
 
 def test_a_run_without_evaluation_says_so_and_a_synthetic_one_claims_nothing(run, tmp_path):
