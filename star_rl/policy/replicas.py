@@ -14,7 +14,7 @@ import os
 import zlib
 from array import array
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 #: Rollouts that a prompt's own replica may have more than the idlest before another takes the next.
 SLACK = 8
 _REMEMBERED = 1 << 17
+#: Seconds between two words on replicas that do not stand yet.
+TELL = 60.0
 _log = logging.getLogger(__name__)
 
 
@@ -194,7 +196,7 @@ async def open_replicas(model: str | Path, options: EngineOptions, number: int) 
         ]
         try:
             try:
-                windows = await asyncio.gather(*(_value(server.ready.remote()) for server in servers))
+                windows = await _all_standing([server.ready.remote() for server in servers], ray.available_resources)
             except ray.exceptions.RayError as error:
                 cause = (str(error).strip().splitlines() or [type(error).__name__])[-1]
                 raise StarError(f"a replica of {model} does not start: {cause}", "see Ray's logs") from error
@@ -204,6 +206,26 @@ async def open_replicas(model: str | Path, options: EngineOptions, number: int) 
                 with contextlib.suppress(ray.exceptions.RayError, asyncio.TimeoutError):
                     await asyncio.wait_for(_value(server.close.remote()), 20)
                 ray.kill(server)
+
+
+async def _all_standing(
+    references: Sequence[Awaitable[int]], available: Callable[[], Mapping[str, float]]
+) -> list[int]:
+    """What all replicas answer, once they stand. They wait for GPUs that others use, and every minute that is said."""
+    tasks = [asyncio.ensure_future(_value(reference)) for reference in references]
+    pending = set(tasks)
+    try:
+        while pending:
+            done, pending = await asyncio.wait(pending, timeout=TELL, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
+            if pending:
+                free = available().get("GPU", 0)
+                _log.warning("%d of %d replicas do not stand yet; GPUs free: %g", len(pending), len(tasks), free)
+    finally:
+        for task in pending:
+            task.cancel()
+    return [task.result() for task in tasks]
 
 
 def _caller(server: Any) -> Callable[..., Any]:

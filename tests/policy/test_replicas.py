@@ -107,6 +107,28 @@ def test_a_replica_whose_engine_died_is_lost_and_one_that_refused_a_request_is_n
     assert not replicas.is_lost(raised(EngineGenerateError("no"))) and not replicas.is_lost(raised(ValueError("no")))
 
 
+def test_replicas_that_wait_for_gpus_say_so_and_one_that_fails_ends_the_waiting(monkeypatch, caplog):
+    monkeypatch.setattr(replicas, "TELL", 0.01)
+
+    async def work(last):
+        futures = [asyncio.get_running_loop().create_future() for _ in range(3)]
+        futures[0].set_result(64)
+        waiting = asyncio.ensure_future(replicas._all_standing(futures, lambda: {"GPU": 1.0}))
+        while not caplog.records:
+            await asyncio.sleep(0.01)
+        last(futures)
+        return await waiting
+
+    def stand(futures):
+        for future in futures[1:]:
+            future.set_result(32)
+
+    assert asyncio.run(asyncio.wait_for(work(stand), 10)) == [64, 32, 32]
+    assert caplog.messages[0] == "2 of 3 replicas do not stand yet; GPUs free: 1"
+    with pytest.raises(Gone, match="no memory"):
+        asyncio.run(asyncio.wait_for(work(lambda futures: futures[2].set_exception(Gone("no memory"))), 10))
+
+
 def test_how_many_replicas(monkeypatch):
     import torch
 
