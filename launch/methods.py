@@ -170,7 +170,7 @@ class Student(Method):
         model: Hugging Face folder.
         temperature, top_p: of the engine; a temperature of 0 is greedy.
         logprobs: keep the mean log-probability of the model's own tokens as its confidence.
-        in_flight: rollouts at once; None for the recipe's.
+        in_flight: rollouts at once; None for the recipe's, which are each replica's.
         engine: options over the recipe's ``engine.options``.
         seed: of the engine's draws, where no option says another.
     """
@@ -191,7 +191,7 @@ class Student(Method):
 
         config = world.config
         self.name, self.model, self.varies = name, model, temperature > 0
-        self.in_flight = in_flight or config["engine"]["in_flight"]
+        self.in_flight, self._each = in_flight or config["engine"]["in_flight"], in_flight is None
         self._world, self._logprobs = world, logprobs
         self.sampling = {"temperature": temperature, "top_p": top_p, "top_k": -1}
         self._budget = Budget(**config["loop"]["budget"])
@@ -225,6 +225,8 @@ class Student(Method):
 
         options = EngineOptions(**self._engine_options)
         self._engine = await self._stack.enter_async_context(open_engine(self.model, options))
+        if self._each:
+            self.in_flight, self._each = self.in_flight * getattr(self._engine, "alive", 1), False
         self._tokenizer = AutoTokenizer.from_pretrained(str(self.model))
         return self
 

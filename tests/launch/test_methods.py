@@ -157,6 +157,20 @@ def test_the_runs_seed_reaches_the_rollouts_of_its_stages(run, tmp_path, monkeyp
     assert seen == [0, 7, 3]
 
 
+def test_each_replica_has_its_own_rollouts_under_way_unless_their_number_is_given(run, tmp_path, engine):
+    world, _, _ = open_tasks(run)
+    replicas = Engine(ranked(["5"]))
+    replicas.alive = 4
+    engine(replicas)
+
+    async def wide(spec):
+        async with make(spec, world, 0, tmp_path) as method:
+            return method.in_flight
+
+    assert asyncio.run(wide("star")) == 4 * world.config["engine"]["in_flight"]
+    assert asyncio.run(wide("star:in_flight=1")) == 1, "one at a time, so that times are those of a task"
+
+
 def test_a_student_that_ranks_nothing_is_a_miss_with_its_reason(run, tmp_path, engine):
     engine(Engine("I would rather not."))
     _, answers = answer(run, tmp_path, "star")
