@@ -38,6 +38,10 @@ SPOILT: dict[str, Callable[[str], str]] = {
     "cut short": lambda text: text[:-40],
     "a tag too many": lambda text: f"{text}</plan>",
     "words between": lambda text: text.replace("<JSON>", "So: <JSON>"),
+    "words before": lambda text: f"Let me see. {text}",
+    "a tag before": lambda text: f"</plan>{text}",
+    "two results a phase": lambda text: text.replace("<JSON>", "<JSON>[]</JSON><JSON>"),
+    "no plan's end": lambda text: text.replace("</plan>", "", 1),
 }
 
 #: Text of about ``n`` characters that makes a naive pattern quadratic.

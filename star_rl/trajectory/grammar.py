@@ -42,12 +42,13 @@ TAG = re.compile(
     rf"|(/?(?:{'|'.join(PHASES)})|/(?:{'|'.join(BLOCKS)}))>)"
 )
 
-_THOUGHT = rf"(?:<{THINKING}>{_inside(THINKING)}</{THINKING}>\s*+)?+"
-_CALLS = rf"(?:<{CALL}>{_inside(CALL)}</{CALL}>\s*+(?:{_THOUGHT}(?=<{CALL}>))?+)*+"
-#: A phase as it should be: thoughts and calls, then one result, and no words between. Groups: its tag; its calls, with
-#: the thoughts between them; the result. Or, from where that ends, the rest of the text as the last group.
+_WORDS = r"[^<]*+"
+_THOUGHT = rf"(?:<{THINKING}>{_inside(THINKING)}</{THINKING}>{_WORDS})?+"
+_CALLS = rf"(?:<{CALL}>{_inside(CALL)}</{CALL}>{_WORDS}(?:{_THOUGHT}(?=<{CALL}>))?+)*+"
+#: A phase as it should be: thoughts and calls, then one result. Words between them are no fault. Groups: its tag; its
+#: calls, with what stands between them; the result. Or, from where that ends, the rest of the text as the last group.
 REGULAR = re.compile(
-    rf"<({'|'.join(PHASES)})>\s*+{_THOUGHT}({_CALLS}){_THOUGHT}<{JSON}>({_inside(JSON)})</{JSON}>\s*+</{_ITS_OWN}>\s*+|(.+)",
+    rf"<({'|'.join(PHASES)})>{_WORDS}{_THOUGHT}({_CALLS}){_THOUGHT}<{JSON}>({_inside(JSON)})</{JSON}>{_WORDS}</{_ITS_OWN}>{_WORDS}|(.+)",
     re.DOTALL,
 )
 

@@ -1,8 +1,8 @@
 """A short cut for rewards: what a response says, without the trajectory.
 
-Most phases are regular: thoughts and calls, then one result, nothing between. A trained policy writes little else, and
-one pattern finds them in a fraction of the time of :func:`star_rl.trajectory.parse`. From the first phase of another
-form on, the text is parsed.
+Most phases are regular: thoughts and calls, then one result. A trained policy writes little else, and one pattern finds
+them in a fraction of the time of :func:`star_rl.trajectory.parse`. From the first phase of another form on, the text is
+parsed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def outline(text: str, required: Sequence[str] = CRITICAL) -> Outline:
         text: what the model wrote.
         required: phases that must be there.
     """
-    phases = REGULAR.findall(text)
+    phases = REGULAR.findall(text, max(0, text.find("<")))  # words before the first tag are no fault
     # Between phases the parser has nothing open, so what follows regular ones is parsed as if it were the whole.
     rest = parse(phases.pop()[-1]) if phases and phases[-1][-1] else None
     tags = [phase[0] for phase in phases]
@@ -63,9 +63,10 @@ def outline(text: str, required: Sequence[str] = CRITICAL) -> Outline:
             faults.append(fault)
     if rest is None:
         return Outline(tags, calls, ranking, order_faults(tags, required) + faults)
-    if RECOMMEND in rest.tags:
+    later = rest.tags
+    if RECOMMEND in later:
         ranking = ranking_of(rest)
-    tags += rest.tags
+    tags += later
     calls += rest.calls
     faults = [*tag_faults(rest), *order_faults(tags, required), *faults, *block_faults(rest)]
     return Outline(tags, calls, ranking, faults)

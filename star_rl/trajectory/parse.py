@@ -54,11 +54,11 @@ def parse(text: str) -> Trajectory:
     blocks: list[Block] = []  # its own, or those outside of any
     if words := parts[0].strip():
         blocks.append(Text(words))
-    for at in range(1, end, 4):
-        block = parts[at]
+    at = 1
+    for block, inside, tag, words in zip(parts[1:end:4], parts[2:end:4], parts[3:end:4], parts[4:end:4], strict=True):
         if block is not None:
-            blocks.append(_BLOCKS[block](parts[at + 1]))
-        elif (tag := parts[at + 2]) in _PHASES:
+            blocks.append(_BLOCKS[block](inside))
+        elif tag in _PHASES:
             if phase is not None:
                 misplaced.append((f"nested:<{tag}>", at))
             elif blocks:
@@ -73,9 +73,9 @@ def parse(text: str) -> Trajectory:
         else:
             misplaced.append((f"stray:<{tag}>", at))
             blocks.append(Text(f"<{tag}>"))
-        words = parts[at + 3]
         if words != "\n" and (words := words.strip()):
             blocks.append(Text(words))
+        at += 4
     problems = _with_offsets(misplaced, parts) if misplaced else []
     if cut:
         tag, inside = parts[end : end + 2]

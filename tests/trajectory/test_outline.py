@@ -52,7 +52,7 @@ CALLS = (
     '["name", "arguments"]',
     "ItemCF(3)",
 )
-BETWEEN = ("", "\n", " \n\t", "\r\n", "\u2028", "\x1c", "words", "<", "</plan>")
+BETWEEN = ("", "\n", " \n\t", "\r\n", "\u2028", "\x1c", "words", "So: > ", "<", "a < b", "</plan>")
 
 
 def same(text: str) -> bool:
@@ -63,14 +63,14 @@ def same(text: str) -> bool:
     assert repr(found.calls) == repr(trajectory.calls)
     assert found.ranking == ranking(trajectory)
     assert found.faults == faults(trajectory)
-    return all(not rest for *_, rest in REGULAR.findall(text))
+    return all(not rest for *_, rest in REGULAR.findall(text, max(0, text.find("<"))))
 
 
 def phase(source: random.Random) -> str:
     """A phase, most often of regular form."""
 
     def blank() -> str:
-        return source.choice(BETWEEN if source.random() < 0.02 else BETWEEN[:6])
+        return source.choice(BETWEEN if source.random() < 0.02 else BETWEEN[:8])
 
     tag = source.choice(PHASES)
     pieces = [f"<{tag}>"]
@@ -107,7 +107,10 @@ def test_what_is_regular() -> None:
     assert same(response('["7",]', call="no"))  # and these are in its blocks
     assert same(response(thinking="first </plan>, then a < b, then <recommend>"))
     assert not same(response(after="</plan>"))
-    assert not same(response(before="So: "))
+    assert same(response(before="So: "))
+    assert same(response().replace("<", "words > <").replace("words > </", "</"))
+    assert not same(response(before="</plan>"))
+    assert not same(response(before="a < b"))
     assert not same(response()[:-5])
 
 
