@@ -12,6 +12,9 @@ from star_rl.integrations.swift import sft
 from star_rl.integrations.verl.recipe import Paths, environment, load_recipe, verl_tree
 
 
+ROOT = Path(__file__).parents[2]
+
+
 @pytest.fixture(autouse=True)
 def no_variables_of_this_machine(monkeypatch, tmp_path):
     for name in [*os.environ]:
@@ -102,3 +105,18 @@ def test_sft_s_process_is_told_where_its_curves_go(tmp_path, monkeypatch):
     assert (told["WANDB_PROJECT"], told["WANDB_NAME"]) == ("star_rl", "amazon-sft")
     assert told["WANDB_RUN_ID"] == Path(out / "wandb_id").read_text().strip()
     assert "WANDB_RUN_ID" in (out / "sft.yaml").read_text()
+
+
+@pytest.mark.engine
+def test_the_command_that_the_documentation_shows_takes_every_attempt(tmp_path):
+    """docs/cluster.md; a dry run uploads nothing."""
+    line = next(line for line in (ROOT / "docs/cluster.md").read_text().splitlines() if line.startswith("wandb sync"))
+    _, _, *options, place = line.split()
+    for number in (1, 2):
+        attempt = tmp_path / f"offline-run-2026010{number}_000000-abc"
+        attempt.mkdir()
+        (attempt / "run-abc.wandb").write_bytes(b"")
+    attempts = sorted(map(str, tmp_path.glob(place.rpartition("/")[2])))
+    command = [str(Path(sys.executable).with_name("wandb")), "sync", "--dry-run", *options, *attempts]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0 and "sync 2 run(s)" in done.stdout + done.stderr, done.stderr
