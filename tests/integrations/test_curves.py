@@ -11,7 +11,6 @@ from star_rl.integrations import curves
 from star_rl.integrations.swift import sft
 from star_rl.integrations.verl.recipe import Paths, environment, load_recipe, verl_tree
 
-
 ROOT = Path(__file__).parents[2]
 
 
