@@ -258,9 +258,11 @@ def _prompt_ids(tokenizer: Any, messages: Sequence[Mapping[str, Any]], tools: li
 
 
 def _plain(value: Any) -> Any:
-    """Parquet rows arrive with numpy arrays in them; a reward sees lists."""
+    """A copy, with lists in the place of arrays. The samples of a prompt share a row, and a reward may change it."""
     if isinstance(value, dict):
         return {name: _plain(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
     return value.tolist() if hasattr(value, "tolist") else value
 
 

@@ -1,5 +1,6 @@
 """What the adapter adds to the policy loop inside verl."""
 
+import asyncio
 from collections import Counter
 
 import numpy as np
@@ -103,6 +104,26 @@ def test_a_reward_is_held_to_the_keys_it_had_when_it_was_tried():
     ):
         with pytest.raises(ValueError, match=said):
             held_to(answer, keys)
+
+
+def test_a_reward_that_changes_its_row_changes_it_for_no_other_sample():
+    from star_rl.policy.agent_loop import StarAgentLoop, _plain
+    from star_rl.policy.loop import Rollout
+
+    def reward(data_source, solution_str, ground_truth, extra_info):
+        extra_info["candidates"].remove(ground_truth)
+        extra_info["tools"]["UserCF"].clear()
+        return {"score": float(len(extra_info["candidates"])), "acc": 0.0}
+
+    loop = StarAgentLoop.__new__(StarAgentLoop)
+    loop._reward, loop._keys = reward, ("acc", "score")
+    info = {"candidates": ["1", "2", "3"], "tools": {"UserCF": {"task_id": "a"}}, "ids": np.array([1, 2])}
+    row = {"data_source": "toy", "reward_model": {"ground_truth": "2"}, "extra_info": info}
+    for _ in range(2):
+        score, _details = asyncio.run(loop._score(row, Rollout([1]), _plain(info)))
+        assert score == 2.0
+    assert info["candidates"] == ["1", "2", "3"] and info["tools"]["UserCF"] == {"task_id": "a"}
+    assert _plain(info)["ids"] == [1, 2]
 
 
 def test_a_reward_s_keys_are_known_before_the_first_rollout(tmp_path):
