@@ -65,7 +65,7 @@ def _versions(extra: str) -> Iterator[Check]:
         try:
             have = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            yield Check(name, "wrong", f"absent, pinned {wanted}", f"pip install 'star-rl[{extra}]' (or: make install)")
+            yield Check(name, "wrong", f"absent, pinned {wanted}", f"pip install -e '.[{extra}]' (or: make install)")
             continue
         same = have.split("+")[0] == wanted
         yield Check(

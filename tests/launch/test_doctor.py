@@ -31,6 +31,7 @@ def test_a_version_off_its_pin_and_an_absent_one_are_wrong(monkeypatch):
     assert found["ray"].remedy.startswith("pip install ray==")
     assert found["verl"].state == "wrong"
     assert "absent" in found["verl"].value
+    assert "-e '.[cpu]'" in found["verl"].remedy  # of this checkout: no index has the project
     assert found["torch"].state == "ok"
 
 
