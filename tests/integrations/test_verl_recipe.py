@@ -168,6 +168,14 @@ def test_metrics_of_a_resumed_run_hold_each_step_once(paths):
     assert read_metrics(paths) == [{"step": 1, "x": 0.1}, {"step": 2, "x": 0.9}]
 
 
+def test_a_number_that_is_none_is_left_out_and_ends_no_training(paths):
+    attempts = paths.run / "attempts"
+    attempts.mkdir(parents=True)
+    (attempts / "001.jsonl").write_text('{"step":1,"data":{"critic/score/mean":null,"x":1}}\n{"step":2,"data":{}}\n')
+    assert read_metrics(paths) == [{"step": 1, "x": 1}]
+    assert [step.metrics for step in _follow(paths, 1, 0.0, 2, lambda: 0)] == [{"x": 1}]
+
+
 def test_a_validation_before_training_belongs_to_the_step_that_it_judges(paths):
     attempts = paths.run / "attempts"
     attempts.mkdir(parents=True)

@@ -227,13 +227,20 @@ def read_metrics(paths: Paths) -> list[dict[str, float]]:
     """Metrics of all attempts, one mapping a step with the key ``step``; where a step ran twice, the later run's."""
     by_step: dict[int, dict[str, float]] = {}
     for attempt in sorted((paths.run / "attempts").glob("*.jsonl")):
-        rows = [row for row in read_jsonl(attempt) if row.get("data")]
+        rows = list(_logged(attempt))
         if rows:  # steps past the resumed one were undone with the checkpoint they lacked
             begun = rows[0]["step"] + _validates(rows[0])
             by_step = {step: row for step, row in by_step.items() if step < begun}
         for row in rows:
             by_step[row["step"]] = {**by_step.get(row["step"], {}), "step": row["step"], **row["data"]}
     return [by_step[step] for step in sorted(by_step)]
+
+
+def _logged(file: Path) -> Iterator[dict[str, Any]]:
+    """verl's lines, ``step`` and ``data``, without those that say nothing and without NaN, which it writes as null."""
+    for row in read_jsonl(file):
+        if data := {name: value for name, value in (row.get("data") or {}).items() if value is not None}:
+            yield {"step": row["step"], "data": data}
 
 
 def _validates(row: Mapping[str, Any]) -> bool:
@@ -286,7 +293,7 @@ def _follow(paths: Paths, attempt: int, started: float, total: int, ended: Calla
     file, seen = paths.run / "attempts" / f"{attempt:03d}.jsonl", 0
     while True:
         last_look = ended() is not None
-        rows = [row for row in read_jsonl(file) if row.get("data") and not _validates(row)]
+        rows = [row for row in _logged(file) if not _validates(row)]
         for row in rows[seen:]:
             yield Step(row["step"], total, row["data"], time.monotonic() - started)
         if len(rows) > seen:
