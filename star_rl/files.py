@@ -85,11 +85,15 @@ def write_jsonl(path: str | Path, rows: Iterable[Any]) -> int:
     return count
 
 
-def read_jsonl(path: str | Path) -> Iterator[Any]:
+def read_jsonl(path: str | Path, strict: bool = True) -> Iterator[Any]:
     """Yield the values of a JSON-lines file; a last line cut short by a kill, even within a character, is passed over.
 
+    Args:
+        strict: whether a damaged line is an error. Others are passed over: on a network file system, what another
+            machine writes may be there in parts, the later one first.
+
     Raises:
-        StarError: a whole line is not JSON.
+        StarError: a whole line is not JSON, and ``strict``.
     """
     with open(path, "rb") as handle:
         for number, line in enumerate(handle, 1):
@@ -99,6 +103,8 @@ def read_jsonl(path: str | Path) -> Iterator[Any]:
                 try:
                     yield json.loads(line)
                 except ValueError as error:
+                    if not strict:
+                        continue
                     raise StarError(f"line {number} of {path} is not JSON ({error})", "delete that line") from error
 
 

@@ -59,6 +59,7 @@ def test_a_damaged_line_is_named(tmp_path):
     path.write_bytes(b'{"a": 1}\n\0\0\0\n{"a": 2}\n')
     with pytest.raises(StarError, match=r"line 2 of .*rows\.jsonl is not JSON .* - delete that line"):
         list(files.read_jsonl(path))
+    assert list(files.read_jsonl(path, strict=False)) == [{"a": 1}, {"a": 2}]
 
 
 def test_a_folders_hash_sees_names_and_contents(tmp_path):

@@ -8,7 +8,6 @@ objects to ``logging.jsonl`` whose step is ``"global_step/max_steps": "12/300"``
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from star_rl.errors import StarError
+from star_rl.files import read_jsonl
 from star_rl.report.model import Curve, Grpo
 
 
@@ -96,14 +96,7 @@ class Metrics:
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     """Objects of a log. A line that is no object (cut by a kill, then appended to) is passed over."""
-    with open(path, encoding="utf-8", errors="replace") as handle:
-        for line in handle:
-            try:
-                value = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(value, dict):
-                yield value
+    return (value for value in read_jsonl(path, strict=False) if isinstance(value, dict))
 
 
 def _step(row: Mapping[str, Any]) -> float | None:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from star_rl.errors import StarError
-from star_rl.integrations.verl import processes
+from star_rl.integrations.verl import grpo, processes
 from star_rl.integrations.verl.grpo import (
     GrpoResult,
     _death,
@@ -174,6 +174,21 @@ def test_a_number_that_is_none_is_left_out_and_ends_no_training(paths):
     (attempts / "001.jsonl").write_text('{"step":1,"data":{"critic/score/mean":null,"x":1}}\n{"step":2,"data":{}}\n')
     assert read_metrics(paths) == [{"step": 1, "x": 1}]
     assert [step.metrics for step in _follow(paths, 1, 0.0, 2, lambda: 0)] == [{"x": 1}]
+
+
+def test_a_line_that_is_there_in_parts_is_a_step_once_it_is_whole(paths, monkeypatch):
+    file = paths.run / "attempts/001.jsonl"
+    file.parent.mkdir(parents=True)
+    lines = [json.dumps({"step": step, "data": {"x": step}}) for step in (1, 2, 3)]
+    parts = ["\n".join([lines[0], "\0" * 9 + lines[1][9:], lines[2], ""]), "\n".join([*lines, ""])]
+
+    def look():
+        file.write_text(parts.pop(0))
+        return None if parts else 0
+
+    monkeypatch.setattr(grpo, "_POLL_SECONDS", 0.0)
+    assert [step.step for step in _follow(paths, 1, 0.0, 3, look)] == [1, 3, 2]
+    assert [row["step"] for row in read_metrics(paths)] == [1, 2, 3]
 
 
 def test_a_validation_before_training_belongs_to_the_step_that_it_judges(paths):

@@ -238,7 +238,7 @@ def read_metrics(paths: Paths) -> list[dict[str, float]]:
 
 def _logged(file: Path) -> Iterator[dict[str, Any]]:
     """verl's lines, ``step`` and ``data``, without those that say nothing and without NaN, which it writes as null."""
-    for row in read_jsonl(file):
+    for row in read_jsonl(file, strict=False):
         if data := {name: value for name, value in (row.get("data") or {}).items() if value is not None}:
             yield {"step": row["step"], "data": data}
 
@@ -290,15 +290,15 @@ def _prepare(recipe: Recipe, paths: Paths, overrides: list[str]) -> int:
 
 def _follow(paths: Paths, attempt: int, started: float, total: int, ended: Callable[[], int | None]) -> Iterator[Step]:
     """Yield each step as its metrics appear, until the trainer ends."""
-    file, seen = paths.run / "attempts" / f"{attempt:03d}.jsonl", 0
+    file, told = paths.run / "attempts" / f"{attempt:03d}.jsonl", set[int]()
     while True:
         last_look = ended() is not None
-        rows = [row for row in _logged(file) if not _validates(row)]
-        for row in rows[seen:]:
+        rows = [row for row in _logged(file) if row["step"] not in told and not _validates(row)]
+        for row in rows:
+            told.add(row["step"])
             yield Step(row["step"], total, row["data"], time.monotonic() - started)
-        if len(rows) > seen:
+        if rows:
             merge_metrics(paths)
-        seen = len(rows)
         if last_look:
             return
         time.sleep(_POLL_SECONDS)
