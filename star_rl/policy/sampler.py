@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from star_rl.errors import StarError
+from star_rl.evaluation.identity import of_model
 from star_rl.files import atomic_open, fingerprint, read_jsonl, write_jsonl, writing_error
 from star_rl.policy.counts import FAULTS
 from star_rl.policy.engines import EngineOptions, open_engine, within
@@ -95,12 +96,12 @@ def sample(
     """Sample every task and write ``out`` (JSON lines, sorted by task and sample when whole).
 
     Fields of a line: ``task_id, sample, stop, error, model_text, messages, counts, prompt_tokens, seconds,
-    engine_seconds, tool_seconds``. ``seconds`` is wall time from the rollout's start to its end, waiting in the
-    engine included.
+    engine_seconds, tool_seconds, task``. ``seconds`` is wall time from the rollout's start to its end, waiting in the
+    engine included; ``task`` stands for prompt and candidates: a rollout of others is not gone on from.
 
     Raises:
         StarError: the model or the engine is missing, the engine or the store failed in some rollouts, two tasks share
-        an id, or ``out`` was begun with other settings.
+        an id, or ``out`` was begun with other settings, weights or evidence.
     """
     return asyncio.run(sample_async(model, tasks, store, out, options, engine, on_progress))
 
@@ -120,8 +121,8 @@ async def sample_async(
     if len(set(ids)) != len(ids):
         twice = next(task_id for task_id in ids if ids.count(task_id) > 1)
         raise StarError(f"two tasks have the id {twice!r}", "give each task an id of its own")
-    settings = fingerprint({"model": str(Path(model).resolve()), "options": asdict(options)})
-    lines = _Lines(target, settings)
+    digests = {task.task_id: fingerprint([task.messages, task.candidates]) for task in wanted}
+    lines = _Lines(target, _settings(model, store, options), digests)
     missing = [
         (task, number)
         for task in wanted
@@ -207,14 +208,23 @@ def _tokenizer(model: str | Path) -> Any:
     return AutoTokenizer.from_pretrained(str(model))
 
 
+def _settings(model: str | Path, store: Evidence, options: SamplingOptions) -> str:
+    folder = Path(model).resolve()
+    evidence = getattr(store, "fingerprint", None)
+    return fingerprint(
+        {"model": str(folder), "weights": of_model(folder), "evidence": evidence, "options": asdict(options)}
+    )
+
+
 class _Lines:
     """The output while it grows: ``<name>.part`` with a first line that names the settings; removed when all is whole.
 
     At any moment every rollout that has ended stands in a whole file: a kill costs those under way.
     """
 
-    def __init__(self, target: Path, settings: str) -> None:
+    def __init__(self, target: Path, settings: str, digests: Mapping[str, str]) -> None:
         self._target, self._part = target, target.with_name(target.name + ".part")
+        self._digests = digests
         self.done: set[tuple[str, int]] = set()
         self._settings = settings
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -224,14 +234,16 @@ class _Lines:
             if rows and rows[0].get("settings") != settings:
                 raise StarError(f"{self._part} was begun with other settings", "delete it, or choose another file")
             for row in rows[1:]:
-                if (row["task_id"], row["sample"]) not in self.done and row["stop"] not in _AGAIN:
-                    self.done.add((row["task_id"], row["sample"]))
+                key, same = (row["task_id"], row["sample"]), row["task"] == digests.get(row["task_id"], row["task"])
+                if same and key not in self.done and row["stop"] not in _AGAIN:
+                    self.done.add(key)
                     kept.append(json.dumps(row, ensure_ascii=False))
         with atomic_open(self._part) as handle:
             handle.writelines(f"{line}\n" for line in (json.dumps({"settings": settings}), *kept))
         self._handle = open(self._part, "a", encoding="utf-8")  # noqa: SIM115 - closed by `finish`
 
     def append(self, row: dict[str, Any]) -> None:
+        row = {**row, "task": self._digests[row["task_id"]]}
         try:
             self._handle.write(json.dumps(row, ensure_ascii=False) + "\n")
             self._handle.flush()

@@ -54,6 +54,10 @@ class Store:
         return []
 
 
+def killed(*_, **__):
+    raise KeyboardInterrupt
+
+
 TASKS = [PolicyTask(f"t{number}", [{"role": "user", "content": f"task {number}"}]) for number in range(5)]
 
 
@@ -86,9 +90,7 @@ def test_every_task_is_sampled_as_often_as_asked_in_the_order_of_the_tasks(engin
 def test_a_killed_run_samples_only_what_is_missing(engine, tmp_path):
     out = tmp_path / "o.jsonl"
     sample("m", TASKS[:2], Store(), out)
-    settings = sampler.fingerprint(
-        {"model": str(sampler.Path("m").resolve()), "options": sampler.asdict(SamplingOptions())}
-    )
+    settings = sampler._settings("m", Store(), SamplingOptions())
     lines = out.read_text().splitlines()
     part = tmp_path / "o.jsonl.part"
     part.write_text("\n".join([json.dumps({"settings": settings}), lines[0], lines[1][:20]]))
@@ -101,6 +103,32 @@ def test_another_setting_does_not_mix_with_what_was_begun(engine, tmp_path):
     (tmp_path / "o.jsonl.part").write_text(json.dumps({"settings": "other"}) + "\n")
     with pytest.raises(StarError, match="other settings"):
         sample("m", TASKS, Store(), tmp_path / "o.jsonl")
+
+
+def test_a_student_trained_again_or_other_evidence_does_not_mix_with_what_was_begun(engine, tmp_path, monkeypatch):
+    weights, store = tmp_path / "m" / "model.safetensors", Store()
+    weights.parent.mkdir()
+    weights.write_text("first")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(sampler._Lines, "finish", killed)
+        sample(weights.parent, TASKS, store, tmp_path / "o.jsonl")
+    for change in (lambda: weights.write_text("again"), lambda: setattr(store, "fingerprint", "other")):
+        change()
+        with pytest.raises(StarError, match="other settings"):
+            sample(weights.parent, TASKS, store, tmp_path / "o.jsonl")
+        weights.write_text("first")
+
+
+def test_a_task_whose_prompt_is_another_is_sampled_anew(engine, tmp_path, monkeypatch):
+    out = tmp_path / "o.jsonl"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(sampler._Lines, "finish", killed)
+        sample("m", TASKS, Store(), out)
+    engine.prompts.clear()
+    other = [PolicyTask("t0", [{"role": "user", "content": "another"}]), PolicyTask("t1", TASKS[1].messages, ["1"])]
+    lines = rows(sample("m", [*other, *TASKS[2:]], Store(), out))
+    assert len(engine.prompts) == 2
+    assert [line["model_text"] for line in lines] == ["another", "task 1", "task 2", "task 3", "task 4"]
 
 
 def test_an_engine_that_fails_is_an_error_and_its_rollouts_are_sampled_again(engine, tmp_path):
@@ -122,10 +150,6 @@ def test_a_store_that_fails_is_an_error_and_its_rollouts_are_sampled_again(engin
     engine.prompts.clear()
     lines = rows(sample("m", tasks, Store(), tmp_path / "o.jsonl"))  # Echo calls again and again
     assert [(line["task_id"], line["stop"]) for line in lines] == [("t0", "answered"), ("calls", "length")]
-
-
-def killed(*_, **__):
-    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("moment", ["begins", "ends"])
