@@ -18,7 +18,7 @@ from typing import Any, Literal
 from uuid import uuid4
 
 from star_rl.errors import StarError
-from star_rl.integrations import warm
+from star_rl.integrations import on_cpu, warm
 from star_rl.policy.loop import Budget, Engine, Generation
 
 Kind = Literal["auto", "vllm", "transformers"]
@@ -175,6 +175,8 @@ class VllmEngine:
 
 
 def has_accelerator() -> bool:
+    if on_cpu():
+        return False
     import torch
 
     return torch.cuda.is_available()

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from star_rl import integrations
 from star_rl.errors import StarError
 from star_rl.integrations.verl import grpo, processes
 from star_rl.integrations.verl.grpo import (
@@ -24,6 +25,7 @@ from star_rl.integrations.verl.grpo import (
 from star_rl.integrations.verl.recipe import (
     Paths,
     agent_loops,
+    choose_device,
     compose,
     load_recipe,
     merge,
@@ -70,6 +72,17 @@ def test_on_a_gpu_machine_nothing_of_the_cpu_is_left(paths):
     config = compose(overrides_of(verl_tree(tiny(paths, device="cuda"), paths, "name")))
     assert config.trainer.device == "cuda" and config.actor_rollout_ref.rollout.enforce_eager is False
     assert "num_gpus" not in config.ray_kwargs.ray_init
+
+
+@pytest.mark.parametrize(("installed", "device"), [("0.28.0", "cpu"), ("absent", "cuda")])
+def test_a_laptop_s_gpu_is_left_alone_by_engines_of_a_cpu(paths, monkeypatch, installed, device):
+    with monkeypatch.context() as patch:
+        patch.setattr(integrations, "versions", lambda names: dict.fromkeys(names, installed))
+        patch.setattr(Path, "exists", lambda self: str(self) == "/dev/nvidia0")
+        assert choose_device("auto") == device and choose_device("cuda") == "cuda"
+        tree = verl_tree(load_recipe(ROOT / "recipes/grpo/tiny.yaml"), paths, "name")
+    config = compose(overrides_of(tree))
+    assert (config.trainer.device, config.trainer.n_gpus_per_node) == (device, 1)
 
 
 def test_a_running_cluster_is_joined_not_started(paths):

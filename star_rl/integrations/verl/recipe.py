@@ -25,7 +25,7 @@ from yaml import YAMLError
 
 from rewards.loading import place
 from star_rl.errors import StarError
-from star_rl.integrations import curves
+from star_rl.integrations import curves, on_cpu
 from star_rl.policy.loop import Budget
 from star_rl.policy.tools import LENSES
 
@@ -219,12 +219,12 @@ def _known(values: Mapping[Any, Any], shape: type, where: str) -> None:
 
 
 def choose_device(device: str) -> str:
-    """``auto`` becomes cuda where this machine has an NVIDIA or AMD device, else cpu; no torch is imported to find
-    out."""
+    """``auto`` becomes cuda where this machine has an NVIDIA or AMD device, and engines for it, else cpu; no torch is
+    imported to find out."""
     if device != "auto":
         return device
     present = any(Path(node).exists() for node in ("/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd"))
-    return "cuda" if present else "cpu"
+    return "cuda" if present and not on_cpu() else "cpu"
 
 
 @dataclass(frozen=True, slots=True)
