@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from launch import chain, local, recipe
-from launch.check import check_recipe
+from launch.check import check_machine, check_recipe
 from star_rl.errors import StarError
 from star_rl.evaluation import paper
 from star_rl.files import write_json
@@ -48,6 +48,7 @@ def ablate(arguments: Namespace) -> int:
 
     def checked(loaded: Any) -> None:
         check_recipe(loaded)
+        check_machine(loaded)
         local.run(loaded, chain.STAGES)
 
     run_variants(arguments.recipe, arguments.overrides, wanted, checked, show)

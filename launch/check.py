@@ -10,6 +10,7 @@ import ast
 import difflib
 import importlib.util
 import inspect
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -59,6 +60,40 @@ def check_recipe(recipe: Recipe, until: str | None = None, *, here: bool = True,
     _student(recipe, here)
     _sft(recipe)
     _grpo(recipe, not planned, "grpo" in wanted)
+
+
+def check_machine(recipe: Recipe, until: str | None = None) -> None:
+    """Refuse to begin on this machine what only a larger one can end. A job is not asked: its preflight looks.
+
+    Raises:
+        StarError: the trainings that are wanted take more GPUs than there are.
+    """
+    from star_rl.integrations.swift.recipe import layered
+
+    made, wanted, have = grpo_recipe(asdict(recipe)), _stages(until), gpus_here()
+    if made.device != "cuda" or made.ray.get("address") or have is None:
+        return
+    trainer = made.verl.get("trainer", {})
+    asked = {
+        "sft": (1, int(layered(sft_layers(asdict(recipe.sft))).get("ENV", {}).get("NPROC_PER_NODE", 1))),
+        "grpo": (int(trainer.get("nnodes", 1)), int(trainer.get("n_gpus_per_node", 8))),
+    }
+    for stage, (nodes, gpus) in asked.items():
+        if stage in wanted and (nodes > 1 or gpus > have):
+            raise StarError(
+                f"stage {stage} wants {nodes} node(s) with {gpus} GPU(s), this machine has {have}",
+                "star-rl submit sends it to a cluster; recipes/sft/gpu1.yaml and recipes/grpo/gpu1.yaml take one GPU",
+            )
+
+
+def gpus_here() -> int | None:
+    """NVIDIA GPUs that a process started here sees; None where they cannot be counted without asking a driver."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if seen is not None:
+        return sum(name.strip() not in ("", "-1") for name in seen.split(","))
+    if any(Path(node).exists() for node in ("/dev/kfd", "/dev/dxg")):
+        return None
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
 def _stages(until: str | None) -> tuple[str, ...]:

@@ -49,7 +49,7 @@ def _line(label: str) -> Iterator[Line]:
 def run(arguments: Namespace) -> int:
     """``star-rl run``."""
     from launch import chain, local, recipe
-    from launch.check import check_recipe
+    from launch.check import check_machine, check_recipe
 
     if arguments.stages:
         print("\n".join(stage.name for stage in chain.STAGES))
@@ -61,6 +61,7 @@ def run(arguments: Namespace) -> int:
         print(OmegaConf.to_yaml(asdict(loaded)))
         return 0
     check_recipe(loaded, arguments.until)
+    check_machine(loaded, arguments.until)
     local.run(loaded, chain.STAGES, arguments.start, arguments.until)
     return 0
 

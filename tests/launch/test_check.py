@@ -122,6 +122,38 @@ def test_lengths_steps_and_places_of_the_paper_s_setting(overrides, says, tmp_pa
     assert says in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("seen", "overrides", "until", "says"),
+    [
+        ("", [], None, "stage sft wants 1 node(s) with 8 GPU(s), this machine has 0 - star-rl submit"),
+        ("0,1,2,3,4,5,6,7", [], None, "stage grpo wants 2 node(s) with 8 GPU(s), this machine has 8"),
+        ("0,1,2,3,4,5,6,7", ["grpo.recipe=recipes/grpo/gpu8.yaml"], None, None),
+        ("0", ["grpo.recipe=recipes/grpo/gpu1.yaml", "sft.recipe=recipes/sft/gpu1.yaml"], None, None),
+        ("-1", ["grpo.recipe=recipes/grpo/gpu1.yaml", "sft.recipe=recipes/sft/gpu1.yaml"], None, "machine has 0"),
+        ("", [], "teach", None),
+        ("", ["grpo.overrides.ray.address=auto"], None, None),
+    ],
+)
+def test_a_machine_that_is_too_small_is_told_before_the_teacher_works(seen, overrides, until, says, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    recipe = of("source.root=/d", *overrides, chain="recipes/amazon.yaml")
+    if says is None:
+        check.check_machine(recipe, until)
+        return
+    with pytest.raises(StarError) as caught:
+        check.check_machine(recipe, until)
+    assert says in str(caught.value)
+    check.check_machine(of())
+
+
+def test_a_recipe_for_gpus_is_not_begun_without_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    arguments = ["run", "recipes/amazon.yaml", f"source.root={tmp_path}", HOST, f"out={tmp_path}"]
+    assert cli.main(arguments) == 2
+    assert "stage sft wants 1 node(s) with 8 GPU(s)" in capsys.readouterr().err
+    assert not (tmp_path / "amazon").exists()
+
+
 def test_a_reward_that_breaks_its_contract_is_refused_and_loads_no_engine(tmp_path, capsys):
     (tmp_path / "nan.py").write_text(NAN)
     arguments = ["run", "recipes/quickstart.yaml", f"reward={tmp_path / 'nan.py'}", f"out={tmp_path}"]
