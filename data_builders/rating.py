@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from star_rl.errors import StarError
@@ -19,16 +20,22 @@ def read_records(path: str | Path) -> Iterator[dict[str, Any]]:
     """Rollout records of the sampler: JSON lines or Parquet.
 
     Raises:
-        StarError: there is no such file, or it is neither.
+        StarError: there is no such file, it is neither, or a line is no record.
     """
     file = Path(path)
     if not file.is_file():
         raise StarError(f"there are no rollouts at {file}", "sample the checkpoint first: star-rl sample")
     if file.suffix == ".parquet":
-        for batch in pq.ParquetFile(file).iter_batches(1024):
-            yield from batch.to_pylist()
+        try:
+            for batch in pq.ParquetFile(file).iter_batches(1024):
+                yield from batch.to_pylist()
+        except pa.ArrowInvalid as error:
+            raise StarError(f"{file} is no Parquet file ({error})", "give the sampler's output") from error
     elif file.suffix == ".jsonl":
-        yield from read_jsonl(file)
+        for record in read_jsonl(file):
+            if not isinstance(record, dict):
+                raise StarError(f"{file} holds {str(record)[:40]}, which is no rollout", "give the sampler's output")
+            yield record
     else:
         raise StarError(f"{file} is neither .jsonl nor .parquet", "give the sampler's output")
 
@@ -49,7 +56,8 @@ def solved(record: Mapping[str, Any], task: Task) -> bool | None:
     if "ranking" in record:
         first = record["ranking"]
     elif "model_text" in record:
-        first = ranking(parse(record["model_text"] or ""))
+        text = record["model_text"]
+        first = ranking(parse(text if isinstance(text, str) else ""))
     else:
         raise StarError(f"a rollout of task {task.task_id} has no hit, ranking or model_text", "sample again")
     return isinstance(first, (list, tuple)) and bool(first) and first[0] == task.ground_truth

@@ -235,7 +235,7 @@ class Recipe:
             ("loop.prompt_tokens", self.loop.prompt_tokens, 64, float("inf")),
             ("engine.in_flight", self.engine.in_flight, 1, 65_536),
             ("sample.instances", self.sample.instances, 1, float("inf")),
-            ("sample.n", self.sample.n, 2, 128),
+            ("sample.n", self.sample.n, 4, 128),  # fewer cannot tell three difficulties apart
             ("sample.temperature", self.sample.temperature, 0, 2),
             ("sample.top_p", self.sample.top_p, 1e-6, 1),
             ("grpo_set.validation", self.grpo_set.validation, 0, float("inf")),

@@ -305,6 +305,17 @@ def test_records_are_read_from_lines_and_from_parquet(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_text("")
     with pytest.raises(StarError, match="neither"):
         list(read_records(tmp_path / "c.txt"))
+    (tmp_path / "d.jsonl").write_text("[1]\n")
+    with pytest.raises(StarError, match=r"d\.jsonl holds \[1\], which is no rollout"):
+        list(read_records(tmp_path / "d.jsonl"))
+    (tmp_path / "e.parquet").write_text("no")
+    with pytest.raises(StarError, match=r"e\.parquet is no Parquet file"):
+        list(read_records(tmp_path / "e.parquet"))
+
+
+@pytest.mark.parametrize("text", [None, 5, ["<recommend>"], {}])
+def test_a_response_that_is_no_text_is_no_success(text: Any) -> None:
+    assert solved({"task_id": "t0", "sample": 0, "model_text": text}, task(0)) is False
 
 
 def test_ugly_ids_and_titles_survive(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_a_base_recipe_is_read_first(path, tmp_path):
         ("sampel.n=4", "sampel"),
         ("sample.temprature=1", "sample.temperature"),
         ("sample.n=many", "sample.n"),
-        ("sample.n=1", "sample.n=1 is out of range - it lies between 2 and 128"),
+        ("sample.n=3", "sample.n=3 is out of range - it lies between 4 and 128"),
         ("sample.temperature=-1", "out of range"),
         ("evidence.size=huge", "one of full, short"),
         ("grpo_set.total=0", "not a size"),
