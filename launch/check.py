@@ -54,6 +54,10 @@ def check_recipe(recipe: Recipe, until: str | None = None, *, here: bool = True,
     wanted = _stages(until)
     _components(recipe)
     if not planned:
+        if recipe.sft_set.setting == "planner_only" and "sample" in wanted:
+            raise StarError(
+                "sft_set.setting=planner_only makes a student that plans and ranks nothing", "end with it: --until sft"
+            )
         _data(recipe, here)
         if recipe.teacher.backend == "llm" and "teach" in wanted:
             _endpoints(recipe)

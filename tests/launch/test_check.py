@@ -33,7 +33,7 @@ def test_every_recipe_that_ships_passes(name, tmp_path):
     recipe.source.root = None if recipe.source.name == "synthetic" else str(tmp_path)
     if recipe.teacher.backend == "llm":
         recipe.teacher.options["chat"] = {"endpoints": ["http://127.0.0.1:1/v1"]}
-    check_recipe(recipe)
+    check_recipe(recipe, "sft" if name == "planner" else None)
 
 
 @pytest.mark.engine
@@ -199,6 +199,15 @@ def test_what_a_later_stage_wants_may_be_open_until_then(tmp_path):
     check_recipe(here, here=False)
     with pytest.raises(StarError, match="is not there"):
         check_recipe(here)
+
+
+@pytest.mark.engine
+def test_a_planner_is_no_student_to_sample_from():
+    recipe = of(chain="recipes/planner.yaml")
+    check_recipe(recipe, "sft")
+    for until in ("sample", None):
+        with pytest.raises(StarError, match="plans and ranks nothing - end with it: --until sft"):
+            check_recipe(recipe, until)
 
 
 @pytest.mark.engine
