@@ -93,11 +93,13 @@ def sample(
     engine: EngineOptions | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Path:
-    """Sample every task and write ``out`` (JSON lines, sorted by task and sample when whole).
+    """Sample every task and write ``out`` (JSON lines, sorted by task and sample when whole). Where it holds all that
+    is asked for, by the same settings, weights, evidence and seed, it stays as it is.
 
     Fields of a line: ``task_id, sample, stop, error, model_text, messages, counts, prompt_tokens, seconds,
     engine_seconds, tool_seconds, task``. ``seconds`` is wall time from the rollout's start to its end, waiting in the
-    engine included; ``task`` stands for prompt and candidates: a rollout of others is not gone on from.
+    engine included; ``task`` stands for all that decides it, prompt and candidates too: a rollout of others is not gone
+    on from.
 
     Raises:
         StarError: the model or the engine is missing, the engine or the store failed in some rollouts, two tasks share
@@ -121,8 +123,11 @@ async def sample_async(
     if len(set(ids)) != len(ids):
         twice = next(task_id for task_id in ids if ids.count(task_id) > 1)
         raise StarError(f"two tasks have the id {twice!r}", "give each task an id of its own")
-    digests = {task.task_id: fingerprint([task.messages, task.candidates]) for task in wanted}
-    lines = _Lines(target, _settings(model, store, options), digests)
+    settings = _settings(model, store, options, engine)
+    digests = {task.task_id: fingerprint([settings, task.messages, task.candidates]) for task in wanted}
+    if _holds(target, [(task_id, number, digests[task_id]) for task_id in ids for number in range(options.samples)]):
+        return target
+    lines = _Lines(target, settings, digests)
     missing = [
         (task, number)
         for task in wanted
@@ -208,12 +213,22 @@ def _tokenizer(model: str | Path) -> Any:
     return AutoTokenizer.from_pretrained(str(model))
 
 
-def _settings(model: str | Path, store: Evidence, options: SamplingOptions) -> str:
-    folder = Path(model).resolve()
-    evidence = getattr(store, "fingerprint", None)
-    return fingerprint(
-        {"model": str(folder), "weights": of_model(folder), "evidence": evidence, "options": asdict(options)}
-    )
+def _settings(model: str | Path, store: Evidence, options: SamplingOptions, engine: EngineOptions | None = None) -> str:
+    folder, seed = Path(model).resolve(), (engine or EngineOptions()).seed
+    known = {"model": str(folder), "weights": of_model(folder), "evidence": getattr(store, "fingerprint", None)}
+    return fingerprint({**known, "options": asdict(options), "seed": seed})
+
+
+def _part_of(target: Path) -> Path:
+    return target.with_name(target.name + ".part")
+
+
+def _holds(target: Path, wanted: Sequence[tuple[str, int, str]]) -> bool:
+    """Does a finished file hold these and no others (task id, sample, ``task``)?"""
+    if not target.is_file() or _part_of(target).exists():
+        return False
+    rows = (row for row in read_jsonl(target, strict=False) if isinstance(row, dict))
+    return [(row.get("task_id"), row.get("sample"), row.get("task")) for row in rows] == list(wanted)
 
 
 class _Lines:
@@ -223,7 +238,7 @@ class _Lines:
     """
 
     def __init__(self, target: Path, settings: str, digests: Mapping[str, str]) -> None:
-        self._target, self._part = target, target.with_name(target.name + ".part")
+        self._target, self._part = target, _part_of(target)
         self._digests = digests
         self.done: set[tuple[str, int]] = set()
         self._settings = settings

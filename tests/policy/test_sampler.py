@@ -105,6 +105,24 @@ def test_another_setting_does_not_mix_with_what_was_begun(engine, tmp_path):
         sample("m", TASKS, Store(), tmp_path / "o.jsonl")
 
 
+def test_a_file_that_is_whole_is_not_sampled_again_by_the_same_settings(engine, tmp_path):
+    from star_rl.policy.engines import EngineOptions
+
+    out, half = tmp_path / "o.jsonl", SamplingOptions(temperature=0.5)
+    sample("m", TASKS, Store(), out)
+    for again, options, seeded, asked in (
+        (TASKS, None, None, 0),
+        (TASKS, None, EngineOptions(seed=1), 5),
+        (TASKS, half, None, 5),
+        (TASKS, half, None, 0),
+        (TASKS[:2], half, None, 2),
+        ([PolicyTask("t0", TASKS[1].messages), TASKS[1]], half, None, 2),
+    ):
+        engine.prompts.clear()
+        lines = rows(sample("m", again, Store(), out, options, seeded))
+        assert (len(engine.prompts), [line["task_id"] for line in lines]) == (asked, [task.task_id for task in again])
+
+
 def test_a_student_trained_again_or_other_evidence_does_not_mix_with_what_was_begun(engine, tmp_path, monkeypatch):
     weights, store = tmp_path / "m" / "model.safetensors", Store()
     weights.parent.mkdir()
