@@ -84,6 +84,8 @@ def test_every_recipe_that_ships_passes(name, tmp_path):
         ("grpo.overrides.verl.data.train_batch_size=many", "verl.data.train_batch_size=many is no size - give a whole"),
         ("grpo.overrides.verl.actor_rollout_ref.actor.ppo_mini_batch_size=0", "ppo_mini_batch_size=0 is no size"),
         ("grpo.overrides.verl.actor_rollout_ref.rollout.n=null", "rollout.n=None is no size"),
+        ("sft.overrides.ENV.NPROC_PER_NODE=gpu", "NPROC_PER_NODE=gpu is no number - write how many GPUs"),
+        ("sft.overrides.ENV.NPROC_PER_NODE=0", "NPROC_PER_NODE=0 is no number"),
         ("sft.overrides.ENV=3", "SFT recipe: ENV=3 names no variables"),
         ("loop.budget.response_tokens=8192", "max_model_len 512 is less than prompt and response, 8,352"),
     ],

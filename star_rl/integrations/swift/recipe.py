@@ -144,6 +144,8 @@ def compose(
             if isinstance(value, str) and _is_number(value):
                 raise StarError(f"SFT recipe: {key}={value!r} is text, not a number", "write 1.0e-5, not 1e-5")
         config |= overlay
+    if not (processes := config["ENV"].get("NPROC_PER_NODE", "1")).isdecimal() or processes == "0":
+        raise StarError(f"SFT recipe: NPROC_PER_NODE={processes} is no number", "write how many GPUs of a node train")
     config = {k: v for k, v in config.items() if v is not None}
     if model is not None:
         config["model"] = str(model)
