@@ -257,7 +257,8 @@ def hold_sft_keys(values: Mapping[str, Any], where: str) -> None:
 def _grpo(recipe: Recipe, sizes: bool, wanted: bool) -> None:
     from rewards import loading
     from star_rl.integrations.verl import sizes as fit
-    from star_rl.integrations.verl.recipe import Paths, compose, overrides_of, verl_tree
+    from star_rl.integrations.verl.overrides import overrides_of
+    from star_rl.integrations.verl.recipe import Paths, compose, verl_tree
 
     overlay(recipe.grpo.recipe)
     made = grpo_recipe(asdict(recipe))

@@ -130,7 +130,8 @@ def grpo_recipe(config: Mapping[str, Any]) -> Any:
     """
     from launch.world import LACKING
     from rewards.loading import place
-    from star_rl.integrations.verl.recipe import load_recipe, merge
+    from star_rl.integrations.verl.overrides import merge
+    from star_rl.integrations.verl.recipe import load_recipe
 
     section, tools = config["grpo"], config["tools"]
     own = load_recipe({}, section["overrides"])

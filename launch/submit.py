@@ -123,7 +123,8 @@ def needs_of(recipe: Recipe, root: Path, extra: str | None, until: str | None) -
     from launch.doctor import installed_extra
     from launch.overlays import sft_layers
     from star_rl.integrations.swift.recipe import layered
-    from star_rl.integrations.verl.recipe import compose, load_recipe, overrides_of
+    from star_rl.integrations.verl.overrides import overrides_of
+    from star_rl.integrations.verl.recipe import compose, load_recipe
 
     grpo = load_recipe(root / recipe.grpo.recipe, recipe.grpo.overrides)
     extra = extra or {"cpu": "cpu", "cuda": "gpu"}.get(grpo.device) or installed_extra()

@@ -94,7 +94,8 @@ def _sft(layers: list[Any], model: str | None, gpus: int | None, size: float) ->
 
 
 def _grpo(recipe: Any, model: str, gpus: int | None, size: float) -> Plan:
-    from star_rl.integrations.verl.recipe import Paths, compose, overrides_of, verl_tree
+    from star_rl.integrations.verl.overrides import overrides_of
+    from star_rl.integrations.verl.recipe import Paths, compose, verl_tree
 
     folder = Path("plan")
     paths = Paths(folder, folder / "model", folder / "train.parquet", folder / "store")

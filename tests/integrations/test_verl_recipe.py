@@ -22,14 +22,13 @@ from star_rl.integrations.verl.grpo import (
     read_metrics,
     run_grpo,
 )
+from star_rl.integrations.verl.overrides import merge, overrides_of
 from star_rl.integrations.verl.recipe import (
     Paths,
     agent_loops,
     choose_device,
     compose,
     load_recipe,
-    merge,
-    overrides_of,
     ray_folder,
     verl_tree,
 )
@@ -58,6 +57,27 @@ def test_every_recipe_is_accepted_by_verl(file, paths):
     config = compose(overrides_of(verl_tree(load_recipe(file), paths, "name")))
     assert config.actor_rollout_ref.rollout.agent.default_agent_loop == "star_agent"
     assert (config.actor_rollout_ref.rollout.top_p, config.actor_rollout_ref.rollout.top_k) == (1.0, -1)
+
+
+@pytest.mark.parametrize(
+    ("verl", "said"),
+    [
+        (
+            {"actor_rollout_ref": {"model": {"path": "/models/other"}}},
+            "model.path=/models/other has no effect.*sft.recipe",
+        ),
+        (
+            {"reward": {"custom_reward_function": {"path": "mine.py"}}},
+            "custom_reward_function.path=mine.py.*set reward",
+        ),
+        ({"trainer": {"rollout_data_dir": None}}, "trainer.rollout_data_dir=None has no effect.*leave it out"),
+    ],
+)
+def test_what_the_run_sets_itself_is_not_set_in_vain(verl, said, paths):
+    with pytest.raises(StarError, match="(?s)" + said):
+        verl_tree(tiny(paths, verl=verl), paths, "name")
+    same = {"actor_rollout_ref": {"model": {"path": str(paths.model)}}}
+    verl_tree(tiny(paths, verl=same), paths, "name")
 
 
 def test_the_run_s_paths_and_the_cpu_s_values_reach_verl(paths):

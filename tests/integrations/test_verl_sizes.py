@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from star_rl.errors import StarError
-from star_rl.integrations.verl.recipe import Paths, compose, load_recipe, overrides_of, verl_tree
+from star_rl.integrations.verl.overrides import overrides_of
+from star_rl.integrations.verl.recipe import Paths, compose, load_recipe, verl_tree
 from star_rl.integrations.verl.sizes import enough, hold, problems, ranks
 
 ROOT = Path(__file__).parents[2]

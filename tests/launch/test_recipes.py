@@ -8,7 +8,8 @@ import pytest
 from launch.overlays import overlay, sft_layers
 from launch.recipe import load
 from star_rl.errors import StarError
-from star_rl.integrations.verl.recipe import Paths, cluster_overrides, compose, load_recipe, overrides_of, verl_tree
+from star_rl.integrations.verl.overrides import overrides_of
+from star_rl.integrations.verl.recipe import Paths, cluster_overrides, compose, load_recipe, verl_tree
 
 CHAINS = sorted(Path("recipes").glob("*.yaml"))
 GRPO = sorted(Path("recipes/grpo").glob("*.yaml"))

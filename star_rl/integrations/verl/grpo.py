@@ -27,6 +27,7 @@ from star_rl.errors import StarError
 from star_rl.files import read_jsonl, write_jsonl, write_text
 from star_rl.integrations import warm
 from star_rl.integrations.verl import processes, sizes
+from star_rl.integrations.verl.overrides import overrides_of
 from star_rl.integrations.verl.recipe import (
     Paths,
     Recipe,
@@ -35,7 +36,6 @@ from star_rl.integrations.verl.recipe import (
     cluster_overrides,
     compose,
     environment,
-    overrides_of,
     ray_folder,
     verl_tree,
 )

@@ -14,7 +14,7 @@ import hashlib
 import importlib.util
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from yaml import YAMLError
 from rewards.loading import place
 from star_rl.errors import StarError
 from star_rl.integrations import curves, on_cpu
+from star_rl.integrations.verl.overrides import leaves, merge, overrides_of
 from star_rl.policy.loop import Budget
 from star_rl.policy.tools import LENSES
 
@@ -270,48 +271,6 @@ def ray_folder(run: Path) -> Path:
     return (root if len(str(root)) <= 12 else Path("/tmp")) / name
 
 
-def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Later layers win, branch by branch; ``+key`` and ``key`` are one key."""
-    out: dict[str, Any] = {}
-    for layer in layers:
-        for key, value in layer.items():
-            twin = key[1:] if key.startswith("+") else f"+{key}"
-            name = twin if twin in out else key
-            old = out.get(name)
-            out[name] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return out
-
-
-def overrides_of(tree: Mapping[str, Any]) -> list[str]:
-    """A nested mapping as Hydra overrides, e.g. ``{"a": {"+b": 1}}`` as ``["+a.b=1"]``."""
-    return [f"{'+' if added else ''}{path}={_literal(value)}" for path, value, added in _leaves(tree)]
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "", added: bool = False) -> Iterator[tuple[str, Any, bool]]:
-    for key, value in tree.items():
-        path, new = prefix + str(key).removeprefix("+"), added or str(key).startswith("+")
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{path}.", new)
-        else:
-            yield path, value, new
-
-
-def _literal(value: Any) -> str:
-    """A value in the grammar of Hydra's overrides."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (int, float)):
-        return repr(value)
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_literal(entry)}" for key, entry in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ",".join(_literal(entry) for entry in value) + "]"
-    text = str(value).replace("\\", "\\\\") if str(value).endswith("\\") else str(value)
-    return "'" + text.replace("'", "\\'") + "'"
-
-
 def verl_tree(recipe: Recipe, paths: Paths, name: str) -> dict[str, Any]:
     """The whole overlay of verl's configuration for one run."""
     cpu = choose_device(recipe.device) == "cpu"
@@ -342,7 +301,32 @@ def verl_tree(recipe: Recipe, paths: Paths, name: str) -> dict[str, Any]:
     strict = {"path": f"pkg://{_PACKAGE}.replay", "name": "StrictReplayBuffer"}
     told = {"custom_sampler": strict, "sampler_kwargs": {"+details_dir": str(paths.details.resolve())}}
     sampler = {"trainer": {"v1": {"sampler": told}}} if synchronous else {}  # else a buffer of verl's own
+    _leaves_alone(recipe.verl, places)
     return merge(BASE, CPU if cpu else {}, sampler, named, recipe.verl, places)
+
+
+#: What the run itself sets in verl's configuration -> what to set in its place.
+_OWN = {
+    "data.train_files": "set grpo_set, or run another split",
+    "data.val_files": "set grpo_set.validation",
+    "actor_rollout_ref.model.path": "GRPO trains the run's own SFT checkpoint: set sft.recipe or student",
+    "reward.custom_reward_function.path": "set reward",
+    "reward.custom_reward_function.name": "set reward, with :name at its end",
+}
+
+
+def _leaves_alone(wanted: Mapping[str, Any], places: Mapping[str, Any]) -> None:
+    """Whether a recipe leaves to the run what is the run's: its files, its model, its reward.
+
+    Raises:
+        StarError: it sets one of them, which would have no effect.
+    """
+    own = {name: value for name, value, _ in leaves(places) if not name.startswith("ray_kwargs")}
+    for name, value, _ in leaves(wanted):
+        if name in own and value != own[name]:
+            raise StarError(
+                f"verl.{name}={value} has no effect: the run sets it to {own[name]}", _OWN.get(name, "leave it out")
+            )
 
 
 def agent_loops(recipe: Recipe, paths: Paths) -> list[dict[str, Any]]:
