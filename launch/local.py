@@ -102,7 +102,9 @@ def _logged(log: Path) -> Iterator[Any]:
 
 
 def _failure(stage: str, log: Path, error: Exception) -> StarError:
-    """An engine's failure as one message: what it was, and the last lines of the stage's log."""
+    """A stage's failure as one message: what it was, and of an engine's the last lines of the stage's log."""
+    if isinstance(error, StarError):
+        return error
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
     last = "\n".join(line.rsplit("\r", 1)[-1] for line in lines[-_LAST_LINES:])
     return StarError(
@@ -189,10 +191,15 @@ def run(
                     outcome = run_stage(stage, folder, config, recipe.seed, line, force=number >= again)
                 except BaseException as error:
                     line.end("stopped" if isinstance(error, KeyboardInterrupt) else "FAILED")
-                    if isinstance(error, StarError) or not isinstance(error, Exception):
+                    if not isinstance(error, Exception) or (isinstance(error, StarError) and not start):
                         raise
-                    traceback.print_exc()
-                    raise _failure(stage.name, log, error) from error
+                    if not isinstance(error, StarError):
+                        traceback.print_exc()
+                    failure = _failure(stage.name, log, error)
+                    if start:  # the same command would begin anew
+                        remedies = filter(None, (failure.remedy, f"leave out --from {start} then"))
+                        raise StarError(failure.what, "; ".join(remedies)) from error
+                    raise failure from error
                 summary = outcome.manifest["figures"].get("summary", "")
                 spent = "" if outcome.state == "done" else f"  {outcome.seconds:.1f} s"
                 line.end(f"{outcome.state:<7} {summary}{spent}")

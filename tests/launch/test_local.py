@@ -91,9 +91,21 @@ def test_what_a_stage_prints_goes_to_its_log_and_its_end_is_shown_when_it_fails(
     assert "from a child" in log
     assert "from Python" in log
     demo.seed = 13
-    with pytest.raises(StarError, match=r"stage noisy failed: RuntimeError: engine died; the end of .*noisy\.log"):
+    with pytest.raises(
+        StarError, match=r"stage noisy failed: RuntimeError: engine died; the end of .*noisy\.log"
+    ) as end:
         local.run(demo, stages)
-    assert "FAILED" in capfd.readouterr().out
+    assert "FAILED" in capfd.readouterr().out and "--from" not in end.value.remedy
+    with pytest.raises(StarError, match=r"it goes on from here; leave out --from noisy then"):
+        local.run(demo, stages, start="noisy")
+
+
+def test_a_refusal_after_from_says_how_to_go_on(demo):
+    def refuse(context):
+        raise StarError("the endpoint is gone", "run again")
+
+    with pytest.raises(StarError, match=r"the endpoint is gone - run again; leave out --from one then"):
+        local.run(demo, (Stage("one", refuse),), start="one")
 
 
 def test_a_secret_of_the_environment_is_in_no_log_on_no_terminal_and_in_no_message(demo, tmp_path, capfd, monkeypatch):
