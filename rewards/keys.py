@@ -27,15 +27,12 @@ KEYS = {
     "rank": "position of the truth from 1, 0 where it is absent",
     "valid_list": "1 where the list is distinct candidates, as many as asked for (no candidates given: strings)",
     "list_length": "entries of the list",
-    "tool_calls": "tool calls written",
+    "tool_calls": "tool calls made",
     "invalid_calls": "tool calls that do not parse, name no tool or have wrong arguments",
     "repeated_calls": "tool calls made before with the same arguments",
     "repeated_phases": "second plans, second rankings, experts that ran again without a reflection between",
     "phases": "phases written",
 }
-
-#: Counts of the rollout loop (``extra_info["rollout"]``) that a look at the text alone cannot give.
-_UNANSWERABLE = ("unknown_tools", "bad_arguments")
 
 
 @dataclass(slots=True)
@@ -107,18 +104,32 @@ def read(solution_str: str, ground_truth: str, extra_info: Mapping[str, Any] | N
     bad = len(written.calls) - len(calls)
     distinct = {f"{call.name}\0{call.arguments!r}" for call in calls} if len(calls) > 1 else calls
     rollout = info.get("rollout") or {}
-    unanswerable = sum([int(rollout.get(name) or 0) for name in _UNANSWERABLE]) if rollout else 0
+    made, unread, again, unanswerable = _made(rollout) if rollout else (0, 0, 0, 0)
     return Reading(
         ranks=tuple(ids),
         rank=ids.index(truth) + 1 if truth in ids else 0,
         well_formed=not written.faults,
         faults=tuple(written.faults),
         valid_list=_valid(ids, candidates, info.get("top")),
-        tool_calls=len(written.calls),
-        invalid_calls=bad + unanswerable,
-        repeated_calls=len(calls) - len(distinct),
+        # A thought left open over turns hides calls from whoever reads the whole; the loop has counted them.
+        tool_calls=max(len(written.calls), made),
+        invalid_calls=max(bad, unread) + unanswerable,
+        repeated_calls=max(len(calls) - len(distinct), again),
         repeated_phases=len(repeated(written.tags)) if written.faults else 0,  # repetition is a fault
         phases=len(written.tags),
+    )
+
+
+def _made(rollout: Mapping[str, Any]) -> tuple[int, int, int, int]:
+    """Of the loop's counts: calls made, those that do not parse, those made before, those that no tool can answer."""
+    get = rollout.get
+    unread = int(get("unparsable_calls") or 0)
+    made = int(get("tool_calls") or 0) + unread + int(get("refused_calls") or 0)
+    return (
+        made,
+        unread,
+        int(get("repeated_calls") or 0),
+        int(get("unknown_tools") or 0) + int(get("bad_arguments") or 0),
     )
 
 

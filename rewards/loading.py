@@ -141,8 +141,8 @@ def check(function: Reward, name: str = "the reward", **options: Any) -> tuple[s
 
     Raises:
         StarError: it cannot be called with the four arguments by name, raises or exits, takes longer than
-            :data:`PATIENCE`, returns no dictionary of finite numbers, lacks ``score`` or ``acc``, has a key ``reward``,
-            changes its keys, or scores noise above a right answer.
+            :data:`PATIENCE`, returns no dictionary of finite numbers, lacks ``score`` or ``acc``, has a key ``reward``
+            or ``loop_..``, changes its keys, or scores noise above a right answer.
     """
     try:
         inspect.signature(function).bind(**dict.fromkeys(ARGUMENTS), **options)
@@ -185,6 +185,10 @@ def _keys(answer: Any, name: str, label: str) -> tuple[str, ...]:
         raise StarError(f"{name} returns {type(answer).__name__}", f"return a dictionary with {', '.join(NEEDED)}, ..")
     if "reward" in answer:
         raise StarError(f"{name} returns a key named reward", "verl keeps that name for itself; use score")
+    if taken := [key for key in answer if str(key).startswith("loop_")]:
+        raise StarError(
+            f"{name} returns a key {taken[0]}", "the rollout's own counts have names with loop_; choose another"
+        )
     missing = [key for key in NEEDED if key not in answer]
     if missing:
         raise StarError(f"{name} returns no {', '.join(missing)}", f"the keys are {', '.join(KEYS)}")

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from star_rl import locks
 from star_rl.errors import StarError
 from star_rl.evaluation.identity import of_model
 from star_rl.files import atomic_open, fingerprint, read_jsonl, write_jsonl, writing_error
@@ -103,7 +104,7 @@ def sample(
 
     Raises:
         StarError: the model or the engine is missing, the engine or the store failed in some rollouts, two tasks share
-        an id, or ``out`` was begun with other settings, weights or evidence.
+        an id, ``out`` was begun with other settings, weights or evidence, or another process samples into it.
     """
     return asyncio.run(sample_async(model, tasks, store, out, options, engine, on_progress))
 
@@ -127,18 +128,26 @@ async def sample_async(
     digests = {task.task_id: fingerprint([settings, task.messages, task.candidates]) for task in wanted}
     if _holds(target, [(task_id, number, digests[task_id]) for task_id in ids for number in range(options.samples)]):
         return target
-    lines = _Lines(target, settings, digests)
-    missing = [
-        (task, number)
-        for task in wanted
-        for number in range(options.samples)
-        if (task.task_id, number) not in lines.done
-    ]
-    resumed, total = len(lines.done), len(lines.done) + len(missing)
-    if missing:
-        async with open_engine(model, engine) as opened:
-            await _sample_all(opened, _tokenizer(model), missing, store, options, lines, resumed, total, on_progress)
-    lines.finish({task_id: place for place, task_id in enumerate(ids)})
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise writing_error(target.parent, error) from error
+    mark = target.with_name(f".{target.name}.lock")
+    with locks.hold(mark, f"another process samples into {target}", "wait for it, or choose another file"):
+        lines = _Lines(target, settings, digests)
+        missing = [
+            (task, number)
+            for task in wanted
+            for number in range(options.samples)
+            if (task.task_id, number) not in lines.done
+        ]
+        resumed, total = len(lines.done), len(lines.done) + len(missing)
+        if missing:
+            async with open_engine(model, engine) as opened:
+                await _sample_all(
+                    opened, _tokenizer(model), missing, store, options, lines, resumed, total, on_progress
+                )
+        lines.finish({task_id: place for place, task_id in enumerate(ids)})
     return target
 
 
@@ -242,7 +251,6 @@ class _Lines:
         self._digests = digests
         self.done: set[tuple[str, int]] = set()
         self._settings = settings
-        target.parent.mkdir(parents=True, exist_ok=True)
         kept: list[str] = []
         if self._part.exists():
             rows = list(read_jsonl(self._part))  # a line cut short by a kill is passed over

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from star_rl import locks
 from star_rl.errors import StarError
 from star_rl.policy import sampler
 from star_rl.policy.loop import Budget, Generation
@@ -85,6 +86,12 @@ def test_every_task_is_sampled_as_often_as_asked_in_the_order_of_the_tasks(engin
     assert rows(out)[0]["model_text"] == "task 0" and rows(out)[0]["counts"]["turns"] == 1
     assert (seen[-1].done, seen[-1].total) == (15, 15)
     assert not (tmp_path / "o.jsonl.part").exists()
+
+
+def test_two_do_not_sample_into_one_file(engine, tmp_path):
+    with locks.hold(tmp_path / ".o.jsonl.lock", "held", "wait"), pytest.raises(StarError, match="another process"):
+        sample("m", TASKS, Store(), tmp_path / "o.jsonl")
+    sample("m", TASKS, Store(), tmp_path / "o.jsonl")
 
 
 def test_a_killed_run_samples_only_what_is_missing(engine, tmp_path):

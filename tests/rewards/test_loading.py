@@ -113,6 +113,7 @@ _HEAD = "def compute_score(data_source, solution_str, ground_truth, extra_info=N
         (_HEAD + "return {}", "returns no score, acc"),
         (_HEAD + "return {'score': 1.0}", "returns no acc"),
         (_HEAD + "return {'score': 1.0, 'acc': 1.0, 'reward': 1.0}", "a key named reward"),
+        (_HEAD + "return {'score': 1.0, 'acc': 1.0, 'loop_turns': 1.0}", "a key loop_turns"),
         (_HEAD + "return {'score': float('nan'), 'acc': 1.0}", "score=nan on a well formed response"),
         (_HEAD + "return {'score': float('inf'), 'acc': 1.0}", "score=inf"),
         (_HEAD + "return {'score': '1', 'acc': 1.0}", "score='1'"),

@@ -184,6 +184,17 @@ def test_calls_are_counted() -> None:
     assert (scores["tool_calls"], scores["invalid_calls"], scores["repeated_calls"]) == (3.0, 3.0, 1.0)
 
 
+def test_calls_hidden_in_a_thought_left_open_over_turns_are_counted() -> None:
+    """The loop answers them turn by turn; in the whole text they are words of a thought."""
+    call = '<tool_call>\n{"name": "ItemCF", "arguments": {"item_id": "3"}}\n</tool_call>\n'
+    text = response(thinking=f"well\n{call * 3}so")
+    made = {"tool_calls": 2.0, "refused_calls": 1.0, "unparsable_calls": 1.0, "repeated_calls": 2.0}
+    seen, told = (tool_cost.compute_score("test", text, TRUTH, {"rollout": counts}, cost=0.1) for counts in ({}, made))
+    assert (seen["tool_calls"], told["tool_calls"]) == (1.0, 4.0)
+    assert (told["invalid_calls"], told["repeated_calls"]) == (1.0, 2.0)
+    assert told["score"] == pytest.approx(seen["score"] - 0.3)
+
+
 def test_repeated_phases_are_counted() -> None:
     assert read(response(), TRUTH).repeated_phases == 0
     case = next(case for case in CASES if case.name.startswith("twenty rankings"))
