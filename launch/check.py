@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.options import Recipe
-from launch.overlays import grpo_recipe, lengths, overlay, sft_layers
+from launch.overlays import grpo_recipe, lengths, overlay, sft_layers, sft_processes
 from star_rl.errors import StarError
 
 #: Where ms-swift 4.6.0 and transformers declare what ``swift sft`` takes: files and folders of installed packages.
@@ -72,14 +72,12 @@ def check_machine(recipe: Recipe, until: str | None = None) -> None:
     Raises:
         StarError: the trainings that are wanted take more GPUs than there are.
     """
-    from star_rl.integrations.swift.recipe import layered
-
     made, wanted, have = grpo_recipe(asdict(recipe)), _stages(until), gpus_here()
     if made.device != "cuda" or made.ray.get("address") or have is None:
         return
     trainer = made.verl.get("trainer", {})
     asked = {
-        "sft": (1, int(layered(sft_layers(asdict(recipe.sft))).get("ENV", {}).get("NPROC_PER_NODE", 1))),
+        "sft": (1, sft_processes(asdict(recipe.sft))),
         "grpo": (int(trainer.get("nnodes", 1)), int(trainer.get("n_gpus_per_node", 8))),
     }
     for stage, (nodes, gpus) in asked.items():

@@ -48,6 +48,13 @@ def sft_layers(section: Mapping[str, Any]) -> list[Path | Mapping[str, Any]]:
     return [*(overlay(name) for name in named(section["recipe"])), section["overrides"]]
 
 
+def sft_processes(section: Mapping[str, Any]) -> int:
+    """Processes of SFT, one a GPU of the node it runs on."""
+    from star_rl.integrations.swift.recipe import layered
+
+    return int((layered(sft_layers(section)).get("ENV") or {}).get("NPROC_PER_NODE") or 1)
+
+
 def sft_sources(config: Mapping[str, Any]) -> dict[str, str]:
     """Digest of what ``sft.recipe`` says today, bases included; comments do not count."""
     from star_rl.integrations.swift.recipe import layered

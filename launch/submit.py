@@ -121,8 +121,7 @@ def needs_of(recipe: Recipe, root: Path, extra: str | None, until: str | None) -
     """What the cluster must have for these stages; verl's keys are checked on the way."""
     from launch import chain, local
     from launch.doctor import installed_extra
-    from launch.overlays import sft_layers
-    from star_rl.integrations.swift.recipe import layered
+    from launch.overlays import sft_processes
     from star_rl.integrations.verl.overrides import overrides_of
     from star_rl.integrations.verl.recipe import compose, load_recipe
 
@@ -141,7 +140,7 @@ def needs_of(recipe: Recipe, root: Path, extra: str | None, until: str | None) -
         path = recipe.student.path or ""
         model = "" if path.startswith("/") else path
         if extra == "gpu":
-            driver = int(layered(sft_layers(asdict(recipe.sft))).get("ENV", {}).get("NPROC_PER_NODE", 1))
+            driver = sft_processes(asdict(recipe.sft))
     return preflight.Needs(nodes, gpus, wanted, str(Path(recipe.out)), driver_gpus=driver, model=model)
 
 

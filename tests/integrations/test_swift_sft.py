@@ -158,9 +158,12 @@ def test_bad_recipe_files(tmp_path):
 
 def test_null_removes_a_key_and_env_is_merged(tmp_path):
     config = compose(
-        [{"a": 1, "ENV": {"X": 1, "Y": 2}}, {"a": None, "ENV": {"X": 3}}], data=Path("d"), out=tmp_path, model=tmp_path
+        [{"a": 1, "ENV": {"X": 1, "Y": 2, "Z": 4}}, {"a": None, "ENV": {"X": 3, "Z": None, "NPROC_PER_NODE": None}}],
+        data=Path("d"),
+        out=tmp_path,
+        model=tmp_path,
     )
-    assert "a" not in config
+    assert "a" not in config and "Z" not in config["ENV"]
     assert (config["ENV"]["X"], config["ENV"]["Y"]) == ("3", "2")
 
 

@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from launch import chain
-from launch.overlays import grpo_recipe, grpo_sources, overlay, reward_code, sft_layers, sft_sources, with_reward_in
+from launch.overlays import (
+    grpo_recipe,
+    grpo_sources,
+    overlay,
+    reward_code,
+    sft_layers,
+    sft_processes,
+    sft_sources,
+    with_reward_in,
+)
 from launch.plan import plan_recipe
 from launch.recipe import load
 from star_rl.errors import StarError
@@ -120,6 +129,14 @@ def test_a_reward_that_the_chain_would_overrule_is_refused(tmp_path):
     assert (
         grpo_recipe(sections(grpo={"recipe": str(file), "reward": "ndcg"})).reward == "pkg://rewards.ndcg:compute_score"
     )
+
+
+def test_processes_of_sft_are_what_its_overlays_say():
+    table4 = {"recipe": "recipes/sft/table4.yaml", "overrides": {}}
+    assert sft_processes(table4) == 8
+    assert sft_processes({**table4, "recipe": ["recipes/sft/table4.yaml", "recipes/sft/gpu1.yaml"]}) == 1
+    assert sft_processes({**table4, "overrides": {"ENV": {"NPROC_PER_NODE": None}}}) == 1
+    assert sft_processes({"recipe": "recipes/sft/tiny_cpu.yaml", "overrides": {"ENV": None}}) == 1
 
 
 def test_the_keys_of_the_chain_hold_them():

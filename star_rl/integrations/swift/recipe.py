@@ -139,7 +139,10 @@ def compose(
             if key in overlay:
                 raise StarError(f"SFT recipe {recipe if not isinstance(recipe, Mapping) else ''} sets {key!r}",
                                 "remove it: the run sets it from its own paths")  # fmt: skip
-        config["ENV"] |= {k: str(v) for k, v in (overlay.pop("ENV", None) or {}).items()}
+        for name, value in (overlay.pop("ENV", None) or {}).items():
+            config["ENV"] |= {name: str(value)}
+            if value is None:
+                del config["ENV"][name]
         for key, value in overlay.items():
             if isinstance(value, str) and _is_number(value):
                 raise StarError(f"SFT recipe: {key}={value!r} is text, not a number", "write 1.0e-5, not 1e-5")
