@@ -19,7 +19,7 @@ examples:
   star-rl run recipes/quickstart.yaml --from grpo  run GRPO and all after it again
   star-rl run recipes/quickstart.yaml grpo.reward=my_reward.py name=my-reward
   star-rl plan recipes/grpo/table5.yaml            does it fit 16 GPUs?
-  star-rl submit recipes/amazon.yaml source.root=/shared/amazon --out /shared/runs --address http://HEAD:8265 --follow
+  star-rl submit recipes/amazon.yaml .. --out /shared/runs --address http://HEAD:8265 --follow
 """
 
 
@@ -243,7 +243,8 @@ def _cluster(commands: Any) -> None:
         )
 
     submit = _add(commands, "submit", "send a recipe to a Ray cluster as a job", [
-        "submit recipes/amazon.yaml source.root=/shared/amazon --out /shared/runs --address http://HEAD:8265 --follow",
+        'submit recipes/amazon.yaml source.root=/shared/amazon "teacher.options.chat.endpoints=[http://HOST:8000/v1]" '
+        "--out /shared/runs --address http://HEAD:8265 --follow",
         "submit recipes/amazon.yaml .. --env WANDB_API_KEY --env HF_TOKEN",
     ])  # fmt: skip
     submit.add_argument("recipe", help="a recipe's YAML file")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -301,6 +302,15 @@ class _Jobs:
         return [
             SimpleNamespace(submission_id=job["submission_id"], metadata=job["metadata"], **of) for job in self.sent
         ]
+
+
+@pytest.mark.engine
+def test_the_command_that_the_help_shows_is_not_refused(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["submit", "--help"])
+    shown = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("  star-rl submit"))
+    _, _, file, *rest = shlex.split(shown)
+    submit.prepare(load(file, [*(text for text in rest if "=" in text), "out=/shared/runs"]), Path.cwd())
 
 
 @pytest.mark.engine
