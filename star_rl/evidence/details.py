@@ -21,7 +21,6 @@ Format 1, which is still read, has one zstd frame a block with each entry in JSO
 from __future__ import annotations
 
 import json
-import mmap
 import struct
 import sys
 import threading
@@ -29,7 +28,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from xxhash import xxh3_64_intdigest
 from zstandard import ZstdCompressor, ZstdDecompressor
@@ -110,6 +109,13 @@ def _bytes(values: array[Any]) -> bytes:
     return values.tobytes()
 
 
+class _Sliced(Protocol):
+    """The bytes of a file: mapped, or read as they are asked for."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, piece: slice, /) -> bytes: ...
+
+
 class Details:
     """The mapped details of a shard.
 
@@ -123,7 +129,7 @@ class Details:
 
     __slots__ = ("block", "entries", "file", "form", "mapped")
 
-    def __init__(self, mapped: mmap.mmap | bytes, file: Path, entries: int, block: int, form: int) -> None:
+    def __init__(self, mapped: _Sliced, file: Path, entries: int, block: int, form: int) -> None:
         self.mapped, self.file, self.entries, self.block, self.form = mapped, file, entries, block, form
 
     def ids(self, ordinal: int) -> list[str]:
@@ -158,7 +164,8 @@ class Details:
         """The checked block of an entry."""
         blocks = -(-self.entries // self.block)
         table = len(self.mapped) - 8 * (blocks + 1)
-        start, end = _RANGE.unpack_from(self.mapped, table + 8 * (ordinal // self.block))
+        place = table + 8 * (ordinal // self.block)
+        start, end = _RANGE.unpack(self.mapped[place : place + _RANGE.size])
         block = self.mapped[start:end]
         if len(block) < _HEAD.size or xxh3_64_intdigest(memoryview(block)[8:]) != _HEAD.unpack_from(block)[0]:
             raise damaged(self.file, f"the block at byte {start} fails its checksum")

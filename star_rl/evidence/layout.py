@@ -15,21 +15,24 @@ A shard is three files, written once and then only mapped:
 
 All numbers are little-endian; hashes and checksums are XXH3. The idea is that of D. J. Bernstein's "constant database"
 (cdb), with 64-bit offsets. Nothing is locked and nothing is parsed at opening; every process that maps the files
-shares one page cache. A record is checked when a process first reads it, and "not stored" every time it is said, so
-that a flipped bit in a file is an error and never a wrong answer.
+shares one page cache (:class:`Pages` where a file is not on a disk of this machine). A record is checked when a process
+first reads it, and "not stored" every time it is said, so that a flipped bit in a file is an error and never a wrong
+answer.
 """
 
 from __future__ import annotations
 
+import functools
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from xxhash import xxh3_64_intdigest
 
 from star_rl.evidence.details import Details, damaged
+from star_rl.evidence.storage import on_local_disk
 
 RECORDS, INDEX, DETAILS = "records.bin", "index.bin", "details.bin"
 FILES = (RECORDS, INDEX, DETAILS)
@@ -43,7 +46,6 @@ EMPTY = (1 << 64) - 1
 GROUP = 128
 #: End of a record: its ordinal, and the checksum of all before it and of the ordinal.
 TAIL = struct.Struct("<IQ")
-_slot_at = SLOT.unpack_from
 
 
 def name_of(tool: str, key: str) -> bytes:
@@ -75,15 +77,15 @@ class Shard:
         StarError: a file is absent or has another length than the manifest says.
     """
 
-    __slots__ = ("details", "folder", "index", "last", "records", "shift", "slots", "sound")
+    __slots__ = ("details", "folder", "index", "last", "records", "shift", "slot", "slots", "sound")
 
     def __init__(self, folder: Path, entries: int, slots: int, sizes: dict[str, int], block: int, form: int) -> None:
         self.folder, self.slots = folder, slots
         self.shift = HASH_BITS - table_bits(entries)
-        self.records = _map(folder / RECORDS, sizes[RECORDS])
-        self.index = _map(folder / INDEX, sizes[INDEX])
-        details = folder / DETAILS
-        self.details = Details(_map(details, sizes[DETAILS]), details, entries, block, form)
+        opened = {name: _open(folder / name, sizes[name]) for name in FILES}
+        self.records, self.index = opened[RECORDS], opened[INDEX]
+        self.slot = _slots(self.index)
+        self.details = Details(opened[DETAILS], folder / DETAILS, entries, block, form)
         if len(self.index) != slots * SLOT.size + -(-slots // GROUP) * 8 or slots <= 1 << table_bits(entries):
             raise damaged(folder / INDEX, f"{len(self.index)} bytes do not fit {entries} entries")
         # What was found last: neighbours are asked for right after the text, and need not be searched for anew.
@@ -97,11 +99,11 @@ class Shard:
         Raises:
             StarError: the bytes on the way to the answer are damaged.
         """
-        index, slot = self.index, hashed >> self.shift
-        found, start, name_length, text_length = _slot_at(index, slot * 24)
+        slot_at, slot = self.slot, hashed >> self.shift
+        found, start, name_length, text_length = slot_at(slot * 24)
         while found < hashed:
             slot += 1
-            found, start, name_length, text_length = _slot_at(index, slot * 24)
+            found, start, name_length, text_length = slot_at(slot * 24)
         if found == hashed and self.sound[slot]:
             records, begins = self.records, start + name_length
             if records[start:begins] == name:
@@ -124,7 +126,7 @@ class Shard:
             if slot // GROUP != sound:
                 sound = slot // GROUP
                 self._check_group(sound)
-            found = _slot_at(self.index, slot * SLOT.size)
+            found = self.slot(slot * SLOT.size)
             if found[0] > hashed:
                 return None
             if found[0] == hashed:
@@ -141,14 +143,14 @@ class Shard:
         for group in range(-(-self.slots // GROUP)):
             self._check_group(group)
             for slot in range(group * GROUP, min((group + 1) * GROUP, self.slots)):
-                found = _slot_at(self.index, slot * SLOT.size)
+                found = self.slot(slot * SLOT.size)
                 if found[0] != EMPTY:
                     yield self._record(*found[1:])[0]
 
     def close(self) -> None:
-        for mapped in (self.records, self.index, self.details.mapped, self.sound):
-            if isinstance(mapped, mmap.mmap):
-                mapped.close()
+        for opened in (self.records, self.index, self.details.mapped, self.sound):
+            if isinstance(opened, (mmap.mmap, Pages)):
+                opened.close()
 
     def _record(self, start: int, name_length: int, text_length: int) -> tuple[bytes, bytes, int]:
         after = name_length + text_length
@@ -161,20 +163,67 @@ class Shard:
 
     def _check_group(self, group: int) -> None:
         low, high = group * GROUP * SLOT.size, min((group + 1) * GROUP, self.slots) * SLOT.size
-        (stored,) = struct.unpack_from("<Q", self.index, self.slots * SLOT.size + group * 8)
+        place = self.slots * SLOT.size + group * 8
+        (stored,) = struct.unpack("<Q", self.index[place : place + 8])
         if xxh3_64_intdigest(self.index[low:high]) != stored:
             raise damaged(self.folder / INDEX, f"bytes {low} to {high} fail their checksum")
 
 
-def _map(file: Path, size: int) -> mmap.mmap | bytes:
+class Pages:
+    """A file that is read piece by piece, as a mapped one is sliced.
+
+    A file system over the network may stop answering. Python holds its lock while it waits for a mapped page, and with
+    it every thread of the process; while it waits for a read the others go on, and the caller's limit of time holds.
+    """
+
+    __slots__ = ("_descriptor", "_size")
+
+    def __init__(self, descriptor: int, size: int) -> None:
+        self._descriptor, self._size = descriptor, size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, piece: slice) -> bytes:
+        start, stop, _ = piece.indices(self._size)
+        return os.pread(self._descriptor, max(0, stop - start), start)
+
+    def close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+Bytes = mmap.mmap | Pages | bytes
+
+
+def _slots(index: Bytes) -> Callable[[int], tuple[int, int, int, int]]:
+    """Where a slot begins -> its four numbers."""
+    if isinstance(index, Pages):
+        return lambda place: SLOT.unpack(index[place : place + SLOT.size])
+    return functools.partial(SLOT.unpack_from, index)
+
+
+def _open(file: Path, size: int) -> Bytes:
+    """The bytes of a file: mapped where its disk always answers, else read as they are asked for."""
     try:
-        descriptor = os.open(file, os.O_RDONLY)
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as error:
         raise damaged(file, "it is absent") from error
+    kept = False
     try:
         found = os.fstat(descriptor).st_size
         if found != size:
             raise damaged(file, f"it has {found} bytes, the manifest says {size}")
-        return mmap.mmap(descriptor, size, access=mmap.ACCESS_READ) if size else b""
+        if not size:
+            return b""
+        if on_local_disk(file.parent):
+            return mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
+        kept = True
+        return Pages(descriptor, size)
     finally:
-        os.close(descriptor)
+        if not kept:
+            os.close(descriptor)

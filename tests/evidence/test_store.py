@@ -12,7 +12,7 @@ import time
 import pytest
 
 from star_rl.errors import StarError
-from star_rl.evidence import EvidenceStore, EvidenceWriter
+from star_rl.evidence import EvidenceStore, EvidenceWriter, layout
 from star_rl.evidence import manifest as sealing
 from star_rl.evidence.layout import FILES
 
@@ -328,6 +328,54 @@ def test_opened_in_the_moment_of_sealing(sealed, monkeypatch):
 
     monkeypatch.setattr(sealing, "building_folder", looked)
     assert len(EvidenceStore.open(sealed)) == 300
+
+
+@pytest.fixture
+def apart(monkeypatch):
+    """No disk is a local one: files are read piece by piece, not mapped."""
+    monkeypatch.setattr(layout, "on_local_disk", lambda folder: False)
+
+
+def test_a_store_on_another_machine_s_disk_says_the_same(sealed, apart, monkeypatch):
+    far = EvidenceStore.open(sealed)
+    assert isinstance(far._shards[0].records, layout.Pages)
+    monkeypatch.undo()
+    near = EvidenceStore.open(sealed)
+    assert not isinstance(near._shards[0].records, layout.Pages)
+    assert list(far.keys("ItemCF")) == list(near.keys("ItemCF"))
+    for key in (*(f"k{number}" for number in range(301)), "", "é", "\0"):
+        for tool in ("ItemCF", "UserCF", "Nothing"):
+            for _ in range(2):
+                assert far.get(tool, key) == near.get(tool, key)
+            assert far.neighbour_ids(tool, key) == near.neighbour_ids(tool, key)
+            assert far.entry(tool, key) == near.entry(tool, key)
+    assert pickle.loads(pickle.dumps(far)).get("ItemCF", "k1") == near.get("ItemCF", "k1")
+    far.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        _ = layout.Pages(-1, 8)[0:8]
+
+
+def test_a_disk_that_stops_answering_holds_up_nobody_else(sealed, apart, monkeypatch):
+    store, read, stalled = EvidenceStore.open(sealed), os.pread, threading.Event()
+    monkeypatch.setattr(os, "pread", lambda *piece: stalled.wait(60) and read(*piece))
+    found = []
+    asking = threading.Thread(target=lambda: found.append(store.get("ItemCF", "k1")))
+    asking.start()
+    asking.join(0.2)
+    assert asking.is_alive() and not found
+    stalled.set()
+    asking.join(60)
+    assert found == ["text 1 é " * 9]
+
+
+def test_damage_shows_on_another_machine_s_disk_too(sealed, apart):
+    for name in FILES:
+        file = sealed / "shard-00000" / name
+        whole = file.read_bytes()
+        file.write_bytes(bytes(byte ^ 255 for byte in whole))
+        with pytest.raises(StarError, match="damaged"):
+            EvidenceStore.open(sealed).entry("ItemCF", "k1")
+        file.write_bytes(whole)
 
 
 def test_an_open_store_outlives_its_deletion(sealed):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from star_rl.policy import storage
+from star_rl.evidence import storage
 
 
 @pytest.fixture
