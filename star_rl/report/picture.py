@@ -85,6 +85,7 @@ def _draw(axes: Any, key: str, runs: Sequence[Run]) -> None:
 def _frame(axes: Any, title: str, unit: str) -> None:
     axes.set_title(title, fontsize=10, loc="left")
     axes.set_xlabel("step", fontsize=8)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel(unit, fontsize=8)
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
