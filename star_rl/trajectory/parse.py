@@ -45,7 +45,7 @@ def parse(text: str) -> Trajectory:
     # All tags in one go: words, then (block, inside, tag, words) for each, with either a block or a tag.
     parts = TAG.split(text)
     end = len(parts)
-    cut = _is_cut(parts, text)
+    cut = is_cut(parts, text)
     if cut:
         end -= 4
     phases: list[Phase] = []
@@ -79,7 +79,7 @@ def parse(text: str) -> Trajectory:
     problems = _with_offsets(misplaced, parts) if misplaced else []
     if cut:
         tag, inside = parts[end : end + 2]
-        blocks.append(_unclosed(inside) if tag == CALL else Text(f"<{tag}>{inside}"))
+        blocks.append(unclosed_call(inside) if tag == CALL else Text(f"<{tag}>{inside}"))
         problems.append((f"unclosed:<{tag}>", len(text) - len(inside)))
     if phase is None and blocks:
         phases.append(Phase("", blocks))
@@ -106,19 +106,20 @@ def tool_calls(turn: str) -> list[ToolCall | BadCall]:
         return []
     parts = TAG.split(turn)
     blocks = [*zip(parts[1::4], parts[2::4], strict=True)]
-    unclosed = _is_cut(parts, turn) and blocks.pop()
+    unclosed = is_cut(parts, turn) and blocks.pop()
     calls = [call_of(inside) for block, inside in blocks if block == CALL]
     if unclosed and unclosed[0] == CALL:
-        calls.append(_unclosed(unclosed[1]))
+        calls.append(unclosed_call(unclosed[1]))
     return calls
 
 
-def _is_cut(parts: list[str], text: str) -> bool:
+def is_cut(parts: list[str], text: str) -> bool:
     """Whether a text, split by :data:`TAG`, ends in a block."""
     return len(parts) > 1 and parts[-4] is not None and not parts[-1] and not text.endswith(f"</{parts[-4]}>")
 
 
-def _unclosed(inside: str) -> BadCall:
+def unclosed_call(inside: str) -> BadCall:
+    """A call in which the text ended."""
     return BadCall(inside.strip(), "not closed", False)
 
 
