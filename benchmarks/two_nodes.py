@@ -1,6 +1,6 @@
 """Two Ray nodes, a GRPO job submitted to them, and what becomes of it when a worker or a node is killed.
 
-    python -m benchmarks.two_nodes [--steps 4] [--prepared RUN] [--kills worker node] [--keep] [--out FILE]
+    python -m benchmarks.two_nodes [--steps 4] [--prepared RUN] [--kills worker node rollouts] [--keep] [--out FILE]
 
 Two raylets with addresses of their own (127.0.0.2 and 127.0.0.3) on this machine, a small chain run up to the GRPO set,
 and then, through ``star-rl submit``, two data-parallel ranks and two vLLM replicas, one of each on either node:
@@ -9,6 +9,7 @@ whole   undisturbed
 worker  one rank is killed after the second checkpoint, and the run resumed
 node    the second raylet is killed after the second checkpoint; ``resume`` is refused while the node is missing, and
         goes on when there is one again
+rollouts    likewise in the middle of the third step's rollouts, when nothing of the trainer runs on that node
 
 Printed is what a user sees. Exit code 1 unless: the undisturbed run ends, both ranks and both replicas stood on
 different nodes, each kill ends the job with a message within :data:`NOTICE` seconds, each resumed run ends at the same
@@ -42,6 +43,7 @@ from star_rl.files import read_json, read_jsonl
 from star_rl.integrations.verl import processes
 
 FIRST_LINE, NOTICE, PATIENCE = 30.0, 180.0, 900.0
+KILLS = ("worker", "node", "rollouts")
 HEAD, SECOND = "127.0.0.2", "127.0.0.3"
 BIN = Path(sys.executable).parent
 #: Small enough for minutes: 60 tasks sampled, four prompts a step.
@@ -233,6 +235,16 @@ class Drill:
         self.hold(f"{name}: two checkpoints", reached)
         return reached
 
+    def until_third_rollouts(self, command: Command, name: str) -> None:
+        """verl has logged the second step: the next one's rollouts have begun, and take several seconds."""
+        patience = time.monotonic() + PATIENCE
+        logged = self.shared / name / "grpo/attempts/001.jsonl"
+        while command.running and time.monotonic() < patience:
+            if any(row.get("step", 0) >= 2 for row in read_jsonl(logged, strict=False)):
+                break
+            time.sleep(0.1)
+        time.sleep(2.0)
+
     def whole(self) -> None:
         command = self.submit("whole")
         nodes: dict[str, set[str]] = {"WorkerDict": set(), "CpuVllmServer": set()}
@@ -255,6 +267,8 @@ class Drill:
         if not self.until_second_checkpoint(command, name):
             command.wait(0)
             return
+        if name == "rollouts":
+            self.until_third_rollouts(command, name)
         process, at = victim(), time.monotonic()
         if process is None:
             self.hold(f"{name}: {what} was found", False)
@@ -305,7 +319,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=4, help="GRPO steps of each run (default 4)")
     parser.add_argument("--prepared", type=Path, metavar="RUN", help="run folder that the same chain made before")
-    parser.add_argument("--kills", nargs="*", choices=("worker", "node"), default=["worker", "node"])
+    parser.add_argument("--kills", nargs="*", choices=KILLS, default=KILLS)
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the runs in this folder")
     parser.add_argument("--out", type=Path, default=CACHE / "two-nodes.json")
     options = parser.parse_args()
@@ -322,8 +336,9 @@ def main() -> int:
         if "worker" in options.kills:
             drill.killed("worker", lambda: next(iter(cluster.workers(SECOND, "WorkerDict")), None),
                          f"the rank on {SECOND}", False)  # fmt: skip
-        if "node" in options.kills:
-            drill.killed("node", lambda: cluster.raylet(SECOND), f"the raylet of {SECOND}", True)
+        for name in ("node", "rollouts"):
+            if name in options.kills:
+                drill.killed(name, lambda: cluster.raylet(SECOND), f"the raylet of {SECOND}", True)
         picture = options.out.with_suffix(".png")
         names = [str(shared / name) for name in ("whole", *options.kills)]
         picture.parent.mkdir(parents=True, exist_ok=True)

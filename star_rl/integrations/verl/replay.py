@@ -30,6 +30,7 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 from star_rl.files import write_jsonl
 from star_rl.integrations.verl import faults
+from star_rl.integrations.verl.presence import Presence
 from star_rl.integrations.verl.table import log_table
 
 _OF_THE_LOOP = "loop_"  # prefix of the loop's counts among a rollout's scores
@@ -50,14 +51,17 @@ class StrictReplayBuffer(ReplayBuffer):
             kwargs["poll_interval"] = float(options["poll_interval"])
         self._details_dir = options.get("details_dir")
         self._max_faults = float(options.get("max_faults", faults.MOST))
+        self._presence = Presence()
+        self._presence.watch()
         super().__init__(*args, **kwargs)
 
     def _sync_metadata_from_transfer_queue(self) -> None:
         """Refresh the state of all groups.
 
         Raises:
-            RuntimeError: a rollout raised.
+            RuntimeError: a rollout raised, or a node or a process that is needed for them is gone.
         """
+        self._presence.check()
         super()._sync_metadata_from_transfer_queue()
         failed = [uid for uids in self.failure_keys.values() for uid in uids]
         if failed:
