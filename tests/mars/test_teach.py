@@ -97,7 +97,7 @@ def test_other_refusals(world, tmp_path):
     with pytest.raises(StarError, match="format 99"):
         list(read_runs(tmp_path / "b"))
     (tmp_path / "b" / "runs.jsonl").write_text("no json\n")
-    with pytest.raises(StarError, match="no run"):
+    with pytest.raises(StarError, match="is not JSON"):
         list(read_runs(tmp_path / "b"))
 
 
