@@ -236,14 +236,14 @@ class Drill:
         return reached
 
     def until_third_rollouts(self, command: Command, name: str) -> None:
-        """verl has logged the second step: the next one's rollouts have begun, and take several seconds."""
+        """verl has logged the second step: the next one's rollouts have begun, and take a second or two."""
         patience = time.monotonic() + PATIENCE
         logged = self.shared / name / "grpo/attempts/001.jsonl"
         while command.running and time.monotonic() < patience:
             if any(row.get("step", 0) >= 2 for row in read_jsonl(logged, strict=False)):
                 break
             time.sleep(0.1)
-        time.sleep(2.0)
+        time.sleep(0.3)
 
     def whole(self) -> None:
         command = self.submit("whole")
