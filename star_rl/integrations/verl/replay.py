@@ -7,7 +7,8 @@ generation but the larger part of a step where a tiny model needs one second.
 Nothing overlooked: where rollouts raise, verl trains on those that are left and fills up with padding
 (replay_buffer.py:84). The policy loop turns all that a model can do into data, so a rollout that raises is a fault of
 configuration or code, and training stops. So it does where more than a share of the rollouts ended by the machinery's
-fault; the few others are left out of the batch (:mod:`star_rl.integrations.verl.faults`).
+fault; the few others are left out of the batch (:mod:`star_rl.integrations.verl.faults`). So it does, too, where a node
+is gone whose rollouts would be awaited for ever (:mod:`star_rl.integrations.verl.presence`).
 
 Tells: verl logs the sum of a reward, not its components, and dumps texts without them. What ``sample`` returns beside
 the batch goes into the metrics of the step, so the components and the loop's counts are added there, and each
