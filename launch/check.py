@@ -268,9 +268,21 @@ def _grpo(recipe: Recipe, sizes: bool, wanted: bool) -> None:
     if not sizes:
         return
     rows = recipe.grpo_set.total
-    found = fit.problems(config) + fit.validation(config, recipe.grpo_set.validation > 0)
+    found = fit.problems(config, tied=_tied(recipe)) + fit.validation(config, recipe.grpo_set.validation > 0)
     fit.hold(found + (fit.enough(config, rows) if isinstance(rows, int) else []))
     _prompts(recipe, int(config.data.max_prompt_length) + int(config.data.max_response_length))
+
+
+def _tied(recipe: Recipe) -> bool | None:
+    """Whether the student's ``lm_head`` is its embedding; None for a model whose shape is not known here."""
+    from launch.plan.shapes import shape_of
+
+    if recipe.student.path is None:
+        return True
+    try:
+        return shape_of(recipe.student.path).tied
+    except StarError:
+        return None
 
 
 def _prompts(recipe: Recipe, whole: int) -> None:

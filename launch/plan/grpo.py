@@ -102,7 +102,7 @@ def plan_grpo(config: Any, shape: Shape, nodes: int, gpus_per_node: int, memory:
         memory: bytes of a GPU.
     """
     gpus = nodes * gpus_per_node
-    unfit = problems(config, gpus)  # first: what follows reckons with sizes that are some
+    unfit = problems(config, gpus, shape.tied)  # first: what follows reckons with sizes that are some
     trainer, rollout = _Trainer(config, shape, gpus), config.actor_rollout_ref.rollout
     tp = int(rollout.tensor_model_parallel_size)
     replicas = max(1, gpus // tp)
@@ -165,7 +165,7 @@ def _update_remedies(trainer: _Trainer, sleeps: bool) -> list[str]:
     remedies = []
     if not sleeps:
         remedies.append("free_cache_engine: true")
-    if not trainer.actor.get("use_fused_kernels"):
+    if not trainer.actor.get("use_fused_kernels") and (trainer.megatron or trainer.shape.tied):
         remedies.append("model.use_fused_kernels: true (logits in chunks)")
     if not trainer.checkpointing and not trainer.megatron:
         remedies.append("model.enable_gradient_checkpointing: true")

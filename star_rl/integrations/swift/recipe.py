@@ -159,6 +159,7 @@ def compose(
         config["ENV"] = OFFLINE | config["ENV"]
     elif os.sep in config["model"] and config["model"].startswith((".", "/")):
         raise StarError(f"no model folder {config['model']}", "check the path, or make the student first")
+    _kernels_fit(config)
     config.setdefault("model_type", "qwen3")
     config["external_plugins"] = [str(PLUGIN)]
     config["dataset"] = [str(data)]
@@ -166,6 +167,30 @@ def compose(
     if resume is not None:
         config["resume_from_checkpoint"] = str(resume)
     return config
+
+
+def _kernels_fit(config: Mapping[str, Any]) -> None:
+    """Refuse what ms-swift 4.6.0 and liger 0.8.5 fail at in the first step.
+
+    ms-swift cuts the logits to the trained suffix (swift/trainers/mixin.py, ``use_logits_to_keep``); with two rows the
+    slice is not contiguous, and liger views it (liger_kernel/transformers/model/loss_utils.py).
+
+    Raises:
+        StarError: the combination, with the keys to change.
+    """
+    packed = config.get("padding_free") or config.get("packing")
+    rows = config.get("per_device_train_batch_size", 1)
+    if config.get("use_liger_kernel") and rows > 1 and not packed and config.get("use_logits_to_keep") is not False:
+        raise StarError(
+            f"SFT recipe: use_liger_kernel with per_device_train_batch_size={rows} fails in its first step",
+            "set padding_free: true with attn_impl: flash_attn, or use_logits_to_keep: false",
+        )
+    attention = str(config.get("attn_impl"))
+    if packed and "flash" not in attention:  # ms-swift's rule: swift/arguments/base_args/template_args.py
+        raise StarError(
+            f"SFT recipe: padding_free and packing need flash attention, attn_impl is {attention}",
+            "set attn_impl: flash_attn, or padding_free: false",
+        )
 
 
 def _is_number(text: str) -> bool:

@@ -24,7 +24,7 @@ import yaml
 from rewards import loading
 from star_rl import locks
 from star_rl.errors import StarError
-from star_rl.files import read_jsonl, write_jsonl, write_text
+from star_rl.files import read_json, read_jsonl, write_jsonl, write_text
 from star_rl.integrations import warm
 from star_rl.integrations.verl import processes, sizes
 from star_rl.integrations.verl.overrides import overrides_of
@@ -90,8 +90,14 @@ def check(recipe: Recipe, paths: Paths, name: str = "grpo") -> list[str]:
     config = compose(overrides)
     rows = _rows(paths.train)
     validation = sizes.validation(config, paths.val is not None)
-    sizes.hold([*sizes.problems(config), *sizes.enough(config, rows), *validation])
+    sizes.hold([*sizes.problems(config, tied=_tied(paths.model)), *sizes.enough(config, rows), *validation])
     return overrides
+
+
+def _tied(model: Path) -> bool | None:
+    """Whether a model folder's ``lm_head`` is its embedding."""
+    file = model / "config.json"
+    return bool(read_json(file).get("tie_word_embeddings", False)) if file.is_file() else None
 
 
 def run_grpo(

@@ -53,18 +53,19 @@ def ranks(config: Any, gpus: int) -> int:
     return gpus // each
 
 
-def problems(config: Any, gpus: int | None = None) -> list[Problem]:
-    """Everything that verl would refuse, or that would cut a sequence short.
+def problems(config: Any, gpus: int | None = None, tied: bool | None = None) -> list[Problem]:
+    """Everything that verl would refuse or fail at, or that would cut a sequence short.
 
     Args:
         config: as :func:`star_rl.integrations.verl.recipe.compose` returns it.
         gpus: processes of the trainer; default as the configuration says.
+        tied: whether the model's ``lm_head`` is its embedding; None if unknown.
 
     Raises:
         StarError: what should be a size is none.
     """
     gpus = gpus or whole(config, "trainer.nnodes") * whole(config, "trainer.n_gpus_per_node")
-    return [*_batches(config, gpus), *_lengths(config), *_unsupported(config)]
+    return [*_batches(config, gpus), *_lengths(config), *_unsupported(config), *_fused(config, tied)]
 
 
 def _batches(config: Any, gpus: int) -> list[Problem]:
@@ -148,6 +149,20 @@ def _unsupported(config: Any) -> list[Problem]:
         Problem(
             f"lora_rank is {rank}: verl keeps the adapter apart, and the trained student would be the untrained one",
             "train all parameters (lora_rank: 0), with param_offload and optimizer_offload where memory is short",
+        )
+    ]
+
+
+def _fused(config: Any, tied: bool | None) -> list[Problem]:
+    """verl wraps an untied ``lm_head`` as an FSDP2 unit (verl/utils/fsdp_utils.py, ``_select_fsdp2_wrap_targets``), and
+    its fused forward reads the weight without gathering it (verl/models/transformers/dense_common.py)."""
+    reference = config.actor_rollout_ref
+    if tied is not False or reference.actor.strategy != "fsdp2" or not reference.model.get("use_fused_kernels"):
+        return []
+    return [
+        Problem(
+            "model.use_fused_kernels: true fails with FSDP2 and a model whose lm_head is not tied (Qwen3 from 8B)",
+            "set verl.actor_rollout_ref.model.use_fused_kernels: false",
         )
     ]
 
