@@ -51,7 +51,7 @@ def student(tmp_path_factory):
     from star_rl.student.model import StudentShape, make_student
 
     out = tmp_path_factory.mktemp("student")
-    train_tokenizer([render(**row(seed)) for seed in range(60)], [str(i) for i in range(20)], out)
+    train_tokenizer([render(row(seed)["messages"], None) for seed in range(60)], [str(i) for i in range(20)], out)
     make_student(out, out, StudentShape(hidden_size=32, intermediate_size=64, head_dim=16, max_length=512))
     return out
 
@@ -96,7 +96,7 @@ def losses(out: Path, student: Path, data: Path, overrides: dict, plugins: list[
     file.write_text(yaml.safe_dump(config))
     done = subprocess.run(
         [sys.executable, "-m", "swift.cli.main", "sft", str(file)],
-        env=ENVIRONMENT | config["ENV"] | {"PYTHONPATH": str(STAND_INS)},
+        env=ENVIRONMENT | config["ENV"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -109,7 +109,7 @@ def losses(out: Path, student: Path, data: Path, overrides: dict, plugins: list[
 
 def test_table_4_with_liger_and_packed_attention_is_table_4_without(student, data, tmp_path):
     kernels = {"use_liger_kernel": True, "attn_impl": "flash_attn", "padding_free": True}
-    fast, said = losses(tmp_path / "fast", student, data, kernels, [str(STAND_INS / "kernels.py")])
+    fast, said = losses(tmp_path / "fast", student, data, kernels, [str(STAND_INS / "no_gpu.py")])
     assert "stand-in: liger's forward" in said and "stand-in: attention over 2 packed sequences" in said
     plain = {"use_liger_kernel": False, "attn_impl": "sdpa", "padding_free": False}
     slow, _ = losses(tmp_path / "slow", student, data, plain, [])

@@ -1,11 +1,13 @@
 """Put the stand-ins below transformers and liger; ms-swift loads this as an external plug-in.
 
 - transformers: what asks for a GPU before flash-attention is taken. The attention that it then calls is this folder's
-  ``flash_attn`` (PYTHONPATH).
+  ``flash_attn``, found only from here on: transformers' own imports ask for its distribution where they see it.
 - liger: its Triton kernel of head and cross-entropy, by both in torch and 32 bits, which is what the kernel computes by
   chunks. liger's own ``lce_forward`` and all between the two stay; its norms, rotation and SwiGLU are not taken.
 """
 
+import sys
+from pathlib import Path
 from types import MethodType
 
 import liger_kernel.transformers
@@ -15,6 +17,7 @@ import transformers.modeling_flash_attention_utils as flash
 import transformers.modeling_utils as modeling
 from liger_kernel.transformers.model.qwen3 import lce_forward
 
+sys.path.append(str(Path(__file__).parent))
 flash.is_flash_attn_2_available = lambda: True
 modeling.PreTrainedModel._flash_attn_can_dispatch = lambda self, *_, **__: True
 
