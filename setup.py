@@ -1,5 +1,5 @@
-"""Package metadata. Every version that matters is pinned here, once per extra; the transitive ones of the CPU
-environment stand in ``packaging/constraints-cpu.txt``."""
+"""Package metadata. Every version that matters is pinned here, once per extra; the transitive ones stand in
+``packaging/constraints-*.txt``."""
 
 from pathlib import Path
 
@@ -47,7 +47,7 @@ GPU = [
     "transformers==5.9.0",  # verl 0.9.1's pin beside vllm 0.24.0
     "ray[default]==2.60.0",
     "wandb==0.31.0",
-    "flash-attn==2.8.3",
+    "flash-attn==2.8.3.post2",  # the release that looks for wheels of CUDA 13; built after torch (packaging/install)
     "liger-kernel==0.8.5",
 ]
 
@@ -107,7 +107,13 @@ setup(
         ),
     ],
     install_requires=BASE,
-    extras_require={"cpu": CPU, "gpu": GPU, "dev": DEV},
+    extras_require={
+        "cpu": CPU,
+        "gpu": GPU,
+        # For a machine without nvcc, where only what a CPU can show of these pins is tested.
+        "gpu-without-flash-attn": [pin for pin in GPU if not pin.startswith("flash-attn")],
+        "dev": DEV,
+    },
     entry_points={
         "console_scripts": ["star-rl = star_rl.cli:main"],
     },

@@ -34,7 +34,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from benchmarks.harness import CACHE, ROOT, machine, table, two_cores, write_json
+from benchmarks.harness import CACHE, ROOT, machine, read_options, table, two_cores, write_json
 from star_rl import baselines
 from star_rl.evaluation import metrics, results
 from star_rl.evaluation.tasks import fingerprint_of, read_tasks
@@ -53,11 +53,15 @@ SEED = 7
 SPLIT = {"test": "last", "min_history": 3, "train_per_user": 0, "max_valid": 1}
 OURS = {"mf": "MF", "lightgcn": "LightGCN"}
 AGAINST = {"mf": ("recbole_bpr", "cornac_bpr"), "lightgcn": ("recbole_lightgcn",)}
-#: When everybody's training ends: after 8 epochs without a better ranking of the held-out items.
-TRAINING = {"epochs": 200, "patience": 8}
+#: Epochs without a better ranking of the held-out items after which everybody's training ends.
+PATIENCE = 8
 
 #: Runs of the table: the recipe, and how many test tasks (0: everybody's).
-RUNS = {"ml-100k": ("recipes/movielens.yaml", 0), "amazon-games-6k": ("recipes/sequences.yaml", 2000)}
+RUNS = {
+    "ml-100k": ("recipes/movielens.yaml", 0),
+    "amazon-games-6k": ("recipes/sequences.yaml", 2000),
+    "synthetic": ("recipes/quickstart.yaml", 40),  # with --quick: a clean clone has no other data
+}
 #: Which of the runs a given one belongs to, by its tables' source.
 SOURCES = {"movielens": "ml-100k", "sequences": "amazon-games-6k"}
 #: Methods of the table and whether a seed changes more than ties. Each row is one of two processes, about as long.
@@ -69,10 +73,13 @@ METHODS: tuple[dict[str, bool], ...] = (
 CUTS = tuple(f"hr{k}" for k in metrics.CUTS)
 
 
-def prepare(data: Path) -> Path:
-    """MovieLens 100K for the peers: visible interactions, tasks and their histories in a folder."""
+def prepare(data: Path, quick: bool) -> Path:
+    """MovieLens 100K (a synthetic world if quick) for the peers: visible interactions, tasks and their histories in a folder."""
     tables, folder = WORK / "tables", WORK / "peers"
-    write_tables("movielens", data / "ml-100k", tables)
+    if quick:
+        write_tables("synthetic", None, tables, {"users": 200})
+    else:
+        write_tables("movielens", data / "ml-100k", tables)
     made = Tables.read(tables)
     parts = split(made, SPLIT, SEED)
     histories = Histories(made.interactions)
@@ -83,7 +90,7 @@ def prepare(data: Path) -> Path:
     return folder
 
 
-def work(name: str, seed: int, setting: int) -> dict[str, Any]:
+def work(name: str, seed: int, setting: int, epochs: int) -> dict[str, Any]:
     """Train one method, rank every task; ranks of the truths and what the training took."""
     folder = WORK / "peers"
     visible = read_table(folder / "visible.parquet", "interactions")
@@ -91,11 +98,11 @@ def work(name: str, seed: int, setting: int) -> dict[str, Any]:
     histories = read_json(folder / "histories.json")
     began = time.perf_counter()
     if name in OURS:
-        method = getattr(baselines, OURS[name])(visible, seed, **TRAINING)
+        method = getattr(baselines, OURS[name])(visible, seed, epochs=epochs, patience=PATIENCE)
     else:
         from benchmarks.recommenders import GRIDS, Peer
 
-        method = Peer(visible, name, seed, GRIDS[name][setting], **TRAINING)
+        method = Peer(visible, name, seed, GRIDS[name][setting], epochs=epochs, patience=PATIENCE)
     trained = time.perf_counter() - began
     rankings = [method.rank(task, history) for task, history in zip(tasks, histories, strict=True)]
     return {
@@ -106,9 +113,9 @@ def work(name: str, seed: int, setting: int) -> dict[str, Any]:
     }
 
 
-def child(python: Path, name: str, seed: int, setting: int = 0) -> dict[str, Any]:
+def child(python: Path, name: str, seed: int, setting: int, epochs: int) -> dict[str, Any]:
     """:func:`work` in a process of its own, since libraries patch what they share."""
-    words = [str(python), "-m", "benchmarks.baselines", "--worker", name, str(seed), str(setting)]
+    words = [str(python), "-m", "benchmarks.baselines", "--worker", name, *map(str, (seed, setting, epochs))]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=WORK, env=env)  # RecBole logs to it
     if done.returncode != 0:
@@ -131,14 +138,14 @@ def figures(found: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
     return row, values[-1]
 
 
-def peers(python: Path, seeds: int) -> dict[str, Any]:
+def peers(python: Path, seeds: int, epochs: int) -> dict[str, Any]:
     """Ours and the peers' on MovieLens 100K, and the paired differences."""
     from benchmarks.recommenders import GRIDS
 
     with ThreadPoolExecutor(2) as pool:
 
         def start(name: str, seed: int, setting: int = 0) -> Future[dict[str, Any]]:
-            return pool.submit(child, Path(sys.executable) if name in OURS else python, name, seed, setting)
+            return pool.submit(child, Path(sys.executable) if name in OURS else python, name, seed, setting, epochs)
 
         tried = {name: [start(name, 0, at) for at in range(len(grid))] for name, grid in GRIDS.items()}
         running = {name: [start(name, seed) for seed in range(seeds)] for name in OURS}
@@ -167,7 +174,8 @@ def peers(python: Path, seeds: int) -> dict[str, Any]:
 def make_run(case: str, data: Path) -> Path:
     """A run as far as the evidence; what is done already is not done again."""
     recipe, tasks = RUNS[case]
-    options = (f"source.root={data / case}", f"split.options.max_test={tasks}", f"out={CACHE / 'runs'}")
+    source = "source.options.users=200" if case == "synthetic" else f"source.root={data / case}"
+    options = (source, f"split.options.max_test={tasks}", f"out={CACHE / 'runs'}")
     _command("run", recipe, *options, f"name=baselines-{case}", "--until", "evidence", log=WORK / f"{case}-run.log")
     return CACHE / "runs" / f"baselines-{case}"
 
@@ -239,7 +247,7 @@ def worlds(options: argparse.Namespace, data: Path) -> dict[str, tuple[Path, lis
             judged = folder / "evaluate"
             found[SOURCES[source]] = (folder, [judged] if (judged / "answers.parquet").is_file() else [])
     for case in options.cases.split(","):
-        if case not in found and not (data / case).is_dir():
+        if case not in found and case != "synthetic" and not (data / case).is_dir():
             print(f"{case} is not in {data} (set STAR_RL_DATA or --data): left out")
         elif case not in found:
             found[case] = (make_run(case, data), [])
@@ -305,21 +313,22 @@ def words_of(report: Mapping[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--worker", nargs=3, metavar=("NAME", "SEED", "SETTING"), help=argparse.SUPPRESS)
+    parser.add_argument("--worker", nargs=4, metavar=("NAME", "SEED", "SETTING", "EPOCHS"), help=argparse.SUPPRESS)
     parser.add_argument("--seeds", type=int, default=3, help="trainings of every method beside the peers (default 3)")
+    parser.add_argument("--epochs", type=int, default=200, help="at most, of a training beside the peers (default 200)")
     parser.add_argument("--table-seeds", type=int, default=1, help="trainings of every method of the table (default 1)")
     parser.add_argument("--only", choices=("peers", "table"), help="one part alone; the peers are the long one")
-    parser.add_argument("--cases", default=",".join(RUNS), help=f"of the table (default {','.join(RUNS)})")
+    parser.add_argument("--cases", default=",".join(SOURCES.values()), help="of the table (default %(default)s)")
     parser.add_argument("--student", type=Path, nargs="+", default=[], metavar="FOLDER", help="a run or an evaluation")
     parser.add_argument("--data", type=Path, help="folder that holds ml-100k and amazon-games-6k")
     parser.add_argument("--peers", type=Path, default=PEERS, help="Python that has RecBole and Cornac")
     parser.add_argument("--out", type=Path, default=CACHE / "baselines.json", help="a .md is written beside it")
-    options = parser.parse_args()
+    options = read_options(parser, seeds=1, epochs=2, cases="synthetic")
     two_cores(2)
     os.environ["OMP_NUM_THREADS"] = "1"  # two processes at a time
     if options.worker:
-        name, seed, setting = options.worker
-        print(json.dumps(work(name, int(seed), int(setting))))
+        name, *numbers = options.worker
+        print(json.dumps(work(name, *map(int, numbers))))
         return
     options.student = [folder.absolute() for folder in options.student]
     unknown = [case for case in options.cases.split(",") if case not in RUNS]
@@ -327,9 +336,9 @@ def main() -> None:
         parser.error(f"no such case: {', '.join(unknown)}" if unknown else "there is at least one seed")
     data = (options.data or Path(os.environ.get("STAR_RL_DATA") or ROOT.parent / "shared" / "data")).resolve()
     report: dict[str, Any] = {"machine": machine(PACKAGES), "seeds": options.seeds, "table_seeds": options.table_seeds}
-    if options.only != "table" and (data / "ml-100k").is_dir():
-        prepare(data)
-        report["peers"] = peers(options.peers.absolute(), options.seeds)
+    if options.only != "table" and (options.quick or (data / "ml-100k").is_dir()):
+        prepare(data, options.quick)
+        report["peers"] = peers(options.peers.absolute(), options.seeds, options.epochs)
     if options.only != "peers":
         report["table"] = {
             case: over_run(case, run, options.table_seeds, students)
@@ -337,8 +346,8 @@ def main() -> None:
         }
     shown = words_of(report)
     print(shown)
-    options.out.with_suffix(".md").write_text(shown, encoding="utf-8")
     write_json(options.out, report)
+    options.out.with_suffix(".md").write_text(shown, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The chat client beside a bare ``AsyncOpenAI`` loop, against an endpoint that answers after a fixed time.
 
-    python benchmarks/chat.py [--calls 2000] [--flying 32] [--milliseconds 50] [--rounds 3] [--json FILE]
+    python -m benchmarks.chat [--calls 2000] [--flying 32] [--milliseconds 50] [--rounds 3] [--out FILE]
 
 Both run in one process, in turn, with the same number of calls in flight. Reported: calls per second of each round, the
 medians, and their ratio (to be at least 0.9).
@@ -16,10 +16,11 @@ import re
 import statistics
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
+from benchmarks.harness import read_options, write_json
 from star_rl.chat import ChatClient, ChatOptions
-from star_rl.files import write_json
 
 _REPLY = {
     "id": "x",
@@ -102,8 +103,8 @@ def main() -> None:
     parser.add_argument("--flying", type=int, default=32)
     parser.add_argument("--milliseconds", type=float, default=50.0)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", help="file to write the figures to")
-    options = parser.parse_args()
+    parser.add_argument("--out", type=Path, help="file to write the figures to")
+    options = read_options(parser, calls=200, milliseconds=10.0, rounds=1)
     port = multiprocessing.Value("i", 0)
     server = multiprocessing.Process(target=serve, args=(port, options.milliseconds / 1000), daemon=True)
     server.start()
@@ -123,10 +124,9 @@ def main() -> None:
     print(f"  ratio          {ratio:7.3f}")
     retried = account["attempts"] - account["calls"]
     print(f"  star_rl.chat   {account['calls']} calls, {retried} retried, faults: {account['faults'] or 'none'}")
-    if options.json:
-        write_json(
-            options.json, {**vars(options), "rates": found, "medians": medians, "ratio": ratio, "account": account}
-        )
+    if options.out:
+        sizes = {name: value for name, value in vars(options).items() if name != "out"}
+        write_json(options.out, {**sizes, "rates": found, "medians": medians, "ratio": ratio, "account": account})
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmarks.harness import CACHE, ROOT, machine, write_json
+from benchmarks.harness import CACHE, ROOT, machine, read_options, write_json
 from benchmarks.trajectories import Store, world
 from star_rl.chat import ChatClient, ChatOptions
 from star_rl.mars import Case, Team, identity_of, read_runs, teach
@@ -92,7 +92,7 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=3.0, help="seconds the client waits for one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=CACHE / "faults.json")
-    options = parser.parse_args()
+    options = read_options(parser, tasks=12, timeout=1.0)
     with tempfile.TemporaryDirectory() as folder:
         found = asyncio.run(run(options, Path(folder)))
     client = found["client"]

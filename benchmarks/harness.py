@@ -172,6 +172,14 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def read_options(parser: argparse.ArgumentParser, **small: Any) -> argparse.Namespace:
+    """Parse the command line; with ``--quick`` the defaults are ``small``, and the JSON goes to ``.bench/quick``."""
+    parser.add_argument("--quick", action="store_true", help="small sizes, no bounds held: shows only that it works")
+    if "--quick" in sys.argv:
+        parser.set_defaults(**small, out=CACHE / "quick" / f"{Path(sys.argv[0]).stem}.json")
+    return parser.parse_args()
+
+
 def write_json(path: Path, value: object) -> None:
     """Write the result file and say where it is."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -312,13 +313,12 @@ def show(title: str, case: dict[str, Any], result: dict[str, Any], names: tuple[
         print(f"same result as {peer}: {found['rows'] - found['different']} of {found['rows']} rows")
 
 
-def growth(script: str, runs: int) -> dict[str, Any]:
-    """Twice the interactions at the same mean degree: sizes 0.5, 1, 2 and 4 million, in turns.
+def growth(script: str, cases: Sequence[str], runs: int) -> dict[str, Any]:
+    """Twice the interactions at the same mean degree, in turns.
 
     The recipe's tail decides how many two-hop paths come with twice the interactions; the table tells them beside the
     time, and the time of one path.
     """
-    cases = ("5e5", "1e6", "2e6", "4e6")
     sizes = {case: harness.child(script, "prepare", case) for case in cases}
     results: dict[str, list[dict[str, Any]]] = {case: [] for case in cases}
     for number in range(runs):
@@ -355,7 +355,8 @@ def main() -> None:
     parser.add_argument("--runs-large", type=int, default=5, help="runs above 5 million interactions (default 5)")
     parser.add_argument("--runs-user-large", type=int, default=1, help="the same, user-user (implicit takes minutes)")
     parser.add_argument("--only", default="item,user,growth", help="parts to run")
-    options = parser.parse_args()
+    parser.add_argument("--growth", default="5e5,1e6,2e6,4e6", help="sizes of the growth, each twice the one before")
+    options = harness.read_options(parser, cases="2e4", growth="1e4,2e4", runs=1)
     if options.worker:
         name, case = options.worker
         harness.two_cores(THREADS)
@@ -386,7 +387,7 @@ def main() -> None:
             show(f"User-user, {case}: {ASKED} users asked for, beside implicit's full job", size, found, USER)
             print(f"liked items of those users: {found['liked_seconds']:.3g} s more")
     if "growth" in parts:
-        report["growth"] = growth(script, options.runs)
+        report["growth"] = growth(script, options.growth.split(","), options.runs)
     harness.write_json(options.out or harness.CACHE / "neighbours.json", report)
 
 

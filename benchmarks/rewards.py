@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import calibration
+from benchmarks.harness import calibration, read_options, write_json
 from rewards.loading import NAMES, load
 from star_rl.evaluation import metrics
 from star_rl.prompts.words import estimate_tokens
@@ -134,24 +134,24 @@ def throughput(rounds: int, tokens: int = 2000, count: int = 50) -> dict[str, An
     return result
 
 
-def growth(rounds: int, sizes: tuple[int, ...] = (1_000_000, 2_000_000, 4_000_000)) -> dict[str, dict[str, float]]:
-    """Nanoseconds per character by text and length."""
+def growth(rounds: int, unit: int) -> dict[str, dict[str, float]]:
+    """Nanoseconds per character by text and length: one, two and four units."""
     score = load("star")
     result: dict[str, dict[str, float]] = {}
     for name, make in GROWING.items():
         result[name] = {}
-        for size in sizes:
+        for size in (unit, 2 * unit, 4 * unit):
             text = make(size)
             seconds = best(rounds, lambda text=text: score("bench", text, "7", {}))  # type: ignore[misc]
             result[name][str(size)] = seconds * 1e9 / len(text)
     return result
 
 
-def judging(rounds: int) -> dict[str, float]:
-    """Seconds for a million rankings, and for bootstrap intervals of 20 methods over 1,500 tasks."""
+def judging(rounds: int, count: int) -> dict[str, float]:
+    """Seconds for that many rankings (a million), and for bootstrap intervals of 20 methods over 1,500 tasks."""
     source = random.Random(0)
     items = [str(number) for number in range(20)]
-    lists = [source.sample(items, 20) for _ in range(1_000_000)]
+    lists = [source.sample(items, 20) for _ in range(count)]
     truths = [items[number % 20] for number in range(len(lists))]
     found = metrics.ranks(lists, truths)
     methods = np.random.default_rng(0).integers(0, 21, (20, 1500))
@@ -162,8 +162,8 @@ def judging(rounds: int) -> dict[str, float]:
             metrics.paired(metrics.hr_avg(methods[0]), metrics.hr_avg(row))
 
     return {
-        "ranks_of_a_million": best(rounds, lambda: metrics.ranks(lists, truths)),
-        "summary_of_a_million": best(rounds, lambda: metrics.summary(found)),
+        "ranks": best(rounds, lambda: metrics.ranks(lists, truths)),
+        "summary": best(rounds, lambda: metrics.summary(found)),
         "bootstrap_20_x_1500": best(rounds, intervals),
     }
 
@@ -172,17 +172,17 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--out", type=Path)
-    arguments = options.parse_args()
+    arguments = read_options(options, rounds=1)
+    unit = 10_000 if arguments.quick else 1_000_000
     report = {
         "machine": {"python": platform.python_version(), "processor": platform.processor() or platform.machine()},
-        "throughput": throughput(arguments.rounds),
-        "growth_ns_per_character": growth(min(3, arguments.rounds)),
-        "judging_seconds": judging(min(3, arguments.rounds)),
+        "throughput": throughput(arguments.rounds, count=5 if arguments.quick else 50),
+        "growth_ns_per_character": growth(min(3, arguments.rounds), unit),
+        "judging_seconds": judging(min(3, arguments.rounds), unit),
     }
     _print(report)
     if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_json(arguments.out, report)
 
 
 def _print(report: dict[str, Any]) -> None:
@@ -196,7 +196,7 @@ def _print(report: dict[str, Any]) -> None:
     print(f"  json.loads of 20 ids: {rates['json_loads_us']:.2f} us; a fixed loop: {rates['calibration_ms']:.2f} ms")
     growing = report["growth_ns_per_character"]
     sizes = list(next(iter(growing.values())))
-    print("\nns per character at" + "".join(f"{int(size) // 1_000_000:>6} MB" for size in sizes) + "   last / first")
+    print("\nns per character at" + "".join(f"{int(size) / 1e6:>6g} MB" for size in sizes) + "   last / first")
     for name, row in growing.items():
         values = "".join(f"{row[size]:>9.1f}" for size in sizes)
         print(f"  {name:22}{values}{row[sizes[-1]] / row[sizes[0]]:>12.2f}")

@@ -39,11 +39,23 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import CACHE, ROOT, arguments, calibration, machine, stolen, table, two_cores, write_json
-from benchmarks.rollout_world import Paced, Parts, Recorder, Server, World
+from benchmarks.harness import (
+    CACHE,
+    ROOT,
+    arguments,
+    calibration,
+    machine,
+    read_options,
+    stolen,
+    table,
+    two_cores,
+    write_json,
+)
+from benchmarks.rollout_world import Paced, Parts, Recorder, Scripted, Server, World
 
 #: The quickstart, smaller: a student that calls its tools and ends its turns is all that is needed.
 PREPARE = ("out=.bench/runs", "name=rollout", "source.options.users=1600", "sft.overrides={max_steps: 240}")
+QUICK = ("out=.bench/quick/runs", "name=rollout", "source.options.users=150", "split.options.max_test=20")
 LOOPS = ("star_agent", "tool_agent")
 END = "<|im_end|>"
 SECTIONS = ("vllm", "paced", "unpaced")
@@ -134,15 +146,19 @@ def _medians(rounds: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, flo
     return result
 
 
-async def measure(world: World, runs: int, pace: float, seqs: int) -> dict[str, Any]:
+async def measure(world: World, runs: int, pace: float, seqs: int, quick: bool) -> dict[str, Any]:
     from star_rl.policy.engines import EngineOptions, VllmEngine
 
     context = int(world.config.actor_rollout_ref.rollout.max_model_len)
     options = EngineOptions("vllm", max_model_len=context, max_num_seqs=seqs, logprobs=True)
     report: dict[str, Any] = {}
-    with contextlib.closing(VllmEngine(world.model, options)) as engine:
-        recorder = Recorder(engine)
-        report["vllm"] = await in_turns(world, recorder, runs, "vllm", engine.reset_prefix_cache)
+    if quick:
+        recorder = Recorder(Scripted(world, world.tokenizer.convert_tokens_to_ids(END)))
+        report["vllm"] = await in_turns(world, recorder, runs, "scripted")
+    else:
+        with contextlib.closing(VllmEngine(world.model, options)) as engine:
+            recorder = Recorder(engine)
+            report["vllm"] = await in_turns(world, recorder, runs, "vllm", engine.reset_prefix_cache)
     said = recorder.said
     report["paced"] = await in_turns(world, Paced(said, pace), runs, f"paced {pace * 1e3:g} ms")
     report["unpaced"] = await in_turns(world, Paced(said, 0.0), runs, "unpaced")
@@ -158,13 +174,14 @@ async def dissect(world: World, engine: Any, runs: int) -> dict[str, dict[str, f
     return parts.summary()
 
 
-def prepare(run: Path | None) -> Path:
-    """A run with a student: the one given, else one made once in ``.bench``."""
+def prepare(run: Path | None, quick: bool) -> Path:
+    """A run with a student: the one given, else one made once in ``.bench``; the quick one's is not trained."""
     if run is not None:
         return run
-    command = [str(Path(sys.executable).with_name("star-rl")), "run", "recipes/quickstart.yaml", *PREPARE]
-    subprocess.run([*command, "--until", "sft"], cwd=ROOT, check=True)
-    return CACHE / "runs" / "rollout"
+    command = [str(Path(sys.executable).with_name("star-rl")), "run", "recipes/quickstart.yaml"]
+    command += [*QUICK, "--until", "student"] if quick else [*PREPARE, "--until", "sft"]
+    subprocess.run(command, cwd=ROOT, check=True)
+    return CACHE / ("quick/runs" if quick else "runs") / "rollout"
 
 
 def show(report: dict[str, Any]) -> None:
@@ -268,11 +285,13 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--pace", type=float, default=10.0, help="ms a token of the paced engine (default 10)")
-    options = parser.parse_args()
+    options = read_options(parser, runs=1, prompts=4, samples=2, pace=1.0)
     two_cores(2)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    world = World(prepare(options.run), options.prompts, options.samples)
-    report = asyncio.run(measure(world, options.runs, options.pace / 1e3, options.prompts * options.samples))
+    student = "student/model" if options.quick else "sft/final"
+    world = World(prepare(options.run, options.quick), options.prompts, options.samples, student)
+    seqs = options.prompts * options.samples
+    report = asyncio.run(measure(world, options.runs, options.pace / 1e3, seqs, options.quick))
     for name in SECTIONS:
         part = report[name]
         part["medians"] = _medians(part["rounds"])

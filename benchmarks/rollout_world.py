@@ -20,14 +20,14 @@ import yaml
 class World:
     """Prompts, tools and configuration of a run that has a student."""
 
-    def __init__(self, run: Path, prompts: int, samples: int) -> None:
+    def __init__(self, run: Path, prompts: int, samples: int, student: str = "sft/final") -> None:
         from transformers import AutoTokenizer
 
         from launch.overlays import grpo_recipe
         from star_rl.integrations.verl.recipe import compose
 
         recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
-        self.model, self.path = run / "sft" / "final", run / "evidence" / "store"
+        self.model, self.path = run / student, run / "evidence" / "store"
         with contextlib.redirect_stderr(io.StringIO()):
             self.tokenizer = AutoTokenizer.from_pretrained(self.model)
         self.lens = {"lens": recipe["tools"]["lens"], "lens_top": recipe["tools"]["lens_top"]}
@@ -35,6 +35,7 @@ class World:
         self.budget = {name: value for name, value in loop.items() if name != "response_tokens"}
         tasks = {row["task_id"]: row for row in pq.read_table(run / "tasks" / "train.parquet").to_pylist()}
         chats = pq.read_table(run / "sft_set" / "sft.parquet", columns=["task_id", "messages"])[:prompts].to_pylist()
+        self.chat = chats[0]["messages"]
         self.rows = [_row(tasks[chat["task_id"]], chat["messages"][:2]) for chat in chats for _ in range(samples)]
         self.config = compose(
             [
@@ -175,6 +176,21 @@ class Server:
             self.parts.now.clear()
         self.ended[request_id] = now, time.thread_time()
         return output
+
+
+class Scripted:
+    """In vLLM's place with ``--quick``, whose student is not trained: the turns of one chat, whatever is asked."""
+
+    def __init__(self, world: World, end: int) -> None:
+        said = [message["content"] for message in world.chat if message["role"] == "assistant"]
+        self.turns = [[*world.tokenizer.encode(text, add_special_tokens=False), end] for text in said]
+        self.end = end
+
+    async def generate(self, prompt_ids: list[int], sampling_params: dict[str, Any], request_id: str) -> Any:
+        from star_rl.policy.engines import Generation
+
+        turn = self.turns[min(prompt_ids.count(self.end) // 2, len(self.turns)) - 1]  # two messages end before each
+        return Generation(turn, [0.0] * len(turn), "stop")
 
 
 class Recorder:

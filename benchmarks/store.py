@@ -1,7 +1,6 @@
 """The sealed evidence store beside a dict, LMDB and SQLite: look-up by key, opening, memory shared by readers.
 
-    python -m venv .bench/store && .bench/store/bin/pip install lmdb numpy pyarrow
-    .bench/store/bin/python -m benchmarks.store --entries 1000000 --out .bench/store.json
+    make bench-store ARGS="--entries 1000000 --out .bench/store.json"
 
 Every engine holds the same entries under the same keys and answers with a ``str``; answers are compared before anything
 is timed. Calls are timed one by one (``perf_counter_ns``, its own cost included in every figure), warm, in ``--runs``
@@ -264,7 +263,8 @@ def main() -> None:
     arguments.add_argument("--queries", type=int, default=100_000)
     arguments.add_argument("--readers", type=int, default=16)
     arguments.add_argument("--folder", type=Path, default=harness.CACHE / "store-data")
-    options = arguments.parse_args()
+    small = harness.CACHE / "quick" / "store-data"
+    options = harness.read_options(arguments, entries=20_000, queries=5_000, readers=2, runs=2, folder=small)
     if options.worker:
         engine, count = options.worker
         reader(engine, options.folder, int(count))

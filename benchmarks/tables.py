@@ -1,7 +1,6 @@
 """Reviews as JSON lines to a sorted Parquet table: the AgentRecBench source beside pandas, time and peak memory.
 
-    python3.11 -m venv .bench/tables && .bench/tables/bin/pip install pandas pyarrow orjson
-    .bench/tables/bin/python -m benchmarks.tables --lines 1000000 --runs 5 --out .bench/tables.json
+    make bench-tables ARGS="--lines 1000000 --runs 5 --out .bench/tables.json"
 
 All do the same work on the same files, about 730 bytes a review: read the reviews, keep user, item, time, rating and
 text, drop second copies of one (user, item, time), sort by user and time, write Parquet (texts with snappy, pandas'
@@ -31,10 +30,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness import read_options
 from benchmarks.memory import watched
 
 ENGINES = ("star_rl", "pandas", "pandas-pyarrow")
-GROWTH = (100_000, 300_000, 900_000)
 
 
 def generate(folder: Path, lines: int) -> None:
@@ -180,7 +179,7 @@ def growth(options: argparse.Namespace) -> dict[str, dict[str, dict[str, float]]
     """One run each at growing sizes."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     print(f"\n{'peak MiB':16}" + "".join(f"{engine:>16}" for engine in ENGINES))
-    for lines in GROWTH:
+    for lines in (int(float(size)) for size in options.growth.split(",")):
         prepared(options, lines)
         found[str(lines)] = {engine: measure(engine, options, lines) for engine in ENGINES}
         print(f"{lines:<16,}" + "".join(f"{found[str(lines)][e]['peak']:16,.0f}" for e in ENGINES), flush=True)
@@ -194,15 +193,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path(".bench/tables-data"))
     parser.add_argument("--out", type=Path, default=Path(".bench/tables.json"))
-    parser.add_argument("--no-growth", action="store_true", help="leave out the table of peak memory at growing sizes")
+    parser.add_argument("--growth", default="1e5,3e5,9e5", help="sizes of the table of peak memory; '' leaves it out")
     parser.add_argument("--child", choices=ENGINES, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = read_options(parser, lines=5_000, runs=1, growth="2e3,4e3")
     if options.child:
         folder = options.folder / str(options.lines)
         child(options.child, folder, folder / f"out-{options.child}")
         return
     report = compare(options)
-    if not options.no_growth:
+    if options.growth:
         report["growth"] = growth(options)
     report |= {"python": platform.python_version(), "machine": platform.platform(), "load": os.getloadavg()}
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import CACHE, ROOT, machine, table, write_json
+from benchmarks.harness import CACHE, ROOT, machine, read_options, table, write_json
 from data_builders.sft import SETTINGS, SftOptions, build_sft
 from launch.chain import STAGES
 from launch.local import run as run_stages
@@ -49,10 +49,10 @@ PASSES = 2
 RESAMPLES = 2000
 
 
-def recipe(data: Path, work: Path) -> Recipe:
+def recipe(source: Source, work: Path) -> Recipe:
     """Everybody's last film for the test; all tasks; the paper's form of prompt and evidence, with the lens."""
     made = Recipe(name="world", out=str(work))
-    made.source = Source("movielens", str(data / "ml-100k"))
+    made.source = source
     made.split = Split({"test": "last"})
     made.tools.lens = "candidates"
     made.check()
@@ -195,9 +195,12 @@ def main() -> None:
     parser.add_argument("--audits", action="store_true", help="audit the SFT sets too")
     parser.add_argument("--work", type=Path, default=CACHE / "teacher", help="where stages, runs and sets go")
     parser.add_argument("--out", type=Path, default=CACHE / "teacher.json")
-    options = parser.parse_args()
+    options = read_options(parser, work=CACHE / "quick" / "teacher")
     data = options.data or Path(os.environ.get("STAR_RL_DATA") or ROOT.parent / "shared" / "data")
-    made = recipe(data.resolve(), options.work)
+    source = Source("movielens", str(data.resolve() / "ml-100k"))
+    if options.quick:  # a clean clone has no MovieLens
+        source = Source("synthetic", None, {"users": 60})
+    made = recipe(source, options.work)
     run_stages(made, STAGES, until="evidence")
     world = World(options.work / made.name, {**asdict(made), "seed": made.seed})
     print(f"\nTeacher by rules, {len(world.tasks('test'))} held-out tasks, HR in percent; a random order scores 15.0.")

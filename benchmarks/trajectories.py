@@ -1,6 +1,6 @@
 """Trajectories through the builders: serialised, filtered, written as an SFT set; seconds and peak memory.
 
-    python benchmarks/trajectories.py [--runs 10000] [--profile full] [--json FILE]
+    python -m benchmarks.trajectories [--runs 10000] [--profile full] [--out FILE]
 
 The teacher's rules make the runs, so that the texts are real ones; making them is timed apart.
 """
@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness import read_options, write_json
 from data_builders.sft import SftOptions, build_sft
 from data_builders.trajectories import filter_runs
-from star_rl.files import write_json
 from star_rl.mars import Case, RuleBackend, RuleOptions, Team, TeamOptions, identity_of, strength_of, teach
 from star_rl.policy.tools import ToolBox
 from star_rl.prompts import PromptOptions
@@ -61,8 +61,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--runs", type=int, default=10000)
     parser.add_argument("--profile", choices=("full", "compact"), default="full")
-    parser.add_argument("--json", help="file to write the figures to")
-    options = parser.parse_args()
+    parser.add_argument("--out", type=Path, help="file to write the figures to")
+    options = read_options(parser, runs=80)
     items, histories, tasks = world(options.runs // _PASSES)
     store = Store(list(items))
     team = Team(
@@ -105,8 +105,8 @@ def main() -> None:
     figures["peak_mebibytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     for name, value in figures.items():
         print(f"{name:18} {value}")
-    if options.json:
-        write_json(options.json, figures)
+    if options.out:
+        write_json(options.out, figures)
 
 
 if __name__ == "__main__":
