@@ -15,7 +15,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ from star_rl.errors import StarError
 #: Key of a job's metadata that marks it as ours and holds its specification as JSON.
 MARK = "star_rl"
 TERMINAL = ("SUCCEEDED", "FAILED", "STOPPED")
-_TRIES = 5
+#: Seconds for which a job is followed while the cluster cannot be reached, and the longest pause between two tries.
+_PATIENCE, _LONGEST_PAUSE = 600.0, 30.0
 _AGENT_SECONDS = 60.0
 
 
@@ -349,14 +350,16 @@ def follow(client: Any, name: str, held: secret.Secrets, out: Any = None) -> int
 
     Returns:
         0 when it succeeded, the driver's exit code when it failed, 130 when it was stopped or following was.
+
+    Raises:
+        StarError: the cluster has been out of reach for :data:`_PATIENCE`.
     """
     out = out or sys.stdout
     try:
-        asyncio.run(_tail(client, name, held, out))
+        entry = asyncio.run(_tail(client, name, held, out))
     except KeyboardInterrupt:
         print(f"star-rl: no longer following; {name} goes on (star-rl status, star-rl stop)", file=sys.stderr)
         return 130
-    entry = find(client, name)
     print(f"{entry['id']}: {entry['status'].lower()}", file=out, flush=True)
     if entry["status"] == "SUCCEEDED":
         return 0
@@ -368,11 +371,31 @@ def follow(client: Any, name: str, held: secret.Secrets, out: Any = None) -> int
     return entry["exit"] or 1
 
 
-async def _tail(client: Any, name: str, held: secret.Secrets, out: Any) -> None:
-    printed, failures = 0, 0
+async def _tail(
+    client: Any,
+    name: str,
+    held: secret.Secrets,
+    out: Any,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> dict[str, Any]:
+    """Print the log to its end; returns the job as :func:`find` has it then."""
+    from aiohttp import ClientError
+
+    printed, pause = 0, 1.0
+    lost: float | None = None
+
+    def regained() -> None:
+        nonlocal lost, pause
+        if lost is not None:
+            print(f"star-rl: connected to {name} again", file=sys.stderr)
+        lost, pause = None, 1.0
+
     while True:
         skip, rest = printed, ""
         try:
+            # Asked before the log is read: only then is what follows known to be all of it.
+            ended = client.get_job_status(name).value in TERMINAL
             async for chunk in client.tail_job_logs(name):
                 new, skip = chunk[skip:], max(0, skip - len(chunk))
                 *lines, rest = (rest + new).split("\n")
@@ -380,18 +403,26 @@ async def _tail(client: Any, name: str, held: secret.Secrets, out: Any) -> None:
                 for line in lines:
                     print(held.mask(line), file=out, flush=True)
                     printed += len(line) + 1
-                failures = 0
-        except (RuntimeError, OSError) as error:
-            failures += 1
-            if failures > _TRIES:
+                regained()
+            regained()
+            if ended:
+                entry = find(client, name)
+                if rest:
+                    print(held.mask(rest), file=out, flush=True)
+                return entry
+        except (RuntimeError, OSError, ClientError) as error:
+            reason = held.mask(_first(error))
+            if lost is None:
+                lost = clock()
+                print(f"star-rl: the connection to {name} is lost ({reason}); trying again", file=sys.stderr)
+            elif clock() - lost >= _PATIENCE:
                 raise StarError(
-                    f"the log of {name} cannot be followed ({held.mask(_first(error))})", "star-rl status"
+                    f"the log of {name} cannot be followed ({reason})", f"ask for it later: star-rl status {name}"
                 ) from None
-        if str(getattr(client.get_job_status(name), "value", "")) in TERMINAL:
-            if rest:
-                print(held.mask(rest), file=out, flush=True)
-            return
-        await asyncio.sleep(1.0)
+            await sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        else:
+            await sleep(1.0)
 
 
 def options(arguments: Any) -> tuple[secret.Secrets, Sequence[str]]:

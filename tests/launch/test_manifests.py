@@ -1,13 +1,15 @@
 """Cluster manifests: valid YAML, the pinned Ray, GPUs as the recipe asks; the Slurm script starts a real cluster."""
 
 import os
+import re
 import shutil
 import socket
-import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import yaml
 
@@ -42,13 +44,120 @@ def test_the_job_s_entrypoint_is_one_command():
 
 def test_no_manifest_holds_a_value_of_a_secret():
     for path in FOLDER.iterdir():
-        assert "API_KEY=" not in path.read_text() and "value:" not in path.read_text()
+        named = re.findall(r"(\w+), value:", path.read_text())
+        assert "API_KEY=" not in path.read_text() and path.read_text().count("value:") == len(named)
+        assert all(name.startswith(("NCCL_", "GLOO_")) for name in named)
 
 
 def test_the_slurm_script_parses():
     subprocess.run(["bash", "-n", str(FOLDER / "slurm.sh")], check=True)
     usage = subprocess.run(["bash", str(FOLDER / "slurm.sh")], capture_output=True, text=True)
     assert usage.returncode == 1 and "usage: sbatch slurm.sh RECIPE" in usage.stderr
+
+
+def stubs(folder, **bodies):
+    """Commands of those names, in ``folder``."""
+    for name, body in bodies.items():
+        file = folder / name
+        file.write_text(f"#!/usr/bin/env bash\n{body}\n")
+        file.chmod(0o755)
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """An allocation of two nodes, both this machine, whose commands say in ``calls`` how they were called; starts the
+    script with what ``star-rl status ID [--follow]`` shall do."""
+    calls, started = tmp_path / "calls", []
+    loopback = next(name for name, held in psutil.net_if_addrs().items() if "127.0.0.1" in [a.address for a in held])
+    stubs(
+        tmp_path,
+        srun='while [[ $1 == --* ]]; do shift; done\nexec "$@"',
+        sleep="",  # the script's pauses
+        python=f'exec {sys.executable} "$@"',
+        ray=f'echo "ray $* [$GLOO_SOCKET_IFNAME $NCCL_SOCKET_IFNAME]" >>{calls}\necho $$ >>{tmp_path}/nodes\n'
+        "exec tail -f /dev/null",
+    )
+
+    def start(follow, status="echo 'star-one-0  RUNNING  7 s  /runs/one'", state="RUNNING", **variables):
+        stubs(
+            tmp_path,
+            **{
+                "scontrol": f'echo "scontrol $*" >>{calls}\ncase $1$2 in\n'
+                f'showhostnames) printf "127.0.0.1\\n127.0.0.1\\n";;\nshowjob) echo "JobState={state} Requeue=1";;\nesac',
+                "star-rl": f'echo "star-rl $*" >>{calls}\ncase "$*" in\n'
+                "submit*) echo 'star-one-0: 0.10 MB sent in 0.1 s'; echo 'star-rl status one --follow shows its log';;\n"
+                f"*--follow*) {follow};;\nstatus*) {status};;\nesac",
+            },
+        )
+        process = subprocess.Popen(
+            ["bash", str(FOLDER / "slurm.sh"), "recipe.yaml", "name=one"],
+            env={name: value for name, value in os.environ.items() if "SOCKET_IFNAME" not in name}
+            | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "both",
+               "STAR_RL_BIN": str(tmp_path), "RAY_AUTH_MODE": "disabled", "RAY_DASHBOARD_PORT": "9"} | variables,
+            stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield SimpleNamespace(
+        start=start, folder=tmp_path, loopback=loopback, calls=lambda: calls.read_text().splitlines()
+    )
+    left = [int((tmp_path / name).read_text()) for name in ("head", "worker")]
+    left = [pid for pid in left if psutil.pid_exists(pid)]
+    for pid in [*left, *(process.pid for process in started if process.poll() is None)]:
+        os.kill(pid, 9)
+    assert not left, "the script left a node behind"
+
+
+FAILS_ONCE = "[[ -e {0}/failed ]] && exit; touch {0}/failed; exit 2"
+
+
+@pytest.mark.parametrize("status", ["echo 'star-one-0  RUNNING  7 s  /runs'", "exit 2"], ids=["runs", "no answer"])
+def test_slurm_follows_again_while_the_job_goes_on(slurm, status):
+    process = slurm.start(FAILS_ONCE.format(slurm.folder), status)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    follow = "star-rl status star-one-0 --follow --address http://127.0.0.1:9"
+    assert "star-one-0: 0.10 MB sent" in out and slurm.calls().count(follow) == 2
+
+
+def test_slurm_ends_with_the_job_s_code(slurm):
+    process = slurm.start("exit 3", "echo 'star-one-0  FAILED  7 s  /runs'")
+    process.communicate()
+    assert process.returncode == 3
+
+
+def test_slurm_ends_when_its_head_has(slurm):
+    process = slurm.start(f"kill $(<{slurm.folder}/head); exec tail -f /dev/null")
+    _, err = process.communicate()
+    assert process.returncode == 1 and "`ray start` has ended" in err
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "CANCELLED"])
+def test_slurm_s_warning_stops_the_job_and_requeues_it_unless_it_was_cancelled(slurm, state):
+    process = slurm.start("kill -TERM $PPID; exec tail -f /dev/null", state=state)
+    _, err = process.communicate()
+    assert process.returncode == 143, err
+    assert "star-rl stop star-one-0 --address http://127.0.0.1:9" in slurm.calls()
+    assert ("scontrol requeue 7" in slurm.calls()) == (state == "RUNNING")
+
+
+def test_slurm_names_the_interface_of_each_node_s_address(slurm):
+    slurm.start("exit").communicate()
+    nodes = [line for line in slurm.calls() if line.startswith("ray start")]
+    assert len(nodes) == 2 and sum("--head" in line for line in nodes) == 1
+    assert all(line.endswith(f"[{slurm.loopback} {slurm.loopback}]") for line in nodes)
+
+
+def test_slurm_leaves_an_interface_that_the_user_names(slurm):
+    slurm.start("exit", NCCL_SOCKET_IFNAME="ib0").communicate()
+    assert any(line.endswith(f"[{slurm.loopback} ib0]") for line in slurm.calls())
+
+
+def test_slurm_asks_for_a_warning_before_the_end():
+    text = (FOLDER / "slurm.sh").read_text()
+    for option in ("--signal=B:TERM@300", "--requeue", "--open-mode=append"):
+        assert f"\n#SBATCH {option}\n" in text
 
 
 def test_every_command_that_is_shown_is_whole():
@@ -74,14 +183,7 @@ def test_every_command_that_is_shown_is_whole():
 @pytest.mark.slow
 def test_the_slurm_script_starts_a_cluster_and_runs_a_recipe(tmp_path):
     """With ``srun`` and ``scontrol`` that stand for an allocation of this one machine."""
-    stubs = {
-        "scontrol": "echo localhost",
-        "srun": 'while [[ $1 == --* ]]; do shift; done\nexec "$@"',
-    }
-    for name, body in stubs.items():
-        file = tmp_path / name
-        file.write_text(f"#!/usr/bin/env bash\n{body}\n")
-        file.chmod(file.stat().st_mode | stat.S_IXUSR)
+    stubs(tmp_path, scontrol="echo localhost", srun='while [[ $1 == --* ]]; do shift; done\nexec "$@"')
     ports = []
     for _ in range(3):
         with socket.socket() as one:

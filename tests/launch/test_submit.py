@@ -261,33 +261,6 @@ def test_a_cluster_that_does_not_answer_is_named():
         submit.connect("")
 
 
-class _Client:
-    """A client whose log breaks off once."""
-
-    def __init__(self, chunks):
-        self.chunks, self.calls = chunks, 0
-
-    async def tail_job_logs(self, name):
-        self.calls += 1
-        for number, chunk in enumerate(self.chunks):
-            if self.calls == 1 and number == 1:
-                raise RuntimeError("closed")
-            yield chunk
-
-    def get_job_status(self, name):
-        return SimpleNamespace(value="SUCCEEDED" if self.calls > 1 else "RUNNING")
-
-
-def test_a_log_that_breaks_off_goes_on_where_it_was_and_hides_values(monkeypatch):
-    import asyncio
-    import io
-
-    out = io.StringIO()
-    client = _Client([f"one\ntwo {VALUE[:6]}", f"{VALUE[6:]}\nthree"])
-    asyncio.run(submit._tail(client, "job", secret.Secrets({"KEY": VALUE}), out))
-    assert out.getvalue() == "one\ntwo ***\nthree\n"
-
-
 class _Jobs:
     """A cluster's list of jobs that takes further ones."""
 
