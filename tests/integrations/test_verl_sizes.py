@@ -52,6 +52,13 @@ def test_sequences_are_shared_out_where_verl_says_so_today():
     assert problems(config) == [] and ranks(config, 16) == 8
 
 
+def test_fused_kernels_are_refused_where_verl_shards_the_head_alone():
+    fused = composed("table5", model={"use_fused_kernels": True})
+    (found,) = problems(fused, tied=False)
+    assert "use_fused_kernels: true fails" in found.what and "use_fused_kernels: false" in found.remedy
+    assert problems(fused, tied=True) == problems(fused) == problems(composed("table5"), tied=False) == []
+
+
 @pytest.mark.parametrize("file", sorted((ROOT / "recipes/grpo").glob("*.yaml")), ids=lambda file: file.stem)
 def test_what_ships_fits(file):
     assert problems(composed(file.stem)) == []

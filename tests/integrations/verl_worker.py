@@ -1,8 +1,8 @@
-"""One rank of verl's own training worker, started by torchrun: log-probs, two updates, save, on a CPU.
+"""One rank of verl's own training worker, started by torchrun: log-probs, one update, save, on a CPU.
 
 The settings are an overlay's of recipes/grpo; the sizes are not: a tiny model, eight sequences, gloo, 32 bits. Rank 0
-prints ``RESULT`` and JSON. Arguments: a JSON object with ``recipe``, ``model`` (folder), ``overrides`` (of the recipe),
-``save`` and ``load`` (folders or null).
+prints ``RESULT`` and JSON. Arguments: a JSON object with ``recipe``, ``model`` (folder), ``overrides`` (of the recipe)
+and ``save`` (folder or null).
 """
 
 import json
@@ -92,8 +92,6 @@ def gathered(values, ranks):
 def main(given):
     made, actor = worker(given)
     rank, ranks = dist.get_rank(), dist.get_world_size()
-    if given["load"]:
-        made.load_checkpoint(given["load"])
     vocabulary = json.loads((Path(given["model"]) / "config.json").read_text())["vocab_size"]
     share = SEQUENCES // ranks
     rows = sequences(vocabulary)[rank * share : (rank + 1) * share]
@@ -113,7 +111,7 @@ def main(given):
     tensordict_utils.assign_non_tensor(
         trained,
         global_batch_size=SEQUENCES,
-        mini_batch_size=SEQUENCES // 2,
+        mini_batch_size=SEQUENCES,
         epochs=1,
         calculate_entropy=False,
         dataloader_kwargs={"shuffle": False},

@@ -114,6 +114,12 @@ def test_a_fault_is_told_before_anything_starts(override, says):
             ["grpo.overrides.verl.trainer.test_freq=5", "grpo_set.validation=0"],
             "no validation set - set grpo_set.valid",
         ),
+        (
+            ["grpo.overrides.verl.actor_rollout_ref.model.use_fused_kernels=true"],
+            "use_fused_kernels: true fails with FSDP2",
+        ),
+        (["sft.overrides.padding_free=false"], "per_device_train_batch_size=2 fails in its first step - set padding_f"),
+        (["sft.overrides.attn_impl=sdpa"], "need flash attention, attn_impl is sdpa - set attn_impl: flash_attn"),
         (["grpo.steps=40"], "40 steps are wanted, 1 epoch(s) of 500 rows have 31"),
         (["source.root=/no/such/folder"], "source.root=/no/such/folder is not there"),
     ],
