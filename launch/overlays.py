@@ -27,9 +27,10 @@ SFT_KNOBS = (
 #: The same of a GRPO recipe, dotted, ``+`` left out. The number of GPUs is none: checkpoints are tied to it.
 GRPO_KNOBS = (
     "ray.*", "env.*", "verl.ray_kwargs.*", "*.gpu_memory_utilization", "*.max_num_seqs", "*.max_num_batched_tokens",
-    "*offload", "*.offload_policy", "*.forward_prefetch", "*.ppo_max_token_len_per_gpu", "*.ppo_infer_max_token_len_per_gpu",
-    "*.log_prob_max_token_len_per_gpu", "*.use_remove_padding", "*.enable_gradient_checkpointing", "*.use_fused_kernels",
-    "*.use_torch_compile", "*.entropy_from_logits_with_chunking", "*.entropy_checkpointing", "*.rollout.tensor_model_parallel_size",
+    "*offload", "*.offload_policy", "*.forward_prefetch", "*.ppo_max_token_len_per_gpu",
+    "*.log_prob_max_token_len_per_gpu", "*.use_remove_padding", "*.enable_gradient_checkpointing",
+    "*.use_fused_kernels", "*.use_torch_compile", "*.entropy_from_logits_with_chunking", "*.entropy_checkpointing",
+    "*.rollout.tensor_model_parallel_size",
     "*.rollout.enforce_eager", "*.rollout.free_cache_engine", "*.rollout.enable_prefix_caching",
     "*.rollout.enable_chunked_prefill", "*.rollout.agent.num_workers", "*.checkpoint_engine.*", "*.nccl_timeout",
     "verl.data.dataloader_num_workers", "verl.trainer.save_freq", "verl.trainer.max_*_ckpt_to_keep",

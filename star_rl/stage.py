@@ -2,9 +2,9 @@
 
 A stage is *done* when its folder holds a ``manifest.json`` whose key equals the key of today's configuration and of
 everything upstream. The manifest is written last, so a killed stage is never taken for a finished one. A stage that was
-interrupted under the same key finds its folder as it left it and may resume; under another key the folder is emptied or,
-where it may hold hours of work, moved aside. Versions of packages are recorded, and said where they differ; of them only
-this project's own decides.
+interrupted under the same key finds its folder as it left it and may resume; under another key the folder is emptied
+or, where it may hold hours of work, moved aside. Versions of packages are recorded, and said where they differ; of them
+only this project's own decides.
 """
 
 from __future__ import annotations
