@@ -32,7 +32,7 @@ from star_rl.integrations.swift.recipe import PLUGIN, arguments, compose
 from star_rl.integrations.verl import processes
 from star_rl.masking import mask, masking
 
-#: Seconds without a line of `logging.jsonl` after which a run counts as hung, if ten of its own intervals are no longer.
+#: Seconds without a line of `logging.jsonl` after which a run counts as hung, unless ten of its intervals are longer.
 SILENCE = 1800.0
 _LOST_LINES = 3  # logged in a row with a loss that is no number
 

@@ -326,8 +326,8 @@ def _hold_gradients(file: Path) -> None:
     last = said[-_LOST_STEPS:]
     if len(last) == _LOST_STEPS and all(norm is None for _, norm in last):
         raise StarError(
-            f"the gradient of GRPO was not finite in steps {', '.join(str(step) for step, _ in last)}, and verl skips such "
-            "updates",
+            f"the gradient of GRPO was not finite in steps {', '.join(str(step) for step, _ in last)}, "
+            "and verl skips such updates",
             "lower verl.actor_rollout_ref.actor.optim.lr, or look at these steps' data in rollouts/",
         )
 
