@@ -248,6 +248,8 @@ def _move_aside(folder: Path, keep: Sequence[str], say: Callable[[str], None]) -
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     old = folder.with_name(f"{folder.name}{ASIDE}{time.strftime('%Y%m%d-%H%M%S')}")
+    while old.exists():
+        old = old.with_name(f"{old.name}-2")
     folder.rename(old)
     for path in [path for pattern in keep for path in old.glob(pattern)]:
         target = folder / path.relative_to(old)

@@ -177,6 +177,13 @@ def test_what_holds_hours_of_work_is_moved_aside(tmp_path, word, force):
     assert len(said) == 1 and f"moved to {old}" in said[0]
 
 
+def test_folders_moved_aside_within_a_second_are_all_kept(tmp_path):
+    stage = Stage("first", copying, aside=True)
+    for word in "abcd":
+        run_stage(stage, tmp_path, {"word": word}, 1, quiet, say=quiet)
+    assert {path.read_text() for path in tmp_path.glob("first.old-*/out.json")} == set("abc")
+
+
 @pytest.mark.parametrize("ended", [True, False])
 def test_other_versions_are_said_and_run_nothing_again(tmp_path, monkeypatch, ended):
     installed = {"star-rl": "1", "torch": "2.0"}
