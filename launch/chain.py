@@ -38,7 +38,13 @@ STAGES = (
         ("evidence", "split"),
         files=("store/**/*",),
     ),
-    Stage("teach", _Body("launch.teaching:teach_stage"), ("tables", "tasks", "evidence"), (*_STUDENT, "teacher")),
+    Stage(
+        "teach",
+        _Body("launch.teaching:teach_stage"),
+        ("tables", "tasks", "evidence"),
+        (*_STUDENT, "teacher"),
+        aside=True,
+    ),
     Stage("sft_set", _Body("launch.teaching:sft_set_stage"), ("tables", "tasks", "teach"), _STUDENT),
     Stage(
         "student",
@@ -55,6 +61,8 @@ STAGES = (
         ("student", "sft"),
         files=("final/*", "sft.yaml"),
         packages=_SWIFT,
+        decides=_Body("launch.overlays:sft_decides"),
+        aside=True,
         sources=_Body("launch.overlays:sft_sources"),
     ),
     Stage(
@@ -63,6 +71,7 @@ STAGES = (
         ("tables", "tasks", "evidence", "sft"),
         (*_STUDENT, "loop", "engine", "sample"),
         packages=_VLLM,
+        aside=True,
     ),
     Stage(
         "grpo_set",
@@ -77,6 +86,8 @@ STAGES = (
         (*_STUDENT, "loop", "grpo"),
         files=("final/*", "metrics.jsonl", "overrides.txt"),
         packages=("verl", "ray", *_VLLM),
+        decides=_Body("launch.overlays:grpo_decides"),
+        aside=True,
         sources=_Body("launch.overlays:grpo_sources"),
     ),
     Stage(

@@ -17,7 +17,7 @@ from star_rl.evaluation.runner import answer_of
 from star_rl.evaluation.tasks import task_set
 from star_rl.files import read_json, read_jsonl
 from star_rl.records import Task
-from star_rl.stage import Context, manifest_of, versions
+from star_rl.stage import ASIDE, Context, manifest_of, versions
 from star_rl.trajectory import parse, ranking
 
 #: Methods beside the students.
@@ -120,7 +120,7 @@ def report_stage(context: Context) -> dict[str, Any]:
 
 
 def _stages(run: Path) -> list[str]:
-    found = [path.parent for path in run.glob("*/manifest.json")]
+    found = [path.parent for path in run.glob("*/manifest.json") if ASIDE not in path.parent.name]
     return [path.name for path in sorted(found, key=lambda path: (path / "manifest.json").stat().st_mtime)]
 
 

@@ -48,13 +48,16 @@ class Line:
         share = f"{100 * done / total:3.0f} %  " if total else f"{done:,.0f}  " if done else ""
         self._now = f"{share}{note}  "
 
+    def say(self, text: str) -> None:
+        """Write a line of its own; the live one goes on below it."""
+        self._out.write(("\r" + text + " " * max(0, self._width - len(text)) if self._live else text) + "\n")
+        self._out.flush()
+
     def end(self, text: str) -> None:
         """Write the last line; the live one is gone."""
         self._ended.set()
         self._clock.join()
-        text = f"{self._label}{text}"
-        self._out.write(("\r" + text + " " * max(0, self._width - len(text)) if self._live else text) + "\n")
-        self._out.flush()
+        self.say(f"{self._label}{text}")
 
     def _tick(self) -> None:
         while not self._ended.wait(_REFRESH if self._live else _HEARTBEAT):
@@ -188,7 +191,7 @@ def run(
             with _logged(log) as terminal:
                 line = Line(f"{number + 1:>2}/{last + 1} {stage.name:<11} ", terminal)
                 try:
-                    outcome = run_stage(stage, folder, config, recipe.seed, line, force=number >= again)
+                    outcome = run_stage(stage, folder, config, recipe.seed, line, number >= again, line.say)
                 except BaseException as error:
                     line.end("stopped" if isinstance(error, KeyboardInterrupt) else "FAILED")
                     if not isinstance(error, Exception) or (isinstance(error, StarError) and not start):

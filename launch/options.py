@@ -110,10 +110,11 @@ class Student:
 @dataclass
 class Sft:
     """``recipe``: an overlay in recipes/sft, or a list of which each is laid over those before; ``overrides``: ms-swift
-    arguments over it."""
+    arguments over it; ``keep_checkpoints`` keeps optimizer states and older checkpoints when all is done."""
 
     recipe: Any = "recipes/sft/tiny_cpu.yaml"
     overrides: dict[str, Any] = field(default_factory=dict)
+    keep_checkpoints: bool = False
 
 
 @dataclass
@@ -157,12 +158,14 @@ class GrpoSet:
 
 @dataclass
 class Grpo:
-    """``recipe``: an overlay in recipes/grpo; ``overrides``: verl options over it; ``steps`` bounds the training."""
+    """``recipe``: an overlay in recipes/grpo; ``overrides``: verl options over it; ``steps`` bounds the training;
+    ``keep_checkpoints`` keeps the optimizer's shards when all is done."""
 
     recipe: str = "recipes/grpo/tiny.yaml"
     reward: str = "star"
     steps: int | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
+    keep_checkpoints: bool = False
 
 
 @dataclass

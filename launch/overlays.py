@@ -6,6 +6,7 @@ Stages, ``plan``, ``submit`` and the check before a run all ask here, so that th
 from __future__ import annotations
 
 import ast
+import fnmatch
 import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -16,6 +17,25 @@ from star_rl.errors import StarError
 from star_rl.files import fingerprint, sha256, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
+
+#: Arguments of ms-swift for memory, speed and bookkeeping: what is learned is the same but for rounding.
+SFT_KNOBS = (
+    "ENV", "save_*", "logging_*", "report_to", "run_name", "disable_tqdm", "ddp_*", "dataset_num_proc", "lazy_tokenize",
+    "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor",
+    "attn_impl", "padding_free", "use_liger_kernel", "use_logits_to_keep", "gradient_checkpointing*",
+)  # fmt: skip
+#: The same of a GRPO recipe, dotted, ``+`` left out. The number of GPUs is none: checkpoints are tied to it.
+GRPO_KNOBS = (
+    "ray.*", "env.*", "verl.ray_kwargs.*", "*.gpu_memory_utilization", "*.max_num_seqs", "*.max_num_batched_tokens",
+    "*offload", "*.offload_policy", "*.forward_prefetch", "*.ppo_max_token_len_per_gpu",
+    "*.log_prob_max_token_len_per_gpu", "*.use_remove_padding", "*.enable_gradient_checkpointing",
+    "*.use_fused_kernels", "*.use_torch_compile", "*.entropy_from_logits_with_chunking", "*.entropy_checkpointing",
+    "*.rollout.tensor_model_parallel_size",
+    "*.rollout.enforce_eager", "*.rollout.free_cache_engine", "*.rollout.enable_prefix_caching",
+    "*.rollout.enable_chunked_prefill", "*.rollout.agent.num_workers", "*.checkpoint_engine.*", "*.nccl_timeout",
+    "verl.data.dataloader_num_workers", "verl.trainer.save_freq", "verl.trainer.max_*_ckpt_to_keep",
+    "verl.trainer.logger", "verl.trainer.project_name", "verl.trainer.experiment_name", "verl.transfer_queue.*",
+)  # fmt: skip
 
 
 def overlay(name: str) -> Path:
@@ -55,20 +75,52 @@ def sft_processes(section: Mapping[str, Any]) -> int:
     return int((layered(sft_layers(section)).get("ENV") or {}).get("NPROC_PER_NODE") or 1)
 
 
+def _known_to(knobs: Sequence[str], name: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, knob) for knob in knobs)
+
+
+def _sft_deciding(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """ms-swift's arguments without knobs; of rows, how many a process takes a step, however they are cut."""
+    rows = ("per_device_train_batch_size", "gradient_accumulation_steps")
+    left = {name: value for name, value in arguments.items() if not _known_to(SFT_KNOBS, name)}
+    if all(left.get(name) for name in rows):
+        left["rows"] = left.pop(rows[0]) * left.pop(rows[1])
+    return left
+
+
+def _grpo_deciding(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Entries of a GRPO recipe by their dotted names, without knobs."""
+    from star_rl.integrations.verl.overrides import leaves
+
+    return {name: value for name, value, _ in leaves(values) if value != {} and not _known_to(GRPO_KNOBS, name)}
+
+
+def sft_decides(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of stage sft's configuration decides what is learned. Overlays and overrides: see :func:`sft_sources`."""
+    return {**config, "sft": {"processes": sft_processes(config["sft"])}}
+
+
+def grpo_decides(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of stage grpo's configuration decides what is learned; its overlay: see :func:`grpo_sources`."""
+    section = config["grpo"]
+    kept = {"reward": section["reward"], "steps": section["steps"], "overrides": _grpo_deciding(section["overrides"])}
+    return {**config, "grpo": kept}
+
+
 def sft_sources(config: Mapping[str, Any]) -> dict[str, str]:
-    """Digest of what ``sft.recipe`` says today, bases included; comments do not count."""
+    """Digest of what ``sft.recipe`` says today, bases and overrides included; comments and knobs do not count."""
     from star_rl.integrations.swift.recipe import layered
 
-    return {"overlay": fingerprint(layered(sft_layers(config["sft"])))}
+    return {"overlay": fingerprint(_sft_deciding(layered(sft_layers(config["sft"]))))}
 
 
 def grpo_sources(config: Mapping[str, Any]) -> dict[str, str]:
-    """Digests of what ``grpo.recipe`` says today, and of the reward's code."""
+    """Digests of what ``grpo.recipe`` says today, knobs left out, and of the reward's code."""
     from star_rl.integrations.verl.recipe import load_recipe
 
     section = config["grpo"]
     return {
-        "overlay": fingerprint(asdict(load_recipe(overlay(section["recipe"])))),
+        "overlay": fingerprint(_grpo_deciding(asdict(load_recipe(overlay(section["recipe"]))))),
         "reward": fingerprint(reward_code(section["reward"])),
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ def sft_stage(context: Context) -> dict[str, Any]:
         model=student_path(context),
         progress=lambda step, total, loss: context.progress(step, total, "" if loss is None else f"loss {loss:.3f}"),
     )
+    if not options["keep_checkpoints"]:
+        thin_sft(context.folder / "swift")
     return {
         "summary": f"{result.steps:,} steps on {result.rows:,} rows, loss {result.loss or float('nan'):.3f}"
         + (f", {result.dropped_long} over-long rows left out" if result.dropped_long else ""),
@@ -47,6 +50,32 @@ def sft_stage(context: Context) -> dict[str, Any]:
         "tokens_per_row": result.tokens_per_row,
         "resumed_from": result.resumed_from,
     }
+
+
+def thin_sft(work: Path) -> None:
+    """Drop what only a resume reads, once ``final/`` stands: older checkpoints, and the newest one's optimizer.
+
+    Its weights stay, so that the stage, killed before its manifest, finds training finished and exports again.
+    """
+    from star_rl.integrations.swift.sft import newest_checkpoint
+
+    newest, _ = newest_checkpoint(work)
+    for checkpoint in work.glob("checkpoint-*"):
+        if checkpoint != newest:
+            shutil.rmtree(checkpoint)
+            continue
+        for path in checkpoint.iterdir():
+            if path.is_dir():  # DeepSpeed's global_step*
+                shutil.rmtree(path)
+            elif path.suffix in {".pt", ".pth"}:  # optimizer, scheduler, random states
+                path.unlink()
+
+
+def thin_grpo(checkpoints: Path) -> None:
+    """Drop the optimizer's and the trainer's shards, once ``final/`` stands; each checkpoint's weights stay."""
+    for pattern in ("optim_*.pt", "extra_state_*.pt"):
+        for path in checkpoints.glob(f"global_step_*/*/{pattern}"):
+            path.unlink()
 
 
 def rollouts(
@@ -162,7 +191,9 @@ def grpo_stage(context: Context) -> dict[str, Any]:
 
     context.progress(0, None, "starting Ray, vLLM and the trainer")
     result = run_grpo(recipe, paths, f"{context.run.name}-grpo", on_step)
-    export(result, context.folder / "final")
+    export(result, context.folder / "final", paths.model)
+    if not context.config["grpo"]["keep_checkpoints"]:
+        thin_grpo(paths.checkpoints)
     steps = read_metrics(paths)
     scores = [step["critic/score/mean"] for step in steps if "critic/score/mean" in step]
     first, last = _mean(scores[:5]), _mean(scores[-5:])

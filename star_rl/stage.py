@@ -2,7 +2,9 @@
 
 A stage is *done* when its folder holds a ``manifest.json`` whose key equals the key of today's configuration and of
 everything upstream. The manifest is written last, so a killed stage is never taken for a finished one. A stage that was
-interrupted under the same key finds its folder as it left it and may resume; under another key the folder is emptied.
+interrupted under the same key finds its folder as it left it and may resume; under another key the folder is emptied
+or, where it may hold hours of work, moved aside. Versions of packages are recorded, and said where they differ; of them
+only this project's own decides.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from star_rl.files import fingerprint, read_json, sha256, write_json, writing_er
 FORMAT = 1
 MANIFEST = "manifest.json"
 _KEY = ".key.json"
+#: Between a stage's name and the time in the name of a folder that was moved aside.
+ASIDE = ".old-"
 #: Files larger than this are recorded by size only: hashing a checkpoint costs more than it tells.
 _HASH_LIMIT = 256 << 20
 
@@ -71,6 +75,8 @@ class Stage:
         files: outputs to be hashed into the manifest (globs relative to the folder).
         packages: distributions whose versions belong into the manifest.
         keep: globs of files that outlive a change of configuration (a cache that names its own keys).
+        decides: the part of the configuration that decides what comes out; the rest is speed, memory and bookkeeping.
+        aside: the folder is never emptied but moved aside, to ``<name>.old-<time>``.
         sources: what the configuration only names (an overlay, a reward's code): name -> digest of the content, so that
             an edited file is not taken for what was trained with.
     """
@@ -82,6 +88,8 @@ class Stage:
     files: tuple[str, ...] = ("*.parquet", "*.json", "*.jsonl")
     packages: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
+    decides: Callable[[Any], Any] | None = None
+    aside: bool = False
     sources: Callable[[Any], Mapping[str, str]] | None = None
 
 
@@ -107,16 +115,28 @@ def versions(packages: Sequence[str]) -> dict[str, str]:
 
 
 def key_of(stage: Stage, config: Any, seed: int, upstream: Mapping[str, str]) -> dict[str, Any]:
-    """Everything that decides a stage's output."""
+    """Everything that decides a stage's output, and the versions it was made with."""
     return {
         "format": FORMAT,
         "stage": stage.name,
-        "config": config,
+        "config": stage.decides(config) if stage.decides else config,
         "seed": seed,
         "inputs": dict(sorted(upstream.items())),
         "versions": versions(("star-rl", *stage.packages)),
         **({"sources": dict(stage.sources(config))} if stage.sources else {}),
     }
+
+
+def _same(key: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    one, two = ({**entry, "versions": entry["versions"]["star-rl"]} for entry in (key, other))
+    return one == two
+
+
+def _tell_versions(name: str, before: Mapping[str, Any], now: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    old, new = before["versions"], now["versions"]
+    changed = [f"{package} {old.get(package)} -> {new[package]}" for package in new if new[package] != old.get(package)]
+    if changed:
+        say(f"{name} was begun with other versions ({', '.join(changed)}): --from {name} runs it again")
 
 
 def _outputs(stage: Stage, folder: Path) -> dict[str, dict[str, Any]]:
@@ -150,6 +170,7 @@ def run_stage(
     seed: int,
     progress: Progress,
     force: bool = False,
+    say: Callable[[str], None] = print,
 ) -> Outcome:
     """Run one stage, or find that nothing has to be done.
 
@@ -159,7 +180,8 @@ def run_stage(
         config: the stage's part of the recipe as plain data.
         seed: the run's seed.
         progress: called while it works.
-        force: empty the folder and run again whatever is there.
+        force: run again from an empty folder whatever is there.
+        say: takes a line on a folder that was moved aside, or on versions that differ.
 
     Raises:
         StarError: an input is missing, or the stage itself refuses something.
@@ -176,13 +198,18 @@ def run_stage(
         upstream[name] = digest(found)
     key = key_of(stage, config, seed, upstream)
     manifest = manifest_of(folder)
-    if not force and manifest is not None and manifest["key"] == key:
+    if not force and manifest is not None and _same(manifest["key"], key):
+        _tell_versions(stage.name, manifest["key"], key, say)
         return Outcome(stage.name, "done", 0.0, manifest)
 
     begun = folder / _KEY
-    resumes = not force and manifest is None and begun.exists() and read_json(begun) == key
+    resumes = not force and manifest is None and begun.exists() and _same(read_json(begun), key)
     try:
-        if not resumes:
+        if resumes:
+            _tell_versions(stage.name, read_json(begun), key, say)
+        elif stage.aside:
+            _move_aside(folder, stage.keep, say)
+        else:
             _empty(folder, stage.keep)
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -215,3 +242,17 @@ def _empty(folder: Path, keep: Sequence[str]) -> None:
             shutil.rmtree(path)
         else:
             os.unlink(path)
+
+
+def _move_aside(folder: Path, keep: Sequence[str], say: Callable[[str], None]) -> None:
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    old = folder.with_name(f"{folder.name}{ASIDE}{time.strftime('%Y%m%d-%H%M%S')}")
+    while old.exists():
+        old = old.with_name(f"{old.name}-2")
+    folder.rename(old)
+    for path in [path for pattern in keep for path in old.glob(pattern)]:
+        target = folder / path.relative_to(old)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+    say(f"what {folder.name} held is of another configuration or to be made anew: moved to {old}, remove it at will")

@@ -9,6 +9,7 @@ import textwrap
 
 import pytest
 
+from star_rl import stage as stages
 from star_rl.errors import StarError
 from star_rl.stage import MANIFEST, Context, Stage, run_stage
 
@@ -150,3 +151,51 @@ def test_a_folder_that_is_a_file_is_a_clear_error(tmp_path):
     (tmp_path / "first").write_text("in the way")
     with pytest.raises(StarError, match="cannot write"):
         run_stage(FIRST, tmp_path, {"word": "a"}, 1, quiet)
+
+
+def test_what_does_not_decide_neither_runs_again_nor_is_in_the_key(tmp_path):
+    seen = []
+    stage = Stage(
+        "first", lambda context: seen.append(context.config) or {}, decides=lambda config: {"word": config["word"]}
+    )
+    states = [run_stage(stage, tmp_path, {"word": "a", "memory": n}, 1, quiet).state for n in (1, 2)]
+    assert (states, seen) == (["ran", "done"], [{"word": "a", "memory": 1}])
+    assert run_stage(stage, tmp_path, {"word": "b", "memory": 2}, 1, quiet).state == "ran"
+
+
+@pytest.mark.parametrize("word, force", [("b", False), ("a", True)])
+def test_what_holds_hours_of_work_is_moved_aside(tmp_path, word, force):
+    stage, said = Stage("first", copying, keep=("cache.txt",), aside=True), []
+    run_stage(stage, tmp_path, {"word": "a"}, 1, quiet)
+    for name in ("checkpoint.txt", "cache.txt"):
+        (tmp_path / "first" / name).write_text("hours")
+    assert run_stage(stage, tmp_path, {"word": word}, 1, quiet, force, said.append).state == "ran"
+    (old,) = tmp_path.glob("first.old-*")
+    assert {path.name for path in old.iterdir()} == {".key.json", MANIFEST, "checkpoint.txt", "out.json"}
+    assert (tmp_path / "first" / "cache.txt").read_text() == "hours"
+    assert not (tmp_path / "first" / "checkpoint.txt").exists()
+    assert len(said) == 1 and f"moved to {old}" in said[0]
+
+
+def test_folders_moved_aside_within_a_second_are_all_kept(tmp_path):
+    stage = Stage("first", copying, aside=True)
+    for word in "abcd":
+        run_stage(stage, tmp_path, {"word": word}, 1, quiet, say=quiet)
+    assert {path.read_text() for path in tmp_path.glob("first.old-*/out.json")} == set("abc")
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_other_versions_are_said_and_run_nothing_again(tmp_path, monkeypatch, ended):
+    installed = {"star-rl": "1", "torch": "2.0"}
+    monkeypatch.setattr(stages, "versions", lambda packages: {name: installed[name] for name in packages})
+    stage, said = Stage("first", copying, packages=("torch",)), []
+    run_stage(stage, tmp_path, {"word": "a"}, 1, quiet, say=said.append)
+    if not ended:
+        (tmp_path / "first" / MANIFEST).unlink()
+    installed["torch"] = "2.1"
+    assert run_stage(stage, tmp_path, {"word": "a"}, 1, quiet, say=said.append).state == (
+        "done" if ended else "resumed"
+    )
+    assert len(said) == 1 and "torch 2.0 -> 2.1" in said[0]
+    installed["star-rl"] = "2"
+    assert run_stage(stage, tmp_path, {"word": "a"}, 1, quiet).state == "ran"

@@ -19,6 +19,7 @@ from typing import Any
 from star_rl.errors import StarError
 from star_rl.files import read_jsonl
 from star_rl.report.model import Curve, Grpo
+from star_rl.stage import ASIDE
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,7 @@ def log_files(run: str | Path, name: str = "metrics") -> list[Path]:
         for pattern in (*starts, f"{name}*.jsonl"):
             found: dict[Path, list[Path]] = {}
             for path in root.glob(depth + pattern):
-                if path.stat().st_size:
+                if path.stat().st_size and ASIDE not in str(path.relative_to(root)):
                     found.setdefault(path.parent, []).append(path)
             if found:
                 newest = max(found.values(), key=lambda files: max(file.stat().st_mtime for file in files))

@@ -291,6 +291,59 @@ def test_without_a_limit_every_row_is_kept_and_counted(student, tmp_path):
     assert sft.sieve_long_rows(path, student, sys.maxsize, tmp_path / "kept.parquet")[:3] == (path, 2, 0)
 
 
+WRITES = """
+import json, sys, time
+with open(sys.argv[1], "a") as journal:
+    for step, loss in enumerate(json.loads(sys.argv[2]), 1):
+        journal.write(json.dumps({"loss": loss, "global_step/max_steps": f"{step}/9"}) + chr(10))
+if "hang" in sys.argv:
+    time.sleep(600)
+"""
+NAN = float("nan")
+
+
+def watch(monkeypatch, folder, losses, *more):
+    """Follows a stand-in for ms-swift that logs `losses`."""
+    work = folder / "swift"
+    work.mkdir()
+    argv = [sys.executable, "-c", WRITES, str(work / "logging.jsonl"), json.dumps(losses), *more]
+    monkeypatch.setattr(sft, "command", lambda *_: argv)
+    return sft._watch({"ENV": {}}, folder / "sft.yaml", folder / "swift.log", work, {}, None)
+
+
+def test_a_run_whose_journal_stands_still_is_ended(monkeypatch, tmp_path):
+    monkeypatch.setattr(sft, "SILENCE", 0.1)
+    with pytest.raises(StarError, match=r"ms-swift hangs: .*logging\.jsonl had no line for .*swift\.log"):
+        watch(monkeypatch, tmp_path, [0.5, 0.4], "hang")
+    assert not processes.members(tmp_path)
+
+
+def test_silence_is_measured_against_the_run_s_own_pace():
+    pulse = sft._Pulse()
+    assert not pulse.silent(1e6), "loading may take its time"
+    pulse.beat(1e6)
+    assert not pulse.silent(2e6), "one line tells no pace"
+    pulse.beat(1e6 + 10)
+    assert not pulse.silent(1e6 + 1800) and pulse.silent(1e6 + 1811)
+    pulse.beat(1e6 + 1010)
+    assert not pulse.silent(1e6 + 11000) and pulse.silent(1e6 + 11011)
+
+
+def test_a_loss_that_is_no_number_three_times_ends_the_run(monkeypatch, tmp_path):
+    with pytest.raises(StarError, match=r"the loss of SFT is nan since step 3, .*lower learning_rate"):
+        watch(monkeypatch, tmp_path, [NAN, float("inf"), 0.5, NAN, NAN, NAN], "hang")
+
+
+def test_one_loss_that_is_no_number_does_not(monkeypatch, tmp_path):
+    assert watch(monkeypatch, tmp_path, [0.5, NAN, NAN, 0.4]) == (4, 0.4)
+
+
+def test_every_run_shows_such_losses_and_notices_a_rank_that_hangs():
+    config = compose(["tiny_cpu"], data=Path("d"), out=Path("o"), model="Qwen/Qwen3-8B")
+    assert (config["logging_nan_inf_filter"], config["ddp_timeout"], config["save_steps"]) == (False, 1800, 100)
+    assert compose(["table4"], data=Path("d"), out=Path("o"))["save_steps"] == 25
+
+
 LAUNCHER = """
 import os, subprocess, sys, time
 worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)

@@ -175,6 +175,21 @@ def test_the_weights_that_verl_wrote_are_the_student(place, tmp_path):
     assert {path.name for path in made.iterdir()} >= {"model-00001-of-00001.safetensors", "config.json"}
 
 
+def test_the_tokenizer_is_that_of_the_model_that_was_trained(tmp_path):
+    saved, base = tmp_path / "actor/huggingface", tmp_path / "base"
+    for folder, says in ((saved, "saved anew"), (base, "as it was")):
+        folder.mkdir(parents=True)
+        for name in ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"):
+            (folder / name).write_text(says)
+    (base / "chat_template.jinja").write_text("as it was")
+    made = export(GrpoResult(3, tmp_path / "actor", tmp_path, tmp_path, 1.0, 0.0, 0), tmp_path / "final", base)
+    texts = {path.name: path.read_text() for path in made.iterdir()}
+    assert texts == {
+        **dict.fromkeys(("model.safetensors", "config.json"), "saved anew"),
+        **dict.fromkeys(("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"), "as it was"),
+    }
+
+
 def test_megatron_s_own_shards_are_merged_as_such(tmp_path, monkeypatch):
     checkpoint = tmp_path / "actor"
     (checkpoint / "model/dist_ckpt").mkdir(parents=True)
@@ -309,3 +324,22 @@ def test_a_run_that_was_killed_after_its_last_checkpoint_starts_nothing(paths, m
     result = run_grpo(recipe, paths)
     assert (result.steps, result.resumed_from, result.checkpoint.parent.name) == (4, 4, "global_step_4")
     assert json.loads(paths.metrics.read_text())["step"] == 4 and not paths.log.exists()
+
+
+def test_gradients_that_are_never_finite_end_the_run(tmp_path):
+    """verl writes NaN as null, skips the update and goes on."""
+    paths = Paths(tmp_path, tmp_path, tmp_path, tmp_path)
+    log = tmp_path / "attempts/001.jsonl"
+    log.parent.mkdir()
+
+    def follow(norms):
+        rows = [{"step": 0, "data": {"val-core/toy/acc/mean@1": 0.5}}, {"step": 1, "data": None}]
+        rows += [{"step": step, "data": {"actor/grad_norm": norm, "x": 1.0}} for step, norm in enumerate(norms, 1)]
+        log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return [step.step for step in _follow(paths, 1, 0.0, 9, lambda: 0)]
+
+    assert follow([None, None, 0.5, None, None]) == [1, 2, 3, 4, 5]
+    with pytest.raises(
+        StarError, match=r"not finite in steps 2, 3, 4, .*lower verl\.actor_rollout_ref\.actor\.optim\.lr"
+    ):
+        follow([0.5, None, None, None])

@@ -45,6 +45,13 @@ def test_from_a_stage_runs_it_and_all_after_it_again(demo):
     assert CALLS == ["two", "three"]
 
 
+def test_what_is_moved_aside_is_said_on_the_terminal(demo, tmp_path, capfd):
+    stages = (Stage("one", body, aside=True),)
+    local.run(demo, stages)
+    local.run(demo, stages, start="one")
+    assert f"moved to {tmp_path}/demo/one.old-" in capfd.readouterr().out
+
+
 def test_until_stops_after_a_stage(demo):
     local.run(demo, STAGES, until="one")
     assert CALLS == ["one"]

@@ -82,6 +82,55 @@ def test_an_edited_overlay_is_another_key_and_its_comments_are_not(tmp_path):
         assert of(config) != before
 
 
+@pytest.mark.parametrize(
+    "kind, base, knob, other",
+    [
+        ("sft", {}, {"ENV": {"A": "b"}, "save_steps": 7, "dataloader_num_workers": 1}, {"learning_rate": 1.0e-3}),
+        ("sft", {}, {"padding_free": True, "attn_impl": "flash_attn"}, {"dataloader_drop_last": True}),
+        (
+            "sft",
+            {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4},
+            {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8},
+            {"per_device_train_batch_size": 1},
+        ),
+        ("sft", {}, {"report_to": ["wandb"]}, {"ENV": {"NPROC_PER_NODE": "2"}}),
+        (
+            "grpo",
+            {},
+            {
+                "ray": {"address": "auto"},
+                "env": {"A": "b"},
+                "verl": {
+                    "actor_rollout_ref": {
+                        "actor": {"ppo_max_token_len_per_gpu": 9, "fsdp_config": {"param_offload": True}},
+                        "rollout": {"gpu_memory_utilization": 0.3, "max_num_seqs": 5, "tensor_model_parallel_size": 2},
+                    },
+                    "trainer": {"save_freq": 3, "+max_actor_ckpt_to_keep": 1},
+                },
+            },
+            {"verl": {"actor_rollout_ref": {"actor": {"optim": {"lr": 1.0e-3}}}}},
+        ),
+    ],
+)
+def test_knobs_of_memory_and_speed_are_in_no_key(tmp_path, kind, base, knob, other):
+    """Not as overrides and not in an overlay, whose name says nothing either."""
+    stage = next(stage for stage in chain.STAGES if stage.name == kind)
+
+    def key(overrides, overlaid=None, **more):
+        section = {"overrides": overrides, **more}
+        if overlaid is not None:
+            shipped = "sft/tiny_cpu.yaml" if kind == "sft" else "grpo/tiny.yaml"
+            file = tmp_path / f"{len(list(tmp_path.iterdir()))}.yaml"
+            file.write_text(json.dumps({"base": str(Path("recipes", shipped).resolve()), **overlaid}))
+            section["recipe"] = str(file)
+        return key_of(stage, {name: sections(**{kind: section})[name] for name in stage.config}, 1, {})
+
+    assert key(base) == key({**base, **knob}) == key({**base, **knob}, keep_checkpoints=True)
+    assert key(base, {}) == key(base, knob if not base else {})
+    assert key(base) != key({**base, **other})
+    assert key(base, {}) != key(base if not base else {}, other)
+
+
 def test_an_edited_reward_is_another_key(tmp_path, monkeypatch):
     reward = tmp_path / "mine.py"
     reward.write_text("def compute_score(): ...\n")

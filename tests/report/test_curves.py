@@ -75,6 +75,13 @@ def test_a_resumed_run_holds_what_the_later_start_logged(tmp_path):
     assert metrics.resumed == [3.0]
 
 
+def test_a_stage_moved_aside_is_not_the_run(tmp_path):
+    write(tmp_path / "grpo/metrics.jsonl", [row(1, x=1)])
+    write(tmp_path / "grpo.old-20260101-000000/metrics.jsonl", [row(9, x=9)])
+    assert read_metrics(tmp_path).curves["x"] == [(1.0, 1.0)]
+    assert read_metrics(tmp_path / "grpo.old-20260101-000000").curves["x"] == [(9.0, 9.0)]
+
+
 def test_a_validation_line_at_the_resumed_step_voids_nothing_of_it(tmp_path):
     write(tmp_path / "attempts/001.jsonl", [row(1, x=1), row(2, x=2)])
     write(tmp_path / "attempts/002.jsonl", [row(2, val=5), row(3, x=3)])

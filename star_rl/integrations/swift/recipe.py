@@ -35,9 +35,11 @@ BASE: dict[str, Any] = {
     "load_from_cache_file": False,
     "dataset_shuffle": True,
     "save_strategy": "steps",
-    "save_steps": 100,
+    "save_steps": 25,
     "save_total_limit": 2,
     "logging_steps": 5,
+    "logging_nan_inf_filter": False,  # it would show the mean of the losses before in the place of NaN
+    "ddp_timeout": 1800,  # seconds; ms-swift's 208 days never notice a rank that hangs
     "weight_decay": 0.0,
     "gradient_checkpointing": True,
     "report_to": ["none"],

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import math
 import os
 import shutil
 import signal
@@ -26,10 +27,14 @@ import yaml
 
 from star_rl import locks
 from star_rl.errors import StarError
-from star_rl.integrations import curves, warm
+from star_rl.integrations import copy_tokenizer, curves, warm
 from star_rl.integrations.swift.recipe import PLUGIN, arguments, compose
 from star_rl.integrations.verl import processes
 from star_rl.masking import mask, masking
+
+#: Seconds without a line of `logging.jsonl` after which a run counts as hung, unless ten of its intervals are longer.
+SILENCE = 1800.0
+_LOST_LINES = 3  # logged in a row with a loss that is no number
 
 #: `progress(step, total, loss)`; `loss` is None before the first logged one.
 Progress = Callable[[int, int, float | None], None]
@@ -266,7 +271,7 @@ def _watch(
     """Runs ms-swift and follows `logging.jsonl`; returns (last step, last loss)."""
     journal = work / "logging.jsonl"
     at = journal.stat().st_size if journal.exists() else 0
-    step, loss = 0, None
+    step, loss, sound, lost, pulse = 0, None, 0, 0, _Pulse()
     with _group(command(config, file), log, {**config["ENV"], **os.environ, **env}) as child:
         while True:
             ended = child.poll() is not None
@@ -280,11 +285,24 @@ def _watch(
                         seen = _logged(line)
                         if seen:
                             step, total, now = seen
-                            loss = now if now is not None else loss
+                            pulse.beat(time.monotonic())
+                            if now is not None:
+                                loss, lost = now, 0 if math.isfinite(now) else lost + 1
+                                sound = sound if lost else step
                             if progress:
                                 progress(step, total, loss)
+                        if lost == _LOST_LINES:
+                            raise StarError(
+                                f"the loss of SFT is {loss} since step {sound}, see {journal}",
+                                "lower learning_rate, or look at the data; checkpoints past that step are spoilt",
+                            )
             if ended:
                 break
+            if pulse.silent(time.monotonic()):
+                raise StarError(
+                    f"ms-swift hangs: {journal} had no line for {pulse.limit():.0f} s; the end of {log}:\n{tail(log)}",
+                    "look at the node's GPUs and network, then run again: it resumes",
+                )
             time.sleep(0.3)
         code = child.returncode
     if code:
@@ -293,6 +311,24 @@ def _watch(
             f"ms-swift {how}; the end of {log}:\n{tail(log)}", "mend what it names, then run again: it resumes"
         )
     return step, loss
+
+
+class _Pulse:
+    """Tells a run that hangs by the time since its last line; before the second one its pace is not known."""
+
+    def __init__(self) -> None:
+        self._last, self._lines, self._longest = 0.0, 0, 0.0
+
+    def beat(self, now: float) -> None:
+        if self._lines:
+            self._longest = max(self._longest, now - self._last)
+        self._last, self._lines = now, self._lines + 1
+
+    def limit(self) -> float:
+        return max(SILENCE, 10 * self._longest)
+
+    def silent(self, now: float) -> bool:
+        return self._lines > 1 and now - self._last > self.limit()
 
 
 def _logged(line: bytes) -> tuple[int, int, float | None] | None:
@@ -341,9 +377,6 @@ def export(checkpoint: Path, config: Mapping[str, Any], out: Path) -> None:
                 "args.json",
             }:
                 shutil.copy2(source, fresh / source.name)
-    base = Path(str(config["model"]))
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
-        if (base / name).is_file():
-            shutil.copy2(base / name, fresh / name)
+    copy_tokenizer(config["model"], fresh)
     shutil.rmtree(out, ignore_errors=True)
     fresh.rename(out)

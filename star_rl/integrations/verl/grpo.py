@@ -25,7 +25,7 @@ from rewards import loading
 from star_rl import locks
 from star_rl.errors import StarError
 from star_rl.files import read_json, read_jsonl, write_jsonl, write_text
-from star_rl.integrations import warm
+from star_rl.integrations import copy_tokenizer, warm
 from star_rl.integrations.verl import processes, sizes
 from star_rl.integrations.verl.overrides import overrides_of
 from star_rl.integrations.verl.recipe import (
@@ -43,6 +43,7 @@ from star_rl.masking import mask, masking
 
 _POLL_SECONDS = 0.5
 _TAIL_LINES = 25
+_LOST_STEPS = 3  # in a row without a gradient that is a number
 #: The line of a traceback that names the exception; Ray puts the actor in brackets before it.
 _CAUSE = re.compile(r"^(?:\(.*?\)\s*)?[\w.]*(?:Error|Exception)(?:: |$)")
 #: How Ray says that an actor went without an exception of its own, and where it was.
@@ -166,11 +167,16 @@ def _result(
     return GrpoResult(step, checkpoint, paths.metrics, paths.rollouts, seconds, startup_seconds, resumed_from)
 
 
-def export(result: GrpoResult, target: Path) -> Path:
+def export(result: GrpoResult, target: Path, trained: Path | None = None) -> Path:
     """Make a Hugging Face model folder of a checkpoint: copied where verl saved one, else merged from shards.
 
     FSDP has it in ``huggingface`` where ``hf_model`` is saved; Megatron in ``model/huggingface``, unless it keeps
     shards of its own (``use_dist_checkpointing``; verl/utils/megatron_utils.py:1081).
+
+    Args:
+        result: names the checkpoint.
+        target: the folder to write.
+        trained: the model that training began with; its tokenizer's files take the place of those saved anew.
 
     Raises:
         StarError: merging failed.
@@ -190,6 +196,8 @@ def export(result: GrpoResult, target: Path) -> Path:
             raise StarError(
                 f"cannot merge {result.checkpoint}; the end of {log}:\n{_tail(_lines(log, 0))}", "see the log"
             )
+    if trained is not None:
+        copy_tokenizer(trained, partial)
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
     return target
@@ -305,9 +313,29 @@ def _follow(paths: Paths, attempt: int, started: float, total: int, ended: Calla
             yield Step(row["step"], total, row["data"], time.monotonic() - started)
         if rows:
             merge_metrics(paths)
+            _hold_gradients(file)
         if last_look:
             return
         time.sleep(_POLL_SECONDS)
+
+
+def _hold_gradients(file: Path) -> None:
+    """Whether training still learns. verl leaves out an update whose gradient is not finite, and goes on for ever.
+
+    Raises:
+        StarError: the norm was null, as NaN is written, in the last steps.
+    """
+    name = "actor/grad_norm"
+    said = [
+        (row["step"], row["data"][name]) for row in read_jsonl(file, strict=False) if name in (row.get("data") or {})
+    ]
+    last = said[-_LOST_STEPS:]
+    if len(last) == _LOST_STEPS and all(norm is None for _, norm in last):
+        raise StarError(
+            f"the gradient of GRPO was not finite in steps {', '.join(str(step) for step, _ in last)}, "
+            "and verl skips such updates",
+            "lower verl.actor_rollout_ref.actor.optim.lr, or look at these steps' data in rollouts/",
+        )
 
 
 def _total_steps(overrides: list[str], paths: Paths) -> int:
