@@ -87,8 +87,8 @@ for argv in json.load(open({str(tmp_path / "argv.json")!r})):
     assert done.stdout.count("RESULT") == len(argvs)
 
 
-def losses(out: Path, student: Path, data: Path, overrides: dict, plugins: list[str]) -> tuple[list[float], str]:
-    """The loss of each of ms-swift's steps, and all that it printed."""
+def steps(out: Path, student: Path, data: Path, overrides: dict, plugins: list[str]) -> tuple[list[float], str]:
+    """Loss and gradient norm of each of ms-swift's steps, and all that it printed."""
     config = compose(["table4", ON_A_CPU, overrides], data=data, out=out / "swift", model=student)
     config["external_plugins"] += plugins
     file = out / "sft.yaml"
@@ -104,14 +104,14 @@ def losses(out: Path, student: Path, data: Path, overrides: dict, plugins: list[
     )
     assert done.returncode == 0, done.stdout[-3000:]
     logged = map(json.loads, (out / "swift" / "logging.jsonl").read_text().splitlines())
-    return [line["loss"] for line in logged if "loss" in line], done.stdout
+    return [line[key] for line in logged if "loss" in line for key in ("loss", "grad_norm")], done.stdout
 
 
 def test_table_4_with_liger_and_packed_attention_is_table_4_without(student, data, tmp_path):
     kernels = {"use_liger_kernel": True, "attn_impl": "flash_attn", "padding_free": True}
-    fast, said = losses(tmp_path / "fast", student, data, kernels, [str(STAND_INS / "no_gpu.py")])
+    fast, said = steps(tmp_path / "fast", student, data, kernels, [str(STAND_INS / "no_gpu.py")])
     assert "stand-in: liger's forward" in said and "stand-in: attention over 2 packed sequences" in said
     plain = {"use_liger_kernel": False, "attn_impl": "sdpa", "padding_free": False}
-    slow, _ = losses(tmp_path / "slow", student, data, plain, [])
-    assert len(fast) == 4
+    slow, _ = steps(tmp_path / "slow", student, data, plain, [])
+    assert len(fast) == 8
     assert fast == pytest.approx(slow, abs=1e-3)
