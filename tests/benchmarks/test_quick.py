@@ -1,0 +1,47 @@
+"""``make bench-NAME ARGS=--quick`` of every benchmark: it ends well and prints its figures."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+#: Benchmark -> a row of its table, which has to hold a figure.
+ROWS = {
+    "baselines": "lightgcn",
+    "chat": r"star_rl\.chat",
+    "end-to-end": "evidence",
+    "faults": "tasks:",
+    "neighbours": "implicit",
+    "plan": "training, 10.0 M",
+    "rewards": "bootstrap_20_x_1500",
+    "rollout": "star_agent",
+    "store": "lmdb",
+    "tables": "pandas",
+    "teacher": "no tools",
+    "trajectories": "kept",
+}
+#: Those with an environment of their own.
+OWN = {"baselines", "neighbours", "official", "store", "tables"}
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def test_every_benchmark_is_tried_and_has_its_requirements():
+    assert set(re.findall(r"^bench-([\w-]+):", MAKEFILE, re.MULTILINE)) == set(ROWS)
+    assert {file.stem for file in (ROOT / "benchmarks" / "requirements").iterdir()} == OWN
+    assert {name for name in re.findall(r"\.bench/([\w-]+)/\.installed", MAKEFILE)} == OWN
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ROWS)
+def test_quick_ends_well_and_prints_figures(name):
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}  # as a user calls it
+    done = subprocess.run(
+        ["make", "-s", f"bench-{name}", "ARGS=--quick"], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert re.search(rf"^[| ]*{ROWS[name]}[ |].*\d", done.stdout, re.MULTILINE), done.stdout[-3000:]
