@@ -36,6 +36,27 @@ def test_kuberay_manifests_fit_the_recipe_and_the_pins(name):
         assert {mount["name"] for mount in container["volumeMounts"]} == volumes == {"shared", "shm"}
 
 
+@pytest.mark.parametrize("name", ["kuberay-cluster", "kuberay-job"])
+def test_kuberay_nodes_can_use_a_fast_network(name):
+    """What is commented out for clusters without it is valid where it stands, on every node."""
+    text = (FOLDER / f"{name}.yaml").read_text()
+    text = re.sub(r"^( +)# (env:|  - \{name: \w+, value|rdma/)", r"\1\2", text, flags=re.MULTILINE)
+    tree = yaml.safe_load(text)
+    spec = tree["spec"] if tree["kind"] == "RayCluster" else tree["spec"]["rayClusterSpec"]
+    built = re.search(
+        r"docker build -f packaging/Dockerfile.gpu -t (\S+) \.", Path("packaging/Dockerfile.gpu").read_text()
+    )
+    for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
+        pod = group["template"]["spec"]
+        (container,) = pod["containers"]
+        assert container["securityContext"]["capabilities"]["add"] == ["IPC_LOCK"]
+        assert container["resources"]["limits"]["rdma/hca_shared_devices_a"] == 1
+        names = [variable["name"] for variable in container["env"]]
+        assert names == ["NCCL_IB_HCA", "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"]
+        assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in pod["tolerations"]
+        assert container["image"] == built.group(1)
+
+
 def test_the_job_s_entrypoint_is_one_command():
     """KubeRay joins it into a shell line of the submitter's Pod."""
     entrypoint = yaml.safe_load((FOLDER / "kuberay-job.yaml").read_text())["spec"]["entrypoint"]
@@ -74,8 +95,8 @@ def slurm(tmp_path):
         srun='while [[ $1 == --* ]]; do shift; done\nexec "$@"',
         sleep="",  # the script's pauses
         python=f'exec {sys.executable} "$@"',
-        ray=f'echo "ray $* [$GLOO_SOCKET_IFNAME $NCCL_SOCKET_IFNAME]" >>{calls}\necho $$ >>{tmp_path}/nodes\n'
-        "exec tail -f /dev/null",
+        ray=f'echo "ray $* [$GLOO_SOCKET_IFNAME $NCCL_SOCKET_IFNAME]" >>{calls}\n'
+        f"echo $$ >{tmp_path}/$([[ $* == *--head* ]] && echo head || echo worker)\nexec tail -f /dev/null",
     )
 
     def start(follow, status="echo 'star-one-0  RUNNING  7 s  /runs/one'", state="RUNNING", **variables):
@@ -83,10 +104,12 @@ def slurm(tmp_path):
             tmp_path,
             **{
                 "scontrol": f'echo "scontrol $*" >>{calls}\ncase $1$2 in\n'
-                f'showhostnames) printf "127.0.0.1\\n127.0.0.1\\n";;\nshowjob) echo "JobState={state} Requeue=1";;\nesac',
+                "showhostnames) echo 127.0.0.1; echo 127.0.0.1;;\n"
+                f'showjob) echo "JobState={state} Requeue=1";;\nesac',
                 "star-rl": f'echo "star-rl $*" >>{calls}\ncase "$*" in\n'
-                "submit*) echo 'star-one-0: 0.10 MB sent in 0.1 s'; echo 'star-rl status one --follow shows its log';;\n"
-                f"*--follow*) {follow};;\nstatus*) {status};;\nesac",
+                "submit*) echo 'star-one-0: 0.10 MB sent in 0.1 s'; echo 'star-rl status one --follow shows it';;\n"
+                f"*--follow*) until [[ -s {tmp_path}/head && -s {tmp_path}/worker ]]; do command -p sleep 0.02; done\n"
+                f"{follow};;\nstatus*) {status};;\nesac",
             },
         )
         process = subprocess.Popen(
@@ -99,9 +122,7 @@ def slurm(tmp_path):
         started.append(process)
         return process
 
-    yield SimpleNamespace(
-        start=start, folder=tmp_path, loopback=loopback, calls=lambda: calls.read_text().splitlines()
-    )
+    yield SimpleNamespace(start=start, folder=tmp_path, loopback=loopback, calls=lambda: calls.read_text().splitlines())
     left = [int((tmp_path / name).read_text()) for name in ("head", "worker")]
     left = [pid for pid in left if psutil.pid_exists(pid)]
     for pid in [*left, *(process.pid for process in started if process.poll() is None)]:
