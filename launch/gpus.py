@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def answer(count: int) -> dict[str, Any]:
 
     said["cuda"] = _tried(cuda)
     if "error" not in said["cuda"]:
-        said["devices"] = [_tried(lambda at=at: _device(at)) for at in range(min(count, said["cuda"]["count"]))]
+        said["devices"] = [_tried(partial(_device, at)) for at in range(min(count, said["cuda"]["count"]))]
         said["flash_attn"] = _tried(_flash_attn)
     else:
         said["flash_attn"] = _tried(lambda: __import__("flash_attn") and None)

@@ -107,7 +107,7 @@ def test_gpus_that_are_about_to_be_free_are_waited_for(monkeypatch):
     assert line.startswith("W&B (http://127.0.0.1:9) cannot be reached from a:1, b:1") and "wandb sync" in line
     assert os.environ["WANDB_MODE"] == "offline"
     monkeypatch.setattr(preflight.gpus, "look", lambda each, env: (["a: driver 550.54 is too old"], ""))
-    with pytest.raises(StarError, match="not ready:\n  a: driver 550.54 is too old"):
+    with pytest.raises(StarError, match=r"not ready:\n  a: driver 550\.54 is too old"):
         preflight.run(Needs(2, 8))
     monkeypatch.setattr(preflight, "_JOIN_SECONDS", 0.0)
     monkeypatch.setattr(ray, "available_resources", lambda: {"GPU": 8.0})

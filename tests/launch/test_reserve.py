@@ -1,11 +1,14 @@
 """GPUs of a process that Ray did not start are held in Ray's table while it runs."""
 
+import contextlib
 import time
 
 import pytest
 
-from launch import reserve
+from launch import job, reserve
+from launch.preflight import Needs
 from star_rl.errors import StarError
+from star_rl.stage import Stage
 
 pytestmark = pytest.mark.engine
 
@@ -36,3 +39,19 @@ def test_gpus_are_held_inside_the_block_and_free_after():
 def test_none_are_asked_of_a_cluster_where_none_are_wanted():
     with reserve.gpus(0, address="nowhere:1"):
         pass
+
+
+def test_a_job_holds_the_gpus_of_sft_while_it_trains(monkeypatch):
+    told = []
+
+    @contextlib.contextmanager
+    def gpus(count):
+        told.append(count)
+        yield
+        told.append("free")
+
+    monkeypatch.setattr(reserve, "gpus", gpus)
+    stages = (Stage("sft", lambda _: told.append("trains") or {"steps": 1}), Stage("sample", lambda _: {}))
+    sft, sample = job.guarded(stages, Needs(driver_gpus=8))
+    assert sft.body(None) == {"steps": 1} and told == [8, "trains", "free"]
+    assert sample.body is stages[1].body
