@@ -11,6 +11,10 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+
+from launch import gpus
+from launch.preflight import same_release
 
 #: Module to import -> what is printed after it. Each runs in a process of its own: one broken engine hides no other.
 _IMPORTS = {
@@ -23,8 +27,9 @@ _IMPORTS = {
     "plug-in": "import verl; from verl.plugin.platform import get_platform as p; print('platform', p().device_name)",
 }
 _IMPORT_SECONDS = 180
-_CPU_MEMORY_GIB = 8
-_DISK_GIB = 4
+#: GiB of memory and disk that are wanted; a GPU's host holds what is offloaded, and checkpoints.
+_MEMORY_GIB = {"cpu": 8, "gpu": 256}
+_DISK_GIB = {"cpu": 4, "gpu": 500}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +70,10 @@ def _versions(extra: str) -> Iterator[Check]:
         try:
             have = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            yield Check(name, "wrong", f"absent, pinned {wanted}", f"pip install -e '.[{extra}]' (or: make install)")
+            remedy = "make install EXTRA=gpu" if extra == "gpu" else f"pip install -e '.[{extra}]' (or: make install)"
+            yield Check(name, "wrong", f"absent, pinned {wanted}", remedy)
             continue
-        same = have.split("+")[0] == wanted
+        same = same_release(have, wanted)
         yield Check(
             name, "ok" if same else "wrong", f"{have}, pinned {wanted}", "" if same else f"pip install {name}=={wanted}"
         )
@@ -90,29 +96,34 @@ def _import(item: tuple[str, str]) -> Check:
     return Check(f"import {name}", "wrong", last[:160], "make install (or reinstall the extra named in the README)")
 
 
-def _machine() -> Iterator[Check]:
+def _machine(extra: str) -> Iterator[Check]:
     import psutil
 
     cores = len(os.sched_getaffinity(0))
     yield Check("cores", "ok" if cores >= 2 else "note", str(cores), "" if cores >= 2 else "two cores are advised")
     memory = psutil.virtual_memory()
     free = memory.available / 2**30
-    enough = free >= _CPU_MEMORY_GIB
+    enough, low = free >= _MEMORY_GIB[extra], "note" if extra == "gpu" else "wrong"
+    what = "8B on 8 GPUs" if extra == "gpu" else "the quickstart"
     yield Check(
         "memory",
-        "ok" if enough else "wrong",
+        "ok" if enough else low,
         f"{free:.1f} GiB free of {memory.total / 2**30:.1f}",
-        "" if enough else f"the quickstart wants {_CPU_MEMORY_GIB} GiB: close something, or use a larger machine",
+        "" if enough else f"{what} wants {_MEMORY_GIB[extra]} GiB: close something, or use a larger machine",
     )
     disk = shutil.disk_usage(".").free / 2**30
-    enough = disk >= _DISK_GIB
+    enough = disk >= _DISK_GIB[extra]
     yield Check(
         "disk",
-        "ok" if enough else "wrong",
+        "ok" if enough else low,
         f"{disk:.0f} GiB free here",
-        "" if enough else f"free {_DISK_GIB} GiB, or work in another folder",
+        "" if enough else f"free {_DISK_GIB[extra]} GiB, or work in another folder (out=)",
     )
-    yield _gpus()
+    seen = _gpus()
+    yield seen
+    if extra == "gpu":
+        yield from _probe(seen.value.count(";") + 1)
+        return
     shared = shutil.disk_usage("/dev/shm").free / 2**30 if os.path.isdir("/dev/shm") else 0.0
     yield Check(
         "shared memory",
@@ -120,6 +131,22 @@ def _machine() -> Iterator[Check]:
         f"{shared:.1f} GiB free in /dev/shm",
         "" if shared >= 1 else "Ray keeps its objects there: in a container, start it with --shm-size=2g",
     )
+
+
+def _probe(count: int) -> Iterator[Check]:
+    """What the GPUs and the libraries for them say; the size of /dev/shm is among it."""
+    wrong = gpus.problems(gpus.ask(count, {}))
+    for line in wrong:
+        what, _, remedy = line.rpartition(": ")
+        yield Check("GPU probe", "wrong", what, remedy)
+    if not wrong:
+        yield Check("GPU probe", "ok", f"{count} GPU(s): products, flash-attn, liger, vLLM's kernels")
+    root = os.environ.get("CUDA_HOME") or "/usr/local/cuda"  # where DeepSpeed looks
+    if shutil.which("nvcc") or Path(root, "bin", "nvcc").exists():
+        yield Check("nvcc", "ok", "found")
+    else:
+        value = "absent: SFT with deepspeed zero3_offload compiles its optimizer"
+        yield Check("nvcc", "note", value, "use an image with CUDA's compiler for that recipe")
 
 
 def _gpus() -> Check:
@@ -176,10 +203,10 @@ def checks(extra: str | None = None) -> Iterator[Check]:
     yield Check("python", "ok" if good else "wrong", sys.version.split()[0], "" if good else "use Python 3.11 or 3.12")
     yield from _versions(extra)
     with ThreadPoolExecutor(2) as pool:
-        yield from pool.map(_import, _IMPORTS.items())
+        yield from pool.map(_import, [item for item in _IMPORTS.items() if (extra, item[0]) != ("gpu", "plug-in")])
     yield _kernel()
     yield _scanner()
-    yield from _machine()
+    yield from _machine(extra)
     yield _ray()
 
 

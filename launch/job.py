@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from launch import compiled, preflight, secret
+from launch import compiled, preflight, reserve, secret
 from star_rl.errors import StarError
+from star_rl.integrations import curves
 from star_rl.masking import MaskedStream
 from star_rl.stage import Context, Stage, manifest_of
 
@@ -21,7 +23,15 @@ SPEC = ".star_rl_job.json"
 
 
 def guarded(stages: tuple[Stage, ...], needs: preflight.Needs) -> tuple[Stage, ...]:
-    """The chain with a look at the store on every node before GRPO starts on them."""
+    """The chain with a look at the store on every node before GRPO starts on them, and SFT's GPUs held in Ray."""
+
+    def reserved(body: Any) -> Any:
+        def held(context: Context) -> dict[str, Any]:
+            with reserve.gpus(needs.driver_gpus):
+                result: dict[str, Any] = body(context)
+            return result
+
+        return held
 
     def guard(body: Any) -> Any:
         def checked(context: Context) -> dict[str, Any]:
@@ -29,6 +39,8 @@ def guarded(stages: tuple[Stage, ...], needs: preflight.Needs) -> tuple[Stage, .
             store = dataclasses.replace(
                 needs,
                 model="",
+                disk=0,
+                wandb="",
                 store=str(context.inputs["evidence"] / "store"),
                 fingerprint=manifest["figures"].get("visible_fingerprint", ""),
             )
@@ -38,9 +50,19 @@ def guarded(stages: tuple[Stage, ...], needs: preflight.Needs) -> tuple[Stage, .
 
         return checked
 
+    around = {"sft": reserved, "grpo": guard}
     return tuple(
-        dataclasses.replace(stage, body=guard(stage.body)) if stage.name == "grpo" else stage for stage in stages
+        dataclasses.replace(stage, body=around[stage.name](stage.body)) if stage.name in around else stage
+        for stage in stages
     )
+
+
+def still_to_write(disk: int, run: Path) -> int:
+    """Of the bytes that checkpoints take, those that a run's folder does not hold yet."""
+    if (run / "grpo" / "manifest.json").exists():
+        return 0
+    files = (file for stage in ("sft", "grpo") for file in (run / stage).rglob("*") if file.is_file())
+    return max(0, disk - sum(file.stat().st_size for file in files))
 
 
 def run(spec: dict[str, Any]) -> None:
@@ -57,10 +79,13 @@ def run(spec: dict[str, Any]) -> None:
     for part in compiled.adopt(Path(compiled.__file__).resolve().parents[1]):
         print(f"{part} is not built in this image: a slower path is taken (pip install -e . builds it)", flush=True)
     print("preflight: looking at the cluster's nodes", flush=True)
-    print("\n".join(preflight.run(needs)), flush=True)
     file = Path(SPEC).with_suffix(".yaml")
     file.write_text(spec["recipe"], encoding="utf-8")
     recipe = load(file)
+    folder = Path(recipe.out) / recipe.name
+    left = preflight.within(10.0, recipe.out, lambda: still_to_write(needs.disk, folder))
+    needs = dataclasses.replace(needs, disk=left, wandb=curves.server(os.environ))
+    print("\n".join(preflight.run(needs)), flush=True)
     check_recipe(recipe, spec.get("until"))
     local.run(recipe, guarded(chain.STAGES, needs), spec.get("start"), spec.get("until"))
 

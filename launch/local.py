@@ -18,7 +18,7 @@ from launch.options import Recipe
 from star_rl import locks
 from star_rl.errors import StarError
 from star_rl.files import write_text, writing_error
-from star_rl.integrations import warm
+from star_rl.integrations import curves, warm
 from star_rl.integrations.verl.recipe import choose_device
 from star_rl.masking import MaskedStream, mask, masking
 from star_rl.stage import Outcome, Stage, run_stage
@@ -185,6 +185,8 @@ def run(
     with _only_run(folder), _terminate_as_interrupt(), _warm(folder / "logs" / "warm.log", idle=idle):
         write_text(folder / "recipe.yaml", _yaml(options))
         print(f"{recipe.name} -> {folder}", flush=True)
+        if not idle and (server := curves.server(os.environ)) and not curves.reachable(server):
+            print(curves.offline(server, ["here"]), flush=True)
         for number, stage in enumerate(stages[: last + 1]):
             config = {name: options[name] for name in stage.config}
             log = folder / "logs" / f"{stage.name}.log"

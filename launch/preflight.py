@@ -10,6 +10,7 @@ import ast
 import contextlib
 import json
 import secrets
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +19,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from launch import gpus
 from star_rl.errors import StarError
+from star_rl.integrations import curves
 
 T = TypeVar("T")
 
@@ -45,6 +48,9 @@ class Needs:
         fingerprint: of the data that the store was built from; empty accepts any, but the same on all nodes.
         driver_gpus: on the node of the job's driver, where SFT runs.
         model: hub id of the student's weights, to be reached from the driver; empty for a folder.
+        disk: bytes that checkpoints will take on the shared folder; 0 where that is not known.
+        env: variables of the training's network and allocator, for the look at the GPUs.
+        wandb: W&B's server, where the curves go online.
     """
 
     nodes: int = 1
@@ -55,6 +61,9 @@ class Needs:
     fingerprint: str = ""
     driver_gpus: int = 0
     model: str = ""
+    disk: int = 0
+    env: Mapping[str, str] = field(default_factory=dict)
+    wandb: str = ""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -94,6 +103,7 @@ def probe(needs: Mapping[str, Any], token: str) -> dict[str, Any]:
         "versions": versions(tuple(needs["pins"])),
         "store": None,
         "shared": "",
+        "wandb": not needs["wandb"] or curves.reachable(needs["wandb"]),
     }
     if needs["shared"]:
         said["shared"] = _touch(Path(needs["shared"]), token, said["host"])
@@ -211,6 +221,29 @@ def within(seconds: float, what: str, function: Callable[[], T]) -> T:
         ) from None
 
 
+def same_release(version: str, wanted: str) -> bool:
+    """Whether an installed version is the pinned one: its local part and a ``.postN`` are builds of it."""
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        have = Version(version)
+    except InvalidVersion:  # absent
+        return False
+    return not have.is_prerelease and have.release == Version(wanted).release
+
+
+def check_disk(needs: Needs) -> list[str]:
+    """Whether the shared folder has room for the checkpoints."""
+    free = shutil.disk_usage(needs.shared).free
+    if free >= needs.disk:
+        return []
+    return [
+        f"the checkpoints take {needs.disk / 1e9:.0f} GB, {needs.shared} has {free / 1e9:.0f} GB free: free the rest, "
+        "set out= to a larger folder, or keep fewer (sft.overrides.save_total_limit, "
+        "grpo.overrides.verl.trainer.max_actor_ckpt_to_keep)"
+    ]
+
+
 def check_answers(needs: Needs, answers: Mapping[str, Mapping[str, Any]], written: int) -> list[str]:
     """What the nodes' answers say is wrong.
 
@@ -229,7 +262,7 @@ def check_answers(needs: Needs, answers: Mapping[str, Mapping[str, Any]], writte
                 listed = ", ".join(f"{version} on {host}" for host, version in sorted(have.items()))
                 wrong.append(f"{name} differs: {listed}: use one image on all nodes")
             continue
-        bad = {host: version for host, version in have.items() if version.split("+")[0] != wanted}
+        bad = {host: version for host, version in have.items() if not same_release(version, wanted)}
         if bad:
             listed = ", ".join(f"{version} on {host}" for host, version in sorted(bad.items()))
             wrong.append(
@@ -280,7 +313,7 @@ def run(needs: Needs, address: str = "auto") -> list[str]:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    began, mark = time.monotonic(), None
+    began, mark, network = time.monotonic(), None, ""
     joined = not ray.is_initialized()
     if joined:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
@@ -315,6 +348,10 @@ def run(needs: Needs, address: str = "auto") -> list[str]:
         ]
         written = within(_HERE_SECONDS, needs.shared, lambda: _marks(Path(needs.shared), token)) if mark else 0
         wrong += check_answers(needs, answers, written)
+        if mark and needs.disk:
+            wrong += within(_HERE_SECONDS, needs.shared, lambda: check_disk(needs))
+        if needs.gpus_per_node and not wrong:
+            wrong, network = gpus.look(needs.gpus_per_node, needs.env)
         if needs.model:
             wrong += within(_NODE_SECONDS, f"the hub ({needs.model})", lambda: check_model(needs.model))
     finally:
@@ -326,11 +363,14 @@ def run(needs: Needs, address: str = "auto") -> list[str]:
     if wrong:
         raise StarError("this cluster is not ready:\n  " + "\n  ".join(wrong), "mend these and submit again")
     hosts = ", ".join(sorted(answers))
+    cut_off = [host for host, said in answers.items() if not said["wandb"]]
     return [
         f"preflight: {len(answers)} node(s) ({hosts}), {needs.gpus_per_node} GPUs wanted on each of {needs.nodes}, "
         f"{len(needs.pins)} versions as pinned, {needs.shared or 'no shared path'} writable"
         + (f", store {needs.store} the same everywhere" if needs.store else "")
-        + f" ({time.monotonic() - began:.1f} s)"
+        + (f", {network}" if network else "")
+        + f" ({time.monotonic() - began:.1f} s)",
+        *([curves.offline(needs.wandb, cut_off)] if cut_off else []),
     ]
 
 

@@ -7,6 +7,7 @@ folder.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import secrets as random_source
@@ -23,6 +24,7 @@ from urllib.parse import urlsplit
 
 from launch import job, package, preflight, secret
 from launch.options import Recipe
+from launch.plan.shapes import Shape, shape_of
 from star_rl.errors import StarError
 
 #: Key of a job's metadata that marks it as ours and holds its specification as JSON.
@@ -131,7 +133,7 @@ def needs_of(recipe: Recipe, root: Path, extra: str | None, until: str | None) -
     wanted = preflight.pins(root / "setup.py", extra)
     wanted = {name: version for name, version in wanted.items() if name in preflight.ENGINES}
     trains = until is None or local.first_of(chain.STAGES, until) >= local.first_of(chain.STAGES, "sft")
-    nodes, gpus, driver, model = 1, 0, 0, ""
+    nodes, gpus, driver, model, disk = 1, 0, 0, "", 0
     if trains:
         config = compose(overrides_of(grpo.verl))
         trainer = config.trainer
@@ -142,7 +144,22 @@ def needs_of(recipe: Recipe, root: Path, extra: str | None, until: str | None) -
         model = "" if path.startswith("/") else path
         if extra == "gpu":
             driver = sft_processes(asdict(recipe.sft))
-    return preflight.Needs(nodes, gpus, wanted, str(Path(recipe.out)), driver_gpus=driver, model=model)
+        with contextlib.suppress(StarError):  # a model of the cluster's whose shape its name does not tell
+            disk = checkpoint_bytes(recipe, shape_of(path), config)
+    env = {name: value for name, value in grpo.env.items() if name.startswith(("NCCL_", "GLOO_", "PYTORCH_"))}
+    return preflight.Needs(
+        nodes, gpus, wanted, str(Path(recipe.out)), driver_gpus=driver, model=model, disk=disk, env=env
+    )
+
+
+def checkpoint_bytes(recipe: Recipe, shape: Shape, config: Any) -> int:
+    """What the larger of the two stages' checkpoints take. ``config``: GRPO's, composed by verl."""
+    from launch.overlays import sft_layers
+    from launch.plan.disk import grpo_bytes, sft_bytes
+    from star_rl.integrations.swift import recipe as swift
+
+    sft = swift.compose(sft_layers(asdict(recipe.sft)), data=Path("sft.parquet"), out=Path("out"), model="planned")
+    return max(sft_bytes(shape, sft), grpo_bytes(shape, config))
 
 
 def submit(

@@ -9,8 +9,11 @@ from __future__ import annotations
 import netrc
 import os
 import secrets
-from collections.abc import Mapping
+import threading
+import urllib.request
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 from star_rl.files import write_text
@@ -34,6 +37,40 @@ def mode(given: Mapping[str, str]) -> str:
         return given["WANDB_MODE"]
     server = given.get("WANDB_BASE_URL", "")
     return "online" if given.get("WANDB_API_KEY") or (server and _login(server, given)) else "offline"
+
+
+def server(given: Mapping[str, str]) -> str:
+    """Return the address that the curves go to; empty where they stay here."""
+    return (given.get("WANDB_BASE_URL") or "https://api.wandb.ai") if mode(given) == "online" else ""
+
+
+def reachable(address: str, seconds: float = 10.0) -> bool:
+    """Return whether a server answers at all, by the proxies of the environment."""
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(address, timeout=seconds).close()
+        except HTTPError:  # an answer
+            pass
+        except Exception:
+            return
+        answered.set()
+
+    # a thread: looking up a name has no limit of its own
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(seconds)
+    return answered.is_set()
+
+
+def offline(address: str, hosts: Iterable[str]) -> str:
+    """Keep the curves in the run folder from here on; return the line that says so."""
+    os.environ["WANDB_MODE"] = "offline"
+    return (
+        f"W&B ({address}) cannot be reached from {', '.join(sorted(hosts))}: the curves are kept offline in the run "
+        "folder, wandb sync sends them from elsewhere"
+    )
 
 
 def _login(server: str, given: Mapping[str, str]) -> bool:

@@ -1,6 +1,7 @@
 """The doctor: pins come from the package's own metadata, and what is wrong is said with its remedy."""
 
 import importlib.metadata
+from types import SimpleNamespace
 
 import pytest
 
@@ -56,3 +57,23 @@ def test_a_ray_address_that_does_not_answer_is_wrong(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     monkeypatch.setattr(doctor.subprocess, "run", lambda *_, **__: type("R", (), {"returncode": 1, "stdout": ""})())
     assert doctor._ray().state == "wrong"
+
+
+def test_a_gpu_machine_is_asked_a_gpu_s_questions(monkeypatch):
+    monkeypatch.setattr(doctor, "_gpus", lambda: doctor.Check("GPUs", "ok", "H20, 97871 MiB; H20, 97871 MiB"))
+    asked = []
+    monkeypatch.setattr(doctor.gpus, "ask", lambda count, env: asked.append(count))
+    monkeypatch.setattr(doctor.gpus, "problems", lambda _: ["driver 550.54 is too old: install driver >= 580"])
+    monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=20 * 2**30))
+    monkeypatch.setenv("CUDA_HOME", "/none")
+    found = {check.name: check for check in doctor._machine("gpu")}
+    assert asked == [2]
+    assert found["GPU probe"] == doctor.Check("GPU probe", "wrong", "driver 550.54 is too old", "install driver >= 580")
+    assert found["nvcc"].state == "note" and "zero3_offload" in found["nvcc"].value
+    assert found["disk"].state == "note" and "free 500 GiB" in found["disk"].remedy
+    assert "shared memory" not in found  # among the probe's
+    monkeypatch.setattr(doctor, "_import", lambda item: doctor.Check(f"import {item[0]}", "ok", ""))
+    assert "import plug-in" not in {check.name for check in doctor.checks("gpu")}
+    absent = {check.name: check for check in doctor._versions("gpu")}["flash-attn"]
+    assert absent.state == "wrong" and absent.remedy == "make install EXTRA=gpu"

@@ -1,5 +1,6 @@
 """The local runner: from a stage, until a stage, one process per run, and what the terminal shows."""
 
+import contextlib
 import io
 import os
 
@@ -55,6 +56,18 @@ def test_what_is_moved_aside_is_said_on_the_terminal(demo, tmp_path, capfd):
 def test_until_stops_after_a_stage(demo):
     local.run(demo, STAGES, until="one")
     assert CALLS == ["one"]
+
+
+def test_curves_are_kept_here_where_their_server_is_out_of_reach(demo, capsys, monkeypatch):
+    monkeypatch.setattr(local, "_warm", lambda log, idle: contextlib.nullcontext())
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_MODE", "online")
+    local.run(demo, STAGES)
+    assert os.environ["WANDB_MODE"] == "online"  # nothing trains
+    local.run(demo, [Stage("four", body, packages=("numpy",))])
+    assert "W&B (http://127.0.0.1:9) cannot be reached from here" in capsys.readouterr().out
+    assert os.environ["WANDB_MODE"] == "offline"
 
 
 def test_an_unknown_stage_lists_the_known_ones(demo):

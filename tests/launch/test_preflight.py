@@ -1,5 +1,6 @@
 """The preflight: what is missing is told with its remedy, node by node."""
 
+import os
 import threading
 from dataclasses import asdict
 from pathlib import Path
@@ -7,9 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from launch import preflight
+from launch import job, preflight
 from launch.preflight import Needs, check_answers, check_driver, check_free, check_model, check_nodes
 from star_rl.errors import StarError
+from star_rl.integrations import curves
 
 
 def node(host, gpus=0, alive=True):
@@ -17,7 +19,15 @@ def node(host, gpus=0, alive=True):
 
 
 def said(**more):
-    return {"host": "a", "python": "3.11", "versions": {"ray": "2.60.0"}, "store": None, "shared": "", **more}
+    return {
+        "host": "a",
+        "python": "3.11",
+        "versions": {"ray": "2.60.0"},
+        "store": None,
+        "shared": "",
+        "wandb": True,
+        **more,
+    }
 
 
 def test_pins_are_read_from_setup_py():
@@ -88,8 +98,17 @@ def test_gpus_that_are_about_to_be_free_are_waited_for(monkeypatch):
     monkeypatch.setattr(ray, "remote", lambda **_: lambda _: task)
     monkeypatch.setattr(ray, "wait", lambda asked, **_: (asked, []))
     monkeypatch.setattr(ray, "get", lambda _: said())
+    monkeypatch.setattr(preflight.gpus, "look", lambda each, env: ([], "all-reduce 9 GB/s"))
     (line,) = preflight.run(Needs(2, 8))
-    assert line.startswith("preflight: 2 node(s)")
+    assert line.startswith("preflight: 2 node(s)") and "all-reduce 9 GB/s" in line
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setattr(ray, "get", lambda _: said(wandb=False))
+    line = preflight.run(Needs(2, 8, wandb="http://127.0.0.1:9"))[1]
+    assert line.startswith("W&B (http://127.0.0.1:9) cannot be reached from a:1, b:1") and "wandb sync" in line
+    assert os.environ["WANDB_MODE"] == "offline"
+    monkeypatch.setattr(preflight.gpus, "look", lambda each, env: (["a: driver 550.54 is too old"], ""))
+    with pytest.raises(StarError, match=r"not ready:\n  a: driver 550\.54 is too old"):
+        preflight.run(Needs(2, 8))
     monkeypatch.setattr(preflight, "_JOIN_SECONDS", 0.0)
     monkeypatch.setattr(ray, "available_resources", lambda: {"GPU": 8.0})
     with pytest.raises(StarError, match="wants 16 GPUs, 8 are free"):
@@ -179,3 +198,38 @@ def test_a_node_says_what_it_sees(tmp_path):
     assert preflight._marks(tmp_path, "t") == 1
     preflight._sweep(tmp_path, "t")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_post_release_is_the_pinned_one():
+    needs = Needs(pins={"flash-attn": "2.8.3"})
+    for version in ("2.8.3", "2.8.3.post2", "2.8.3+cu130torch2.11"):
+        assert check_answers(needs, {"a:1": said(versions={"flash-attn": version})}, 1) == []
+    for version in ("2.8.30", "2.8.3rc1", "2.9", "absent"):
+        assert (
+            "flash-attn is pinned to 2.8.3"
+            in check_answers(needs, {"a:1": said(versions={"flash-attn": version})}, 1)[0]
+        )
+
+
+def test_checkpoints_that_do_not_fit_are_refused_with_both_figures(monkeypatch):
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: SimpleNamespace(free=200_000_000_000))
+    assert preflight.check_disk(Needs(shared="/s", disk=200_000_000_000)) == []
+    (line,) = preflight.check_disk(Needs(shared="/s", disk=393_000_000_000))
+    assert line.startswith("the checkpoints take 393 GB, /s has 200 GB free: free the rest")
+
+
+def test_checkpoints_that_stand_already_are_not_asked_for_again(tmp_path):
+    (tmp_path / "sft" / "swift").mkdir(parents=True)
+    (tmp_path / "sft" / "swift" / "optimizer").write_bytes(b"x" * 30)
+    assert job.still_to_write(100, tmp_path) == 70 and job.still_to_write(10, tmp_path) == 0
+    (tmp_path / "grpo").mkdir()
+    (tmp_path / "grpo" / "manifest.json").write_text("{}")
+    assert job.still_to_write(100, tmp_path) == 0
+
+
+def test_a_server_of_curves_that_is_out_of_reach(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    given = {"WANDB_API_KEY": "k", "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    assert curves.server(given) == "http://127.0.0.1:9" and curves.server({**given, "WANDB_MODE": "offline"}) == ""
+    assert not curves.reachable("http://127.0.0.1:9")
+    assert not preflight.probe(asdict(Needs(wandb="http://127.0.0.1:9")), "t")["wandb"]

@@ -17,6 +17,7 @@ import pytest
 
 from launch import package, preflight, secret, submit
 from launch.chain import STAGES
+from launch.plan.shapes import QWEN3
 from launch.recipe import load
 from star_rl import cli
 from star_rl.errors import StarError
@@ -233,6 +234,7 @@ def test_the_needs_of_a_recipe_are_those_of_its_grpo_overlay(tmp_path):
     assert needs.pins["flash-attn"] and needs.pins["wandb"] and needs.shared == str(tmp_path)
     assert (needs.driver_gpus, needs.model) == (8, "Qwen/Qwen3-8B")
     assert "megatron-core" not in needs.pins
+    assert needs.disk >= 3 * 16 * QWEN3["Qwen3-8B"].parameters  # three of SFT's
     large = ["grpo.recipe=recipes/grpo/megatron-32b.yaml", "student.path=Qwen/Qwen3-32B"]
     recipe = load("recipes/amazon.yaml", [f"out={tmp_path}", "source.root=/data", HOST, *large])
     assert "megatron-core" in submit.needs_of(submit.prepare(recipe, Path.cwd()), Path.cwd(), None, None).pins
