@@ -1,11 +1,11 @@
 """Minutes of SFT, sampling and GRPO, estimated from FLOPs and bytes.
 
-FLOPs: a matrix product costs 2 a parameter and token forward and twice that backward; layers run forward once more
-under gradient checkpointing, the output projection does not. Attention costs ``4 * query width * length`` a token and
-layer forward, half of it where a flash kernel skips what lies ahead. Bytes: decoding reads the weights once a step and
-the KV cache of each sequence; FSDP gathers 16-bit weights before each forward and backward pass of a micro-batch and
-reduces 32-bit gradients after it, within a node over NVLink, else over the network; each rank gathers the whole model
-in 32 bits for the weight sync.
+FLOPs: a matrix product costs 2 a parameter and token forward and twice that backward; under gradient checkpointing
+layers run forward once more (but for the last product), the output projection does not. Attention costs
+``4 * query width * length`` a token and layer forward, half of it where a flash kernel skips what lies ahead. Bytes:
+decoding reads the weights once a step and the KV cache of each sequence; FSDP gathers 16-bit weights before each
+forward and backward pass of a micro-batch and reduces 32-bit gradients after it, within a node over NVLink, else over
+the network; each rank gathers the whole model in 32 bits for the weight sync.
 
 None of it was measured on a GPU. What is assumed stands in :class:`Assumed` and in the constants below.
 """
@@ -120,10 +120,12 @@ def flops(shape: Shape, length: float, *, causal: bool, train: bool, checkpointi
     """
     back = (1 if adapters else 2) if train else 0
     again = int(train and checkpointing)
-    norms = 2 * shape.hidden + 2 * shape.head_dim
+    products = shape.layer - 2 * shape.hidden - 2 * shape.head_dim  # less its norms
+    # torch ends the second forward at the last tensor that is missed: the input of the MLP's last product
+    repeated = again * (products - shape.hidden * shape.intermediate)
     attention = 4 * shape.query * length * shape.layers / (2 if causal else 1)
     return Flops(
-        2 * shape.layers * (shape.layer - norms) * (1 + back + again),
+        2 * shape.layers * (products * (1 + back) + repeated),
         attention * (1 + (2 if train else 0) + again),
         2 * shape.embedding * (1 + back),
     )
