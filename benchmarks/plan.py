@@ -9,6 +9,9 @@ memory is held against the plan of the same step on one GPU, less what CUDA take
 The same two models in a vLLM CPU engine: what its weights take, how many tokens vLLM's own count of blocks puts into a
 KV cache of a given size, and the growth of resident memory at the peak of a full batch.
 
+The time of a step with checkpointing, in 32 bits: how many times longer it takes with the larger model, beside what
+the FLOPs of the plan say. The ratio must lie within ``PACE``, for a CPU is not equally fast with both.
+
 Each measurement is a process of its own. The ratio measured / planned must lie within ``BAND``: a plan that promises
 less than is needed is worse than one that asks for more, so the band is not even.
 """
@@ -19,14 +22,18 @@ import gc
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import CACHE, arguments, child, machine, read_options, table, two_cores, write_json
 from launch.plan import GIB, Shape, activations
+from launch.plan.time import flops
 
 #: Measured / planned.
 BAND = (0.75, 1.10)
+#: Measured / planned ratio of the times of two models.
+PACE = (0.6, 1.5)
 MIB = 2**20
 #: vLLM's batch and the length of its rows, tokens, and bytes of its KV cache.
 BATCH, ROW, CACHED = 4096, 1024, GIB
@@ -98,6 +105,32 @@ def step(shape: Shape, rows: int, tokens: int, checkpointing: bool) -> dict[str,
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc(5): the peak starts anew
     train(shape, rows, tokens)
     return {"measured": float(resident("VmHWM") - before)}
+
+
+def pace(shape: Shape, rows: int, tokens: int) -> dict[str, float]:
+    """Seconds of the fastest of three forward and backward passes with checkpointing."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.set_num_threads(2)
+    model = Qwen3ForCausalLM(Qwen3Config(**config_of(shape), attn_implementation="eager", use_cache=False)).train()
+    model.gradient_checkpointing_enable()
+    ids = torch.randint(0, shape.vocab, (rows, tokens))
+    took = []
+    for _ in range(3):
+        start = time.perf_counter()
+        model(input_ids=ids, labels=ids).loss.backward()
+        took.append(time.perf_counter() - start)
+    return {"seconds": min(took)}
+
+
+def paces() -> dict[str, Any]:
+    """How many times longer a step of the larger model takes, planned and measured."""
+    kind = {"causal": False, "train": True, "checkpointing": True, "adapters": False}
+    said = [flops(shape, tokens, **kind).total * rows * tokens for shape, rows, tokens in SIZES.values()]
+    found = [child(__file__, "pace", case)["seconds"] for case in SIZES]
+    planned, measured = said[1] / said[0], found[1] / found[0]
+    return {"planned": round(planned, 2), "measured": round(measured, 2), "ratio": round(measured / planned, 3)}
 
 
 def serve(shape: Shape) -> dict[str, float]:
@@ -186,6 +219,9 @@ def main() -> None:
     if options.worker:
         name, case = options.worker
         shape, count, tokens = SIZES[case]
+        if name == "pace":
+            print(json.dumps(pace(shape, count, tokens)))
+            return
         print(json.dumps(serve(shape) if name == "vllm" else step(shape, count, tokens, name == "checkpointing")))
         return
     rows = []
@@ -200,11 +236,16 @@ def main() -> None:
     if not options.quick:  # vLLM takes a minute to start
         rows += serving()
     print(table([*rows[0]], [[*row.values()] for row in rows]))
+    ratio = paces()
+    print(f"time of a step, 60M / 10M: {ratio['planned']} planned, {ratio['measured']} measured")
     write_json(
-        options.out or CACHE / "plan.json", {"rows": rows, "machine": machine(("torch", "transformers", "vllm"))}
+        options.out or CACHE / "plan.json",
+        {"rows": rows, "time": ratio, "machine": machine(("torch", "transformers", "vllm"))},
     )
     low, high = BAND
     failed = [f"{row['model']} {row['layers']}: {row['ratio']}" for row in rows if not low <= row["ratio"] <= high]
+    if not PACE[0] <= ratio["ratio"] <= PACE[1]:
+        failed.append(f"time: {ratio['ratio']} (of {PACE[0]:g} to {PACE[1]:g})")
     if failed and not options.quick:
         raise SystemExit(f"not within {low:g} to {high:g}: {', '.join(failed)}")
 

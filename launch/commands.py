@@ -166,10 +166,16 @@ def reward_check(arguments: Namespace) -> int:
 
 def plan(arguments: Namespace) -> int:
     """``star-rl plan``; 1 when something overflows."""
-    from launch.plan import plan_recipe
+    from launch.plan import Assumed, plan_recipe
 
+    assumed = Assumed(arguments.gpu, arguments.network, arguments.rows, arguments.row_tokens, arguments.response_tokens)
     plans = plan_recipe(
-        arguments.recipe, arguments.overrides, gpus=arguments.gpus, memory=arguments.memory, model=arguments.model
+        arguments.recipe,
+        arguments.overrides,
+        gpus=arguments.gpus,
+        memory=arguments.memory,
+        model=arguments.model,
+        assumed=assumed,
     )
     print("\n\n".join(plan.text() for plan in plans))
     return 1 if any(plan.problems for plan in plans) else 0

@@ -58,15 +58,22 @@ def _chain(commands: Any) -> None:
     doctor = _add(commands, "doctor", "check versions, engines, the plug-in and the machine")
     doctor.add_argument("--extra", choices=("cpu", "gpu"), help="which pins to hold to (default: what is installed)")
 
-    plan = _add(commands, "plan", "what a recipe needs of each GPU; exit code 1 when it overflows", [
+    plan = _add(commands, "plan", "memory of each GPU and time that a recipe needs; exit code 1 when it overflows", [
         "plan recipes/amazon.yaml", "plan recipes/grpo/gpu8.yaml --memory 79 --model Qwen/Qwen3-8B",
         "plan recipes/sft/table4.yaml --gpus 4",
     ])  # fmt: skip
     plan.add_argument("recipe", help="a chain recipe, or an overlay in recipes/sft or recipes/grpo")
     plan.add_argument("overrides", nargs="*", metavar="key=value", help="options over the file's, by its keys")
     plan.add_argument("--gpus", type=int, metavar="N", help="GPUs in all (default: the recipe's)")
-    plan.add_argument("--memory", type=float, metavar="GIB", help="of one GPU (default: 95, a GPU of 96 GB)")
+    plan.add_argument(
+        "--memory", type=float, metavar="GIB", help="of one GPU (default: 95 for H20, 79 for H100 and A100)"
+    )
     plan.add_argument("--model", help="folder or Qwen3 name (default: the recipe's)")
+    plan.add_argument("--gpu", default="H20", metavar="NAME", help="H20 (default), H100 or A100: for times")
+    plan.add_argument("--network", type=float, default=100.0, metavar="GBPS", help="GB/s of a node to others (100)")
+    plan.add_argument("--rows", type=int, default=8646, metavar="N", help="rows of SFT (8646)")
+    plan.add_argument("--row-tokens", type=int, default=9000, metavar="N", help="mean tokens of a row of SFT (9000)")
+    plan.add_argument("--response-tokens", type=int, default=3500, metavar="N", help="mean of a rollout (3500)")
 
 
 def _data(commands: Any) -> None:
