@@ -74,7 +74,7 @@ CUTS = tuple(f"hr{k}" for k in metrics.CUTS)
 
 
 def prepare(data: Path, quick: bool) -> Path:
-    """MovieLens 100K (a synthetic world if quick) for the peers: visible interactions, tasks and their histories in a folder."""
+    """Write visible interactions, tasks and histories for the peers; MovieLens 100K, or a synthetic world if quick."""
     tables, folder = WORK / "tables", WORK / "peers"
     if quick:
         write_tables("synthetic", None, tables, {"users": 200})
