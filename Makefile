@@ -22,10 +22,10 @@ quickstart: install ## the whole chain on the real engines; writes runs/quicksta
 	$(BIN)/star-rl run recipes/quickstart.yaml
 
 test: install ## every test but the slow ones
-	$(BIN)/python -m pytest -m "not slow and not gpu_pins"
+	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: install ## the slow ones: kills and resumes, a million fuzzed strings, ZeRO-2 on two processes
-	$(BIN)/python -m pytest -m "slow and not gpu_pins" --timeout 1800
+	$(BIN)/python -m pytest -m slow --timeout 1800
 
 .gpu-pins/.installed: setup.py $(wildcard packaging/constraints-gpu-*.txt) star_rl/neighbours/_kernel.c star_rl/sources/_scan.c
 	test -x .gpu-pins/bin/python || $(PYTHON) -m venv .gpu-pins
@@ -34,7 +34,7 @@ test-slow: install ## the slow ones: kills and resumes, a million fuzzed strings
 
 test-gpu-pins: .gpu-pins/.installed ## what a CPU can show of the GPU environment's pins, in .gpu-pins (10 GB)
 	.gpu-pins/bin/python -m pytest -m "not slow" \
-	  $(addprefix tests/integrations/test_, gpu_pins.py verl_worker.py verl_contract.py verl_recipe.py verl_sizes.py swift_plugin.py) \
+	  $(addprefix tests/integrations/test_, sft_table4.py verl_worker.py verl_contract.py verl_recipe.py verl_sizes.py swift_plugin.py) \
 	  $(addprefix tests/launch/test_, recipes.py overlays.py plan.py check.py)
 
 qwen3-tokenizer: ## Qwen3's own tokenizer from npm, for the tests that compare with it

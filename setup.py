@@ -61,6 +61,7 @@ MEGATRON = [
 
 DEV = [
     "hypothesis==6.170.15",
+    "liger-kernel==0.8.5",  # its own code between ms-swift and its kernel runs on a CPU
     "mypy==2.4.1",
     "pytest==9.2.0",
     "pytest-timeout==2.4.0",

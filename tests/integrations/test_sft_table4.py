@@ -1,7 +1,4 @@
-"""The recipes of GPU clusters under the GPU environment's pins, on a CPU (make test-gpu-pins).
-
-That verl composes GRPO's is in tests/launch/test_recipes.py, which runs there as well.
-"""
+"""Table 4's settings through ms-swift on a CPU, stand-ins (tests/stand_ins) in the place of GPU kernels."""
 
 import json
 import os
@@ -18,7 +15,7 @@ from star_rl.integrations.swift.recipe import BASE, OFFLINE, RECIPES, arguments,
 from star_rl.student.template import render
 from star_rl.student.tokenizer import train_tokenizer
 
-pytestmark = pytest.mark.gpu_pins
+pytestmark = pytest.mark.engine
 
 STAND_INS = Path(__file__).parents[1] / "stand_ins"
 #: Over a GPU's recipe: only what a CPU cannot do, and an end after four steps.
