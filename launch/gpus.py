@@ -20,9 +20,13 @@ _SECONDS = 120
 _REDUCE_SECONDS = 60
 _REDUCE_MIB = {"cuda": 256, "cpu": 4}
 _FREE_SHARE = 0.9
+#: A stage's engines that have just ended hand their memory back within seconds.
+_FREEING_SECONDS = 20
 SHM_GIB = 16
 #: CUDA's major version -> the oldest driver that runs it (NVIDIA's compatibility table 1).
 _DRIVERS = {"13": 580, "12": 525}
+#: vLLM's compiled kernels, as its vllm/platforms/cuda.py imports them.
+VLLM_KERNELS = "vllm._C_stable_libtorch"
 _ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 _INSTALL = "make install EXTRA=gpu"
 
@@ -35,7 +39,11 @@ def _driver() -> str:
 def _device(index: int) -> dict[str, Any]:
     import torch
 
-    free, total = torch.cuda.mem_get_info(index)
+    for _ in range(_FREEING_SECONDS):
+        free, total = torch.cuda.mem_get_info(index)
+        if free >= _FREE_SHARE * total:
+            break
+        time.sleep(1)
     matrix = torch.ones(1024, 1024, dtype=torch.bfloat16, device=f"cuda:{index}")
     if float((matrix @ matrix)[0, 0]) != 1024:
         raise ArithmeticError("a bf16 product is wrong")
@@ -81,7 +89,7 @@ def answer(count: int) -> dict[str, Any]:
     else:
         said["flash_attn"] = _tried(lambda: __import__("flash_attn") and None)
     said["liger_kernel"] = _tried(lambda: __import__("liger_kernel") and None)
-    said["vllm"] = _tried(lambda: __import__("vllm._C") and None)
+    said["vllm"] = _tried(lambda: __import__(VLLM_KERNELS) and None)
     return said
 
 

@@ -1,10 +1,12 @@
 """The GPU probe: what a node says is judged line by line, and a child that breaks is an answer too."""
 
+import importlib.util
 import os
 
 import pytest
 
 from launch import gpus
+from launch.doctor import installed_extra
 
 GOOD = {
     "wanted": 1,
@@ -17,6 +19,11 @@ GOOD = {
     "liger_kernel": None,
     "vllm": None,
 }
+
+
+@pytest.mark.skipif(installed_extra() != "gpu", reason="the CPU build has other kernels (make test-gpu-pins)")
+def test_vllm_has_the_kernels_that_are_asked_for():
+    assert importlib.util.find_spec(gpus.VLLM_KERNELS)
 
 
 def test_a_node_that_works_has_no_problems():
