@@ -38,15 +38,18 @@ def models(tmp_path_factory):
     return {tied: make_model(tmp_path_factory.mktemp(f"tied-{tied}"), tied) for tied in (True, False)}
 
 
-def train(recipe, model, ranks, *, overrides=None, save=None, group=-1):
+def train(recipe, model, ranks, *, overrides=None, save=None, load=None, group=-1):
     """Run the worker on so many processes; return its result, or what it printed where it failed."""
     engine = {"fsdp_size": group, "use_torch_compile": False}
-    sizes = {"actor_rollout_ref": {"actor": {"ppo_max_token_len_per_gpu": 240, "fsdp_config": engine}}}
+    sizes = {
+        "actor_rollout_ref": {"actor": {"ppo_max_token_len_per_gpu": 240, "optim": {"lr": 1e-2}, "fsdp_config": engine}}
+    }
     given = {
         "recipe": str(RECIPES / f"{recipe}.yaml"),
         "model": str(model),
         "overrides": {"device": "cpu", "verl": merge(sizes, overrides or {})},
         "save": save and str(save),
+        "load": load and str(load),
     }
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     ended = subprocess.run(
@@ -66,13 +69,16 @@ def alone(models):
     return train("table5", models[False], 1)
 
 
-def test_shards_within_half_of_the_ranks_train_as_one_process_does_and_merge(models, alone, tmp_path):
+def test_shards_within_half_of_the_ranks_train_as_one_process_does_resume_and_merge(models, alone, tmp_path):
     """HSDP: Table 5's shard group is half of its ranks, here one of two."""
     from transformers import AutoModelForCausalLM
 
     result = train("table5", models[False], 2, group=1, save=tmp_path / "actor")
     for name in ("log_probs", "entropies", "grad_norm"):  # verl computes in bf16, whose rounding follows the packing
         assert result[name] == pytest.approx(alone[name], rel=1e-2)
+    resumed = train("table5", models[False], 2, group=1, load=tmp_path / "actor")
+    assert resumed["log_probs"] == pytest.approx(result["after"], rel=1e-4)
+    assert result["after"] != pytest.approx(result["log_probs"], rel=1e-4)
     final = export(GrpoResult(1, tmp_path / "actor", tmp_path, tmp_path, 0, 0, 0), tmp_path / "final")
     before, after = (AutoModelForCausalLM.from_pretrained(folder) for folder in (models[False], final))
     assert after.lm_head.weight.shape == before.lm_head.weight.shape

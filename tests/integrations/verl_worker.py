@@ -1,8 +1,8 @@
 """One rank of verl's own training worker, started by torchrun: log-probs, one update, save, on a CPU.
 
 The settings are an overlay's of recipes/grpo; the sizes are not: a tiny model, eight sequences, gloo, 32 bits. Rank 0
-prints ``RESULT`` and JSON. Arguments: a JSON object with ``recipe``, ``model`` (folder), ``overrides`` (of the recipe)
-and ``save`` (folder or null).
+prints ``RESULT`` and JSON. Arguments: a JSON object with ``recipe``, ``model`` (folder), ``overrides`` (of the recipe),
+``save`` and ``load`` (folders or null).
 """
 
 import json
@@ -26,8 +26,7 @@ SEQUENCES = 8
 
 
 def worker(given):
-    """Build verl's worker from the composed configuration as ``ActorRolloutRefWorker.init_model`` does; return it with
-    the actor's configuration."""
+    """Build verl's worker from the composed configuration as ``ActorRolloutRefWorker.init_model`` does."""
     run = Path("run")
     recipe = load_recipe(given["recipe"], given["overrides"])
     config = compose(overrides_of(verl_tree(recipe, Paths(run, Path(given["model"]), run, run), "worker")))
@@ -49,7 +48,7 @@ def worker(given):
     )
     made.reset()
     made.set_loss_fn(partial(ppo_loss, config=actor))
-    return made, actor
+    return made
 
 
 def sequences(vocabulary):
@@ -83,23 +82,29 @@ def batch(rows):
     )
 
 
-def gathered(values, ranks):
+def inferred(made, rows):
+    """Return log-probs and entropies as verl's log-prob pass asks for them."""
+    asked = batch(rows)
+    tensordict_utils.assign_non_tensor(asked, calculate_entropy=True, compute_loss=False)
+    return made.infer_batch(asked)
+
+
+def gathered(tensors, ranks):
+    """Return the sum of each sequence's values, of all ranks."""
     lists = [None] * ranks
-    dist.all_gather_object(lists, values)
+    dist.all_gather_object(lists, [one.sum().item() for one in tensors.unbind()])
     return [round(value, 3) for one in lists for value in one]
 
 
 def main(given):
-    made, actor = worker(given)
+    made = worker(given)
     rank, ranks = dist.get_rank(), dist.get_world_size()
+    if given["load"]:
+        made.load_checkpoint(given["load"])
     vocabulary = json.loads((Path(given["model"]) / "config.json").read_text())["vocab_size"]
     share = SEQUENCES // ranks
     rows = sequences(vocabulary)[rank * share : (rank + 1) * share]
-    asked = batch(rows)
-    tensordict_utils.assign_non_tensor(asked, calculate_entropy=True, compute_loss=False)
-    answer = made.infer_batch(asked)
-    log_probs = [one.sum().item() for one in answer["log_probs"].unbind()]
-    entropies = [one.sum().item() for one in answer["entropy"].unbind()]
+    answer = inferred(made, rows)
     trained = batch(rows)
     trained["old_log_probs"] = trained["ref_log_prob"] = response_from_nested(
         answer["log_probs"], trained["response_mask"]
@@ -121,10 +126,10 @@ def main(given):
     if given["save"]:
         made.save_checkpoint(given["save"], global_step=1)
     result = {
-        "log_probs": gathered(log_probs, ranks),
-        "entropies": gathered(entropies, ranks),
+        "log_probs": gathered(answer["log_probs"], ranks),
+        "entropies": gathered(answer["entropy"], ranks),
+        "after": gathered(inferred(made, rows)["log_probs"], ranks),
         "grad_norm": metrics["grad_norm"],
-        "shard_group": actor.fsdp_config.fsdp_size,
     }
     if rank == 0:
         print("RESULT", json.dumps(result), flush=True)
