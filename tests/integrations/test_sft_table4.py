@@ -84,9 +84,11 @@ for argv in json.load(open({str(tmp_path / "argv.json")!r})):
     assert done.stdout.count("RESULT") == len(argvs)
 
 
-def steps(out: Path, student: Path, data: Path, overrides: dict, plugins: list[str]) -> tuple[list[float], str]:
+def steps(
+    out: Path, student: Path, data: Path, overrides: dict, plugins: list[str], recipe: str = "table4"
+) -> tuple[list[float], str]:
     """Loss and gradient norm of each of ms-swift's steps, and all that it printed."""
-    config = compose(["table4", ON_A_CPU, overrides], data=data, out=out / "swift", model=student)
+    config = compose([recipe, ON_A_CPU, overrides], data=data, out=out / "swift", model=student)
     config["external_plugins"] += plugins
     file = out / "sft.yaml"
     file.parent.mkdir()
@@ -112,3 +114,11 @@ def test_table_4_with_liger_and_packed_attention_is_table_4_without(student, dat
     slow, _ = steps(tmp_path / "slow", student, data, plain, [])
     assert len(fast) == 8
     assert fast == pytest.approx(slow, abs=1e-3)
+
+
+@pytest.mark.parametrize("recipe", ["section41", "lora", "zero3_offload"])
+def test_an_overlay_takes_a_step_with_its_settings(student, data, tmp_path, recipe):
+    """``gpu1`` has ``zero3_offload``'s micro-batch of one; a model's overlay is Table 4 with its name."""
+    found, said = steps(tmp_path / "run", student, data, {"max_steps": 1}, [str(STAND_INS / "no_gpu.py")], recipe)
+    assert len(found) == 2 and all(value > 0 for value in found)
+    assert "stand-in: liger's forward" in said
