@@ -24,7 +24,7 @@ SFT_KNOBS = (
     "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor",
     "attn_impl", "padding_free", "use_liger_kernel", "use_logits_to_keep", "gradient_checkpointing*",
 )  # fmt: skip
-#: The same of a GRPO recipe, dotted, ``+`` left out. The number of GPUs is none: checkpoints are tied to it.
+#: The same of a GRPO recipe, dotted, ``+`` left out. The number of GPUs is not listed: checkpoints depend on it.
 GRPO_KNOBS = (
     "ray.*", "env.*", "verl.ray_kwargs.*", "*.gpu_memory_utilization", "*.max_num_seqs", "*.max_num_batched_tokens",
     "*offload", "*.offload_policy", "*.forward_prefetch", "*.ppo_max_token_len_per_gpu",

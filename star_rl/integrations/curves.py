@@ -12,6 +12,7 @@ import secrets
 import threading
 import urllib.request
 from collections.abc import Iterable, Mapping
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
@@ -53,7 +54,7 @@ def reachable(address: str, seconds: float = 10.0) -> bool:
             urllib.request.urlopen(address, timeout=seconds).close()
         except HTTPError:  # an answer
             pass
-        except Exception:
+        except (OSError, HTTPException, ValueError):  # no connection, no HTTP, no address
             return
         answered.set()
 
