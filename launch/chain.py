@@ -43,6 +43,7 @@ STAGES = (
         _Body("launch.teaching:teach_stage"),
         ("tables", "tasks", "evidence"),
         (*_STUDENT, "teacher"),
+        keep=("cache.sqlite*",),  # replies by request: paid for once
         aside=True,
     ),
     Stage("sft_set", _Body("launch.teaching:sft_set_stage"), ("tables", "tasks", "teach"), _STUDENT),

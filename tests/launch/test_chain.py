@@ -1,6 +1,6 @@
 """The chain on a small world, as far as it goes without an engine: what it writes, refuses and finds again."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -9,7 +9,7 @@ from launch import chain, local, recipe
 from launch.world import World
 from star_rl.errors import StarError
 from star_rl.evidence import EvidenceStore
-from star_rl.stage import manifest_of
+from star_rl.stage import manifest_of, run_stage
 from star_rl.trajectory import faults, from_messages, parse, ranking, render
 
 SMALL = [
@@ -120,3 +120,21 @@ def test_what_a_stage_refuses_is_one_clear_line(tmp_path, override, says):
     with pytest.raises(StarError, match=says):
         loaded = recipe.load(tmp_path / "empty.yaml", [*SMALL, f"out={tmp_path}", override])
         local.run(loaded, chain.STAGES, until="sft_set")
+
+
+def test_replies_that_were_paid_for_outlive_a_changed_teacher(tmp_path):
+    """``cache.sqlite`` names its own keys; the runs of the old configuration are moved aside."""
+    seen = []
+
+    def body(context):
+        cache = context.folder / "cache.sqlite"
+        seen.append(cache.read_text() if cache.exists() else None)
+        cache.write_text("replies")
+        (context.folder / "runs.jsonl").write_text("{}")
+        return {}
+
+    teach = replace(next(stage for stage in chain.STAGES if stage.name == "teach"), body=body, reads=())
+    for passes, force in ((1, False), (2, False), (2, True)):
+        run_stage(teach, tmp_path, {"passes": passes}, 7, lambda *_: None, force)
+    assert seen == [None, "replies", "replies"]
+    assert len(list(tmp_path.glob("teach.old-*/runs.jsonl"))) == 2
