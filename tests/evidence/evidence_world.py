@@ -1,6 +1,6 @@
-"""A small world for the tests of evidence, and a process that builds its store and can be killed.
+"""A small world for the tests of evidence, and a process that builds its store and kills itself on the way.
 
-python evidence_world.py template|llm FOLDER KEYS
+python evidence_world.py template|llm FOLDER KEYS [KILL_AT]
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import random
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,11 +90,13 @@ def answer(messages, **over):
 class Model:
     """A chat model that, by the hash of the question, answers well, badly once, badly always or fails at first."""
 
-    def __init__(self, log=None, wait=0.0):
+    def __init__(self, log=None, wait=0.0, kill_at=0):
         self.log, self.wait, self.calls, self.failed = log, wait, 0, set()
+        self.step = countdown(kill_at)
 
     async def complete(self, messages):
         self.calls += 1
+        self.step()
         digest = hashlib.sha256(json.dumps(messages[:2]).encode()).hexdigest()
         if self.log is not None:
             os.write(self.log, f"{digest} {len(messages)}\n".encode())
@@ -107,9 +110,33 @@ class Model:
         return Reply("Here it is:\n```json\n" + answer(messages) + "\n```")
 
 
-def build(mode, folder, keys, wait=0.0):
+def countdown(steps):
+    """Return a function that kills this process in its ``steps``-th call; 0: never."""
+    left = steps
+
+    def step():
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return step
+
+
+class Counted(Template):
+    """The template verbaliser; ``step`` is called for every text."""
+
+    step = staticmethod(lambda: None)
+
+    def __call__(self, *arguments):
+        self.step()
+        return Template.__call__(self, *arguments)
+
+
+def build(mode, folder, keys, wait=0.0, kill_at=0):
     folder = Path(folder)
-    template = Template(Catalogue(items()))
+    Counted.step = staticmethod(countdown(kill_at if mode == "template" else 0))
+    template = Counted(Catalogue(items()))
     sources = {"ItemCF": neighbours(keys), "UserCF": neighbours(keys // 2, "u", seed=6)}
     options = {"scenario": "classic", "fingerprint": "data-1", "histories": history, "shards": 2}
     print("started", flush=True)
@@ -118,7 +145,8 @@ def build(mode, folder, keys, wait=0.0):
     log = os.open(folder / "asked.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     ledger = Ledger(folder / "ledger.jsonl")
     try:
-        model = LanguageModel(Model(log, wait), {"model": "fake"}, ledger, template, concurrency=8, backoff=0.0)
+        fake = Model(log, wait, kill_at)
+        model = LanguageModel(fake, {"model": "fake"}, ledger, template, concurrency=8, backoff=0.0)
         return build_store(folder / "store", sources, model, **options)
     finally:
         ledger.close()
@@ -126,4 +154,4 @@ def build(mode, folder, keys, wait=0.0):
 
 
 if __name__ == "__main__":
-    build(sys.argv[1], sys.argv[2], int(sys.argv[3]), wait=0.01)
+    build(sys.argv[1], sys.argv[2], int(sys.argv[3]), wait=0.002, kill_at=int(sys.argv[4]) if sys.argv[4:] else 0)
