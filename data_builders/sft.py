@@ -23,9 +23,9 @@ from data_builders.trajectories import reason_against
 from star_rl.errors import StarError
 from star_rl.files import atomic_path, sha256, write_json, write_text
 from star_rl.mars.record import Run, read_runs
-from star_rl.policy.tools import TOOL_SCHEMAS
 from star_rl.prompts import STUDENT_VERSION, Event, PromptOptions, estimate_tokens, student_prompt
 from star_rl.records import Item, Task
+from star_rl.tools import TOOL_SCHEMAS
 from star_rl.trajectory import Trajectory, to_messages
 from star_rl.trajectory.grammar import PLAN, REFLECTION
 
