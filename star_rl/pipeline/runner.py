@@ -17,8 +17,7 @@ from typing import Any
 from star_rl import locks
 from star_rl.errors import StarError
 from star_rl.files import write_text, writing_error
-from star_rl.integrations import curves, warm
-from star_rl.integrations.verl.recipe import choose_device
+from star_rl.integrations import curves
 from star_rl.masking import MaskedStream, mask, masking
 from star_rl.pipeline.options import Recipe
 from star_rl.pipeline.stage import Outcome, Stage, run_stage
@@ -141,11 +140,6 @@ def _terminate_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _warm(log: Path, idle: bool) -> contextlib.AbstractContextManager[None]:
-    """Without an accelerator the engines' processes start as forks; their imports go on beside the first stages."""
-    return contextlib.nullcontext() if idle or choose_device("auto") != "cpu" else warm.serving(log)
-
-
 def first_of(stages: Sequence[Stage], name: str) -> int:
     """Index of a stage by name.
 
@@ -182,7 +176,7 @@ def run(
     outcomes = []
     whole = start is None and all((folder / stage.name / "manifest.json").exists() for stage in stages[: last + 1])
     idle = whole or not any(stage.packages for stage in stages[: last + 1])  # no stage of an engine to come
-    with _only_run(folder), _terminate_as_interrupt(), _warm(folder / "logs" / "warm.log", idle=idle):
+    with _only_run(folder), _terminate_as_interrupt():
         write_text(folder / "recipe.yaml", _yaml(options))
         print(f"{recipe.name} -> {folder}", flush=True)
         if not idle and (server := curves.server(os.environ)) and not curves.reachable(server):

@@ -1,6 +1,5 @@
 """The local runner: from a stage, until a stage, one process per run, and what the terminal shows."""
 
-import contextlib
 import io
 import os
 
@@ -59,7 +58,6 @@ def test_until_stops_after_a_stage(demo):
 
 
 def test_curves_are_kept_here_where_their_server_is_out_of_reach(demo, capsys, monkeypatch):
-    monkeypatch.setattr(runner, "_warm", lambda log, idle: contextlib.nullcontext())
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_MODE", "online")
