@@ -40,13 +40,13 @@ STAGES = (
     ),
     Stage(
         "teach",
-        _Body("launch.teaching:teach_stage"),
+        _Body("data_builders.teach:build"),
         ("tables", "tasks", "evidence"),
         (*_STUDENT, "teacher"),
         keep=("cache.sqlite*",),  # replies by request: paid for once
         aside=True,
     ),
-    Stage("sft_set", _Body("launch.teaching:sft_set_stage"), ("tables", "tasks", "teach"), _STUDENT),
+    Stage("sft_set", _Body("data_builders.sft_set:build"), ("tables", "tasks", "teach"), _STUDENT),
     Stage(
         "student",
         _Body("launch.teaching:student_stage"),
@@ -76,7 +76,7 @@ STAGES = (
     ),
     Stage(
         "grpo_set",
-        _Body("launch.training:grpo_set_stage"),
+        _Body("data_builders.grpo_set:build"),
         ("tables", "tasks", "sample"),
         (*_STUDENT, "sample", "grpo_set"),
     ),

@@ -127,7 +127,7 @@ def _fields(shape: Any) -> list[str]:
 
 def _components(recipe: Recipe) -> None:
     """Options that a component of the project reads."""
-    from launch.teaching import PARTS
+    from data_builders.teach import PARTS
     from star_rl.chat import ChatOptions
     from star_rl.mars import RuleOptions, TeamOptions
     from star_rl.mars.llm import LlmOptions
@@ -196,7 +196,7 @@ def _student(recipe: Recipe, here: bool) -> None:
 
 
 def _endpoints(recipe: Recipe) -> None:
-    from launch.teaching import chat_options
+    from data_builders.teach import chat_options
 
     for part in ("chat", "planner_chat"):
         if (given := recipe.teacher.options.get(part) or {}) or part == "chat":

@@ -8,7 +8,7 @@ from typing import Any
 
 from launch.evaluate import is_official, run_methods, seal
 from launch.methods import ranking_of_record
-from launch.training import required_phases, rollouts
+from launch.training import rollouts
 from launch.world import World
 from rewards import star
 from star_rl.evaluation.methods import make
@@ -18,7 +18,7 @@ from star_rl.evaluation.tasks import task_set
 from star_rl.files import read_json, read_jsonl
 from star_rl.records import Task
 from star_rl.stage import ASIDE, Context, manifest_of, versions
-from star_rl.trajectory import parse, ranking
+from star_rl.trajectory import parse, ranking, required_phases
 
 #: Methods beside the students.
 METHODS = ("random", "popularity", "item_knn", "teacher")

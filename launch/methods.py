@@ -14,10 +14,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from launch.teaching import open_teacher
-from launch.training import required_phases
+from data_builders.teach import open_teacher
 from launch.view import View
-from launch.world import LACKING, World
+from launch.world import World
 from star_rl.errors import StarError
 from star_rl.evaluation import identity
 from star_rl.evaluation.apart import Apart
@@ -29,7 +28,7 @@ from star_rl.files import fingerprint
 from star_rl.mars import Case, Outcome, RuleBackend, RuleOptions, Team, TeamOptions, strength_of
 from star_rl.mars.llm import LlmOptions
 from star_rl.records import Task
-from star_rl.trajectory import faults, parse, ranking, to_messages
+from star_rl.trajectory import LACKING, faults, parse, ranking, required_phases, to_messages
 
 #: Options of the teacher that are no fields of its team: where its models are served.
 _SERVED = {"endpoint": ("chat", "endpoints"), "model": ("chat", "model")}

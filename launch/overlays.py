@@ -187,10 +187,10 @@ def grpo_recipe(config: Mapping[str, Any]) -> Any:
     Raises:
         StarError: no such overlay, an unknown key, or one of either that contradicts the chain.
     """
-    from launch.world import LACKING
     from rewards.loading import place
     from star_rl.integrations.verl.overrides import merge
     from star_rl.integrations.verl.recipe import load_recipe
+    from star_rl.trajectory import LACKING
 
     section, tools = config["grpo"], config["tools"]
     own = load_recipe({}, section["overrides"])

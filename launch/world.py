@@ -16,9 +16,7 @@ from star_rl.prompts import Event, PromptOptions, student_messages
 from star_rl.records import Item, Task, UserTable, items_from, read_interactions, read_table
 from star_rl.scenarios import Histories
 from star_rl.stage import manifest_of
-
-#: SFT settings -> what their student lacks (paper, table 3).
-LACKING = {"no_tools": "tools", "no_planner": "planner", "no_reflector": "reflector"}
+from star_rl.trajectory import LACKING
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from dataclasses import asdict
 
 import pytest
 
+from data_builders.teach import open_teacher
 from launch.options import Recipe
-from launch.teaching import open_teacher
 from star_rl.errors import StarError
 
 
