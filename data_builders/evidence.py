@@ -12,9 +12,9 @@ from star_rl.evidence.build import build_store
 from star_rl.evidence.leak import contains_of, visible_fingerprint
 from star_rl.evidence.model import Catalogue
 from star_rl.evidence.template import Template
+from star_rl.pipeline.stage import Context
 from star_rl.records import INTERACTIONS, ItemTable, read_interactions, read_table, rows_of_users
 from star_rl.scenarios import Histories
-from star_rl.stage import Context
 
 _COLUMNS = INTERACTIONS.names[:-1]
 

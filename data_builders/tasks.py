@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 
 from star_rl.evidence.leak import visible_fingerprint
 from star_rl.files import atomic_path
+from star_rl.pipeline.stage import Context
 from star_rl.records import INTERACTIONS, Task, interaction_batches, read_table, tasks_from, tasks_to, write_table
 from star_rl.scenarios import Tables, split
-from star_rl.stage import Context
 
 PARTS = ("train", "valid", "test")
 #: Rows of a row group of ``visible.parquet``, and rows that are read at once.

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch.world import World
 from star_rl.errors import StarError
 from star_rl.mars import (
     Account,
@@ -22,8 +21,9 @@ from star_rl.mars import (
     strength_of,
     teach,
 )
+from star_rl.pipeline.stage import Context
 from star_rl.prompts.agents import prompts_version
-from star_rl.stage import Context
+from star_rl.run import Run
 from star_rl.trajectory import LACKING
 
 #: Parts of ``teacher.options`` beside the fields of ``TeamOptions``: how the agents' work is done.
@@ -52,7 +52,7 @@ class Teacher:
 
 
 @asynccontextmanager
-async def open_teacher(world: World, config: Mapping[str, Any], seed: int, cache: Path) -> AsyncIterator[Teacher]:
+async def open_teacher(world: Run, config: Mapping[str, Any], seed: int, cache: Path) -> AsyncIterator[Teacher]:
     """Make the teacher of a recipe; its connections are closed with the block.
 
     ``teacher.backend: rules`` takes ``options.rules``; ``llm`` takes ``options.chat`` (star_rl.chat.ChatOptions),
@@ -130,7 +130,7 @@ def _only(values: Mapping[str, Any], shape: Any, where: str) -> dict[str, Any]:
 
 def build(context: Context) -> dict[str, Any]:
     """Run the teacher over the training tasks; ``runs.jsonl`` holds one record a run."""
-    world = World(context.run, context.config)
+    world = Run(context.run, context.config)
     options = context.config["teacher"]
     tasks = world.tasks("train")[: options["tasks"]]
 

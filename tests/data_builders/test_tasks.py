@@ -8,9 +8,9 @@ import pytest
 from data_builders import neighbours, tasks
 from star_rl.evidence.leak import visible_fingerprint
 from star_rl.neighbours import Graph, item_neighbours
+from star_rl.pipeline.stage import Context
 from star_rl.records import INTERACTIONS, ITEMS, USERS, read_table
 from star_rl.scenarios import Tables, split
-from star_rl.stage import Context
 
 OPTIONS = {"min_history": 2, "test_share": 0.3}
 

@@ -6,8 +6,8 @@ from dataclasses import asdict
 import pytest
 
 from data_builders.teach import open_teacher
-from launch.options import Recipe
 from star_rl.errors import StarError
+from star_rl.pipeline.options import Recipe
 
 
 class FakeWorld:
