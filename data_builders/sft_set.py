@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 from data_builders.trajectories import reason_against
 from star_rl.errors import StarError
 from star_rl.files import atomic_path, sha256, write_json, write_text
-from star_rl.mars.record import Run, read_runs
+from star_rl.mars.record import Run as TeacherRun
+from star_rl.mars.record import read_runs
 from star_rl.pipeline.stage import Context
 from star_rl.prompts import STUDENT_VERSION, Event, PromptOptions, estimate_tokens, student_prompt
 from star_rl.records import Item, Task
@@ -116,7 +117,7 @@ class _Sample:
     cut: int
 
 
-def sample_of(run: Run, setting: str) -> tuple[Trajectory | None, bool, str]:
+def sample_of(run: TeacherRun, setting: str) -> tuple[Trajectory | None, bool, str]:
     """(trajectory, native, reason) of a run in a set: native runs lacked the part, others have it taken out.
 
     ``reason`` says why it has no place there: ``other_teacher``, ``corrected``, ``no_plan``.

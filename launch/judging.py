@@ -74,7 +74,8 @@ def _student(context: Context, world: Run, tasks: list[Task], name: str, model: 
 def report_stage(context: Context) -> dict[str, Any]:
     """``report.html`` and ``report.json`` in the run's folder."""
     from star_rl.report.curves import grpo_report, sft_curves
-    from star_rl.report.model import Method, Pair, Report, Run, Sft
+    from star_rl.report.model import Method, Pair, Report, Sft
+    from star_rl.report.model import Run as ReportRun
     from star_rl.report.page import write_report
 
     world = Run(context.run, context.config)
@@ -91,7 +92,7 @@ def report_stage(context: Context) -> dict[str, Any]:
         for row in judged["methods"]
     ]
     report = Report(
-        run=Run(
+        run=ReportRun(
             name=context.run.name,
             recipe=context.run.name,
             source=context.config["source"]["name"],

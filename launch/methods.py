@@ -14,7 +14,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from data_builders.teach import open_teacher
 from launch.view import View
 from star_rl.errors import StarError
 from star_rl.evaluation import identity
@@ -28,6 +27,7 @@ from star_rl.mars import Case, Outcome, RuleBackend, RuleOptions, Team, TeamOpti
 from star_rl.mars.llm import LlmOptions
 from star_rl.records import Task
 from star_rl.run import Run
+from star_rl.teacher import open_teacher
 from star_rl.trajectory import LACKING, faults, parse, ranking, required_phases, to_messages
 
 #: Options of the teacher that are no fields of its team: where its models are served.

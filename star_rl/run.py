@@ -8,12 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from data_builders.tasks import read_tasks
 from star_rl.evidence import EvidenceStore
 from star_rl.mars import Case
 from star_rl.pipeline.stage import manifest_of
 from star_rl.prompts import Event, PromptOptions, student_messages
-from star_rl.records import Item, Task, UserTable, items_from, read_interactions, read_table
+from star_rl.records import Item, Task, UserTable, items_from, read_interactions, read_table, read_tasks
 from star_rl.scenarios import Histories
 from star_rl.tools import TOOL_SCHEMAS, ToolBox
 from star_rl.trajectory import LACKING

@@ -9,7 +9,7 @@ import pytest
 
 from launch.evaluate import context_of, open_tasks, seal
 from star_rl.baselines.agents import AGENTS
-from star_rl.evaluation import runner
+from star_rl.evaluation import runner as evaluation_runner
 from star_rl.evaluation.methods import Workflow
 from star_rl.pipeline import chain, recipe, runner
 from star_rl.prompts import flavour_of
@@ -69,7 +69,7 @@ def test_agents_and_mars_are_shown_the_users_profile(run, tmp_path):
     case = context(task, 0).case(task)
     assert case.user == world.case(task).user == {"job": f"cook {task.user_id}"} and case.texts == {}
     method = Workflow(AGENTS["cot"](chat), 1, chat, {"remark": AGENTS["cot"](chat).remark})
-    asyncio.run(runner.run_method(method, tasks.tasks, context, tmp_path / "answers"))
+    asyncio.run(evaluation_runner.run_method(method, tasks.tasks, context, tmp_path / "answers"))
     asked = zip(tasks.tasks, chat.asked, strict=True)
     assert all(f"job: cook {one.user_id}" in messages[0]["content"] for one, messages in asked)
     brief = Brief(case.user_id, case.candidates, case.history, case.items, case.user)

@@ -70,8 +70,8 @@ def test_schemas_are_wrapped_as_the_chat_template_expects():
 
 
 def test_only_a_sealed_store_on_a_disk_of_this_machine_is_asked_without_a_thread(monkeypatch, tmp_path):
+    from star_rl import tools
     from star_rl.evidence import EvidenceStore, EvidenceWriter
-    from star_rl.policy import tools
 
     with EvidenceWriter(tmp_path / "store", "classic", "f" * 16) as writer:
         writer.seal()

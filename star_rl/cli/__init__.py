@@ -1,4 +1,4 @@
-"""``star-rl``: one command, a sub-command a job. The bodies stand in :mod:`star_rl.cli.commands`, loaded when they run."""
+"""``star-rl``: one command, a sub-command a job. The bodies are in :mod:`star_rl.cli.commands`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def _body(name: str) -> Callable[[argparse.Namespace], int]:
     module, _, function = name.rpartition(":")
 
     def call(arguments: argparse.Namespace) -> int:
-        code: int = getattr(importlib.import_module(f"launch.{module or 'commands'}"), function)(arguments)
+        home = f"launch.{module}" if module else "star_rl.cli.commands"
+        code: int = getattr(importlib.import_module(home), function)(arguments)
         return code
 
     return call
@@ -338,7 +339,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 141
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

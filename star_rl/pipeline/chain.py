@@ -49,7 +49,7 @@ STAGES = (
     Stage("sft_set", _Body("data_builders.sft_set:build"), ("tables", "tasks", "teach"), _STUDENT),
     Stage(
         "student",
-        _Body("star_rl.training.teacher:student_stage"),
+        _Body("star_rl.training.student:student_stage"),
         ("tables", "sft_set"),
         (*_STUDENT, "student"),
         files=("model/*",),

@@ -11,7 +11,7 @@ from star_rl.pipeline.overlays import grpo_recipe, sft_layers, with_reward_in
 from star_rl.pipeline.stage import Context
 from star_rl.records import Task
 from star_rl.run import Run
-from star_rl.training.teacher import student_path
+from star_rl.training.student import student_path
 
 
 def sft_stage(context: Context) -> dict[str, Any]:

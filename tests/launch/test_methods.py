@@ -9,7 +9,7 @@ import pytest
 from launch.evaluate import context_of, open_tasks
 from launch.methods import ScriptedTeacher, ranking_of_record
 from star_rl.errors import StarError
-from star_rl.evaluation import runner
+from star_rl.evaluation import runner as evaluation_runner
 from star_rl.evaluation.methods import make
 from star_rl.pipeline import chain, recipe, runner
 from star_rl.policy.loop import Generation
@@ -92,8 +92,8 @@ def engine(monkeypatch):
 def answer(run, tmp_path, spec, **options):
     world, seed, tasks = open_tasks(run)
     method = make(spec, world, seed, tmp_path)
-    asyncio.run(runner.run_method(method, tasks.tasks, context_of(world), tmp_path, **options))
-    return method, runner.read_answers(tmp_path, tasks.tasks)
+    asyncio.run(evaluation_runner.run_method(method, tasks.tasks, context_of(world), tmp_path, **options))
+    return method, evaluation_runner.read_answers(tmp_path, tasks.tasks)
 
 
 def ranked(ids):
@@ -145,6 +145,7 @@ def test_the_runs_seed_reaches_the_rollouts_of_its_stages(run, tmp_path, monkeyp
     from types import SimpleNamespace
 
     from star_rl.policy import sampler
+    from star_rl.training import stages
 
     world, _, tasks = open_tasks(run)
     seen = []
@@ -152,7 +153,7 @@ def test_the_runs_seed_reaches_the_rollouts_of_its_stages(run, tmp_path, monkeyp
     for seed, options in ((0, {}), (7, {}), (7, {"seed": 3})):
         config = {**world.config, "engine": {**world.config["engine"], "options": options}}
         context = SimpleNamespace(config=config, seed=seed, progress=None)
-        training.rollouts(context, world, "model", list(tasks.tasks), tmp_path, samples=1, temperature=1, top_p=1)
+        stages.rollouts(context, world, "model", list(tasks.tasks), tmp_path, samples=1, temperature=1, top_p=1)
     assert seen == [0, 7, 3]
 
 

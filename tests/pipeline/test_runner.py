@@ -76,7 +76,7 @@ def test_an_unknown_stage_lists_the_known_ones(demo):
 
 
 def test_two_processes_never_share_a_run(demo, tmp_path):
-    with local._only_run(tmp_path / "demo"), pytest.raises(StarError, match="another process works"):
+    with runner._only_run(tmp_path / "demo"), pytest.raises(StarError, match="another process works"):
         runner.run(demo, STAGES)
 
 

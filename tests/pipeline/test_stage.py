@@ -9,8 +9,8 @@ import textwrap
 
 import pytest
 
-from star_rl import stage as stages
 from star_rl.errors import StarError
+from star_rl.pipeline import stage as stages
 from star_rl.pipeline.stage import MANIFEST, Context, Stage, run_stage
 
 

@@ -5,9 +5,9 @@ from dataclasses import asdict
 
 import pytest
 
-from data_builders.teach import open_teacher
 from star_rl.errors import StarError
 from star_rl.pipeline.options import Recipe
+from star_rl.teacher import open_teacher
 
 
 class FakeWorld:
