@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import CACHE, ROOT, machine, read_options, table, write_json
-from data_builders.sft import SETTINGS, SftOptions, build_sft
+from data_builders.sft_set import SETTINGS, SftOptions, build_sft
 from star_rl.evaluation import metrics
 from star_rl.mars import RuleOptions, identity_of, read_runs, teach
 from star_rl.pipeline.chain import STAGES
@@ -33,9 +33,9 @@ from star_rl.pipeline.options import Recipe, Source, Split
 from star_rl.pipeline.runner import run as run_stages
 from star_rl.prompts import PromptOptions, estimate_tokens
 from star_rl.records import Task
-from star_rl.run import LACKING, Run
-from star_rl.training.teacher import open_teacher
-from star_rl.trajectory import Response
+from star_rl.run import Run
+from star_rl.teacher import open_teacher
+from star_rl.trajectory import LACKING, Response
 
 #: Weights of the teacher by rules: the three signals that come from evidence, alike.
 EQUAL = {"users": 1.0, "anchor": 1.0, "recent": 1.0}

@@ -26,10 +26,9 @@ from star_rl.files import fingerprint
 from star_rl.mars import Case, Outcome, RuleBackend, RuleOptions, Team, TeamOptions, strength_of
 from star_rl.mars.llm import LlmOptions
 from star_rl.records import Task
-from star_rl.run import LACKING, Run
-from star_rl.training.stages import required_phases
-from star_rl.training.teacher import open_teacher
-from star_rl.trajectory import faults, parse, ranking, to_messages
+from star_rl.run import Run
+from star_rl.teacher import open_teacher
+from star_rl.trajectory import LACKING, faults, parse, ranking, required_phases, to_messages
 
 #: Options of the teacher that are no fields of its team: where its models are served.
 _SERVED = {"endpoint": ("chat", "endpoints"), "model": ("chat", "model")}

@@ -15,9 +15,7 @@ from star_rl.prompts import Event, PromptOptions, student_messages
 from star_rl.records import Item, Task, UserTable, items_from, read_interactions, read_table, read_tasks
 from star_rl.scenarios import Histories
 from star_rl.tools import TOOL_SCHEMAS, ToolBox
-
-#: SFT settings -> what their student lacks (paper, table 3).
-LACKING = {"no_tools": "tools", "no_planner": "planner", "no_reflector": "reflector"}
+from star_rl.trajectory import LACKING
 
 
 @dataclass(frozen=True)

@@ -40,16 +40,16 @@ STAGES = (
     ),
     Stage(
         "teach",
-        _Body("star_rl.training.teacher:teach_stage"),
+        _Body("data_builders.teach:build"),
         ("tables", "tasks", "evidence"),
         (*_STUDENT, "teacher"),
         keep=("cache.sqlite*",),  # replies by request: paid for once
         aside=True,
     ),
-    Stage("sft_set", _Body("star_rl.training.teacher:sft_set_stage"), ("tables", "tasks", "teach"), _STUDENT),
+    Stage("sft_set", _Body("data_builders.sft_set:build"), ("tables", "tasks", "teach"), _STUDENT),
     Stage(
         "student",
-        _Body("star_rl.training.teacher:student_stage"),
+        _Body("star_rl.training.student:student_stage"),
         ("tables", "sft_set"),
         (*_STUDENT, "student"),
         files=("model/*",),
@@ -76,7 +76,7 @@ STAGES = (
     ),
     Stage(
         "grpo_set",
-        _Body("star_rl.training.stages:grpo_set_stage"),
+        _Body("data_builders.grpo_set:build"),
         ("tables", "tasks", "sample"),
         (*_STUDENT, "sample", "grpo_set"),
     ),

@@ -137,7 +137,7 @@ def _components(recipe: Recipe) -> None:
     from star_rl.scenarios import SplitOptions
     from star_rl.student.model import StudentShape
     from star_rl.student.tokenizer import train_tokenizer
-    from star_rl.training.teacher import PARTS
+    from star_rl.teacher import PARTS
 
     tokenizer = inspect.signature(train_tokenizer).parameters.values()
     own = [one.name for one in tokenizer if one.kind is one.KEYWORD_ONLY and one.name != "words"]
@@ -186,7 +186,7 @@ def _student(recipe: Recipe, here: bool) -> None:
     if path is None:
         return
     if Path(path).is_dir():
-        from star_rl.training.teacher import given_student
+        from star_rl.training.student import given_student
 
         given_student(path)
     elif (not _HUB_ID.fullmatch(path) or path.startswith(".")) and (here or not path.startswith("/")):
@@ -196,7 +196,7 @@ def _student(recipe: Recipe, here: bool) -> None:
 
 
 def _endpoints(recipe: Recipe) -> None:
-    from star_rl.training.teacher import chat_options
+    from star_rl.teacher import chat_options
 
     for part in ("chat", "planner_chat"):
         if (given := recipe.teacher.options.get(part) or {}) or part == "chat":

@@ -190,7 +190,7 @@ def grpo_recipe(config: Mapping[str, Any]) -> Any:
     from rewards.loading import place
     from star_rl.integrations.verl.overrides import merge
     from star_rl.integrations.verl.recipe import load_recipe
-    from star_rl.run import LACKING
+    from star_rl.trajectory import LACKING
 
     section, tools = config["grpo"], config["tools"]
     own = load_recipe({}, section["overrides"])

@@ -1,4 +1,4 @@
-"""Stages ``sft``, ``sample``, ``grpo_set`` and ``grpo``: the student learns, is measured, and learns by reward."""
+"""Stages ``sft``, ``sample`` and ``grpo``: the student learns, is measured, and learns by reward."""
 
 from __future__ import annotations
 
@@ -7,23 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from data_builders import grpo as grpo_set
-from data_builders import rating
 from star_rl.pipeline.overlays import grpo_recipe, sft_layers, with_reward_in
 from star_rl.pipeline.stage import Context
 from star_rl.records import Task
-from star_rl.run import LACKING, Run
-from star_rl.training.teacher import student_path
-from star_rl.trajectory import CRITICAL
-
-#: What an ablated student cannot write, so that its reward does not ask for it.
-_PHASE = {"planner": "plan", "reflector": "reflection"}
-
-
-def required_phases(setting: str) -> tuple[str, ...]:
-    """The critical phases that a student of this SFT setting writes."""
-    lacks = _PHASE.get(LACKING.get(setting, ""))
-    return tuple(phase for phase in CRITICAL if phase != lacks)
+from star_rl.run import Run
+from star_rl.training.student import student_path
 
 
 def sft_stage(context: Context) -> dict[str, Any]:
@@ -137,35 +125,6 @@ def sample_stage(context: Context) -> dict[str, Any]:
         top_p=options["top_p"],
     )
     return {"summary": f"{len(tasks):,} tasks x {options['n']} responses", "tasks": len(tasks)}
-
-
-def grpo_set_stage(context: Context) -> dict[str, Any]:
-    """Rate the sampled tasks by successes and compose the set 3:4:3; validation rows beside it."""
-    world = Run(context.run, context.config)
-    options = grpo_set.Options(
-        total=context.config["grpo_set"]["total"],
-        samples=context.config["sample"]["n"],
-        seed=context.seed,
-        required=required_phases(context.config["sft_set"]["setting"]),
-        top=context.config["prompt"]["top"],
-    )
-    by_id = {task.task_id: task for task in world.tasks("train")}
-    records = list(rating.read_records(context.inputs["sample"] / "rollouts.jsonl"))
-    tasks = [by_id[name] for name in dict.fromkeys(record["task_id"] for record in records)]
-    made = grpo_set.build(records, tasks, world.messages, options)
-    grpo_set.write(context.folder, made)
-    valid = grpo_set.rows_for(
-        world.tasks("valid")[: context.config["grpo_set"]["validation"]], world.messages, "valid", options
-    )
-    if valid:
-        grpo_set.write(context.folder, grpo_set.GrpoSet(valid, {"total": len(valid)}), "valid")
-    taken = ", ".join(f"{name} {count}" for name, count in made.audit["taken"].items())
-    short = sum(made.audit["shortfall"].values())
-    return {
-        "summary": f"{made.audit['total']} instances ({taken}) of {made.audit['rated']:,} rated"
-        + (f", {short} short" if short else ""),
-        **made.audit,
-    }
 
 
 def grpo_stage(context: Context) -> dict[str, Any]:

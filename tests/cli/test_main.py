@@ -12,14 +12,7 @@ HEAVY = ("torch", "ray", "verl", "vllm", "swift", "transformers", "datasets", "p
 
 @pytest.mark.parametrize(
     "module",
-    [
-        "star_rl",
-        "star_rl.cli",
-        "star_rl.pipeline.recipe",
-        "star_rl.pipeline.chain",
-        "data_builders",
-        "rewards.star",
-    ],
+    ["star_rl", "star_rl.cli", "star_rl.pipeline.recipe", "star_rl.pipeline.chain", "data_builders", "rewards.star"],
 )
 def test_no_engine_is_loaded_behind_the_light_parts(module):
     code = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"

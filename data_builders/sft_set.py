@@ -22,15 +22,17 @@ import pyarrow.parquet as pq
 from data_builders.trajectories import reason_against
 from star_rl.errors import StarError
 from star_rl.files import atomic_path, sha256, write_json, write_text
-from star_rl.mars.record import Run, read_runs
+from star_rl.mars.record import Run as TeacherRun
+from star_rl.mars.record import read_runs
+from star_rl.pipeline.stage import Context
 from star_rl.prompts import STUDENT_VERSION, Event, PromptOptions, estimate_tokens, student_prompt
 from star_rl.records import Item, Task
+from star_rl.run import Run
 from star_rl.tools import TOOL_SCHEMAS
-from star_rl.trajectory import Trajectory, to_messages
+from star_rl.trajectory import LACKING, Trajectory, to_messages
 from star_rl.trajectory.grammar import PLAN, REFLECTION
 
 SETTINGS = ("full", "no_tools", "no_planner", "no_reflector", "planner_only")
-_LACKS = {"no_tools": "tools", "no_planner": "planner", "no_reflector": "reflector"}
 _ROWS = 256  # rows a row group: what is in memory at a time
 _LISTED = 50  # ids of over-long samples named in the audit
 
@@ -92,7 +94,7 @@ class SftOptions:
         """The prompt of a student that lacks what the setting lacks."""
         if self.setting == "planner_only":
             return replace(self.prompt, scope="plan", tools=False)
-        lacks = _LACKS.get(self.setting)
+        lacks = LACKING.get(self.setting)
         return replace(
             self.prompt,
             tools=self.prompt.tools and lacks != "tools",
@@ -115,14 +117,14 @@ class _Sample:
     cut: int
 
 
-def sample_of(run: Run, setting: str) -> tuple[Trajectory | None, bool, str]:
+def sample_of(run: TeacherRun, setting: str) -> tuple[Trajectory | None, bool, str]:
     """(trajectory, native, reason) of a run in a set: native runs lacked the part, others have it taken out.
 
     ``reason`` says why it has no place there: ``other_teacher``, ``corrected``, ``no_plan``.
     """
     team = run.configuration["team"]
     lacking = {part for part in ("planner", "reflector", "tools") if not team[part]}
-    wanted = {_LACKS[setting]} if setting in _LACKS else set()
+    wanted = {LACKING[setting]} if setting in LACKING else set()
     trajectory = run.trajectory
     if setting == "planner_only":
         plans = trajectory.of(PLAN)
@@ -135,6 +137,28 @@ def sample_of(run: Run, setting: str) -> tuple[Trajectory | None, bool, str]:
         return None, False, "corrected"
     gone = PLAN if setting == "no_planner" else REFLECTION
     return Trajectory([phase for phase in trajectory.phases if phase.tag != gone]), False, ""
+
+
+def build(context: Context) -> dict[str, Any]:
+    """Filter the runs to those that hit, and write them as ms-swift parquet with an audit and a card."""
+    world = Run(context.run, context.config)
+    options = context.config["sft_set"]
+    audit = build_sft(
+        context.inputs["teach"] / "runs.jsonl",
+        world.history,
+        world.items,
+        context.folder,
+        SftOptions(
+            setting=options["setting"],
+            prompt=world.prompt,
+            per_task=options["per_task"],
+            limit=options["limit"] or 0,
+            max_tokens=options["max_tokens"],
+            seed=context.seed,
+        ),
+    )
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in audit["dropped"].items() if count)
+    return {"summary": f"{audit['kept']:,} of {audit['read']:,} runs kept (dropped: {reasons or 'none'})", **audit}
 
 
 def build_sft(

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_builders import grpo
-from data_builders.grpo import (
+from data_builders import grpo_set
+from data_builders.difficulty import read_records, solved
+from data_builders.grpo_set import (
     Options,
     bounds_for,
-    build,
+    build_grpo,
     compose,
     describe,
     largest_total,
@@ -24,7 +25,6 @@ from data_builders.grpo import (
     rows_for,
     write,
 )
-from data_builders.rating import read_records, solved
 from star_rl.errors import StarError
 from star_rl.files import write_jsonl
 from star_rl.records import Task
@@ -63,10 +63,10 @@ def test_the_papers_totals(total: int, expected: tuple[int, int, int]) -> None:
 def test_composition_keeps_the_total_and_is_nearest(total: int) -> None:
     counts = compose(total)
     assert sum(counts.values()) == total
-    assert all(abs(counts[name] - total * share / 10) < 1 for name, share in grpo.RATIO.items())
+    assert all(abs(counts[name] - total * share / 10) < 1 for name, share in grpo_set.RATIO.items())
 
 
-@given(st.fixed_dictionaries({name: st.integers(0, 60) for name in grpo.RATIO}))
+@given(st.fixed_dictionaries({name: st.integers(0, 60) for name in grpo_set.RATIO}))
 def test_the_largest_total_fits_and_no_larger_one_does(available: dict[str, int]) -> None:
     total = largest_total(available)
     assert all(compose(total)[name] <= available[name] for name in available)
@@ -93,7 +93,7 @@ def test_too_few_samples_for_three_buckets() -> None:
 
 def test_buckets_by_successes() -> None:
     tasks, records = sampled(list(range(9)))
-    built = build(records, tasks, prompt, Options(ratio={"easy": 1, "medium": 1, "hard": 1}, total=7))
+    built = build_grpo(records, tasks, prompt, Options(ratio={"easy": 1, "medium": 1, "hard": 1}, total=7))
     found = {entry["extra_info"]["successes"]: entry["extra_info"]["difficulty"] for entry in built.rows}
     names = {1: "hard", 2: "hard", 3: "medium", 4: "medium", 5: "medium", 6: "easy", 7: "easy"}
     assert found.items() <= names.items()
@@ -103,7 +103,7 @@ def test_buckets_by_successes() -> None:
 
 def test_a_bucket_that_is_too_small_stays_short() -> None:
     tasks, records = sampled([7] * 100 + [4] * 100 + [1] * 10)
-    built = build(records, tasks, prompt, Options(total=100))
+    built = build_grpo(records, tasks, prompt, Options(total=100))
     assert built.audit["wanted"] == {"easy": 30, "medium": 40, "hard": 30}
     assert built.audit["taken"] == {"easy": 30, "medium": 40, "hard": 10}
     assert built.audit["shortfall"] == {"easy": 0, "medium": 0, "hard": 20}
@@ -113,7 +113,7 @@ def test_a_bucket_that_is_too_small_stays_short() -> None:
 
 def test_max_keeps_the_ratio() -> None:
     tasks, records = sampled([7] * 100 + [4] * 100 + [1] * 10)
-    built = build(records, tasks, prompt, Options(total="max"))
+    built = build_grpo(records, tasks, prompt, Options(total="max"))
     assert built.audit["taken"] == compose(built.audit["total"])
     assert built.audit["taken"]["hard"] == 10
     assert set(built.audit["shortfall"].values()) == {0}
@@ -123,7 +123,7 @@ def test_the_histogram_counts_every_rated_instance() -> None:
     source = random.Random(0)
     counts = [source.randrange(9) for _ in range(300)]
     tasks, records = sampled(counts)
-    audit = build(records, tasks, prompt, Options(total=50)).audit
+    audit = build_grpo(records, tasks, prompt, Options(total=50)).audit
     histogram = audit["histogram"]
     assert [(entry["source"], entry["scenario"]) for entry in histogram] == [("amazon", "classic"), ("yelp", "classic")]
     for count in range(9):
@@ -136,9 +136,9 @@ def test_the_histogram_counts_every_rated_instance() -> None:
 def test_the_seed_decides_and_nothing_else() -> None:
     tasks, records = sampled([7, 4, 1] * 100)
     shuffled = records[::-1]
-    first = build(records, tasks, prompt, Options(total=100, seed=3))
-    assert build(shuffled, tasks[::-1], prompt, Options(total=100, seed=3)).rows == first.rows
-    other = build(records, tasks, prompt, Options(total=100, seed=4))
+    first = build_grpo(records, tasks, prompt, Options(total=100, seed=3))
+    assert build_grpo(shuffled, tasks[::-1], prompt, Options(total=100, seed=3)).rows == first.rows
+    other = build_grpo(records, tasks, prompt, Options(total=100, seed=4))
     assert {entry["extra_info"]["task_id"] for entry in other.rows} != {
         entry["extra_info"]["task_id"] for entry in first.rows
     }
@@ -147,10 +147,12 @@ def test_the_seed_decides_and_nothing_else() -> None:
 
 def test_more_samples_with_bounds_of_ones_own() -> None:
     tasks, records = sampled([3, 2, 1, 0, 4], samples=4)
-    built = build(records, tasks, prompt, Options(samples=4, total="max", ratio={"easy": 1, "medium": 1, "hard": 1}))
+    built = build_grpo(
+        records, tasks, prompt, Options(samples=4, total="max", ratio={"easy": 1, "medium": 1, "hard": 1})
+    )
     assert built.audit["total"] == 3
     own = Options(samples=4, total="max", bounds={"some": (1, 2)}, ratio={"some": 1})
-    audit = build(records, tasks, prompt, own).audit
+    audit = build_grpo(records, tasks, prompt, own).audit
     assert audit["taken"] == {"some": 2} and audit["dropped"]["outside_bounds"] == 1
 
 
@@ -178,7 +180,7 @@ def test_incomplete_and_repeated_samples() -> None:
     records = [entry for entry in records if entry["task_id"] != "t3"]
     records[0]["hit"] = None  # t0, sample 0: the engine failed
     records = [*records, {**records[8]}]  # t1, sample 0, twice
-    audit = build(records, tasks, prompt, Options(total=1)).audit
+    audit = build_grpo(records, tasks, prompt, Options(total=1)).audit
     assert audit["rated"] == 2 and audit["dropped"]["incomplete"] == 1 and audit["dropped"]["not_sampled"] == 1
     assert audit["records"] == {"twice": 1, "failed": 1}
 
@@ -186,7 +188,7 @@ def test_incomplete_and_repeated_samples() -> None:
 def test_a_sample_that_failed_and_was_sampled_again_counts() -> None:
     tasks, records = sampled([4])
     records.insert(0, {"task_id": "t0", "sample": 0, "stop": "aborted", "model_text": ""})
-    assert build(records, tasks, prompt, Options(total=1)).audit["rated"] == 1
+    assert build_grpo(records, tasks, prompt, Options(total=1)).audit["rated"] == 1
 
 
 @pytest.mark.parametrize(
@@ -202,7 +204,7 @@ def test_a_sample_that_failed_and_was_sampled_again_counts() -> None:
 )
 def test_records_that_do_not_belong_are_refused(record: dict[str, Any], words: str) -> None:
     with pytest.raises(StarError, match=words):
-        build([record], [task(0)], prompt)
+        build_grpo([record], [task(0)], prompt)
 
 
 @pytest.mark.parametrize(
@@ -224,28 +226,28 @@ def test_records_that_do_not_belong_are_refused(record: dict[str, Any], words: s
 )
 def test_options_out_of_range_are_refused(options: Options, words: str) -> None:
     with pytest.raises(StarError, match=words):
-        build([], [task(0)], prompt, options)
+        build_grpo([], [task(0)], prompt, options)
 
 
 def test_faulty_tasks_are_refused() -> None:
     with pytest.raises(StarError, match="t1 is there twice"):
-        build([], [task(1), task(1)], prompt)
+        build_grpo([], [task(1), task(1)], prompt)
     foreign = Task("t1", "amazon", "classic", "u", CANDIDATES, "99", 1)
     with pytest.raises(StarError, match="'99' of task t1"):
-        build([], [foreign], prompt)
+        build_grpo([], [foreign], prompt)
 
 
 def test_a_task_without_a_prompt_is_named() -> None:
     tasks, records = sampled([4])
     with pytest.raises(StarError, match="t0 has no prompt"):
-        build(records, tasks, {}, Options(total=1))
+        build_grpo(records, tasks, {}, Options(total=1))
     with pytest.raises(StarError, match="does not end with the user's message"):
-        build(records, tasks, {"t0": []}, Options(total=1))
+        build_grpo(records, tasks, {"t0": []}, Options(total=1))
 
 
 def test_rows_as_verl_reads_them(tmp_path: Path) -> None:
     tasks, records = sampled([7, 4, 1] * 10)
-    built = build(
+    built = build_grpo(
         records,
         tasks,
         {one.task_id: prompt(one) for one in tasks},
@@ -253,7 +255,7 @@ def test_rows_as_verl_reads_them(tmp_path: Path) -> None:
     )
     path = write(tmp_path / "set", built)
     table = pq.read_table(path)
-    assert table.schema.equals(grpo.SCHEMA)
+    assert table.schema.equals(grpo_set.SCHEMA)
     for read, made in zip(table.to_pylist(), built.rows, strict=True):
         assert read == made
         assert read["agent_name"] == "star_agent" and read["data_source"] in ("amazon", "yelp")
@@ -261,7 +263,7 @@ def test_rows_as_verl_reads_them(tmp_path: Path) -> None:
         assert [message["role"] for message in read["prompt"]] == ["system", "user"]
         info = read["extra_info"]
         assert info["candidates"] == list(CANDIDATES) and info["required"] == ["plan", "recommend"] and info["top"] == 5
-        assert set(info["tools_kwargs"]) == set(grpo.TOOLS) and info["need_tools_kwargs"] is True
+        assert set(info["tools_kwargs"]) == set(grpo_set.TOOLS) and info["need_tools_kwargs"] is True
         assert all(value is not None for value in info.values())
     assert json.loads((tmp_path / "set" / "train.audit.json").read_text()) == json.loads(json.dumps(built.audit))
     assert sorted(entry.name for entry in (tmp_path / "set").iterdir()) == ["train.audit.json", "train.parquet"]
@@ -286,7 +288,7 @@ def test_validation_rows_keep_their_order() -> None:
 
 def test_an_empty_set_is_an_error(tmp_path: Path) -> None:
     tasks, records = sampled([0, 8, 8])
-    built = build(records, tasks, prompt, Options(total=10))
+    built = build_grpo(records, tasks, prompt, Options(total=10))
     assert built.rows == [] and built.audit["shortfall"] == {"easy": 3, "medium": 4, "hard": 3}
     with pytest.raises(StarError, match="no instance is left"):
         write(tmp_path, built)
@@ -321,6 +323,6 @@ def test_a_response_that_is_no_text_is_no_success(text: Any) -> None:
 def test_ugly_ids_and_titles_survive(tmp_path: Path) -> None:
     ugly = Task("t\x00\u2028/..", "yelp", "long_term", "'; --", ("a\n", "\U0001f4da", "</plan>"), "</plan>", 1)
     records = [{"task_id": ugly.task_id, "sample": number, "hit": number < 4} for number in range(8)]
-    built = build(records, [ugly], prompt, Options(total="max", ratio={"easy": 0, "medium": 1, "hard": 0}))
+    built = build_grpo(records, [ugly], prompt, Options(total="max", ratio={"easy": 0, "medium": 1, "hard": 0}))
     (read,) = pq.read_table(write(tmp_path, built)).to_pylist()
     assert read["extra_info"]["task_id"] == ugly.task_id and read["reward_model"]["ground_truth"] == "</plan>"

@@ -7,7 +7,7 @@ import pytest
 
 from star_rl.errors import StarError
 from star_rl.pipeline.options import Recipe
-from star_rl.training.teacher import open_teacher
+from star_rl.teacher import open_teacher
 
 
 class FakeWorld:

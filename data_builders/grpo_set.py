@@ -21,11 +21,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_builders.rating import count_successes
+from data_builders.difficulty import count_successes, read_records
 from star_rl.errors import StarError
 from star_rl.files import atomic_path, write_json
+from star_rl.pipeline.stage import Context
 from star_rl.records import Task
-from star_rl.trajectory import CRITICAL
+from star_rl.run import Run
+from star_rl.trajectory import CRITICAL, required_phases
 
 AGENT, ABILITY = "star_agent", "recommendation"
 #: Every row names every tool: Arrow unifies structs, so a key that only some rows had would be null in the others.
@@ -134,7 +136,34 @@ def largest_total(available: Mapping[str, int], ratio: Mapping[str, int] = RATIO
     return total
 
 
-def build(
+def build(context: Context) -> dict[str, Any]:
+    """Rate the sampled tasks by successes and compose the set 3:4:3; validation rows beside it."""
+    world = Run(context.run, context.config)
+    options = Options(
+        total=context.config["grpo_set"]["total"],
+        samples=context.config["sample"]["n"],
+        seed=context.seed,
+        required=required_phases(context.config["sft_set"]["setting"]),
+        top=context.config["prompt"]["top"],
+    )
+    by_id = {task.task_id: task for task in world.tasks("train")}
+    records = list(read_records(context.inputs["sample"] / "rollouts.jsonl"))
+    tasks = [by_id[name] for name in dict.fromkeys(record["task_id"] for record in records)]
+    made = build_grpo(records, tasks, world.messages, options)
+    write(context.folder, made)
+    valid = rows_for(world.tasks("valid")[: context.config["grpo_set"]["validation"]], world.messages, "valid", options)
+    if valid:
+        write(context.folder, GrpoSet(valid, {"total": len(valid)}), "valid")
+    taken = ", ".join(f"{name} {count}" for name, count in made.audit["taken"].items())
+    short = sum(made.audit["shortfall"].values())
+    return {
+        "summary": f"{made.audit['total']} instances ({taken}) of {made.audit['rated']:,} rated"
+        + (f", {short} short" if short else ""),
+        **made.audit,
+    }
+
+
+def build_grpo(
     records: Iterable[Mapping[str, Any]],
     tasks: Iterable[Task],
     prompts: Prompts,
@@ -144,7 +173,7 @@ def build(
     """Compose a GRPO set from sampled rollouts. Pure: the same input gives the same rows in the same order.
 
     Args:
-        records: rollouts with ``task_id``, ``sample`` and what :func:`data_builders.rating.solved` reads.
+        records: rollouts with ``task_id``, ``sample`` and what :func:`data_builders.difficulty.solved` reads.
         tasks: the instances that were sampled.
         prompts: the messages of a task, by id or made on demand; asked for the chosen instances alone.
 

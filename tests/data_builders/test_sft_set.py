@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from data_builders.sft import SETTINGS, SftOptions, build_sft, percentiles
+from data_builders.sft_set import SETTINGS, SftOptions, build_sft, percentiles
 from data_builders.trajectories import filter_runs, hit_rates
 from star_rl.errors import StarError
 from star_rl.mars import identity_of, read_runs, teach, to_json
