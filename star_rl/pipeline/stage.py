@@ -3,8 +3,9 @@
 A stage is *done* when its folder holds a ``manifest.json`` whose key equals today's key. The key holds what decides the
 output and nothing else: the stage's options, its inputs' content, the seed, and the source code it runs. The manifest
 is written last, so a killed stage is never taken for a finished one. An interrupted stage resumes under the same key,
-and also under other code: a mended bug must not cost the steps before it. Under another key its folder is emptied or,
-where it may hold hours of work or is run again by ``--from``, moved aside. Package versions are recorded and reported, but decide nothing.
+and also under other code: a mended bug must not cost the steps before it. Under another key a costly stage's folder is
+moved aside, as ``--from`` does with any stage; other folders are emptied. Package versions are recorded and reported,
+but decide nothing.
 """
 
 from __future__ import annotations
