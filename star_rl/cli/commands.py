@@ -68,7 +68,7 @@ def run(arguments: Namespace) -> int:
 
 def doctor(arguments: Namespace) -> int:
     """``star-rl doctor``."""
-    from launch import doctor as checks
+    from star_rl.cli import doctor as checks
 
     return checks.run(arguments.extra)
 
