@@ -257,10 +257,8 @@ class Drill:
         self.hold("whole: a vLLM replica on either node", nodes["CpuVllmServer"] == {HEAD, SECOND})
         self.hold(f"whole: tasks of {self.steps} steps", all(self.tasks("whole")))
         first = next((seconds for seconds, line in command.lines if line.startswith("preflight")), None)
-        size = float(command.text.partition(": ")[2].partition(" MB sent")[0] or "inf")
-        self.figures |= {"first_line_seconds": first, "package_mb": size}
+        self.figures |= {"first_line_seconds": first}
         self.hold(f"submit to the job's first line: {first or float('inf'):.1f} s", (first or 1e9) < FIRST_LINE)
-        self.hold(f"package: {size:.2f} MB", size < 1)
 
     def killed(self, name: str, victim: Callable[[], psutil.Process | None], what: str, again: bool) -> None:
         command = self.submit(name)

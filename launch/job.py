@@ -1,6 +1,7 @@
 """What a submitted job runs on the cluster: the preflight, then the recipe, stage after stage.
 
-``python -m launch.job SPEC`` with a file of JSON: ``recipe`` (YAML text), ``start``, ``until``, ``needs``.
+``python -m launch.job`` reads its specification from the module that was sent along (:func:`parcel`): ``recipe``
+(YAML text), ``start``, ``until``, ``needs``.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import dataclasses
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,25 @@ from star_rl.integrations import curves
 from star_rl.masking import MaskedStream
 from star_rl.pipeline.stage import Context, Stage, manifest_of
 
-#: Written into the package beside the code.
-SPEC = ".star_rl_job.json"
+_SPEC = "job.json"
+
+
+def parcel(folder: Path, spec: str, held: secret.Secrets) -> dict[str, Any]:
+    """Write a job's specification and its variables as a module below ``folder``.
+
+    Returns:
+        What Ray's runtime environment needs to send it.
+    """
+    module = folder / secret.MODULE
+    module.mkdir()
+    (module / "__init__.py").touch()
+    (module / _SPEC).write_text(spec, encoding="utf-8")
+    runtime: dict[str, Any] = {"py_modules": [str(module)]}
+    if held.names:
+        pad, content = held.split()
+        (module / secret.FILE).write_bytes(content)
+        runtime |= {"env_vars": {secret.PAD: pad}, "worker_process_setup_hook": "launch.secret.setup"}
+    return runtime
 
 
 def guarded(stages: tuple[Stage, ...], needs: preflight.Needs) -> tuple[Stage, ...]:
@@ -79,9 +98,10 @@ def run(spec: dict[str, Any]) -> None:
     for part in compiled.adopt(Path(compiled.__file__).resolve().parents[1]):
         print(f"{part} is not built in this image: a slower path is taken (pip install -e . builds it)", flush=True)
     print("preflight: looking at the cluster's nodes", flush=True)
-    file = Path(SPEC).with_suffix(".yaml")
-    file.write_text(spec["recipe"], encoding="utf-8")
-    recipe = load(file)
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "recipe.yaml"
+        file.write_text(spec["recipe"], encoding="utf-8")
+        recipe = load(file)
     folder = Path(recipe.out) / recipe.name
     left = preflight.within(10.0, recipe.out, lambda: still_to_write(needs.disk, folder))
     needs = dataclasses.replace(needs, disk=left, wandb=curves.server(os.environ))
@@ -90,12 +110,12 @@ def run(spec: dict[str, Any]) -> None:
     runner.run(recipe, guarded(chain.STAGES, needs), spec.get("start"), spec.get("until"))
 
 
-def main(path: str) -> int:
-    """Exit codes as those of ``star-rl``."""
+def main() -> int:
+    """Run the job that was sent; exit codes as those of ``star-rl``."""
     secret.load()
     sys.stdout, sys.stderr = MaskedStream(sys.stdout), MaskedStream(sys.stderr)
     try:
-        run(json.loads(Path(path).read_text(encoding="utf-8")))
+        run(json.loads((secret.sent_folder() / _SPEC).read_text(encoding="utf-8")))
     except StarError as error:
         print(f"star-rl: {error}", file=sys.stderr, flush=True)
         return 2
@@ -106,4 +126,4 @@ def main(path: str) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1]))
+    raise SystemExit(main())

@@ -1,13 +1,14 @@
 """Environment variables that travel to a cluster by name.
 
 Ray shows a job's runtime environment on its dashboard and writes it to its logs, so a value must not stand there. It is
-split in two: a random pad in the job's environment, and the value XOR the pad in a file of the package. Either half
+split in two: a random pad in the job's environment, and the value XOR the pad in a module that travels. Either half
 alone is noise. Each process of the job puts the two together when it starts (:func:`load`, Ray's
 ``worker_process_setup_hook``), so the values are in the processes' memory and nowhere else.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -18,9 +19,11 @@ from pathlib import Path
 from star_rl import masking
 from star_rl.errors import StarError
 
-#: Variable with the pad, and the file beside the code with the rest.
+#: Variable with the pad, and the file of module :data:`MODULE` with the rest.
 PAD = "STAR_RL_PAD"
-FILE = ".star_rl_env.json"
+FILE = "env.json"
+#: Module that travels beside the code, as one of Ray's ``py_modules``.
+MODULE = "star_rl_sent"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -69,10 +72,16 @@ class Secrets:
         return pad.hex(), json.dumps({"names": self.names, "mixed": mixed.hex()}).encode()
 
 
+def sent_folder() -> Path:
+    """Return the folder of :data:`MODULE`, or an empty path where none was sent."""
+    found = importlib.util.find_spec(MODULE)
+    return Path(found.origin).parent if found is not None and found.origin else Path()
+
+
 def load(folder: str | Path | None = None) -> Secrets:
     """Put the submitted variables into this process's environment; nothing where none were submitted."""
     pad = os.environ.get(PAD, "")
-    file = Path(folder or Path(__file__).resolve().parents[1]) / FILE
+    file = (sent_folder() if folder is None else Path(folder)) / FILE
     if not pad or not file.is_file():
         return Secrets({})
     mixed = bytes.fromhex(json.loads(file.read_text(encoding="utf-8"))["mixed"])

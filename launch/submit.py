@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
+import os
 import re
 import secrets as random_source
 import shlex
@@ -22,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from launch import job, package, preflight, secret
+from launch import job, preflight, secret
 from star_rl.errors import StarError
 from star_rl.pipeline.options import Recipe
 from star_rl.plan.shapes import Shape, shape_of
@@ -33,14 +35,18 @@ TERMINAL = ("SUCCEEDED", "FAILED", "STOPPED")
 #: Seconds for which a job is followed while the cluster cannot be reached, and the longest pause between two tries.
 _PATIENCE, _LONGEST_PAUSE = 600.0, 30.0
 _AGENT_SECONDS = 60.0
+#: Parts of the working tree that no job needs; Ray leaves out what .gitignore names too (gitwildmatch patterns).
+EXCLUDES = [
+    ".?*", "__pycache__", "/runs", "/wandb", "/build", "/dist", "/tests", "/docs", "/benchmarks", "/packaging",
+    "*.egg-info", "*.pyc", "*.log", "*.parquet", "*.safetensors", "*.bin", "*.pt", "*.arrow", "*.zip", "*.whl", "*.so",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A submitted job: its id, the bytes of its package and the seconds that sending took."""
+    """A submitted job: its id, and the seconds that sending took."""
 
     id: str
-    bytes: int
     seconds: float
 
 
@@ -63,8 +69,11 @@ def connect(address: str) -> Any:
         socket.create_connection((parts.hostname or "", port), timeout=10).close()
     except OSError as error:
         raise StarError(f"nothing answers at {parts.hostname}:{port} ({error})", remedy) from error
+    os.environ.setdefault("RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES", "")  # EXCLUDES has them
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
+
+    logging.getLogger("ray").setLevel(logging.WARNING)
 
     try:
         return JobSubmissionClient(url if parts.port else f"{url}:{port}")
@@ -172,7 +181,6 @@ def submit(
     until: str | None = None,
     extra: str | None = None,
     python: str = "python",
-    limit: int = package.LIMIT,
 ) -> Sent:
     """Send a recipe.
 
@@ -180,17 +188,15 @@ def submit(
         recipe: as loaded; :func:`prepare` is applied.
         client: of :func:`connect`.
         held: the submitter's variables.
-        root: the tree to send, default :func:`launch.package.project_root`.
+        root: the tree to send, default :func:`project_root`.
         start, until: as for ``star-rl run``.
         extra: which pins the nodes are held to, ``cpu`` or ``gpu``; default from the GRPO recipe's device.
         python: interpreter on the cluster.
-        limit: bytes of the package at most.
 
     Raises:
-        StarError: the recipe cannot run there, a job of this run is under way, the package is too large, or Ray
-            refuses it.
+        StarError: the recipe cannot run there, a job of this run is under way, or Ray refuses it.
     """
-    root = (root or package.project_root()).resolve()
+    root = (root or project_root()).resolve()
     recipe = prepare(recipe, root, until)
     needs = needs_of(recipe, root, extra, until)
     spec = {
@@ -201,8 +207,8 @@ def submit(
         "until": until,
         "needs": asdict(needs),
     }
-    about = {**spec, "env": held.names, "extra": extra, "python": python, "limit": limit}
-    return _send(spec, about, client, held, root, limit)
+    about = {**spec, "env": held.names, "extra": extra, "python": python}
+    return _send(spec, about, client, held, root)
 
 
 def _yaml(recipe: Recipe) -> str:
@@ -211,9 +217,20 @@ def _yaml(recipe: Recipe) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(asdict(recipe)))
 
 
-def _send(
-    spec: Mapping[str, Any], about: Mapping[str, Any], client: Any, held: secret.Secrets, root: Path, limit: int
-) -> Sent:
+def project_root() -> Path:
+    """Return the tree to send: the current folder if it is a checkout, else the checkout that this code runs from.
+
+    Raises:
+        StarError: neither is a checkout.
+    """
+    here, own = Path.cwd(), Path(__file__).resolve().parents[1]
+    for folder in (here, own):
+        if (folder / "setup.py").is_file() and (folder / "star_rl").is_dir():
+            return folder
+    raise StarError(f"{here} is no checkout of the project", "submit from the project's folder")
+
+
+def _send(spec: Mapping[str, Any], about: Mapping[str, Any], client: Any, held: secret.Secrets, root: Path) -> Sent:
     began = time.monotonic()
     for other in jobs(client):
         if other["name"] == spec["name"] and other["out"] == spec["out"] and other["status"] not in TERMINAL:
@@ -221,31 +238,24 @@ def _send(
                 f"job {other['id']} works on run {spec['name']} already",
                 f"follow it (star-rl status {spec['name']}), stop it, or set another name=",
             )
-    tree = package.collect(root)
     text = json.dumps({key: spec[key] for key in ("recipe", "start", "until", "needs")})
     if held.mask(text) != text:
         raise StarError(
             "the recipe holds the value of a variable given by --env", "name the variable in the recipe instead"
         )
-    extra: dict[str, bytes] = {job.SPEC: text.encode()}
-    runtime: dict[str, Any] = {}
-    if held.names:
-        pad, extra[secret.FILE] = held.split()
-        runtime = {"env_vars": {secret.PAD: pad}, "worker_process_setup_hook": "launch.secret.setup"}
     # of what an address and a file's name may hold
     name = f"star-{re.sub(r'[^A-Za-z0-9_.-]', '-', spec['name'])}-{random_source.token_hex(4)}"
     with tempfile.TemporaryDirectory(prefix="star-rl-") as folder:
-        archive = Path(folder) / f"{name}.zip"
-        size = package.write(tree, archive, extra, limit)
+        runtime = {"working_dir": str(root), "excludes": EXCLUDES, **job.parcel(Path(folder), text, held)}
         _hand_over(
             client,
             held,
-            entrypoint=f"{shlex.quote(str(about['python']))} -m launch.job {job.SPEC}",
+            entrypoint=f"{shlex.quote(str(about['python']))} -m launch.job",
             submission_id=name,
-            runtime_env={"working_dir": str(archive), **runtime},
-            metadata={MARK: json.dumps({**about, "package": tree.digest})},
+            runtime_env=runtime,
+            metadata={MARK: json.dumps(about)},
         )
-    return Sent(name, size, time.monotonic() - began)
+    return Sent(name, time.monotonic() - began)
 
 
 def _hand_over(client: Any, held: secret.Secrets, **request: Any) -> None:
@@ -346,7 +356,7 @@ def stop(client: Any, name: str, patience: float = 30.0) -> str:
 
 def resume(client: Any, name: str, names: Iterable[str], root: Path | None = None) -> Sent:
     """Send a run's recipe again: the same run folder, so finished stages are found and training goes on from its last
-    checkpoint under its W&B run id. The package may be as large as the earlier job's.
+    checkpoint under its W&B run id.
 
     Args:
         names: variables to send; those of the earlier job where none are named.
@@ -357,9 +367,8 @@ def resume(client: Any, name: str, names: Iterable[str], root: Path | None = Non
     entry = find(client, name)
     held = secret.Secrets.from_environment(list(names) or entry["env"])
     spec = {key: entry[key] for key in ("name", "out", "recipe", "until", "needs")} | {"start": None}
-    limit = entry.get("limit", package.LIMIT)
-    about = {**spec, **{key: entry[key] for key in ("extra", "python")}, "env": held.names, "limit": limit}
-    return _send(spec, about, client, held, (root or package.project_root()).resolve(), limit)
+    about = {**spec, **{key: entry[key] for key in ("extra", "python")}, "env": held.names}
+    return _send(spec, about, client, held, (root or project_root()).resolve())
 
 
 def follow(client: Any, name: str, held: secret.Secrets, out: Any = None) -> int:

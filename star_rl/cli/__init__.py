@@ -266,7 +266,6 @@ def _cluster(commands: Any) -> None:
     submit.add_argument("--follow", action="store_true", help="print the log until the job ends")
     submit.add_argument("--extra", choices=("cpu", "gpu"), help="pins of the nodes (default: the recipe's device)")
     submit.add_argument("--python", default="python", help="interpreter on the cluster")
-    submit.add_argument("--limit", type=float, default=8.0, metavar="MB", help="largest package that is sent")
 
     status = _add(commands, "status", "jobs of a cluster, one job with the end of its log, or a run folder's stages",
                   ["status", "status amazon --follow", "status runs/quickstart"])  # fmt: skip

@@ -276,7 +276,6 @@ def submit(arguments: Namespace) -> int:
         until=arguments.until,
         extra=arguments.extra,
         python=arguments.python,
-        limit=int(arguments.limit * 2**20),
     )
     return _sent(sent, client, held, recipe.name, arguments.follow)
 
@@ -295,7 +294,7 @@ def resume(arguments: Namespace) -> int:
 def _sent(sent: Any, client: Any, held: Any, name: str, follow: bool) -> int:
     from launch import submit as sending
 
-    print(f"{sent.id}: {sent.bytes / 2**20:.2f} MB sent in {sent.seconds:.1f} s", flush=True)
+    print(f"{sent.id}: sent in {sent.seconds:.1f} s", flush=True)
     if follow:
         return sending.follow(client, sent.id, held)
     print(f"star-rl status {name} --follow shows its log, star-rl stop {name} ends it")

@@ -10,12 +10,13 @@ import socket
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from launch import package, preflight, secret, submit
+from launch import job, preflight, secret, submit
 from star_rl import cli
 from star_rl.errors import StarError
 from star_rl.pipeline.chain import STAGES
@@ -92,7 +93,7 @@ def test_a_job_is_sent_followed_and_found_again(cluster, tmp_path, capsys, monke
     monkeypatch.setenv("STAR_TEST_KEY", VALUE)
     assert cli.main(arguments(address, tmp_path, "first", 100, "--env", "STAR_TEST_KEY", "--follow")) == 0
     out, err = capsys.readouterr()
-    assert "MB sent in" in out and "preflight: 1 node(s)" in out and "2/2 tasks" in out
+    assert ": sent in" in out and "preflight: 1 node(s)" in out and "2/2 tasks" in out
     assert out.rstrip().endswith("succeeded")
     assert (tmp_path / "first/tasks/manifest.json").is_file()
     assert not list(tmp_path.glob(".preflight-*"))
@@ -150,24 +151,21 @@ def test_a_cluster_that_is_not_ready_says_so_and_how_to_mend_it(cluster, tmp_pat
 def test_variables_reach_the_driver_and_its_workers(cluster, tmp_path, monkeypatch):
     address, _ = cluster
     monkeypatch.setenv("STAR_TEST_KEY", VALUE)
-    pad, content = secret.Secrets.from_environment(["STAR_TEST_KEY"]).split()
     script = (
         "import hashlib, os, ray\nfrom launch import secret\nsecret.load()\n"
         "digest = lambda: hashlib.sha256(os.environ.get('STAR_TEST_KEY', '').encode()).hexdigest()\n"
         "ray.init(log_to_driver=False)\nprint('DRIVER', digest())\n"
         "print('WORKER', ray.get(ray.remote(digest).remote()))\n"
     )
-    package.write(
-        package.collect(package.project_root()), tmp_path / "p.zip", {"show.py": script.encode(), secret.FILE: content}
-    )
+    tree = tmp_path / "tree"
+    shutil.copytree("launch", tree / "launch")
+    shutil.copytree("star_rl", tree / "star_rl", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    (tree / "show.py").write_text(script)
     client = submit.connect(address)
+    held = secret.Secrets.from_environment(["STAR_TEST_KEY"])
     name = client.submit_job(
         entrypoint=f"{sys.executable} show.py",
-        runtime_env={
-            "working_dir": str(tmp_path / "p.zip"),
-            "env_vars": {secret.PAD: pad},
-            "worker_process_setup_hook": "launch.secret.setup",
-        },
+        runtime_env={"working_dir": str(tree), **job.parcel(tmp_path, "{}", held)},
     )
     deadline = time.monotonic() + 120
     while client.get_job_status(name).value not in submit.TERMINAL and time.monotonic() < deadline:
@@ -289,17 +287,23 @@ def test_the_command_that_the_help_shows_is_not_refused(capsys):
 
 
 @pytest.mark.engine
-def test_a_large_package_can_be_sent_again(tmp_path, monkeypatch):
+def test_a_run_of_any_name_can_be_sent_again_and_again(tmp_path):
     client, none = _Jobs(), secret.Secrets({})
     recipe = load("recipes/quickstart.yaml", [f"out={tmp_path}"])
     recipe.name = "large #2?"
-    monkeypatch.setattr(package, "LIMIT", 1000)
-    submit.submit(recipe, client, none, root=Path.cwd(), extra="cpu", limit=20 << 20)
+    submit.submit(recipe, client, none, root=Path.cwd(), extra="cpu")
     for _ in range(2):  # the second resume is of the first one's job
-        assert submit.resume(client, "large #2?", []).bytes > 1000
-    assert re.fullmatch("star-large--2--[0-9a-f]{8}", client.sent[-1]["submission_id"])
-    about = json.loads(client.sent.pop()["metadata"][submit.MARK])
-    del about["limit"]  # of a version that kept none
-    client.sent[:] = [{"submission_id": "star-large", "metadata": {submit.MARK: json.dumps(about)}}]
-    with pytest.raises(StarError, match="raise --limit"):
         submit.resume(client, "large #2?", [])
+    assert re.fullmatch("star-large--2--[0-9a-f]{8}", client.sent[-1]["submission_id"])
+
+
+def test_what_ray_sends_is_code_and_recipes_and_less_than_two_megabytes(tmp_path):
+    from ray._private.runtime_env.packaging import create_package
+
+    target = tmp_path / "package.zip"
+    create_package(str(submit.project_root()), target, include_gitignore=True, excludes=submit.EXCLUDES)
+    with zipfile.ZipFile(target) as archive:
+        names = archive.namelist()
+    assert {"setup.py", "launch/job.py", "recipes/grpo/table5.yaml", "rewards/star.py"} <= set(names)
+    assert not [name for name in names if name.startswith((".", "tests/", "runs/", "docs/")) or name.endswith(".so")]
+    assert target.stat().st_size < 2 << 20
