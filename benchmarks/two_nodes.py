@@ -14,7 +14,7 @@ rollouts    likewise in the middle of the third step's rollouts, when nothing of
 Printed is what a user sees. Exit code 1 unless: the undisturbed run ends, both ranks and both replicas stood on
 different nodes, each kill ends the job with a message within :data:`NOTICE` seconds, each resumed run ends at the same
 step with the tasks of every step those of the undisturbed run and under the same W&B run id, the first line of the job
-comes within :data:`FIRST_LINE` seconds, and the package is under a megabyte.
+comes within :data:`FIRST_LINE` seconds.
 """
 
 from __future__ import annotations
