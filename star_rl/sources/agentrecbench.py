@@ -158,9 +158,7 @@ def _file(folder: Path, name: str) -> Path:
 
 
 def _reviews(sink: Sink, path: Path, o: Options) -> None:
-    def bad(line: int, reason: str) -> None:
-        sink.rows["interactions"] += 1
-        sink.bad("interactions", path, line, reason)
+    bad = sink.reporter("interactions", path)
 
     def work(block: Block) -> tuple[Prepared, int, np.ndarray | None]:
         """Rows of the domain, how many were of another, and which rows they are where not all."""
@@ -181,9 +179,7 @@ def _reviews(sink: Sink, path: Path, o: Options) -> None:
     for line, block, (rows, other, here) in read_blocks(path, reader, work):
         for number, reason in block.bad:
             bad(line + number, reason)
-        if other:
-            sink.rows["interactions"] += other
-            sink.drop("interactions", "other domain", other)
+        sink.skip("interactions", "other domain", other)
         sink.add(rows, path, line + (block.lines if here is None else block.lines[here]))
 
 
@@ -224,16 +220,11 @@ def _ratings(block: Block) -> tuple[pa.Array, pa.Array]:
 
 
 def _rows(sink: Sink, table: str, path: Path, o: Options) -> Iterator[dict[str, Any]]:
-    def bad(line: int, reason: str) -> None:
-        sink.rows[table] += 1
-        sink.bad(table, path, line, reason)
-
-    for _, row in read_objects(path, bad):
+    for _, row in read_objects(path, sink.reporter(table, path)):
         if o.domain == "all" or row.get("source", o.domain) == o.domain:
             yield row
         else:
-            sink.rows[table] += 1
-            sink.drop(table, "other domain", 1)
+            sink.skip(table, "other domain")
 
 
 def _items(sink: Sink, path: Path, o: Options) -> None:
@@ -265,15 +256,12 @@ def _users(sink: Sink, path: Path, o: Options) -> None:
             ids, attributes = ids.filter(here), attributes.filter(here)
         return sink.prepare_users(ids, attributes)
 
+    bad = sink.reporter("users", path)
     reader = Reader(Fields(("user_id", _ATTRIBUTES), strings=("source",), refused=more), odd)
     for line, block, (rows, read) in read_blocks(path, reader, work):
         for number, reason in block.bad:
-            sink.rows["users"] += 1
-            sink.bad("users", path, line + number, reason)
-        other = len(block.lines) - read
-        if other:
-            sink.rows["users"] += other
-            sink.drop("users", "other domain", other)
+            bad(line + number, reason)
+        sink.skip("users", "other domain", len(block.lines) - read)
         sink.add_users(rows, read)
 
 

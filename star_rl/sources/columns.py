@@ -72,7 +72,7 @@ def _interactions(sink: Sink, path: Path, o: Options) -> None:
         if getattr(o, name):
             wanted[name] = getattr(o, name)
     place = 0
-    for lines, table in _read(path, o, wanted, _counter(sink, "interactions", path), {"timestamp": remedy}):
+    for lines, table in _read(path, o, wanted, sink.reporter("interactions", path), {"timestamp": remedy}):
         stamps = table[o.timestamp] if o.time == "seconds" else pa.array(np.arange(place, place + len(table)))
         place += len(table)
         sink.interactions(
@@ -88,7 +88,7 @@ def _interactions(sink: Sink, path: Path, o: Options) -> None:
 
 def _items(sink: Sink, path: Path, o: Options) -> None:
     wanted = {"item_id": o.item_id, "title": o.title} | ({"categories": o.categories} if o.categories else {})
-    for _, table in _read(path, o, wanted, _counter(sink, "items", path), {}, everything=True):
+    for _, table in _read(path, o, wanted, sink.reporter("items", path), {}, everything=True):
         for row in table.to_pylist():
             labels = row[o.categories] if o.categories else None
             labels = labels.split(o.separator) if isinstance(labels, str) else labels
@@ -97,7 +97,7 @@ def _items(sink: Sink, path: Path, o: Options) -> None:
 
 def _users(sink: Sink, path: Path, o: Options) -> None:
     wanted = {"user_id": o.user_id}
-    for _, table in _read(path, o, wanted, _counter(sink, "users", path), {}, everything=True):
+    for _, table in _read(path, o, wanted, sink.reporter("users", path), {}, everything=True):
         for row in table.to_pylist():
             sink.user(row[o.user_id], _rest(row, wanted))
 
@@ -105,14 +105,6 @@ def _users(sink: Sink, path: Path, o: Options) -> None:
 def _rest(row: Mapping[str, Any], wanted: Mapping[str, str]) -> dict[str, Any]:
     used = set(wanted.values())
     return {name: value for name, value in row.items() if name not in used and value not in (None, "")}
-
-
-def _counter(sink: Sink, table: str, path: Path) -> Bad:
-    def bad(line: int, reason: str) -> None:
-        sink.rows[table] += 1
-        sink.bad(table, path, line, reason)
-
-    return bad
 
 
 def _read(

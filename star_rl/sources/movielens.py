@@ -52,11 +52,8 @@ def _ratings(sink: Sink, path: Path, columns: list[str], **form: Any) -> None:
             "history needs order: use source columns with time=position where only the order of rows is known",
         )
 
-    def bad(line: int, reason: str) -> None:
-        sink.rows["interactions"] += 1
-        sink.bad("interactions", path, line, reason)
-
-    for lines, table in read_delimited(path, columns, bad, take=[c for c in RATING if c in columns], **form):
+    take = [name for name in RATING if name in columns]
+    for lines, table in read_delimited(path, columns, sink.reporter("interactions", path), take=take, **form):
         ratings = table["rating"].combine_chunks() if "rating" in columns else None
         user, item, stamp = (table[name].combine_chunks() for name in ("user_id", "item_id", "timestamp"))
         sink.interactions(user, item, stamp, ratings, None, path, lines)
@@ -65,11 +62,7 @@ def _ratings(sink: Sink, path: Path, columns: list[str], **form: Any) -> None:
 def _rows(
     sink: Sink, table: str, path: Path, columns: list[str], add: Callable[[dict[str, str]], None], **form: Any
 ) -> None:
-    def bad(line: int, reason: str) -> None:
-        sink.rows[table] += 1
-        sink.bad(table, path, line, reason)
-
-    for _, rows in read_delimited(path, columns, bad, **form):
+    for _, rows in read_delimited(path, columns, sink.reporter(table, path), **form):
         for row in rows.to_pylist():
             add(row)
 

@@ -1,4 +1,7 @@
-"""The native scanner of JSON lines, and its sort, behind typed functions; :func:`scanner_available` tells of them."""
+"""The native scanner of JSON lines, and its sort, behind typed functions; :func:`scanner_available` tells of them.
+
+:mod:`star_rl.sources.sink` says by how much DuckDB lost against it.
+"""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ position.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,21 +69,13 @@ def _choose(root: Path, name: str, patterns: tuple[str, ...], option: str) -> Pa
     return None
 
 
-def _counter(sink: Sink, table: str, path: Path) -> Callable[[int, str], None]:
-    def bad(line: int, reason: str) -> None:
-        sink.rows[table] += 1
-        sink.bad(table, path, line, reason)
-
-    return bad
-
-
 def _items(sink: Sink, path: Path, separator: str) -> None:
     columns = atomic_columns(path)
     title = next((name for name in ("title", "name", "movie_title") if name in columns), "")
     if "item_id" not in columns or not title:
         raise StarError(f"{path} has the columns {', '.join(columns)}", "it needs item_id and title")
     label = next((name for name in ("categories", "category", "class", "genre") if name in columns), "")
-    for _, table in read_delimited(path, columns, _counter(sink, "items", path), delimiter="\t", header=1):
+    for _, table in read_delimited(path, columns, sink.reporter("items", path), delimiter="\t", header=1):
         for row in table.to_pylist():
             rest = {name: row[name] for name in columns if name not in ("item_id", title, label) and row[name]}
             sink.item(row["item_id"], row[title], row[label].split(separator) if label else [], rest)
@@ -97,7 +89,7 @@ def _atomic(sink: Sink, path: Path) -> Iterator[tuple[int, str, list[str]]]:
             f"{path} has no column {', '.join(missing)}", "a sequence file has user_id, item_id_list, item_id"
         )
     take = ["user_id", "item_id_list", "item_id"]
-    bad = _counter(sink, "interactions", path)
+    bad = sink.reporter("interactions", path)
     for lines, table in read_delimited(path, columns, bad, delimiter="\t", header=1, take=take):
         rows = (table[name].to_pylist() for name in take)
         for line, user, before, last in zip(lines.tolist(), *rows, strict=True):
@@ -105,7 +97,7 @@ def _atomic(sink: Sink, path: Path) -> Iterator[tuple[int, str, list[str]]]:
 
 
 def _plain(sink: Sink, path: Path) -> Iterator[tuple[int, str, list[str]]]:
-    bad = _counter(sink, "interactions", path)
+    bad = sink.reporter("interactions", path)
     for start, block, _ in blocks(path):
         for line, raw in enumerate(block.split(b"\n"), start):
             try:
@@ -129,8 +121,7 @@ def _pour(sink: Sink, path: Path, rows: Iterator[tuple[int, str, list[str]]]) ->
     def keep(row: tuple[int, str, list[str]]) -> None:
         nonlocal size
         if row[1] in done:
-            sink.rows["interactions"] += len(row[2])
-            sink.drop("interactions", "duplicate", len(row[2]))
+            sink.skip("interactions", "duplicate", len(row[2]))
         else:
             done.add(row[1])
             batch.append(row)
