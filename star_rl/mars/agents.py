@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from star_rl.failure import Failure, Kind
 from star_rl.mars.case import Case, Tools
 from star_rl.trajectory import EXPERTS, Phase
 from star_rl.trajectory.grammar import PLAN, RECOMMEND, REFLECTION
@@ -119,14 +120,11 @@ class Backend(Protocol):
 
 
 class AgentFailure(Exception):
-    """An agent gave no usable answer. Data, not a crash: the run is recorded with the reason.
+    """An agent gave no usable answer. Data, not a crash: the run is recorded with the failure."""
 
-    ``code`` is one word of a closed set: ``malformed``, ``calls``, ``tokens``, ``endpoint``.
-    """
-
-    def __init__(self, code: str, reason: str, step: Step) -> None:
-        super().__init__(f"{code}: {step.agent}: {reason}")
-        self.code, self.reason, self.step = code, reason, step
+    def __init__(self, kind: Kind, message: str, step: Step) -> None:
+        self.failure, self.step = Failure(kind, message, step.agent), step
+        super().__init__(str(self.failure))
 
 
 # ------------------------------------------------------------------------------------------------- what results must be

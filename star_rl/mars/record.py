@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from star_rl.errors import StarError
+from star_rl.failure import Failure
 from star_rl.files import read_jsonl
 from star_rl.mars.agents import Step
 from star_rl.mars.team import Outcome
 from star_rl.records import Task
 from star_rl.trajectory import Trajectory, parse, render
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(slots=True)
@@ -26,7 +27,7 @@ class Run:
         sample: the number of the pass.
         text: the trajectory in the grammar, tool responses in place; of a failed run, as far as it came.
         ranking: candidate ids, best first; empty where the run failed.
-        failure: ``code: agent: reason``, empty where it was ranked.
+        failure: why there is no ranking; None where there is one.
         configuration, prompts, model, store: what made it (options and backends; templates' version and fingerprint;
             served model; fingerprint of the evidence).
         steps: per agent its name, tag, round, seconds, tokens, calls, attempts and messages.
@@ -36,7 +37,7 @@ class Run:
     sample: int
     text: str
     ranking: list[str]
-    failure: str = ""
+    failure: Failure | None = None
     configuration: dict[str, Any] = field(default_factory=dict)
     prompts: dict[str, Any] = field(default_factory=dict)
     model: str = ""
@@ -58,10 +59,6 @@ class Run:
     def hit(self) -> bool:
         """The first of the ranking is the truth: what the outcome filter keeps (paper, section 4.1)."""
         return self.rank == 1
-
-    @property
-    def failure_code(self) -> str:
-        return self.failure.partition(":")[0]
 
     @property
     def trajectory(self) -> Trajectory:
@@ -125,6 +122,7 @@ def to_json(run: Run) -> dict[str, Any]:
     """Plain data, with a few derived fields that readers of the file can filter by."""
     plain = {name: getattr(run, name) for name in Run.__dataclass_fields__}
     plain["task"] = asdict(run.task) | {"candidates": list(run.task.candidates)}
+    plain["failure"] = run.failure and run.failure.to_json()
     derived = {"id": run.id, "rank": run.rank, "hit": run.hit, "corrected": run.corrected}
     return {"format": run.format, **derived, **plain}
 
@@ -140,6 +138,7 @@ def from_json(value: Mapping[str, Any]) -> Run:
     fields = {name: value[name] for name in Run.__dataclass_fields__}
     task = dict(value["task"])
     fields["task"] = Task(**{**task, "candidates": tuple(task["candidates"])})
+    fields["failure"] = Failure.from_json(value["failure"])
     return Run(**fields)
 
 

@@ -61,7 +61,7 @@ class Account:
 
     def add(self, run: Run) -> None:
         if run.failure:
-            self.failed[run.failure_code] += 1
+            self.failed[run.failure.kind] += 1
         else:
             self.ranked += 1
             self.hits += run.hit
@@ -190,7 +190,7 @@ class _Workers:
         account.seconds, account.cost = time.monotonic() - self.began, self.spent()
         if self.progress:
             self.progress(account.done, account.total, account.note())
-        self.gone = self.gone + 1 if run.failure_code == "endpoint" else 0
+        self.gone = self.gone + 1 if _endpoint_failed(run) else 0
         if self.gone >= _GONE:
             raise StarError(
                 f"the endpoint failed {self.gone} runs one after the other ({run.failure})",
@@ -256,7 +256,7 @@ def _standing(path: Path, tasks: Iterable[Task]) -> set[str]:
     with open(path, encoding="utf-8") as handle:
         for number, line in enumerate(handle, 1):
             run = _run_in(line, path, number)
-            if run is None or run.failure_code == "endpoint" or run.id in done:
+            if run is None or _endpoint_failed(run) or run.id in done:
                 rewrite = True
                 continue
             task = known.get(run.task.task_id)
@@ -272,10 +272,14 @@ def _standing(path: Path, tasks: Iterable[Task]) -> set[str]:
         with atomic_open(path) as target, open(path, encoding="utf-8") as handle:
             for number, line in enumerate(handle, 1):
                 run = _run_in(line, path, number)
-                if run is not None and run.id in done and run.id not in kept and run.failure_code != "endpoint":
+                if run is not None and run.id in done and run.id not in kept and not _endpoint_failed(run):
                     kept.add(run.id)
                     target.write(line)
     return done
+
+
+def _endpoint_failed(run: Run) -> bool:
+    return run.failure is not None and run.failure.kind == "endpoint"
 
 
 def _run_in(line: str, path: Path, number: int) -> Run | None:

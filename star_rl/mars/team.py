@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from star_rl.errors import StarError
+from star_rl.failure import Failure
 from star_rl.mars.agents import (
     DIVERGENCE,
     EXPERT_AGENTS,
@@ -61,15 +62,14 @@ class TeamOptions:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of one case: the steps in the order of the trajectory, and the ranking or the reason there is none.
+    """What came of one case: the steps in the order of the trajectory, and either a ranking or a failure.
 
-    ``failure`` is ``code: agent: reason`` (see :class:`AgentFailure`), empty where the case was ranked. ``waiting``
-    counts the calls of the model that wait for one another: of experts that ran at once the one with the most.
+    ``waiting`` counts the model calls that wait for one another: of experts that ran at once, the one with the most.
     """
 
     steps: list[Step]
     ranking: list[str]
-    failure: str = ""
+    failure: Failure | None = None
     seconds: float = 0.0
     waiting: int = 0
 
@@ -133,9 +133,9 @@ class _Case:
             if self.options.reflector:
                 await self._reflect()
             ranking = (await self._act(RANKER, self.steps)).value
-        except AgentFailure as failure:
-            return Outcome(self.steps, [], str(failure), time.perf_counter() - began, self.waiting)
-        return Outcome(self.steps, list(ranking), "", time.perf_counter() - began, self.waiting)
+        except AgentFailure as error:
+            return Outcome(self.steps, [], error.failure, time.perf_counter() - began, self.waiting)
+        return Outcome(self.steps, list(ranking), None, time.perf_counter() - began, self.waiting)
 
     async def _plan(self) -> list[str]:
         if not self.options.planner:

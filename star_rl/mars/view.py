@@ -89,8 +89,9 @@ def show(run: Run, console: Console | None = None, items: Mapping[str, Item] | N
     out.print(title, style="bold")
     out.print(
         Words(
-            run.failure.translate(_CONTROL)
-            or f"{result_of(run)}, the truth {task.ground_truth} has {rank}; {run.seconds:.2f} s"
+            str(run.failure).translate(_CONTROL)
+            if run.failure
+            else f"{result_of(run)}, the truth {task.ground_truth} has {rank}; {run.seconds:.2f} s"
         )
     )
     for phase in run.trajectory.phases:
@@ -168,7 +169,7 @@ def _row(run: Run, items: Mapping[str, Item]) -> dict[str, Any]:
         "truth": run.task.ground_truth,
         "result": result_of(run),
         "verdict": verdict_of(run),
-        "failure": run.failure,
+        "failure": str(run.failure or ""),
         "last": _last_words(run),
         "rank": run.rank,
         "seconds": run.seconds,

@@ -155,7 +155,7 @@ def test_the_bridge_answers_whatever_it_is_sent():
             assert (await said(bridge, asked(tasks[0])))["ranking"] == [None, "x", *tasks[0].candidates]
             assert Moody.opened == 1
             assert (await said(bridge, asked(tasks[1])))["error"].startswith("ValueError: out of sorts x")
-            assert (await said(bridge, asked(tasks[2])))["error"] == "wrote no list"
+            assert (await said(bridge, asked(tasks[2])))["error"] == "error: wrote no list"
             for bad in (b"", b"\xff", b"[]", b"{}", b'{"method": "moody", "task": 3}', b'{"method": []}'):
                 assert "error" in await said(bridge, bad)
             assert bridge.fault is None

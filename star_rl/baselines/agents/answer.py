@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from star_rl.failure import Failure
 from star_rl.trajectory.model import decode
 
 
@@ -20,7 +21,7 @@ class Ranking:
     Attributes:
         ranking: ids, best first, as the agent leaves them (perhaps with foreign or repeated ones); ``None`` where there
             is none.
-        failure: ``code: reason`` where there is none, else empty. Codes: ``malformed``, ``endpoint``.
+        failure: why there is none: ``malformed`` or ``endpoint``.
         calls: completions asked for, one after the other.
         tokens_in, tokens_out: over all calls, as the endpoint counts them.
         seconds: wall time.
@@ -28,7 +29,7 @@ class Ranking:
     """
 
     ranking: list[str] | None
-    failure: str = ""
+    failure: Failure | None = None
     calls: int = 0
     tokens_in: int = 0
     tokens_out: int = 0

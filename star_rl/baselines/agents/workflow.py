@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol
 from star_rl.baselines.agents.answer import Malformed, Ranking
 from star_rl.baselines.agents.reviews import ReviewOf, no_reviews
 from star_rl.chat import ChatError, ChatReply
+from star_rl.failure import Failure
 from star_rl.mars.case import Case
 from star_rl.prompts import Behaviour, Flavour, flavour_of
 from star_rl.prompts.baselines import fields_of, item_line, latest_within, review_line
@@ -108,13 +109,13 @@ class Agent(ABC):
         """
         talk, began = Talk(self.chat, case, sample), time.perf_counter()
         ranking: list[str] | None = None
-        failure = ""
+        failure: Failure | None = None
         try:
             ranking = await self.work(talk)
         except Malformed as error:
-            failure = f"malformed: {error}" + (" (the answer was cut at its limit)" if talk.cut else "")
+            failure = Failure("malformed", f"{error}{' (the answer was cut at its limit)' if talk.cut else ''}")
         except ChatError as error:
-            failure = f"endpoint: {error}"
+            failure = Failure("endpoint", str(error))
         seconds = time.perf_counter() - began
         return Ranking(ranking, failure, talk.calls, talk.tokens_in, talk.tokens_out, seconds, talk.messages)
 
