@@ -14,7 +14,8 @@ from star_rl.chat import ChatError, ChatReply
 from star_rl.failure import Failure
 from star_rl.mars.case import Case
 from star_rl.prompts import Behaviour, Flavour, flavour_of
-from star_rl.prompts.baselines import fields_of, item_line, latest_within, review_line
+from star_rl.prompts.baselines import fields_of, item_line, review_line
+from star_rl.prompts.words import latest_within
 
 #: Decoding and the history's cap of the published agents.
 TEMPERATURE, ANSWER_TOKENS, HISTORY_TOKENS = 0.1, 500, 8000
