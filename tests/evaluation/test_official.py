@@ -16,7 +16,7 @@ import pytest
 
 from star_rl import cli
 from star_rl.baselines import Random
-from star_rl.baselines.agents.plan import BaseAgent
+from star_rl.baselines.agents import BaseAgent
 from star_rl.errors import StarError
 from star_rl.evaluation.methods import Method, Ranking, TaskContext, Yardstick
 from star_rl.evaluation.official import Bridge, Judged, groups_below, simulate, table, write_layout
