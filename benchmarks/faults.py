@@ -73,7 +73,7 @@ async def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "twice": sum(count > 1 for count in counts.values()),
         "ranked": account.ranked,
         "failed": dict(account.failed.most_common()),
-        "reasons": dict(Counter(entry.failure[:100] for entry in runs if entry.failure).most_common(12)),
+        "reasons": dict(Counter(str(entry.failure)[:100] for entry in runs if entry.failure).most_common(12)),
         "requests": requests,
         "faulty_share": round(1 - sound / requests, 4),
         "served_faults": served,

@@ -175,7 +175,7 @@ def main() -> int:
         identical = sum(render(parse(entry.text)) == entry.text for entry in runs)
         write_page(out / "runs", out / "page.html", items)
     print(json.dumps(figures, indent=1))
-    for reason, count in Counter(entry.failure[:120] or "ranked" for entry in runs).most_common(8):
+    for reason, count in Counter(str(entry.failure or "ranked")[:120] for entry in runs).most_common(8):
         print(f"  {count:4} {reason}")
     print(f"{len(runs)} of {options.tasks} tasks ended, {identical} round-trip")
     return 0 if len(runs) == len(counts) == options.tasks == identical else 1

@@ -25,11 +25,11 @@ def required_phases(run: Run) -> tuple[str, ...]:
 def reason_against(run: Run, keep: Keep = "top1") -> str:
     """Why a run is no training sample; empty where it is one.
 
-    ``failed_<code>``, ``miss`` (the truth is not first), ``malformed`` (the grammar finds a fault), ``not_identical``
+    ``failed_<kind>``, ``miss`` (the truth is not first), ``malformed`` (the grammar finds a fault), ``not_identical``
     (text to trajectory to text is not the same text).
     """
     if run.failure:
-        return f"failed_{run.failure_code}"
+        return f"failed_{run.failure.kind}"
     if keep == "top1" and not run.hit:
         return "miss"
     trajectory = run.trajectory

@@ -22,6 +22,7 @@ from star_rl.evaluation.methods import Method, Ranking, Spec, TaskContext, Workf
 from star_rl.evaluation.paper import RULES
 from star_rl.evaluation.scripted import ScriptedBackend, ScriptedChat, ScriptedPlanner, TimedTools
 from star_rl.evaluation.threads import words
+from star_rl.failure import Failure, Kind
 from star_rl.files import fingerprint
 from star_rl.mars import Case, Outcome, RuleBackend, RuleOptions, Team, TeamOptions, strength_of
 from star_rl.mars.llm import LlmOptions
@@ -259,9 +260,10 @@ class Student(Method):
         found = ranking_of_record(record(task.task_id, context.sample, result, 0.0), self._required)
         own = [p for p, mine in zip(result.logprobs or (), result.response_mask, strict=False) if mine]
         confidence = sum(own) / len(own) if self._logprobs and own else None
-        failure = f"{result.stop}: {result.error}" if result.stop in FAULTS else found.failure
-        if result.stop == "tool_error":  # the store gave out, and not the student: it is asked again
-            failure = f"endpoint: {failure}"
+        failure = found.failure
+        if result.stop in FAULTS:  # a store that fails is not the student's fault: the task is asked again
+            kind: Kind = "endpoint" if result.stop == "tool_error" else "error"
+            failure = Failure(kind, f"{result.stop}: {result.error}")
         return replace(found, confidence=confidence, failure=failure)
 
 
@@ -274,7 +276,7 @@ def ranking_of_record(row: Mapping[str, Any], required: Sequence[str]) -> Rankin
     found, counts = ranking(trajectory), row["counts"]
     return Ranking(
         found,
-        "" if found is not None else f"wrote no ranking ({row['stop']})",
+        None if found is not None else Failure("malformed", f"wrote no ranking ({row['stop']})"),
         well_formed=not faults(trajectory, required),
         tool_calls=int(counts["tool_calls"]),
         calls=int(counts["turns"]),

@@ -105,7 +105,7 @@ async def _corpus(
     for finder_name, name, ledger in asked:
         own = [answers[ledger][task.task_id] for task in tasks.tasks]
         row = _row(finder_name, name, options, tasks, [one.ranking for one in own], found[finder_name], seed)
-        reasons = Counter(one.failure for one in own if one.failure)
+        reasons = Counter(str(one.failure) for one in own if one.failure)
         rows.append({**row, "reasons": reasons.most_common(REASONS)})
     return rows
 

@@ -1,9 +1,8 @@
-"""One async client for every OpenAI-compatible endpoint: vLLM, SGLang, hosted.
+"""An async client for OpenAI-compatible endpoints: vLLM, SGLang, hosted models.
 
-What a run of days needs: a limit on requests in flight, retries with jitter, a deadline per call, an account of tokens
-and cost, a response cache keyed by the full request, several endpoints that share the load. The key comes from an
-environment variable, is sent to the endpoints named in the options and appears nowhere else: not in a repr, an error,
-a log or a file.
+It limits requests in flight, retries with jitter, times out, counts tokens and cost, caches replies by request and
+shares the load over several endpoints. The API key comes from an environment variable and appears nowhere else: in no
+repr, error, log or file.
 """
 
 from star_rl.chat.client import ChatClient, ChatError

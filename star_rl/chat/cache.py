@@ -1,7 +1,8 @@
-"""Replies that were paid for once."""
+"""The response cache: replies that were paid for once."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from star_rl.files import writing_error
 
 
 class Cache:
-    """Replies by key. Write-ahead logging: a killed process loses no reply that it was given."""
+    """Replies by request in SQLite. With write-ahead logging a killed process loses no reply that it received."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -26,19 +27,23 @@ class Cache:
         except OSError as error:
             raise writing_error(Path(path), error) from error
         except sqlite3.Error as error:
-            raise StarError(f"{path} is no usable response cache ({error})", "name another file") from error
+            raise StarError(f"{path} is not a response cache ({error})", "choose another file") from error
 
-    def get(self, key: str) -> dict[str, Any] | None:
-        row = self._base.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
+    def get(self, request: str) -> dict[str, Any] | None:
+        """Return the reply to a request; None if it is not cached."""
+        row = self._base.execute("SELECT reply FROM replies WHERE key = ?", (_key(request),)).fetchone()
         return json.loads(row[0]) if row else None
 
-    def put(self, key: str, reply: Mapping[str, Any]) -> None:
+    def put(self, request: str, reply: Mapping[str, Any]) -> None:
+        """Keep the reply to a request."""
         try:
-            self._base.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", (key, json.dumps(reply)))
+            self._base.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", (_key(request), json.dumps(reply)))
         except sqlite3.Error as error:
-            raise StarError(
-                f"the response cache {self.path} cannot be written ({error})", "free some space, then go on"
-            ) from error
+            raise StarError(f"cannot write the response cache {self.path} ({error})", "free disk space") from error
 
     def close(self) -> None:
         self._base.close()
+
+
+def _key(request: str) -> str:
+    return hashlib.sha256(request.encode()).hexdigest()

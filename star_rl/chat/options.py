@@ -1,4 +1,4 @@
-"""Which model is asked, where and how."""
+"""Options of the chat client."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from star_rl.errors import StarError
 
 @dataclass(frozen=True, slots=True)
 class ChatOptions:
-    """Which model is asked, where and how.
+    """Which model to ask, where and how.
 
     Affects results:
-        model: name of the served model; empty = the only one that the first endpoint serves.
-        temperature, top_p, max_tokens: of every call unless it says otherwise (``max_tokens`` bounds endless output).
-    Affects speed, cost and endurance only:
-        endpoints: base URLs, ``http://host:port/v1``; calls go to the one with the fewest in flight.
+        model: name of the served model; empty = the only model of the first endpoint.
+        temperature, top_p, max_tokens: defaults of every call.
+    Affects speed and cost only:
+        endpoints: base URLs, ``http://host:port/v1``; a call goes to the one with the fewest in flight.
         concurrency: calls in flight over all endpoints.
-        timeout: seconds for one attempt, from the request to the last byte.
-        retries: further attempts after a fault that may pass.
-        backoff: seconds before the first retry at most; doubles with each, up to ``longest_wait``.
+        timeout: seconds for one attempt, up to the last byte.
+        retries: further attempts after a transient fault.
+        backoff: most seconds before the first retry; doubles with each retry, up to ``longest_wait``.
         cache: SQLite file of replies, empty = none.
-        key_variable: environment variable that holds the key; unset = no key is sent.
+        key_variable: environment variable with the API key; unset = no key is sent.
         price_prompt, price_completion: per million tokens, in any currency.
 
     Raises:
-        StarError: a value is out of range or a URL is none (or holds a secret).
+        StarError: a value is out of range, or a URL is invalid or holds a secret.
     """
 
     endpoints: tuple[str, ...]
@@ -47,7 +47,7 @@ class ChatOptions:
 
     def __post_init__(self) -> None:
         if isinstance(self.endpoints, str) or not self.endpoints:
-            raise StarError("no chat endpoint is named", "give a list with a URL such as http://localhost:8000/v1")
+            raise StarError("no chat endpoint is given", "give a list of URLs such as http://localhost:8000/v1")
         for url in self.endpoints:
             parts = urlsplit(url)
             if parts.username or parts.password or parts.query:
@@ -56,7 +56,7 @@ class ChatOptions:
                     f"give the bare URL, and the key in the environment variable {self.key_variable}",
                 )
             if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise StarError(f"{url!r} is no endpoint", "give a URL such as http://localhost:8000/v1")
+                raise StarError(f"{url!r} is not an endpoint", "give a URL such as http://localhost:8000/v1")
         for name, least in (("concurrency", 1), ("max_tokens", 1), ("retries", 0), ("temperature", 0), ("backoff", 0)):
             if getattr(self, name) < least:
                 raise StarError(f"chat option {name} is {getattr(self, name)}", f"give {least} or more")
@@ -67,5 +67,5 @@ class ChatOptions:
 
     @property
     def describe(self) -> dict[str, Any]:
-        """What decides a reply, as plain data; neither places nor prices nor anything secret."""
+        """Return the options that decide a reply; no URL, price or secret."""
         return {name: getattr(self, name) for name in ("model", "temperature", "top_p", "max_tokens")}

@@ -1,4 +1,4 @@
-"""What comes back from an endpoint, and what that cost."""
+"""Replies of an endpoint, and what they cost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class CallRequest:
-    """A tool call as the endpoint hands it over: ``arguments`` is whatever text the model wrote."""
+    """A tool call; ``arguments`` is the text that the model wrote."""
 
     id: str
     name: str
@@ -20,7 +20,7 @@ class CallRequest:
 
 @dataclass(frozen=True, slots=True)
 class ChatReply:
-    """One answer. ``seconds`` is the wait including retries, 0 from the cache; ``finish`` as the server says it."""
+    """One reply. ``seconds`` includes retries and is 0 from the cache; ``finish`` is the server's finish reason."""
 
     text: str
     tool_calls: tuple[CallRequest, ...] = ()
@@ -33,8 +33,7 @@ class ChatReply:
 
 @dataclass(slots=True)
 class Usage:
-    """What a client was asked and what that cost. ``faults`` counts failed attempts by kind, ``failed`` given-up
-    calls."""
+    """Calls and cost of a client. ``faults`` counts failed attempts by kind, ``failed`` calls that were given up."""
 
     calls: int = 0
     cached: int = 0
@@ -46,12 +45,12 @@ class Usage:
     faults: Counter[str] = field(default_factory=Counter)
 
     def figures(self) -> dict[str, Any]:
-        """Plain data for a manifest."""
+        """Return plain data for a manifest."""
         return {**asdict(self), "faults": dict(self.faults), "cost": round(self.cost, 6)}
 
 
 def used(data: Any) -> dict[str, Any]:
-    """The parts of a response that are used, checked; what a cache keeps."""
+    """Return the checked parts of a response that are used and cached."""
     choice = data["choices"][0]
     message = choice["message"]
     text = message.get("content")
@@ -74,7 +73,7 @@ def used(data: Any) -> dict[str, Any]:
 
 
 def _arguments(value: Any) -> str:
-    """Arguments as text: some servers hand over the object itself."""
+    """Return arguments as text; some servers send the object itself."""
     return _valid(value) if isinstance(value, str) else json.dumps(value if value is not None else {})
 
 
@@ -83,6 +82,7 @@ def _valid(text: str) -> str:
 
 
 def reply_of(data: Mapping[str, Any], seconds: float, cached: bool) -> ChatReply:
+    """Return the reply that :func:`used` reduced to plain data."""
     calls = tuple(CallRequest(call["id"], call["name"], call["arguments"]) for call in data["tool_calls"])
     tokens = (data["prompt_tokens"], data["completion_tokens"])
     return ChatReply(data["text"], calls, *tokens, seconds, cached, data["finish"])

@@ -25,6 +25,7 @@ import pyarrow as pa
 from star_rl.errors import StarError
 from star_rl.evaluation import metrics
 from star_rl.evaluation.methods import Method, Ranking, TaskContext, as_ranking
+from star_rl.failure import Failure
 from star_rl.neighbours import Graph
 from star_rl.records import CANDIDATES, Task
 from star_rl.report.grid import Cell, Grid, Row, worded
@@ -180,8 +181,9 @@ async def rerank(
         known = set(window)
         named = [str(entry) for entry in dict.fromkeys(found.ids or ()) if entry in known]
         if not named:
-            reason = found.failure or "named none of the items"
-            return Ranking(None, f"{reason} (window {number + 1} of {len(places)})")
+            failure = found.failure or Failure("malformed", "named none of the items")
+            where = f"{failure.message} (window {number + 1} of {len(places)})"
+            return Ranking(None, replace(failure, message=where, limit=None))  # a window's limit is a setting
         order[start:stop] = [*named, *(item for item in window if item not in set(named))]
     return Ranking(order)
 
@@ -257,7 +259,7 @@ class Reranked(Method):
             try:
                 return as_ranking(await asyncio.wait_for(method.rank(window, context), self._timeout))
             except TimeoutError:
-                return Ranking(None, f"no answer within {self._timeout:g} s")
+                return Ranking(None, Failure.late(self._timeout))
 
         return await rerank(task, self._lists[task.task_id], ask, self._window, seed=self._seed)
 

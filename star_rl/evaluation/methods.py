@@ -24,6 +24,7 @@ from typing import Any
 from star_rl.errors import StarError
 from star_rl.evaluation import identity
 from star_rl.evaluation.threads import Worker
+from star_rl.failure import Failure
 from star_rl.mars.case import Case
 from star_rl.records import Item, Task
 from star_rl.scenarios.histories import Event
@@ -35,7 +36,7 @@ class Ranking:
 
     Attributes:
         ids: best first, as it stands; ``None`` where there is none, which counts as a miss.
-        failure: why there is none, in words.
+        failure: why there is none. Words alone become a :class:`Failure` of kind ``error``.
         well_formed: of methods that write trajectories.
         tool_calls: look-ups in the evidence store.
         calls: calls of a language model that wait for one another.
@@ -47,7 +48,7 @@ class Ranking:
     """
 
     ids: Sequence[str | None] | None
-    failure: str = ""
+    failure: Failure | None = None
     well_formed: bool | None = None
     tool_calls: int | None = None
     calls: int | None = None
@@ -57,6 +58,10 @@ class Ranking:
     tool_seconds: float | None = None
     confidence: float | None = None
     trace: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.failure, Failure):
+            self.failure = Failure("error", str(self.failure)) if self.failure else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,13 +229,13 @@ def as_ranking(found: Any) -> Ranking:
     if isinstance(found, (list, tuple)):
         return Ranking([_id(entry) for entry in found])
     if found is None:
-        return Ranking(None, "returned nothing")
-    return Ranking(None, f"returned a {type(found).__name__} where a list of ids is asked for")
+        return Ranking(None, Failure("error", "returned nothing"))
+    return Ranking(None, Failure("error", f"returned a {type(found).__name__} where a list of ids is asked for"))
 
 
 def _beside(found: Ranking) -> dict[str, Any]:
     own = {name: _measured(kind, getattr(found, name)) for name, kind in _KINDS.items()}
-    return {**own, "trace": found.trace, **({"failure": str(found.failure)} if found.failure else {})}
+    return {**own, "trace": found.trace, **({"failure": found.failure} if found.failure else {})}
 
 
 #: What stands beside an answer, and what it is.

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from star_rl.errors import StarError
 from star_rl.evaluation.metrics import NOT_ASKED, Ranks, rank_of
+from star_rl.failure import Failure
 from star_rl.files import atomic_path
 from star_rl.records import Task
 
@@ -34,6 +35,7 @@ SCHEMA = pa.schema(
         pa.field("tokens_in", pa.int32()),
         pa.field("tool_seconds", pa.float32()),
         pa.field("confidence", pa.float32()),
+        pa.field("failure_kind", pa.string()),
         pa.field("failure", pa.string()),
     ]
 )
@@ -53,7 +55,7 @@ class Answer:
         seconds: wall time of this answer; ``tool_seconds`` of these in tools.
         calls: calls of a language model that wait for one another.
         confidence: the model's own, higher = surer.
-        failure: why there is no ranking, in words.
+        failure: why there is no ranking.
     """
 
     method: str
@@ -69,7 +71,7 @@ class Answer:
     tokens_in: int | None = None
     tool_seconds: float | None = None
     confidence: float | None = None
-    failure: str | None = None
+    failure: Failure | None = None
 
     @property
     def rank(self) -> int:
@@ -97,7 +99,8 @@ def table_of(answers: Iterable[Answer]) -> pa.Table:
             "tokens_in": answer.tokens_in,
             "tool_seconds": answer.tool_seconds,
             "confidence": answer.confidence,
-            "failure": answer.failure or None,
+            "failure_kind": answer.failure and answer.failure.kind,
+            "failure": answer.failure and str(answer.failure),
         }
         for answer in answers
     ]

@@ -28,12 +28,12 @@ from star_rl.evaluation.methods import Method, Ranking, TaskContext, as_ranking,
 from star_rl.evaluation.metrics import is_valid
 from star_rl.evaluation.results import Answer
 from star_rl.evaluation.tasks import digest, digest_of
+from star_rl.failure import Failure
 from star_rl.files import fingerprint, read_jsonl, writing_error
 from star_rl.records import Task
 
 #: Seconds that the official simulator gives a task.
 TIMEOUT = 300.0
-_LATE = "no answer within {:g} s"
 #: Answers in a row that an endpoint failed before the work ends.
 OUTAGE = 10
 _COLUMNS = ("well_formed", "tool_calls", "calls", "tokens_in", "seconds", "tool_seconds", "confidence")
@@ -84,7 +84,7 @@ class Ledger:
             key = (row["task_id"], row["sample"])
             if key not in self.done:
                 rows[key] = json.dumps(row)
-                if not _gone(row.get("failure")) and not _hasty(row.get("failure"), timeout):
+                if not _asked_again(Failure.from_json(row.get("failure")), timeout):
                     self.done.add(key)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ class Ledger:
 
     def append(self, task: Task, sample: int, found: Ranking) -> None:
         row = {"task_id": task.task_id, "sample": sample, "task": digest_of(task), "ranking": found.ids}
-        row["failure"] = found.failure
+        row["failure"] = found.failure and found.failure.to_json()
         row |= {name: getattr(found, name) for name in _COLUMNS}
         row |= {"tokens": found.tokens_out, "trace": found.trace}
         kept = {name: value for name, value in row.items() if value is not None and value != ""}
@@ -136,15 +136,11 @@ def _same_task(path: Path, row: dict[str, Any], known: str | None) -> None:
         )
 
 
-def _gone(failure: str | None) -> bool:
-    """Did the endpoint give out, and not the method? Such an answer is asked for again."""
-    return bool(failure) and str(failure).startswith("endpoint: ")
-
-
-def _hasty(failure: str | None, timeout: float) -> bool:
-    """Was less time given than is given now?"""
-    said = re.fullmatch(r"no answer within (\S+) s", failure or "")
-    return said is not None and float(said[1]) < timeout
+def _asked_again(failure: Failure | None, timeout: float) -> bool:
+    """Whether an answer that failed is asked for again: the endpoint failed, or less time was given than now."""
+    if failure is None:
+        return False
+    return failure.kind == "endpoint" or (failure.limit is not None and failure.limit < timeout)
 
 
 def _slug(name: str) -> str:
@@ -243,7 +239,7 @@ class _Work:
         """Answer what is missing; the next one goes to whoever is free."""
         for task, sample in self._queue:
             found = await _once(method, task, context_of(task, sample), timeout)
-            if _gone(found.failure):
+            if found.failure and found.failure.kind == "endpoint":
                 self._held.append((task, sample, found))
                 if len(self._held) >= OUTAGE:
                     raise self._outage()
@@ -268,7 +264,7 @@ class _Work:
 
     def _keep(self, task: Task, sample: int, found: Ranking) -> None:
         if found.failure:
-            self.failed[found.failure] += 1
+            self.failed[str(found.failure)] += 1
         self._ledger.append(task, sample, found)
         self._done += 1
         if self._progress is not None:
@@ -289,11 +285,11 @@ async def _once(method: Method, task: Task, context: TaskContext, timeout: float
     try:
         found = as_ranking(await asyncio.wait_for(method.rank(blind(task), context), timeout))
     except TimeoutError:
-        found = Ranking(None, _LATE.format(timeout))
+        found = Ranking(None, Failure.late(timeout))
     except StarError:
         raise  # the user's to mend, and the same for every task
     except Exception as error:  # a method may fail in any way: the task is a miss, with its reason
-        found = Ranking(None, _reason(error))
+        found = Ranking(None, Failure("error", _reason(error)))
     if found.seconds is None and method.in_flight == 1:
         found.seconds = min(timeout, time.perf_counter() - began)
     return found
@@ -355,7 +351,7 @@ def _answer(name: str, task: Task, row: dict[str, Any], top: int) -> Answer:
         row["sample"],
         valid=is_valid(ranked, task.candidates, top),
         tokens=row.get("tokens"),
-        failure=row.get("failure"),
+        failure=Failure.from_json(row.get("failure")),
         **{column: row.get(column) for column in _COLUMNS},
     )
 
@@ -369,6 +365,6 @@ def answer_of(name: str, task: Task, sample: int, found: Ranking, top: int = 1) 
         sample,
         valid=is_valid(found.ids, task.candidates, top),
         tokens=found.tokens_out,
-        failure=found.failure or None,
+        failure=found.failure,
         **{column: getattr(found, column) for column in _COLUMNS},
     )

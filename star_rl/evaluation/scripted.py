@@ -18,12 +18,13 @@ from uuid import uuid4
 
 from star_rl.chat.reply import ChatReply
 from star_rl.mars.agents import Agent, Backend, Step, View
-from star_rl.mars.case import Answer, Tools
+from star_rl.mars.case import Tools
 from star_rl.mars.llm import LlmBackend, LlmOptions
 from star_rl.mars.planner import TrainedPlanner
 from star_rl.policy.loop import Engine, render_prompt
 from star_rl.prompts import PromptOptions
 from star_rl.prompts.words import estimate_tokens
+from star_rl.tools import ToolAnswer
 from star_rl.trajectory import Trajectory, to_messages
 
 
@@ -33,7 +34,7 @@ class TimedTools:
     def __init__(self, inner: Tools) -> None:
         self.inner, self.seconds = inner, 0.0
 
-    def call(self, name: str, arguments: Mapping[str, Any]) -> Answer:
+    def call(self, name: str, arguments: Mapping[str, Any]) -> ToolAnswer:
         began = time.perf_counter()
         try:
             return self.inner.call(name, arguments)

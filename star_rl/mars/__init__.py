@@ -1,11 +1,15 @@
-"""MARS, the teacher: a team of agents behind which stands any language model, or rules (paper, section 3.2).
+"""MARS, the teacher: a team of agents played by a language model or by rules (paper, section 3.2).
 
-case         what the agents may see of a task
-agents       the agents, and what their results have to be
+case         what the agents see of a task
+agents       the agents, and the checks of their results
 team         planner -> experts -> reflector -> re-runs -> ranker
-rules        the agents' work by counts and evidence
-record       one run as it is kept
+llm          agents played by a language model
+planner      the planner played by a model trained on plans
+abstractor   summaries of long histories
+rules        agents played by rules
+record       one run on disk
 teach        many tasks, several passes each, resumable
+view         runs in the terminal and on an HTML page
 """
 
 from star_rl.mars.agents import AGENTS, Agent, AgentFailure, Backend, Step, View

@@ -1,6 +1,6 @@
-"""The agents: which phase each writes, whether it may ask the tools, and what its result has to be.
+"""The agents: the phase each writes, whether it may call tools, and the check of its result.
 
-One set, whatever does the work: a backend (rules or a language model) acts for an agent and hands back a step.
+A backend (rules or a language model) plays an agent and returns a step.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from star_rl.failure import Failure, Kind
 from star_rl.mars.case import Case, Tools
 from star_rl.trajectory import EXPERTS, Phase
 from star_rl.trajectory.grammar import PLAN, RECOMMEND, REFLECTION
@@ -19,21 +20,21 @@ PROFILE = "User_Profile_Summary"
 HISTORICAL = "Historical_Interest_Analysis"
 RECENT = "Recent_Interest_Analysis"
 
-_LONGEST_LIST = 64  # findings of an expert; more than that is a model that does not stop
+_MAX_FINDINGS = 64  # a model that writes more does not stop
 
 
 @dataclass(slots=True)
 class Step:
-    """One agent's turn at work: what it wrote, its result, and what that cost.
+    """One run of an agent: what it wrote, its result and its cost.
 
     Attributes:
         agent: the agent's name.
         tag: the phase it wrote.
-        round: 0 for the first time, n for the re-run after the n-th reflection.
-        blocks: thinking, calls, responses and the result, as they stand in the trajectory.
-        value: the result, validated.
-        messages: every message of the agent's own conversation, in order (empty for rules).
-        attempts: answers it took to get one that is well formed.
+        round: 0 at first, n for the re-run after the n-th reflection.
+        blocks: thinking, calls, responses and the result, as in the trajectory.
+        value: the checked result.
+        messages: the agent's conversation, in order (empty for rules).
+        attempts: answers until one was well formed.
     """
 
     agent: str
@@ -56,15 +57,15 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What an agent is given.
+    """The input of an agent.
 
     Attributes:
         case: the task without its answer.
-        tools: None where the teacher runs without them.
-        done: what came before, each expert in its latest version.
-        suggestion: the reflector's, for an expert that runs again.
-        sample: which pass over the task this is; passes differ in chance alone.
-        top: ids the ranking has to hold (fewer where there are fewer candidates).
+        tools: None if the teacher runs without them.
+        done: earlier steps, in order.
+        suggestion: of the reflector, to an expert that runs again.
+        sample: number of the pass over the task; passes differ by chance alone.
+        top: ids in the ranking (fewer if there are fewer candidates).
         round: 0, or the number of the reflection that asked for this re-run.
     """
 
@@ -77,18 +78,18 @@ class View:
     round: int = 0
 
     def latest(self, agent: str) -> Step | None:
-        """The latest step of an agent."""
+        """Return the latest step of an agent."""
         return next((step for step in reversed(self.done) if step.agent == agent), None)
 
     @property
     def ranked(self) -> int:
-        """How many ids the ranking holds."""
+        """Return how many ids the ranking holds."""
         return min(self.top, len(self.case.candidates))
 
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """``check(value, view)`` says in words what is wrong with a result; empty where nothing is."""
+    """An agent. ``check(value, view)`` returns what is wrong with a result; empty if nothing."""
 
     name: str
     tag: str
@@ -97,43 +98,40 @@ class Agent:
 
 
 class Backend(Protocol):
-    """What does the agents' work."""
+    """What plays the agents: rules or a language model."""
 
     @property
     def describe(self) -> dict[str, Any]:
-        """Everything about it that decides a result, as plain data (never a key or a password)."""
+        """Return everything that decides a result, as plain data without secrets."""
 
     async def ready(self) -> None:
-        """Find out before any work whether it can work at all.
+        """Check that it can work, before the first task.
 
         Raises:
-            StarError: it cannot (an endpoint is down, a model is unknown).
+            StarError: an endpoint is down, or a model is unknown.
         """
 
     async def act(self, agent: Agent, view: View) -> Step:
-        """Do one agent's work.
+        """Play one agent.
 
         Raises:
-            AgentFailure: no well-formed answer came; it carries what was paid for.
+            AgentFailure: no well-formed answer; it carries the step with its cost.
         """
 
 
 class AgentFailure(Exception):
-    """An agent gave no usable answer. Data, not a crash: the run is recorded with the reason.
+    """An agent gave no usable answer. Data, not a crash: the run is recorded with the failure."""
 
-    ``code`` is one word of a closed set: ``malformed``, ``calls``, ``tokens``, ``endpoint``.
-    """
-
-    def __init__(self, code: str, reason: str, step: Step) -> None:
-        super().__init__(f"{code}: {step.agent}: {reason}")
-        self.code, self.reason, self.step = code, reason, step
+    def __init__(self, kind: Kind, message: str, step: Step) -> None:
+        self.failure, self.step = Failure(kind, message, step.agent), step
+        super().__init__(str(self.failure))
 
 
 # ------------------------------------------------------------------------------------------------- what results must be
 
 
 def check_plan(value: Any, view: View) -> str:
-    """A non-empty list of distinct expert names."""
+    """Check a non-empty list of distinct expert names."""
     if not isinstance(value, list) or not value:
         return "the result has to be a JSON list with at least one expert name"
     for name in value:
@@ -143,14 +141,14 @@ def check_plan(value: Any, view: View) -> str:
 
 
 def check_findings(value: Any, view: View) -> str:
-    """A list of strings; it may be empty, since an expert says only what the data supports."""
+    """Check a list of strings; it may be empty, since an expert states only what the data supports."""
     if not isinstance(value, list) or not all(isinstance(entry, str) and entry.strip() for entry in value):
         return "the result has to be a JSON list of non-empty strings"
-    return f"at most {_LONGEST_LIST} findings" if len(value) > _LONGEST_LIST else ""
+    return f"at most {_MAX_FINDINGS} findings" if len(value) > _MAX_FINDINGS else ""
 
 
 def check_verdict(value: Any, view: View) -> str:
-    """``{"correct": "yes"}``, or ``"no"`` with the experts at fault among those that ran."""
+    """Check ``{"correct": "yes"}``, or ``"no"`` with faulted experts among those that ran."""
     if not isinstance(value, dict) or value.get("correct") not in ("yes", "no"):
         return 'the result has to be an object whose "correct" is "yes" or "no"'
     if value["correct"] == "yes":
@@ -168,7 +166,7 @@ def check_verdict(value: Any, view: View) -> str:
 
 
 def check_ranking(value: Any, view: View) -> str:
-    """As many distinct candidate ids as asked for, written exactly as given."""
+    """Check that the list holds as many distinct candidate ids as asked for."""
     if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
         return "the result has to be a JSON list of candidate ids as strings"
     known = set(view.case.candidates)
@@ -181,7 +179,7 @@ def check_ranking(value: Any, view: View) -> str:
 
 
 def faulted(verdict: Any) -> dict[str, str]:
-    """Agent -> suggestion of a checked verdict; empty where it is content."""
+    """Return agent -> suggestion of a checked verdict; empty if all is correct."""
     if verdict["correct"] == "yes":
         return {}
     return {entry["agent_name"]: entry["suggestion"] for entry in verdict["problematic_agent"]}

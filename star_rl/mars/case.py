@@ -1,32 +1,26 @@
-"""What the agents may see of a task. The answer is not part of it, so no agent can read it by mistake."""
+"""What the agents see of a task: everything but the answer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from star_rl.prompts import Behaviour, Event, before, category_of
 from star_rl.records import Item, Task
 
-
-class Answer(Protocol):
-    """What a tool returns; ``star_rl.tools.ToolAnswer``."""
-
-    @property
-    def text(self) -> str: ...
-    @property
-    def ok(self) -> bool: ...
+if TYPE_CHECKING:
+    from star_rl.tools import ToolAnswer
 
 
 class Tools(Protocol):
     """The two tools of one task; ``star_rl.tools.ToolBox``."""
 
-    def call(self, name: str, arguments: Mapping[str, Any], /) -> Answer:
-        """Answer one call; never raises for what the call holds."""
+    def call(self, name: str, arguments: Mapping[str, Any], /) -> ToolAnswer:
+        """Answer one call; never raises for its content."""
 
 
-#: Makes the tools of a case.
+#: Returns the tools of a case.
 ToolsOf = Callable[["Case"], Tools]
 
 
@@ -35,10 +29,10 @@ class Case:
     """A task without its answer.
 
     Attributes:
-        candidates: distinct ids in the task's order (a task may name one twice).
-        history: what the user did before the cutoff, oldest first.
+        candidates: distinct ids in the task's order.
+        history: interactions before the cutoff, oldest first.
         user: attributes of the user.
-        texts: what the user wrote, by item and time; of a contact outside of ``history`` nothing reads it.
+        texts: the user's reviews, by item and time.
     """
 
     task_id: str
@@ -60,12 +54,12 @@ class Case:
         user: Mapping[str, Any] | None = None,
         texts: Mapping[tuple[str, int], str] | None = None,
     ) -> Case:
-        """The case of a task; interactions at or after the cutoff are left out whatever the caller passes."""
+        """Return the case of a task; interactions at or after the cutoff are dropped."""
         seen = tuple(before(history, task.cutoff))
         distinct = tuple(dict.fromkeys(task.candidates))
         about = (user or {}, texts or {})
         return cls(task.task_id, task.source, task.scenario, task.user_id, distinct, seen, items, *about)
 
     def category(self, item_id: str) -> str:
-        """The first category of an item, as the student reads it."""
+        """Return the first category of an item, as the student reads it."""
         return category_of(self.items.get(item_id))

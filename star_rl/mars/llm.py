@@ -1,7 +1,6 @@
-"""The language-model backend: each agent is a conversation with an endpoint, tools offered as real function calls.
+"""The language-model backend: each agent is a conversation with an endpoint, with tools as real function calls.
 
-Whatever the model writes ends in a step or in an :class:`AgentFailure` with its reason. An answer that is not well
-formed is asked for once more, with the error.
+A malformed answer is asked for once more, with the error; a second one is an :class:`AgentFailure`.
 """
 
 from __future__ import annotations
@@ -11,11 +10,11 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from star_rl.chat import CallRequest, ChatClient, ChatError, ChatReply
+from star_rl.chat import CallRequest, ChatClient, ChatReply
 from star_rl.errors import StarError
-from star_rl.mars.abstractor import NAME as ABSTRACTOR
-from star_rl.mars.abstractor import Abstract, Abstractor, EmptySummary
+from star_rl.mars.abstractor import Abstractor
 from star_rl.mars.agents import Agent, AgentFailure, Step, View
+from star_rl.mars.calls import ask
 from star_rl.prompts import Behaviour, flavour_of, valid, valid_json
 from star_rl.prompts.agents import Brief, agent_messages, complaint
 from star_rl.tools import TOOL_SCHEMAS
@@ -42,16 +41,15 @@ _UNREADABLE = "This call could not be read: give the arguments as a JSON object.
 
 @dataclass(frozen=True, slots=True)
 class LlmOptions:
-    """How the agents' conversations run. Everything here affects results.
+    """Options of the agents' conversations. All affect results.
 
     Attributes:
-        turns: answers of one agent at most, re-asked ones included.
-        calls: tool calls of one agent that are answered.
-        calls_per_turn: of these in one turn.
-        tokens: prompt and completion tokens that one agent may use, 0 = no limit.
-        prompt_tokens: of an agent's first prompt; the oldest raw entries are left out to keep to it.
-        chunk: behaviours in a chunk of the abstractor; 0 = the history stays raw.
-        words: of a summary.
+        turns: most answers of one agent, malformed ones included.
+        calls: most tool calls of one agent that are answered; ``calls_per_turn`` in one turn.
+        tokens: most prompt and completion tokens of one agent; 0 = no limit.
+        prompt_tokens: most tokens of an agent's first prompt; the oldest interactions are left out to fit.
+        chunk: interactions in a chunk of the abstractor; 0 = no abstractor.
+        words: most words of a summary.
 
     Raises:
         StarError: a value is out of range.
@@ -73,7 +71,7 @@ class LlmOptions:
 
 
 class LlmBackend:
-    """The agents' work by a language model.
+    """The agents played by a language model.
 
     Args:
         chat: the endpoint or endpoints.
@@ -93,153 +91,109 @@ class LlmBackend:
 
     async def act(self, agent: Agent, view: View) -> Step:
         step = Step(agent.name, agent.tag, view.round)
-        try:
-            abstract = await self._abstract(view, step)
-            return await _Talk(self, agent, view, step, abstract).run()
-        except ChatError as error:
-            raise AgentFailure("endpoint", str(error), step) from None
-        except EmptySummary as error:
-            raise AgentFailure("malformed", str(error), step) from None
-
-    async def _abstract(self, view: View, step: Step) -> Abstract:
-        if self.abstractor is None:
-            return Abstract("", view.case.history)
-        abstract = Abstract()
-        try:
-            return await self.abstractor.abstract(view.case, abstract)
-        finally:  # what was paid for is recorded whatever came of it
-            step.model_calls += abstract.model_calls
-            step.cached_calls += abstract.cached_calls
-            step.prompt_tokens += abstract.prompt_tokens
-            step.completion_tokens += abstract.completion_tokens
-            step.messages += [{**message, "agent": ABSTRACTOR} for message in abstract.messages]
+        summary, recent = "", view.case.history
+        if self.abstractor is not None:
+            summary, recent = await self.abstractor.abstract(view.case, step)
+        return await _Conversation(self, agent, view, step, summary, recent).run()
 
 
-class _Talk:
+class _Conversation:
     """One agent's conversation."""
 
-    def __init__(self, backend: LlmBackend, agent: Agent, view: View, step: Step, abstract: Abstract) -> None:
+    def __init__(
+        self, backend: LlmBackend, agent: Agent, view: View, step: Step, summary: str, recent: tuple[Behaviour, ...]
+    ) -> None:
         self.chat, self.options = backend.chat, backend.options
         self.agent, self.view, self.step = agent, view, step
-        self.offered = TOOL_SCHEMAS if view.tools is not None else None
-        self.talk: list[dict[str, Any]] = list(
-            agent_messages(
-                agent.name,
-                flavour_of(view.case.source),
-                self._brief(abstract.summary, abstract.raw),
-                bool(self.offered),
-            )
-        )
-        step.messages += self.talk
+        self.tools = TOOL_SCHEMAS if view.tools is not None else None
         self.answered = 0
-        self.asked_again = False
+        self.messages: list[dict[str, Any]] = []
+        flavour = flavour_of(view.case.source)
+        self._add(*agent_messages(agent.name, flavour, self._brief(summary, recent), bool(self.tools)))
 
-    def _brief(self, summary: str, raw: tuple[Behaviour, ...]) -> Brief:
+    def _add(self, *messages: dict[str, Any]) -> None:
+        self.messages += messages
+        self.step.messages += messages
+
+    def _brief(self, summary: str, recent: tuple[Behaviour, ...]) -> Brief:
         view, case = self.view, self.view.case
         latest = {step.agent: step for step in view.done if step.agent in EXPERTS}
         own = latest.get(self.agent.name)
-        findings = [(name, compact_json(step.value)) for name, step in latest.items() if step is not own]
         return Brief(
             case.user_id,
             case.candidates,
-            raw,
+            recent,
             case.items,
             case.user,
             summary,
-            findings,
-            view.suggestion,
-            compact_json(own.value) if own and view.suggestion else "",
-            view.ranked,
-            self.options.prompt_tokens,
+            findings=[(name, compact_json(step.value)) for name, step in latest.items() if step is not own],
+            suggestion=view.suggestion,
+            previous=compact_json(own.value) if own and view.suggestion else "",
+            top=view.ranked,
+            budget=self.options.prompt_tokens,
         )
 
     async def run(self) -> Step:
-        for turn in range(self.options.turns):
-            reply = await self._ask(last=turn == self.options.turns - 1)
+        step = self.step
+        for turn in range(1, self.options.turns + 1):
+            spent = step.prompt_tokens + step.completion_tokens
+            if self.options.tokens and spent >= self.options.tokens:
+                raise AgentFailure("tokens", f"{spent} tokens, the budget is {self.options.tokens}", step)
+            tools = self.tools if turn < self.options.turns else None  # the last turn has to give a result
+            reply = await ask(self.chat, step, self.messages, tools, self.view.sample)
             words, calls, result = read_answer(reply)
-            if calls and self.offered:
-                if words:
-                    self.step.blocks.append(Thinking(words))
+            thinking = [Thinking(words)] if words else []
+            if calls and self.tools:
+                step.blocks += thinking
                 self._answer(words, calls)
                 continue
             fault = self._fault(calls, result)
             if not fault and result is not None:
-                value = valid_json(result.value)
-                if words:
-                    self.step.blocks.append(Thinking(words))
-                self.step.blocks.append(json_block(value))
-                self.step.value = value
-                return self.step
-            self._again(reply, fault)
-        raise AgentFailure("calls", f"no result within {self.options.turns} turns", self.step)
-
-    async def _ask(self, last: bool) -> ChatReply:
-        """One completion. On the last turn no tools are offered, so that a result can still come."""
-        step = self.step
-        spent = step.prompt_tokens + step.completion_tokens
-        if self.options.tokens and spent >= self.options.tokens:
-            raise AgentFailure("tokens", f"{spent} tokens, the budget is {self.options.tokens}", step)
-        reply = await self.chat.complete(self.talk, None if last else self.offered, self.view.sample)
-        step.model_calls += 1
-        step.cached_calls += reply.cached
-        step.prompt_tokens += reply.prompt_tokens
-        step.completion_tokens += reply.completion_tokens
-        return reply
+                step.value = valid_json(result.value)
+                step.blocks += [*thinking, json_block(step.value)]
+                return step
+            self._add({"role": "assistant", "content": reply.text}, {"role": "user", "content": complaint(fault)})
+            if step.attempts > 1:
+                raise AgentFailure("malformed", fault, step)
+            step.attempts += 1
+        raise AgentFailure("calls", f"no result within {self.options.turns} turns", step)
 
     def _fault(self, calls: list[CallRequest], result: Json | None) -> str:
         if calls:
             return "there are no tools to call"
         if result is None:
-            return "it holds no JSON result"  # no tag here: what is told is defused as foreign words are
+            return "it holds no JSON result"  # without a tag: a complaint is defused like foreign text
         return f"the result is not JSON: {result.error}" if result.error else self.agent.check(result.value, self.view)
 
-    def _again(self, reply: ChatReply, fault: str) -> None:
-        said = [
-            {"role": "assistant", "content": reply.text},
-            {"role": "user", "content": complaint(fault)},
-        ]
-        self.talk += said
-        self.step.messages += said
-        if self.asked_again:
-            raise AgentFailure("malformed", fault, self.step)
-        self.asked_again = True
-        self.step.attempts += 1
-
     def _answer(self, words: str, calls: list[CallRequest]) -> None:
-        """Answer a turn's calls: all calls first, then all answers, as a trajectory writes them."""
+        """Answer a turn's calls: all calls first, then all answers, as in a trajectory."""
         assert self.view.tools is not None
-        said: list[dict[str, Any]] = [
-            {
-                "role": "assistant",
-                "content": words,
-                "tool_calls": [
-                    {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-                    for call in calls
-                ],
-            }
-        ]
-        made = [call_of(_as_block(call)) for call in calls]
+        blocks = [call_of(_as_block(call)) for call in calls]
         answers = []
-        for position, call in enumerate(made):
+        for position, block in enumerate(blocks):
             if position >= self.options.calls_per_turn or self.answered >= self.options.calls:
                 answers.append(_REFUSED)
-            elif isinstance(call, BadCall):
+            elif isinstance(block, BadCall):
                 answers.append(_UNREADABLE)
             else:
                 self.answered += 1
-                answers.append(self.view.tools.call(call.name, call.arguments).text)
-        said += [
-            {"role": "tool", "tool_call_id": call.id, "content": answer}
-            for call, answer in zip(calls, answers, strict=True)
+                answers.append(self.view.tools.call(block.name, block.arguments).text)
+        self.step.blocks += [*blocks, *map(Response, answers)]
+        requests = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in calls
         ]
-        self.step.blocks += [*made, *map(Response, answers)]
-        self.talk += said
-        self.step.messages += said
+        self._add(
+            {"role": "assistant", "content": words, "tool_calls": requests},
+            *(
+                {"role": "tool", "tool_call_id": call.id, "content": answer}
+                for call, answer in zip(calls, answers, strict=True)
+            ),
+        )
 
 
 def _as_block(call: CallRequest) -> str:
-    """A function call as the inside of a ``<tool_call>`` block; one that is no JSON stays as it was, its tags
-    defused."""
+    """Return a function call as the inside of a ``<tool_call>`` block; invalid JSON stays as text, its tags defused."""
     value, error = decode(call.arguments or "{}")
     if error:
         return neutral(valid(f"{call.name}: {call.arguments}")).strip()
@@ -247,10 +201,10 @@ def _as_block(call: CallRequest) -> str:
 
 
 def read_answer(reply: ChatReply) -> tuple[str, list[CallRequest], Json | None]:
-    """(reasoning, calls, result) of an answer; never raises.
+    """Return (reasoning, calls, result) of an answer; never raises.
 
-    Calls are the endpoint's structured ones, or those written inline where the server does not parse them. Where there
-    is no ``<JSON>`` block, the whole text is taken for the result if it is JSON, in a code fence or bare.
+    Calls are the endpoint's structured ones, or those written inline if the server does not parse them. Without a
+    ``<JSON>`` block, the whole text is the result if it is JSON, in a code fence or bare.
     """
     trajectory = parse(_THINK.sub("", valid(reply.text)))
     words: list[str] = []
@@ -266,7 +220,7 @@ def read_answer(reply: ChatReply) -> tuple[str, list[CallRequest], Json | None]:
                 case Json():
                     result = block
                 case _:
-                    continue  # a call that does not parse, or an answer the model made up: nothing to use
+                    continue  # a call that does not parse, or an answer that the model invented
     calls = list(reply.tool_calls) or inline
     if result is None and not calls and len(words) == 1:
         bare = Json(_FENCE.sub("", words[0]).strip())

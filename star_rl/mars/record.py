@@ -1,4 +1,4 @@
-"""One run of the teacher as it is kept: one JSON object a line, complete in itself, versioned."""
+"""One run of the teacher on disk: one versioned JSON object a line."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from star_rl.errors import StarError
+from star_rl.failure import Failure
 from star_rl.files import read_jsonl
 from star_rl.mars.agents import Step
 from star_rl.mars.team import Outcome
 from star_rl.records import Task
 from star_rl.trajectory import Trajectory, parse, render
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(slots=True)
@@ -22,21 +23,21 @@ class Run:
     """One pass of the teacher over one task.
 
     Attributes:
-        task: the task, its answer included: the outcome filter needs it.
-        sample: the number of the pass.
-        text: the trajectory in the grammar, tool responses in place; of a failed run, as far as it came.
-        ranking: candidate ids, best first; empty where the run failed.
-        failure: ``code: agent: reason``, empty where it was ranked.
-        configuration, prompts, model, store: what made it (options and backends; templates' version and fingerprint;
-            served model; fingerprint of the evidence).
-        steps: per agent its name, tag, round, seconds, tokens, calls, attempts and messages.
+        task: with its answer, which the outcome filter needs.
+        sample: number of the pass.
+        text: the trajectory in the grammar, with tool responses; of a failed run, up to the failure.
+        ranking: candidate ids, best first; empty if the run failed.
+        failure: why there is no ranking; None where there is one.
+        configuration, prompts, model, store: options and backends, versions of the prompts, served model, fingerprint
+            of the evidence.
+        steps: of each agent: name, tag, round, seconds, tokens, calls, attempts and messages.
     """
 
     task: Task
     sample: int
     text: str
     ranking: list[str]
-    failure: str = ""
+    failure: Failure | None = None
     configuration: dict[str, Any] = field(default_factory=dict)
     prompts: dict[str, Any] = field(default_factory=dict)
     model: str = ""
@@ -51,17 +52,13 @@ class Run:
 
     @property
     def rank(self) -> int:
-        """1-based position of the ground truth, 0 where it is not in the ranking."""
+        """Return the position of the ground truth from 1; 0 if it is not ranked."""
         return self.ranking.index(self.task.ground_truth) + 1 if self.task.ground_truth in self.ranking else 0
 
     @property
     def hit(self) -> bool:
-        """The first of the ranking is the truth: what the outcome filter keeps (paper, section 4.1)."""
+        """Whether the ground truth is first, which the outcome filter keeps (paper, section 4.1)."""
         return self.rank == 1
-
-    @property
-    def failure_code(self) -> str:
-        return self.failure.partition(":")[0]
 
     @property
     def trajectory(self) -> Trajectory:
@@ -69,27 +66,27 @@ class Run:
 
     @property
     def corrected(self) -> bool:
-        """An expert was sent back by the reflector."""
+        """Whether the reflector sent an expert back."""
         return any(step["round"] > 0 and step["agent"] != "Reflector" for step in self.steps)
 
     @property
     def tokens(self) -> int:
-        """Prompt and completion tokens of all agents."""
+        """Return prompt and completion tokens of all agents."""
         return sum(step["prompt_tokens"] + step["completion_tokens"] for step in self.steps)
 
     @property
     def calls(self) -> int:
-        """Tool calls of all agents."""
+        """Return the tool calls of all agents."""
         return sum(step["calls"] for step in self.steps)
 
 
 def run_id(task_id: str, sample: int) -> str:
-    """The key of a run."""
+    """Return the key of a run."""
     return f"{task_id}#{sample}"
 
 
 def run_of(task: Task, sample: int, outcome: Outcome, identity: Mapping[str, Any]) -> Run:
-    """The record of an outcome."""
+    """Return the record of an outcome."""
     return Run(
         task,
         sample,
@@ -122,32 +119,34 @@ def _step(step: Step) -> dict[str, Any]:
 
 
 def to_json(run: Run) -> dict[str, Any]:
-    """Plain data, with a few derived fields that readers of the file can filter by."""
+    """Return plain data, with derived fields to filter by."""
     plain = {name: getattr(run, name) for name in Run.__dataclass_fields__}
     plain["task"] = asdict(run.task) | {"candidates": list(run.task.candidates)}
+    plain["failure"] = run.failure and run.failure.to_json()
     derived = {"id": run.id, "rank": run.rank, "hit": run.hit, "corrected": run.corrected}
     return {"format": run.format, **derived, **plain}
 
 
 def from_json(value: Mapping[str, Any]) -> Run:
-    """The record again.
+    """Return the run that :func:`to_json` wrote.
 
     Raises:
-        StarError: it has another format.
+        StarError: the record has another format.
     """
     if value.get("format") != FORMAT:
         raise StarError(f"a run of format {value.get('format')!r}", f"this version reads format {FORMAT}; teach again")
     fields = {name: value[name] for name in Run.__dataclass_fields__}
     task = dict(value["task"])
     fields["task"] = Task(**{**task, "candidates": tuple(task["candidates"])})
+    fields["failure"] = Failure.from_json(value["failure"])
     return Run(**fields)
 
 
 def files_of(paths: str | Path | Iterable[str | Path]) -> list[Path]:
-    """The files of runs behind files and folders.
+    """Return the files of runs in files and folders.
 
     Raises:
-        StarError: a path is absent or a folder holds no runs.
+        StarError: a path does not exist, or a folder holds no runs.
     """
     listed = [paths] if isinstance(paths, (str, Path)) else list(paths)
     found: list[Path] = []
@@ -160,10 +159,10 @@ def files_of(paths: str | Path | Iterable[str | Path]) -> list[Path]:
 
 
 def read_runs(paths: str | Path | Iterable[str | Path]) -> Iterator[Run]:
-    """Runs of files and folders, one at a time; a last line cut short by a kill is passed over.
+    """Yield the runs of files and folders; a last line cut short by a kill is skipped.
 
     Raises:
-        StarError: a file holds something else.
+        StarError: a line is not a run.
     """
     for file in files_of(paths):
         try:

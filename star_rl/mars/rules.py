@@ -1,12 +1,11 @@
-"""The rule backend: every agent's job done from counts and evidence, without a language model.
+"""The rule backend: agents played from counts and evidence, without a language model.
 
-Each expert reads what the student will read - the history shown and the tools' answers as text - and says little, in
-constant phrases, so that a student of a million parameters can learn to write it. What the rules decide by chance
-(which signal to trust, whether the profile is written in haste) is a hash of seed, task and pass: the same again in
-every process.
+Each expert reads what the student will read, the history and the tools' answers as text. It writes short constant
+phrases that a student of a million parameters can learn. Random choices (which signal to trust, whether the profile is
+written in haste) are a hash of seed, task and pass, so they repeat in every process.
 
-The strategies differ in quality on purpose. ``category`` looks away from the evidence, a bad habit that reinforcement
-learning can find and drop.
+The strategies differ in quality on purpose: ``category`` ignores the evidence, a habit that reinforcement learning can
+drop.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from star_rl.prompts import Behaviour
 from star_rl.trajectory import EXPERTS, Response, Thinking, ToolCall, json_block
 from star_rl.trajectory.model import Block
 
-#: Strategy -> the words that name the signal it trusts.
+#: Strategy -> the name of the signal it trusts.
 TRUST = {
     "users": "similar users",
     "anchor": "anchor item",
@@ -44,18 +43,18 @@ Strength = Callable[[Case, str], float]
 
 @dataclass(frozen=True, slots=True)
 class RuleOptions:
-    """How the rules decide. Everything here affects results.
+    """Options of the rules. All affect results.
 
     Attributes:
-        strategies: weight of each strategy of :data:`TRUST`; those without evidence in a case are passed over.
-        haste: share of runs whose profile is written from the last interaction alone, for the reflector to find.
-        window: interactions of the history that the rules look at; the student should be shown as many.
+        strategies: weight of each strategy of :data:`TRUST`; those without evidence in a case are skipped.
+        haste: share of runs whose profile uses the last interaction alone, for the reflector to find.
+        window: latest interactions that the rules read; show the student as many.
         scattered: with a top category below this share of the window, the planner also sends
             Interest_Divergence_Reasoning.
         seed: of the hash.
 
     Raises:
-        StarError: a weight, a share or a name is out of range.
+        StarError: a weight or a share is out of range, or a strategy is unknown.
     """
 
     strategies: Mapping[str, float] = field(
@@ -82,7 +81,7 @@ class RuleOptions:
 
 
 class RuleBackend:
-    """The agents' work by rules.
+    """The agents played by rules.
 
     Args:
         options: see :class:`RuleOptions`.
@@ -130,7 +129,7 @@ class RuleBackend:
     # ---------------------------------------------------------------------------------------------------- experts
 
     def _profile(self, view: View) -> tuple[list[Block], Any]:
-        """The two leading categories and what similar users like; in haste, the last interaction's category leads."""
+        """Return the two leading categories; in haste, the last interaction's category comes first."""
         shown = self._shown(view)
         leading = _leading(view.case, shown)
         if view.suggestion:
@@ -155,7 +154,7 @@ class RuleBackend:
         return self._ask(view, f"Recent {last}.", "ItemCF", "item_id", last), [view.case.category(last)]
 
     def _divergence(self, view: View) -> tuple[list[Block], Any]:
-        """Away from the leading category: the latest item of another one, and the categories its company has."""
+        """Return the category of the latest item outside the leading one, and those of its neighbours."""
         shown = self._shown(view)
         leading = _leading(view.case, shown)[:1]
         others = [b.item_id for b in shown[:-1] if view.case.category(b.item_id) not in leading]
@@ -166,7 +165,7 @@ class RuleBackend:
         return blocks, list(dict.fromkeys([view.case.category(i) for i in (others[-1], *listed)]))[:2]
 
     def _ask(self, view: View, words: str, tool: str, argument: str, key: str) -> list[Block]:
-        """Words, one call and what its answer says; words alone without tools."""
+        """Return a thought, one call, its response and what it points to; only the thought without tools."""
         if view.tools is None:
             return [Thinking(words)]
         call = ToolCall(tool, {argument: key})
@@ -178,7 +177,7 @@ class RuleBackend:
     # ------------------------------------------------------------------------------------------ reflector and ranker
 
     def _reflect(self, view: View) -> tuple[list[Block], Any]:
-        """Does the profile agree with the counts? And which signal deserves trust."""
+        """Check the profile against the counts, and name the trusted signal."""
         trust = Thinking(f"Trust: {TRUST[self._trusted(view)]}.")
         profile = view.latest(PROFILE)
         leading = _leading(view.case, self._shown(view))
@@ -188,7 +187,7 @@ class RuleBackend:
         return [trust], {"correct": "no", "problematic_agent": [fault]}
 
     def _rank(self, view: View) -> tuple[list[Block], Any]:
-        """The trusted signal's list, then the other signals', then what is left, in the order of the task."""
+        """Rank the trusted signal's list first, then the other signals', then the rest in the order of the task."""
         trusted = self._trusted(view)
         lists = self._evidence(view)
         if trusted == "category":
@@ -207,7 +206,7 @@ class RuleBackend:
     # ------------------------------------------------------------------------------------------------------ shared
 
     def _trusted(self, view: View) -> str:
-        """The strategy of this run: drawn by weight among those that have evidence."""
+        """Draw the strategy of this run by weight among those that have evidence."""
         having = {name for name, listed in self._evidence(view).items() if listed} | {"category"}
         weights = {name: weight for name, weight in self.options.strategies.items() if name in having and weight > 0}
         if not weights:
@@ -220,7 +219,7 @@ class RuleBackend:
         return name
 
     def _evidence(self, view: View) -> dict[str, list[str]]:
-        """Strategy -> candidates that the latest answer brought, best first."""
+        """Return strategy -> candidates in the latest answer, best first."""
         lists: dict[str, list[str]] = {}
         for agent, strategy in _BROUGHT.items():
             for step in view.done:  # a re-run without a call leaves the evidence of the first run standing
@@ -229,7 +228,7 @@ class RuleBackend:
         return lists
 
     def _listed(self, case: Case, blocks: Sequence[Block]) -> list[str]:
-        """Candidates that the answers name, in order. Only the text is read, as the student reads it."""
+        """Return the candidates named in the responses, in order; only the text is read, as by the student."""
         known = set(case.candidates)
         found: list[str] = []
         for block in blocks:
@@ -239,7 +238,7 @@ class RuleBackend:
         return list(dict.fromkeys(found))
 
     def _anchor(self, view: View) -> Behaviour | None:
-        """The item with most evidence behind it, else the best rated; the later of equals, not the last if possible."""
+        """Return the item with most evidence, or the best rated; the later of equals; not the last if possible."""
         shown = self._shown(view)
         earlier = list(enumerate(shown[:-1] or shown))
         if not earlier:
@@ -253,13 +252,13 @@ class RuleBackend:
         return view.case.history[-self.options.window :]
 
     def _draw(self, view: View, purpose: str) -> float:
-        """A number in [0, 1) that only seed, purpose, task and pass decide."""
+        """Return a number in [0, 1) that depends on seed, purpose, task and pass alone."""
         words = f"{self.options.seed}\n{purpose}\n{view.case.task_id}\n{view.sample}".encode()
         return int.from_bytes(hashlib.blake2b(words, digest_size=7).digest(), "big") / 2**56
 
 
 def _leading(case: Case, shown: Sequence[Behaviour]) -> list[str]:
-    """The two most frequent categories, the more recent of equals first."""
+    """Return the two most frequent categories, the more recent of equals first."""
     counts: Counter[str] = Counter()
     latest: dict[str, int] = {}
     for place, behaviour in enumerate(shown):
@@ -270,9 +269,9 @@ def _leading(case: Case, shown: Sequence[Behaviour]) -> list[str]:
 
 
 def strength_of(store: Any) -> Strength:
-    """Evidence behind an item: the weights of its stored neighbours that are candidates of the case.
+    """Return a function that sums the weights of an item's stored neighbours among the candidates of a case.
 
-    The latest few thousand items are kept: a store reads an item's neighbours from its file each time.
+    The latest 4,096 items are cached: a store reads an item's neighbours from its file each time.
     """
 
     @lru_cache(maxsize=4096)

@@ -1,8 +1,7 @@
-"""Many tasks, several passes each, written as they end; killed at any point, it goes on where it was.
+"""Run the teacher over many tasks, several passes each; after a kill the next call resumes.
 
-A run is one pass over one task. Its record is one line, written whole or cut off by a kill and then dropped. What was
-paid for
-inside a run that a kill interrupted is not paid again: the chat client's response cache answers the same requests.
+A run is one pass over one task and one line of the file; a line cut short by a kill is dropped. The model calls of an
+interrupted run are not paid again: the chat client's response cache holds their replies.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ from star_rl.records import Task
 
 RUNS, TEACHER = "runs.jsonl", "teacher.json"
 
-#: An endpoint that failed this many runs one after the other is taken for gone: going on would only burn the tasks.
-_GONE = 24
+#: Stop after this many runs in a row that the endpoint failed.
+_OUTAGE = 24
 
 
 class Progress(Protocol):
@@ -40,7 +39,7 @@ class Progress(Protocol):
 
 @dataclass(slots=True)
 class Account:
-    """What a call of :func:`teach` came to. ``found`` runs were there already; the rest counts this call's alone."""
+    """Counts of one call of :func:`teach`; ``found`` runs were on disk before it."""
 
     total: int = 0
     found: int = 0
@@ -61,7 +60,7 @@ class Account:
 
     def add(self, run: Run) -> None:
         if run.failure:
-            self.failed[run.failure_code] += 1
+            self.failed[run.failure.kind] += 1
         else:
             self.ranked += 1
             self.hits += run.hit
@@ -84,14 +83,14 @@ class Account:
         return ", ".join(part for part in parts if part)
 
     def figures(self) -> dict[str, Any]:
-        """Plain data for a manifest."""
+        """Return plain data for a manifest."""
         names = ("total", "found", "ranked", "hits", "corrected", "tool_calls", "model_calls")
         plain: dict[str, Any] = {name: getattr(self, name) for name in (*names, "prompt_tokens", "completion_tokens")}
         return {**plain, "failed": dict(self.failed), "cost": round(self.cost, 4), "seconds": round(self.seconds, 3)}
 
 
 def identity_of(team: Team, prompts: Mapping[str, Any], model: str = "", store: str = "") -> dict[str, Any]:
-    """What makes two runs of the teacher comparable; the same folder never holds runs of two identities."""
+    """Return what makes runs comparable; a folder holds runs of one identity only."""
     configuration = json.loads(json.dumps(team.describe, default=str))
     return {
         "format": FORMAT,
@@ -113,31 +112,28 @@ async def teach(
     progress: Progress | None = None,
     spent: Callable[[], float] = lambda: 0.0,
 ) -> Account:
-    """Run the teacher over tasks and write one record a run to ``folder/runs.jsonl``.
+    """Run the teacher over tasks and append one record a run to ``folder/runs.jsonl``.
 
-    Runs whose last attempt ended because the endpoint gave out are tried again by the next call; every other record
-    stands.
+    Runs that the endpoint failed are run again by the next call; all other records stay.
 
     Args:
         tasks: distinct task ids.
-        case_of: the case of a task.
+        case_of: returns the case of a task.
         identity: see :func:`identity_of`.
         passes: runs per task.
         concurrency: runs in flight.
         spent: cost of this call so far, for the progress line and the account.
 
     Raises:
-        StarError: another process writes the folder; it holds runs of another identity, or of a task with the same id
-            that reads differently; the backend is not ready; the endpoint stopped answering.
+        StarError: another process writes to the folder; it holds runs of another identity, or of another task with
+            the same id; the backend is not ready; the endpoint stopped answering.
     """
     for name, value in (("passes", passes), ("concurrency", concurrency)):
         if value < 1:
             raise StarError(f"{name} is {value}", "give 1 or more")
     twice = [task_id for task_id, count in Counter(task.task_id for task in tasks).items() if count > 1]
     if twice:
-        raise StarError(
-            f"task id {twice[0]} stands {len(twice) + 1} times in the tasks", "give each task an id of its own"
-        )
+        raise StarError(f"task id {twice[0]} is not unique", "give each task its own id")
     await asyncio.gather(team.backend.ready(), team.planner.ready())
     target = Path(folder)
     began = time.monotonic()
@@ -162,10 +158,10 @@ class _Workers:
     began: float
     progress: Progress | None
     spent: Callable[[], float]
-    gone: int = 0
+    failed_in_a_row: int = 0
 
     async def run(self, concurrency: int) -> None:
-        """Workers share one queue; the first error stops them all."""
+        """Share one queue among workers; the first error stops all."""
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(concurrency):
@@ -190,17 +186,17 @@ class _Workers:
         account.seconds, account.cost = time.monotonic() - self.began, self.spent()
         if self.progress:
             self.progress(account.done, account.total, account.note())
-        self.gone = self.gone + 1 if run.failure_code == "endpoint" else 0
-        if self.gone >= _GONE:
+        self.failed_in_a_row = self.failed_in_a_row + 1 if _endpoint_failed(run) else 0
+        if self.failed_in_a_row >= _OUTAGE:
             raise StarError(
-                f"the endpoint failed {self.gone} runs one after the other ({run.failure})",
-                "mend it and run the same command again: these runs will be tried anew",
+                f"the endpoint failed {self.failed_in_a_row} runs one after the other ({run.failure})",
+                "fix it and run the same command again: these runs are repeated",
             )
 
 
 @contextmanager
 def _opened(folder: Path, identity: Mapping[str, Any], tasks: Iterable[Task]) -> Iterator[tuple[IO[str], set[str]]]:
-    """The file of runs, locked and ready for appending, and the ids of the runs that stand in it."""
+    """Lock the folder; yield the file of runs, open for appending, and the ids of the runs in it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -247,45 +243,43 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def _standing(path: Path, tasks: Iterable[Task]) -> set[str]:
-    """Ids of the runs that stand. A tail cut by a kill and runs that the endpoint failed are taken out of the file."""
+    """Return the ids of the runs on disk; first drop a cut line and the runs that the endpoint failed."""
     if not path.exists():
         return set()
     known = {task.task_id: task for task in tasks}
     done: set[str] = set()
-    rewrite = False
+    dropped: set[int] = set()
     with open(path, encoding="utf-8") as handle:
         for number, line in enumerate(handle, 1):
             run = _run_in(line, path, number)
-            if run is None or run.failure_code == "endpoint" or run.id in done:
-                rewrite = True
+            if run is None or _endpoint_failed(run) or run.id in done:
+                dropped.add(number)
                 continue
             task = known.get(run.task.task_id)
             if task is not None and task != run.task:
                 raise StarError(
-                    f"task {task.task_id} reads differently in {path} (fingerprints {_print(run.task)}, "
-                    f"{_print(task)})",
+                    f"task {task.task_id} is another task in {path} (fingerprints {_print(run.task)}, {_print(task)})",
                     "teach into another folder",
                 )
             done.add(run.id)
-    if rewrite:
-        kept: set[str] = set()
+    if dropped:
         with atomic_open(path) as target, open(path, encoding="utf-8") as handle:
-            for number, line in enumerate(handle, 1):
-                run = _run_in(line, path, number)
-                if run is not None and run.id in done and run.id not in kept and run.failure_code != "endpoint":
-                    kept.add(run.id)
-                    target.write(line)
+            target.writelines(line for number, line in enumerate(handle, 1) if number not in dropped)
     return done
 
 
+def _endpoint_failed(run: Run) -> bool:
+    return run.failure is not None and run.failure.kind == "endpoint"
+
+
 def _run_in(line: str, path: Path, number: int) -> Run | None:
-    """The run in a line; None where a kill cut it."""
+    """Return the run in a line; None if a kill cut it short."""
     if not line.endswith("\n"):
         return None
     try:
         return from_json(json.loads(line))
     except (ValueError, KeyError, TypeError) as error:
-        raise StarError(f"{path}, line {number} is no run ({error})", "teach into another folder") from error
+        raise StarError(f"{path}, line {number} is not a run ({error})", "teach into another folder") from error
 
 
 def _print(task: Task) -> str:

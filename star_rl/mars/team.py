@@ -1,6 +1,6 @@
-"""The teacher at work on one case: planner, chosen experts, reflector, re-runs of the faulted ones, ranker.
+"""The teacher on one case: planner, experts, reflector, re-runs of faulted experts, ranker (paper, section 3.2).
 
-Paper, section 3.2. Each part can be switched off, which gives the ablations of its tables 6 to 8.
+Each part can be switched off for the ablations of tables 6 to 8.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from star_rl.errors import StarError
+from star_rl.failure import Failure
 from star_rl.mars.agents import (
     DIVERGENCE,
     EXPERT_AGENTS,
@@ -35,12 +36,12 @@ class TeamOptions:
 
     Affects results:
         planner: off = all four experts in fixed order, no plan in the trajectory.
-        reflector: off = nothing is checked.
-        tools: off = no tool is offered or called.
-        rounds: reflections at most; each that finds a fault sends the faulted experts back.
+        reflector: off = no check, no re-run.
+        tools: off = no tool calls.
+        rounds: most reflections; each sends the experts that it faults back to work.
         top: ids in the ranking.
-        concurrent: experts that need not wait for one another do not see one another's results, and run at once.
-            Interest_Divergence_Reasoning builds on the others: it waits for those before it in the plan.
+        concurrent: experts run at once and do not see one another's results; Interest_Divergence_Reasoning waits
+            for those before it in the plan.
 
     Raises:
         StarError: ``rounds`` or ``top`` below 1.
@@ -61,15 +62,14 @@ class TeamOptions:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of one case: the steps in the order of the trajectory, and the ranking or the reason there is none.
+    """What came of one case: the steps in the order of the trajectory, and either a ranking or a failure.
 
-    ``failure`` is ``code: agent: reason`` (see :class:`AgentFailure`), empty where the case was ranked. ``waiting``
-    counts the calls of the model that wait for one another: of experts that ran at once the one with the most.
+    ``waiting`` counts the model calls that wait for one another: of experts that ran at once, the one with the most.
     """
 
     steps: list[Step]
     ranking: list[str]
-    failure: str = ""
+    failure: Failure | None = None
     seconds: float = 0.0
     waiting: int = 0
 
@@ -82,13 +82,13 @@ class Team:
     """The teacher.
 
     Args:
-        backend: does the agents' work.
-        tools_of: makes the tools of a case; None only with ``tools`` off.
+        backend: plays the agents.
+        tools_of: returns the tools of a case; None only with ``tools`` off.
         options: which parts run.
-        planner: a backend of its own for the planner (MARS-Planner of the paper's section 4.3).
+        planner: another backend for the planner (MARS-Planner; paper, section 4.3).
 
     Raises:
-        StarError: tools are on and there are none.
+        StarError: ``tools`` is on without ``tools_of``.
     """
 
     def __init__(
@@ -100,19 +100,19 @@ class Team:
     ) -> None:
         self.options = options or TeamOptions()
         if self.options.tools and tools_of is None:
-            raise StarError("the teacher has no evidence store", "name one, or run it with tools=off")
+            raise StarError("the teacher has no evidence store", "give one, or set tools=off")
         self.backend, self.planner, self._tools_of = backend, planner or backend, tools_of
 
     @property
     def describe(self) -> dict[str, Any]:
-        """Everything that decides a result, as plain data."""
+        """Return everything that decides a result, as plain data."""
         parts: dict[str, Any] = {"team": asdict(self.options), "backend": self.backend.describe}
         if self.planner is not self.backend:
             parts["planner"] = self.planner.describe
         return parts
 
     async def run(self, case: Case, sample: int = 0) -> Outcome:
-        """Work on one case. A failing agent ends it with a reason; nothing that a model writes raises."""
+        """Rank one case. An agent that fails ends the run with its failure; nothing that a model writes raises."""
         tools = self._tools_of(case) if self._tools_of and self.options.tools else None
         return await _Case(self, case, sample, tools).run()
 
@@ -133,9 +133,9 @@ class _Case:
             if self.options.reflector:
                 await self._reflect()
             ranking = (await self._act(RANKER, self.steps)).value
-        except AgentFailure as failure:
-            return Outcome(self.steps, [], str(failure), time.perf_counter() - began, self.waiting)
-        return Outcome(self.steps, list(ranking), "", time.perf_counter() - began, self.waiting)
+        except AgentFailure as error:
+            return Outcome(self.steps, [], error.failure, time.perf_counter() - began, self.waiting)
+        return Outcome(self.steps, list(ranking), None, time.perf_counter() - began, self.waiting)
 
     async def _plan(self) -> list[str]:
         if not self.options.planner:
@@ -145,7 +145,7 @@ class _Case:
     async def _experts(
         self, names: Sequence[str], suggestions: Mapping[str, str] | None = None, round: int = 0
     ) -> None:
-        """Run experts in order; those between two barriers at once where the options say so."""
+        """Run experts in order, or group by group with ``concurrent``."""
         for group in _groups(names) if self.options.concurrent else [[name] for name in names]:
             before = list(self.steps)
             done = await asyncio.gather(
@@ -155,7 +155,7 @@ class _Case:
                 ),
                 return_exceptions=True,
             )
-            # Steps first, whatever failed: what was paid for is recorded.
+            # Record all steps before raising: they are paid for.
             paid = [
                 entry.step if isinstance(entry, AgentFailure) else entry
                 for entry in done
@@ -202,13 +202,13 @@ class _Case:
         step.seconds = time.perf_counter() - began
         if keep:
             self._keep(step)
-        if fault := agent.check(step.value, view):  # a backend that lets one through is wrong, yet no reason to crash
+        if fault := agent.check(step.value, view):  # a backend that missed it
             raise AgentFailure("malformed", fault, step)
         return step
 
 
 def _groups(names: Sequence[str]) -> list[list[str]]:
-    """Experts that may run at once, in order: the divergence expert stands alone, it reads those before it."""
+    """Return groups of experts that may run at once; the divergence expert reads those before it and is alone."""
     groups: list[list[str]] = [[]]
     for name in names:
         if name == DIVERGENCE:

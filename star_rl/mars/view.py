@@ -1,4 +1,4 @@
-"""Looking at the teacher's runs: one in the terminal, a folder of them as one HTML page that needs nothing else."""
+"""View the teacher's runs: one in the terminal, or a folder as a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _TEMPLATE = Path(__file__).with_name("page.html")
-#: Phase -> colour in the terminal; the page has its own in its style sheet.
+#: Phase -> colour in the terminal; the page has its own style sheet.
 _COLOURS = {
     "plan": "blue",
     "user_profile": "cyan",
@@ -30,25 +30,25 @@ _COLOURS = {
     "reflection": "bright_yellow",
     "recommend": "bright_red",
 }
-_LONGEST = 8000  # characters of a block on the page; the record holds it whole
-#: What a model or a title must not send to a terminal: control characters, escape sequences among them.
+_MAX_BLOCK = 8000  # characters of a block on the page; the record holds all
+#: Control characters, which must not reach a terminal.
 _CONTROL = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
 
 
 def verdict_of(run: Run) -> str:
-    """What the reflector said: ``content``, ``sent back``, or ``none`` where it did not speak."""
+    """Return the reflector's verdict: ``content``, ``sent back``, or ``none`` if it did not run."""
     verdicts = [phase.result.value for phase in run.trajectory.of(REFLECTION) if phase.result]
     found = [verdict.get("correct") for verdict in verdicts if isinstance(verdict, dict)]
     return "sent back" if "no" in found else "content" if "yes" in found else "none"
 
 
 def result_of(run: Run) -> str:
-    """``hit``, ``miss`` or ``failed``."""
+    """Return ``hit``, ``miss`` or ``failed``."""
     return "failed" if run.failure else "hit" if run.hit else "miss"
 
 
 def part_of(block: Block) -> tuple[str, str]:
-    """(kind, words) of a block."""
+    """Return (kind, text) of a block."""
     match block:
         case Thinking(text):
             return "thinking", text.strip()
@@ -68,7 +68,7 @@ def part_of(block: Block) -> tuple[str, str]:
 
 
 def show(run: Run, console: Console | None = None, items: Mapping[str, Item] | None = None) -> None:
-    """One run in the terminal, phases and calls told apart by colour."""
+    """Print one run, phases and calls in colours."""
     from rich.console import Console, Group
     from rich.panel import Panel
     from rich.text import Text as Words
@@ -89,8 +89,9 @@ def show(run: Run, console: Console | None = None, items: Mapping[str, Item] | N
     out.print(title, style="bold")
     out.print(
         Words(
-            run.failure.translate(_CONTROL)
-            or f"{result_of(run)}, the truth {task.ground_truth} has {rank}; {run.seconds:.2f} s"
+            str(run.failure).translate(_CONTROL)
+            if run.failure
+            else f"{result_of(run)}, the truth {task.ground_truth} has {rank}; {run.seconds:.2f} s"
         )
     )
     for phase in run.trajectory.phases:
@@ -110,15 +111,15 @@ def show(run: Run, console: Console | None = None, items: Mapping[str, Item] | N
 
 
 def find(paths: str | Path | Iterable[str | Path], wanted: str) -> Run:
-    """The run with an id, or the first of a task.
+    """Return the run with an id, or the first run of a task.
 
     Raises:
-        StarError: there is none.
+        StarError: not found.
     """
     for run in read_runs(paths):
         if wanted in (run.id, run.task.task_id):
             return run
-    raise StarError(f"there is no run {wanted!r}", "name a run (task#pass) or a task that stands in the file")
+    raise StarError(f"there is no run {wanted!r}", "give a run (task#pass) or a task of the file")
 
 
 # ------------------------------------------------------------------------------------------------------------- page
@@ -130,11 +131,11 @@ def write_page(
     items: Mapping[str, Item] | None = None,
     limit: int = 2000,
 ) -> dict[str, Any]:
-    """Write one self-contained page with the runs of files and folders, to filter, search and read.
+    """Write one self-contained page to filter, search and read the runs of files and folders.
 
     Args:
         items: titles for the rankings.
-        limit: runs on the page at most; how many there were is said on it.
+        limit: most runs on the page, which also shows how many there were.
 
     Returns:
         ``read``, ``shown`` and counts by result.
@@ -152,7 +153,7 @@ def write_page(
             rows.append(_row(run, items or {}))
     read = sum(results.values())
     data = {"read": read, "runs": rows}
-    # "<" never stands in the data, so that no title can close the script element.
+    # Without "<" in the data no title can close the script element.
     text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c").replace("\u2028", "\\u2028")
     write_text(out, _TEMPLATE.read_text(encoding="utf-8").replace("@DATA@", text, 1))
     return {"read": read, "shown": len(rows), **dict(results)}
@@ -168,7 +169,7 @@ def _row(run: Run, items: Mapping[str, Item]) -> dict[str, Any]:
         "truth": run.task.ground_truth,
         "result": result_of(run),
         "verdict": verdict_of(run),
-        "failure": run.failure,
+        "failure": str(run.failure or ""),
         "last": _last_words(run),
         "rank": run.rank,
         "seconds": run.seconds,
@@ -184,7 +185,7 @@ def _row(run: Run, items: Mapping[str, Item]) -> dict[str, Any]:
 
 
 def _last_words(run: Run) -> str:
-    """What the model wrote last in a failed run, which is in no phase; empty in all others."""
+    """Return the model's last reply in a failed run, which is in no phase; empty for other runs."""
     if not run.failure or not run.steps:
         return ""
     said = [
@@ -194,6 +195,6 @@ def _last_words(run: Run) -> str:
 
 
 def _shortened(kind: str, words: str) -> list[str]:
-    if len(words) <= _LONGEST:
+    if len(words) <= _MAX_BLOCK:
         return [kind, words]
-    return [kind, f"{words[:_LONGEST]}\n[{len(words) - _LONGEST} more characters in the record]"]
+    return [kind, f"{words[:_MAX_BLOCK]}\n[{len(words) - _MAX_BLOCK} more characters in the record]"]

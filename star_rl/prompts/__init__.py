@@ -1,11 +1,12 @@
-"""What models are asked, in the project's own words: one template per agent and one for the student, versioned.
+"""Prompts: one versioned template per agent, and one for the student.
 
-words      foreign text made safe, token estimates
-history    one interaction as it is read
-flavours   books, products, local businesses, films, and a generic one
-student    the prompt of the distilled model (STAR)
-agents     the prompts of the teacher's agents (MARS)
-evidence   the prompts of the verbalisers (Collaborative Signal Translation)
+words      make foreign text safe, estimate tokens
+history    one interaction
+flavours   vocabulary of books, products, local businesses, films, or any items
+student    the distilled model (STAR)
+agents     the teacher's agents (MARS)
+baselines  the agentic baselines of the paper's table 1
+evidence   the LLM verbaliser (Collaborative Signal Translation)
 """
 
 from star_rl.prompts.flavours import FLAVOURS, Flavour, described, flavour_of

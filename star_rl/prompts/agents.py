@@ -1,8 +1,7 @@
-"""The prompts of the teacher's agents (paper, section 3.2): one template each, versioned, in words that fit the source.
+"""Prompts of the teacher's agents (paper, section 3.2): one versioned template each, in the vocabulary of the source.
 
-A prompt has two parts. The system part says who the agent is, what it has to find out and what its result looks like;
-the user part lays out the case and what the colleagues found so far. Everything that comes from data goes through
-:func:`star_rl.prompts.words.one_line`.
+The system message states the agent's job and the form of its result; the user message holds the case and the results of
+the other agents. All text from data goes through :func:`star_rl.prompts.words.one_line`.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from star_rl.files import fingerprint
 from star_rl.prompts.flavours import FLAVOURS, Flavour, described
 from star_rl.prompts.history import Behaviour
 from star_rl.prompts.student import STUDENT_VERSION, record_line
-from star_rl.prompts.words import estimate_tokens, one_line
+from star_rl.prompts.words import chat, estimate_tokens, latest_within, one_line
 from star_rl.records import Item
 from star_rl.trajectory import EXPERTS, neutral
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A system prompt with the words of a flavour left open. ``version`` goes up with every change of its text."""
+    """A system prompt to fill with a flavour's words. Raise ``version`` with every change of its text."""
 
     version: int
     text: str
@@ -90,8 +89,7 @@ TEMPLATES: dict[str, Template] = {
         1,
         "You make the final choice for a team that predicts the next {item} of a user of {domain}. Exactly one of the "
         "candidates is what the user turns to next. Weigh the user's lasting tastes, the latest turn of their "
-        "interests "
-        "and the evidence of other users, and say which counted most.\n"
+        "interests and the evidence of other users, and say which counted most.\n"
         "Result: a JSON list of the {top} best candidate ids, the most likely first, each id once and exactly as "
         "given.",
     ),
@@ -107,7 +105,7 @@ TEMPLATES: dict[str, Template] = {
 
 
 def prompts_version() -> dict[str, Any]:
-    """What tells one set of prompts from another: the templates' versions and a fingerprint over all their words."""
+    """Return the versions of all templates and a fingerprint of their texts."""
     words = {name: template.text for name, template in TEMPLATES.items()}
     flavours = {name: repr(flavour) for name, flavour in FLAVOURS.items()}
     versions = {name: template.version for name, template in TEMPLATES.items()}
@@ -120,15 +118,15 @@ def prompts_version() -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Brief:
-    """What the user part of an agent's prompt is made of.
+    """Contents of the user message of an agent.
 
     Attributes:
-        summary: the abstractor's, empty where the record is short enough to be read as it is.
-        record: interactions shown raw, oldest first.
-        findings: (specialist, its result as JSON), in order; earlier versions left out.
-        suggestion: the reflector's, for a specialist that works again; ``previous`` is its first result.
-        top: ids the ranking has to hold.
-        budget: tokens of the whole prompt; the oldest raw entries are left out to keep to it.
+        summary: by the abstractor; empty if the record is short.
+        record: interactions shown one by one, oldest first.
+        findings: (expert, its latest result as JSON), in order.
+        suggestion: of the reflector, to an expert that runs again; ``previous`` is its first result.
+        top: ids in the ranking.
+        budget: tokens of the whole prompt; the oldest entries of the record are left out to fit.
     """
 
     user_id: str
@@ -145,20 +143,15 @@ class Brief:
 
 
 def agent_messages(agent: str, flavour: Flavour, brief: Brief, tools: bool) -> list[dict[str, str]]:
-    """``[system, user]`` of an agent."""
-    words = {"item": flavour.item, "items": flavour.items, "did": flavour.did, "domain": flavour.domain}
-    parts = [TEMPLATES[agent].text.format(**words, top=brief.top, words=500)]
+    """Return ``[system, user]`` of an agent."""
+    parts = [TEMPLATES[agent].text.format(**flavour.words, top=brief.top)]
     if tools:
-        parts.append(_TOOLS.format(**words))
-    parts.append(_FORM)
-    system = "\n\n".join(parts)
-    return [
-        {"role": "system", "content": system},
-        {"role": "user", "content": _laid_out(agent, flavour, brief, system)},
-    ]
+        parts.append(_TOOLS.format(**flavour.words))
+    system = "\n\n".join([*parts, _FORM])
+    return chat(system, _user_message(agent, flavour, brief, system))
 
 
-def _laid_out(agent: str, flavour: Flavour, brief: Brief, system: str) -> str:
+def _user_message(agent: str, flavour: Flavour, brief: Brief, system: str) -> str:
     facts = [f"{one_line(str(key), 40)}: {one_line(str(value), 80)}" for key, value in list(brief.user.items())[:12]]
     before = ["\n".join([f"# User {one_line(brief.user_id)}", *facts])]
     if brief.summary:
@@ -175,7 +168,7 @@ def _laid_out(agent: str, flavour: Flavour, brief: Brief, system: str) -> str:
         again = "# Your work came back" + (f"\nYour result was: {neutral(brief.previous)}" if brief.previous else "")
         after.append(f"{again}\nThe reviewer says: {neutral(brief.suggestion)}\nDo it again, better.")
     used = sum(estimate_tokens(part) for part in (system, *before, *after))
-    lines = _fitting([record_line(entry, brief.items, flavour) for entry in brief.record], brief.budget - used)
+    lines = latest_within([record_line(entry, brief.items, flavour) for entry in brief.record], brief.budget - used)
     left_out = len(brief.record) - len(lines)
     title = f"# Record: what the user {flavour.did}, oldest first"
     note = [f"({left_out} older entries left out)"] if left_out else []
@@ -183,29 +176,16 @@ def _laid_out(agent: str, flavour: Flavour, brief: Brief, system: str) -> str:
     return "\n\n".join([*before, record, *after])
 
 
-def _fitting(lines: Sequence[str], room: int) -> list[str]:
-    """The latest lines that fit into ``room`` tokens, in order."""
-    kept: list[str] = []
-    for line in reversed(lines):
-        room -= estimate_tokens(line) + 1
-        if room < 0:
-            break
-        kept.append(line)
-    return kept[::-1]
-
-
 def complaint(reason: str) -> str:
-    """What an agent is told whose answer cannot be used."""
+    """Return the message to an agent whose answer cannot be used."""
     return f"This answer cannot be used: {one_line(reason, 300)}. Give the whole answer again. {_FORM}"
 
 
 def abstractor_messages(
     flavour: Flavour, summary: str, entries: Sequence[Behaviour], items: Mapping[str, Item], words: int
 ) -> list[dict[str, str]]:
-    """``[system, user]`` of the Long Sequence Abstractor for one chunk."""
-    system = TEMPLATES["Long_Sequence_Abstractor"].text.format(
-        item=flavour.item, items=flavour.items, did=flavour.did, domain=flavour.domain, words=words
-    )
+    """Return ``[system, user]`` of the Long Sequence Abstractor for one chunk."""
+    system = TEMPLATES["Long_Sequence_Abstractor"].text.format(**flavour.words, words=words)
     lines = "\n".join(record_line(entry, items, flavour) for entry in entries)
     content = f"# Summary so far\n{neutral(summary) or '(none yet)'}\n\n# Next entries, oldest first\n{lines}"
-    return [{"role": "system", "content": system}, {"role": "user", "content": content}]
+    return chat(system, content)

@@ -1,6 +1,6 @@
-"""The prompts of the LLM verbaliser (Collaborative Signal Translation; paper, section 3.3), in the project's own words.
+"""Prompts of the LLM verbaliser (Collaborative Signal Translation; paper, section 3.3).
 
-Everything that comes from data goes through :func:`star_rl.prompts.words.one_line`.
+All text from data goes through :func:`star_rl.prompts.words.one_line`.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from star_rl.prompts.flavours import FLAVOURS, Flavour
-from star_rl.prompts.words import one_line
+from star_rl.prompts.words import chat, one_line
 from star_rl.records import Item
 
-#: Goes up with every change of a text below; part of what a paid reply is filed under.
+#: Raise it with every change of a text below; it is part of a paid reply's key.
 EVIDENCE_VERSION = 1
 
 _FORM = (
@@ -50,7 +50,7 @@ def evidence_messages(
     history: Sequence[str] = (),
     flavour: Flavour = FLAVOURS["generic"],
 ) -> list[dict[str, str]]:
-    """The question about one key.
+    """Return the request about one key.
 
     Args:
         tool: ``UserCF`` or ``ItemCF``.
@@ -60,9 +60,10 @@ def evidence_messages(
         history: what the user chose before, oldest first (UserCF); the last 20 are shown.
         flavour: what items are called.
     """
-    words = {"item": flavour.item, "items": flavour.items, "did": flavour.did, "domain": flavour.domain}
     user = tool == "UserCF"
-    system = (_USER if user else _ITEM).format(**words) + "\n" + _FORM.format(why=', "why": ".."' if user else "")
+    system = (
+        (_USER if user else _ITEM).format(**flavour.words) + "\n" + _FORM.format(why=', "why": ".."' if user else "")
+    )
     if user:
         shown = [_line(item_id, items) for item_id in history[-_HISTORY:]]
         head = f"The user {flavour.did}:\n" + ("\n".join(shown) or "- (nothing is known)")
@@ -73,11 +74,11 @@ def evidence_messages(
         for item_id, weight, support in neighbours[:_NEIGHBOURS]
     ]
     listed = f"The {flavour.items} to sort, strongest first:\n" + "\n".join(rows)
-    return [{"role": "system", "content": system}, {"role": "user", "content": f"{head}\n\n{listed}"}]
+    return chat(system, f"{head}\n\n{listed}")
 
 
 def mending_messages(messages: Sequence[dict[str, str]], answer: str, faults: Sequence[str]) -> list[dict[str, str]]:
-    """The second and last asking: the answer, and what was wrong with it."""
+    """Return the second and last request: the answer, and what was wrong with it."""
     again = _AGAIN.format(faults="; ".join(one_line(fault, 160) for fault in faults[:5]))
     return [*messages, {"role": "assistant", "content": answer[:6000]}, {"role": "user", "content": again}]
 

@@ -1,4 +1,4 @@
-"""The words that differ between sources: what an item is called, and what its attributes say."""
+"""The vocabulary of a source: what an item is called, and which attributes are shown."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ class Flavour:
     domain: str
     attributes: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def words(self) -> dict[str, str]:
+        """Return what a prompt template is filled with."""
+        return {"item": self.item, "items": self.items, "did": self.did, "domain": self.domain}
+
 
 FLAVOURS = {
     "books": Flavour(
@@ -44,7 +49,7 @@ FLAVOURS = {
     ),
     "generic": Flavour("generic", "item", "items", "chose", "a recommendation service"),
 }
-#: Part of a source's name -> flavour. The first that matches holds.
+#: Part of a source's name -> flavour; the first match counts.
 _OF_SOURCE = (
     ("goodreads", "books"),
     ("book", "books"),
@@ -59,13 +64,13 @@ _OF_SOURCE = (
 
 
 def flavour_of(source: str) -> Flavour:
-    """The flavour of a source by its name; ``generic`` where nothing is known."""
+    """Return the flavour of a source by its name; ``generic`` if unknown."""
     lowered = source.lower()
     return FLAVOURS[next((name for part, name in _OF_SOURCE if part in lowered), "generic")]
 
 
 def described(item: Item | None, flavour: Flavour, characters: int = 120) -> str:
-    """``title | categories | attributes`` of an item on one line, defused and cut to ``characters`` a field."""
+    """Return ``title | categories | attributes`` of an item on one line, each field cut to ``characters``."""
     if item is None:
         return "(no description)"
     parts = [one_line(item.title, characters) or "(no title)"]

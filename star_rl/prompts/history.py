@@ -1,4 +1,4 @@
-"""One interaction as prompts and agents read it."""
+"""One interaction, as prompts and agents read it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple
 
-#: Timestamps below this (March 1973) are positions in a user's order, not seconds: no source is that old.
+#: A timestamp below this (March 1973) is a position in the user's order, not seconds.
 _FIRST_SECOND = 100_000_000
 
-#: (item id, timestamp, rating or None): what ``star_rl.scenarios.Histories`` hands out.
+#: (item id, timestamp, rating or None), as ``star_rl.scenarios.Histories`` returns it.
 Event = tuple[str, int, float | None]
 
 
 class Behaviour(NamedTuple):
-    """One interaction of a user. ``timestamp`` in seconds, or a position where the source has order only."""
+    """One interaction of a user. ``timestamp``: seconds, or a position if the source has order only."""
 
     item_id: str
     timestamp: int
@@ -23,7 +23,7 @@ class Behaviour(NamedTuple):
 
     @property
     def day(self) -> str:
-        """``YYYY-MM-DD``, or empty where the source has no clock."""
+        """Return ``YYYY-MM-DD``; empty if the source has no clock."""
         return "" if self.timestamp < _FIRST_SECOND else _day(self.timestamp // 86400)
 
 
@@ -31,12 +31,12 @@ class Behaviour(NamedTuple):
 def _day(number: int) -> str:
     try:
         return datetime.fromtimestamp(number * 86400, UTC).strftime("%Y-%m-%d")
-    except (ValueError, OverflowError, OSError):  # milliseconds taken for seconds, or nonsense in the source
+    except (ValueError, OverflowError, OSError):  # milliseconds, or an invalid value
         return ""
 
 
 def before(history: Iterable[Event], cutoff: int) -> list[Behaviour]:
-    """Events before a cutoff, as they come; NaN, which some sources hold, is no rating."""
+    """Return the events before a cutoff, in order; a NaN rating becomes None."""
     seen = []
     for item_id, timestamp, rating in history:
         if timestamp < cutoff:

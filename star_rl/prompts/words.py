@@ -1,25 +1,26 @@
-"""Foreign text made safe and short, and how long a text is."""
+"""Make foreign text safe and short, and estimate its tokens."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from star_rl.trajectory import neutral
 
 
 def one_line(text: str, characters: int = 0) -> str:
-    """Foreign text on one line with every tag defused; cut to ``characters`` where that is above 0."""
+    """Return foreign text on one line with every tag defused; cut to ``characters`` if that is above 0."""
     line = neutral(valid(" ".join(text.split())))
     return line if not characters or len(line) <= characters else line[: characters - 2].rstrip() + ".."
 
 
 def valid(text: str) -> str:
-    """Text that UTF-8 can hold: a lone surrogate, which JSON can spell, becomes a question mark."""
+    """Return text that UTF-8 can encode: a lone surrogate becomes a question mark."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def valid_json(value: Any) -> Any:
-    """A decoded JSON value with every string made :func:`valid`."""
+    """Return a decoded JSON value with every string made :func:`valid`."""
     if isinstance(value, str):
         return valid(value)
     if isinstance(value, list):
@@ -30,10 +31,26 @@ def valid_json(value: Any) -> Any:
 
 
 def estimate_tokens(text: str) -> int:
-    """An estimate of a text's tokens from above, for budgets where no tokenizer is at hand.
+    """Return an upper estimate of a text's tokens, for budgets without a tokenizer.
 
-    As Qwen's tokenizer counts: a token for each digit, and no fewer than one for three further UTF-8 bytes.
+    As Qwen's tokenizer counts: one token a digit, and at most one token for three further UTF-8 bytes.
     """
     digits = sum(map(text.count, "0123456789"))
     size = len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
     return digits - (digits - size) // 3
+
+
+def latest_within(lines: Sequence[str], tokens: int) -> list[str]:
+    """Return the latest lines that fit into ``tokens``, in order."""
+    kept: list[str] = []
+    for line in reversed(lines):
+        tokens -= estimate_tokens(line) + 1
+        if tokens < 0:
+            break
+        kept.append(line)
+    return kept[::-1]
+
+
+def chat(system: str, user: str) -> list[dict[str, str]]:
+    """Return a system and a user message."""
+    return [{"role": "system", "content": system}, {"role": "user", "content": user}]

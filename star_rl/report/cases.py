@@ -14,6 +14,7 @@ import numpy as np
 from star_rl.evaluation.compare import Judged
 from star_rl.evaluation.metrics import FAILED
 from star_rl.evaluation.runner import ledgers
+from star_rl.failure import Failure
 from star_rl.report import contexts
 from star_rl.report.changes import Change
 from star_rl.report.dialogue import Cutter, Panel, panel
@@ -208,4 +209,5 @@ def _rollout(row: dict[str, Any], rank: int) -> Rollout:
 
         ranking = ranking_of(parse(row["model_text"]))
     said = [one for one in messages or () if isinstance(one, dict) and one.get("role") in ("assistant", "tool")]
-    return Rollout(said, ranking, rank if rank > 0 else None, failure=str(row.get("failure") or "")[:300])
+    failure = Failure.from_json(row.get("failure"))
+    return Rollout(said, ranking, rank if rank > 0 else None, failure=str(failure or "")[:300])

@@ -64,7 +64,7 @@ def test_filter_keeps_top_one_and_says_why_the_rest_went(runs, tmp_path):
 
 def test_filter_counts_failures_and_malformed_runs(runs, tmp_path):
     lines = [to_json(run) for run in read_runs(runs / "full")][:4]
-    lines[0].update(failure="malformed: Ranker: no list", ranking=[])
+    lines[0].update(failure={"kind": "malformed", "message": "no list", "agent": "Ranker"}, ranking=[])
     lines[1].update(text=lines[1]["text"].replace("</plan>", ""))
     lines[2].update(text=lines[2]["text"] + "\n")
     (tmp_path / "runs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

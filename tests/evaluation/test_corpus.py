@@ -10,6 +10,7 @@ from star_rl.baselines import ItemKNN, Popularity
 from star_rl.errors import StarError
 from star_rl.evaluation import corpus
 from star_rl.evaluation.methods import Method, Ranking, TaskContext, Yardstick
+from star_rl.failure import Failure
 from star_rl.records import INTERACTIONS, Task
 from star_rl.report.grid import markdown
 
@@ -122,14 +123,14 @@ def test_a_window_in_which_nothing_is_named_fails_the_task(answer):
         )
 
     found = rerank(ask, RETRIEVED)
-    assert found.ids is None and "named none of the items (window " in found.failure
+    assert found.ids is None and "named none of the items (window " in found.failure.message
 
 
 def test_a_failure_keeps_its_reason():
     async def ask(one):
-        return Ranking(None, "endpoint: 503")
+        return Ranking(None, Failure("endpoint", "503"))
 
-    assert rerank(ask, RETRIEVED).failure == "endpoint: 503 (window 1 of 4)"
+    assert rerank(ask, RETRIEVED).failure == Failure("endpoint", "503 (window 1 of 4)")
 
 
 def test_a_short_or_repeated_answer_leads_and_the_rest_keeps_its_order():
@@ -147,7 +148,7 @@ class Hangs(Method):
 
 
 def test_a_window_has_its_time():
-    assert ranked(Hangs(), RETRIEVED, 0.05).failure == "no answer within 0.05 s (window 1 of 4)"
+    assert ranked(Hangs(), RETRIEVED, 0.05).failure == Failure("timeout", "no answer within 0.05 s (window 1 of 4)")
 
 
 def test_retrievers_share_one_opened_method():

@@ -65,7 +65,7 @@ def test_mars_makes_all_its_calls_and_ranks_as_the_rules_do(planner):
     engine = Engine()
     chat, made = team(engine, planner)
     outcome = run(made)
-    assert outcome.failure == "" and sorted(outcome.ranking) == sorted(IDS)
+    assert outcome.failure is None and sorted(outcome.ranking) == sorted(IDS)
     expected = asyncio.run(
         Team(RuleBackend(RuleOptions(seed=3)), lambda case: Tools(), TeamOptions()).run(
             Case.of(TASKS[0], HISTORY, ITEMS)
@@ -157,6 +157,6 @@ def test_the_interval_of_a_ratio_resamples_tasks():
 def test_experts_at_once_have_their_own_words_and_wait_for_fewer_calls():
     chat, made = team(engine := Engine(), concurrent=True)
     outcome, alone = run(made), run(team(Engine())[1])
-    assert outcome.failure == "" and not chat.left and len(engine.asked) == sum(s.model_calls for s in outcome.steps)
+    assert outcome.failure is None and not chat.left and len(engine.asked) == sum(s.model_calls for s in outcome.steps)
     assert outcome.waiting < sum(step.model_calls for step in outcome.steps)
     assert alone.waiting == sum(step.model_calls for step in alone.steps)

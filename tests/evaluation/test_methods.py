@@ -21,6 +21,7 @@ from star_rl.evaluation.methods import (
     parse_spec,
 )
 from star_rl.evaluation.runner import run_method
+from star_rl.failure import Failure
 from star_rl.records import INTERACTIONS, Task
 
 TASK = Task("t", "amazon", "classic", "u", tuple(str(n) for n in range(20)), "7", 5)
@@ -76,20 +77,20 @@ def test_the_task_that_a_method_is_given_has_no_answer():
 @pytest.mark.parametrize("found", ["7", b"7", 7, {"7": 1}, iter(["7"]), object()])
 def test_what_is_no_list_is_a_failure_and_said(found):
     made = as_ranking(found)
-    assert made.ids is None and made.failure.startswith(f"returned a {type(found).__name__}")
+    assert made.ids is None and made.failure.message.startswith(f"returned a {type(found).__name__}")
 
 
 def test_entries_that_are_no_strings_keep_their_places():
     assert as_ranking(["7", 7, None, ["7"], "\ud800"]).ids == ["7", None, None, None, "?"]
     assert as_ranking(("7",)).ids == ["7"] and as_ranking([]).ids == []
-    assert as_ranking(None).failure == "returned nothing"
+    assert as_ranking(None).failure == Failure("error", "returned nothing")
 
 
 def test_a_ranking_keeps_its_figures_and_loses_a_string():
     made = as_ranking(Ranking(["7"], calls=3, confidence=-0.5))
     assert (made.ids, made.calls, made.confidence) == (["7"], 3, -0.5)
-    assert as_ranking(Ranking("7", calls=3)).failure.startswith("returned a str")
-    assert as_ranking(Ranking(None, "why")).failure == "why"
+    assert as_ranking(Ranking("7", calls=3)).failure.message.startswith("returned a str")
+    assert as_ranking(Ranking(None, "why")).failure == Failure("error", "why")
 
 
 def test_a_yardstick_sees_the_items_of_the_history():
@@ -115,7 +116,7 @@ def test_an_agent_sees_the_case_and_its_costs_are_kept():
 
         async def rank(self, case, sample):
             costs = {"calls": 2, "tokens_in": 30, "tokens_out": 4}
-            return SimpleNamespace(failure="", ranking=list(case.candidates), messages=[{"role": "user"}], **costs)
+            return SimpleNamespace(failure=None, ranking=list(case.candidates), messages=[{"role": "user"}], **costs)
 
     found = asyncio.run(Workflow(Agent()).rank(blind(TASK), TaskContext([])))
     assert (found.ids, found.calls, found.tokens_in, found.tokens_out) == (list(TASK.candidates), 2, 30, 4)

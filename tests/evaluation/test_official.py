@@ -16,7 +16,7 @@ import pytest
 
 from star_rl import cli
 from star_rl.baselines import Random
-from star_rl.baselines.agents.plan import BaseAgent
+from star_rl.baselines.agents import BaseAgent
 from star_rl.errors import StarError
 from star_rl.evaluation.methods import Method, Ranking, TaskContext, Yardstick
 from star_rl.evaluation.official import Bridge, Judged, groups_below, simulate, table, write_layout
@@ -155,7 +155,7 @@ def test_the_bridge_answers_whatever_it_is_sent():
             assert (await said(bridge, asked(tasks[0])))["ranking"] == [None, "x", *tasks[0].candidates]
             assert Moody.opened == 1
             assert (await said(bridge, asked(tasks[1])))["error"].startswith("ValueError: out of sorts x")
-            assert (await said(bridge, asked(tasks[2])))["error"] == "wrote no list"
+            assert (await said(bridge, asked(tasks[2])))["error"] == "error: wrote no list"
             for bad in (b"", b"\xff", b"[]", b"{}", b'{"method": "moody", "task": 3}', b'{"method": []}'):
                 assert "error" in await said(bridge, bad)
             assert bridge.fault is None

@@ -14,6 +14,7 @@ from star_rl.evaluation import results, runner
 from star_rl.evaluation.apart import Apart
 from star_rl.evaluation.judge import judge
 from star_rl.evaluation.methods import Method, Ranking, TaskContext, Yardstick
+from star_rl.failure import Failure
 from star_rl.records import Task
 
 TASKS = [Task(f"t{k}", "amazon", "classic", "u", tuple(str(n) for n in range(20)), "7", 5) for k in range(6)]
@@ -48,12 +49,13 @@ def test_a_method_that_raises_is_a_miss_with_its_reason(tmp_path):
         return ["7"]
 
     failed = run(Plain(half), tmp_path)
-    assert failed == {"ValueError: no idea": 2}
+    assert failed == {"error: ValueError: no idea": 2}
     (row,) = judged(tmp_path)
     assert (row["n"], row["failed"]) == (6, 2)
     assert row["hr1"] == pytest.approx(100 * 4 / 6)
     kept = [answer.failure for answer in runner.read_answers(tmp_path, TASKS)]
-    assert kept == [None, "ValueError: no idea", None, "ValueError: no idea", None, None]
+    wrong = Failure("error", "ValueError: no idea")
+    assert kept == [None, wrong, None, wrong, None, None]
 
 
 def test_a_method_that_exits_or_overflows_the_stack_fails_alone(tmp_path):
@@ -77,7 +79,7 @@ def test_a_method_that_hangs_is_a_miss_and_holds_up_nobody(tmp_path):
     began = time.monotonic()
     failed = run(Plain(slow), tmp_path, timeout=0.3)
     release.set()
-    assert failed == {"no answer within 0.3 s": 1}
+    assert failed == {"timeout: no answer within 0.3 s": 1}
     assert time.monotonic() - began < 20
     assert judged(tmp_path)[0]["failed"] == 1
 
@@ -107,11 +109,11 @@ def test_an_asynchronous_method_that_hangs_is_cancelled(tmp_path):
             await asyncio.sleep(60 if task.task_id == "t5" else 0)
             return ["7"]
 
-    assert run(Sleeper(), tmp_path, timeout=0.2) == {"no answer within 0.2 s": 1}
+    assert run(Sleeper(), tmp_path, timeout=0.2) == {"timeout: no answer within 0.2 s": 1}
 
 
 def test_a_string_is_a_failure_even_where_it_holds_the_truth(tmp_path):
-    assert run(Plain(lambda task: '["7"]'), tmp_path) == {"returned a str where a list of ids is asked for": 6}
+    assert run(Plain(lambda task: '["7"]'), tmp_path) == {"error: returned a str where a list of ids is asked for": 6}
     (row,) = judged(tmp_path)
     assert (row["hr5"], row["failed"], row["valid_rate"]) == (0.0, 6, 0.0)
 
@@ -211,7 +213,7 @@ class Served(Method):
     async def rank(self, task, context):
         self.asked.append(task.task_id)
         gone = task.task_id in self.down
-        return Ranking(None, "endpoint: ChatError: 503") if gone else Ranking(["7"])
+        return Ranking(None, Failure("endpoint", "503")) if gone else Ranking(["7"])
 
 
 MANY = [replace(TASKS[0], task_id=f"t{k:02}") for k in range(30)]
@@ -235,7 +237,7 @@ def test_an_endpoint_that_never_answered_has_not_been_judged(tmp_path):
 
 
 def test_what_an_endpoint_failed_now_and_then_is_a_miss_until_it_is_asked_again(tmp_path):
-    assert run(Served(["t1", "t5"]), tmp_path) == {"endpoint: ChatError: 503": 2}
+    assert run(Served(["t1", "t5"]), tmp_path) == {"endpoint: 503": 2}
     assert judged(tmp_path)[0]["failed"] == 2
     second = Served(["t5"])
     run(second, tmp_path)
@@ -247,6 +249,38 @@ def test_what_an_endpoint_failed_now_and_then_is_a_miss_until_it_is_asked_again(
     run(Served(), tmp_path)
     assert third.asked == ["t5"] and judged(tmp_path)[0]["failed"] == 0
     assert len((tmp_path / "served.jsonl").read_text().splitlines()) == 1 + 6
+
+
+@pytest.mark.parametrize("words", ["endpoint: gone", "no answer within 0.001 s"])
+def test_the_words_of_a_failure_decide_nothing(tmp_path, words):
+    """Ten answers that fail with words of an outage or a timeout are ten misses, and are not asked for again."""
+
+    class Wordy(Method):
+        name = "wordy"
+
+        def __init__(self, raises):
+            self.raises, self.asked = raises, 0
+
+        async def rank(self, task, context):
+            self.asked += 1
+            if self.raises:
+                raise RuntimeError(words)
+            return Ranking(None, words)
+
+    for raises in (True, False):
+        folder = tmp_path / str(raises)
+        assert run(Wordy(raises), folder, MANY) == {f"error: {words}": len(MANY)}
+        again = Wordy(raises)
+        run(again, folder, MANY)
+        assert again.asked == 0
+
+
+def test_a_failure_is_kept_with_its_kind(tmp_path):
+    run(Served(["t1"]), tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "served.jsonl").read_text().splitlines()]
+    assert rows[2]["failure"] == {"kind": "endpoint", "message": "503"}
+    table = results.table_of(runner.read_answers(tmp_path, TASKS))
+    assert table["failure_kind"].to_pylist()[:2] == [None, "endpoint"]
 
 
 def test_a_method_that_cannot_start_is_named(tmp_path):
@@ -303,7 +337,7 @@ def test_a_method_that_blocks_its_loop_is_timed_out_and_opened_again(tmp_path):
     method, began = Blocking(), time.monotonic()
     failed = run(Apart(method), tmp_path, timeout=0.5)
     release.set()
-    assert failed == {"no answer within 0.5 s": 1, "SystemExit: 3": 1}
+    assert failed == {"timeout: no answer within 0.5 s": 1, "error: SystemExit: 3": 1}
     assert time.monotonic() - began < 30
     assert (method.opened, method.closed) == (2, 1)
     assert judged(tmp_path)[0]["n"] == 6
@@ -329,7 +363,8 @@ def test_a_method_apart_is_cancelled_in_time_and_keeps_its_loop(tmp_path):
     said = []
     inner = Apart(Sleeper())
     assert (inner.varies, inner.in_flight, inner.identity) == (True, 6, {"k": 1})
-    assert run(inner, tmp_path, timeout=0.3, progress=lambda *now: said.append(now[2])) == {"no answer within 0.3 s": 1}
+    failed = run(inner, tmp_path, timeout=0.3, progress=lambda *now: said.append(now[2]))
+    assert failed == {"timeout: no answer within 0.3 s": 1}
     assert len(Sleeper.loops) == 1 and "sleeper warms up" in said
 
 
@@ -406,7 +441,7 @@ def test_odd_numbers_beside_an_answer_are_plain_or_left_out(tmp_path):
     first, second, third = results.table_of(runner.read_answers(tmp_path, TASKS[:3])).to_pylist()
     assert (first["well_formed"], first["tool_calls"], first["confidence"], first["tokens"]) == (True, 2, 0.5, 3)
     assert (second["rank"], second["tool_calls"], second["calls"], second["confidence"]) == (1, None, None, None)
-    assert (third["rank"], third["failure"], third["tokens_in"]) == (1, "half", None)
+    assert (third["rank"], third["failure"], third["tokens_in"]) == (1, "error: half", None)
 
 
 def test_a_trace_is_kept_for_reading(tmp_path):

@@ -115,7 +115,8 @@ def test_the_answers_of_a_method_do_not_depend_on_who_else_is_asked(run, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "kind, words", [("raises", "OSError: no"), ("hangs", "no answer within 0.2 s"), ("says", "returned a str")]
+    "kind, words",
+    [("raises", "error: OSError: no"), ("hangs", "timeout: no answer within 0.2 s"), ("says", "error: returned a str")],
 )
 def test_a_method_that_fails_is_counted_and_said(run, tmp_path, capsys, kind, words):
     (tmp_path / "own.py").write_text(OWN)

@@ -11,6 +11,7 @@ from launch.methods import ScriptedTeacher, ranking_of_record
 from star_rl.errors import StarError
 from star_rl.evaluation import runner as evaluation_runner
 from star_rl.evaluation.methods import make
+from star_rl.failure import Failure
 from star_rl.pipeline import chain, recipe, runner
 from star_rl.policy.loop import Generation
 
@@ -174,7 +175,7 @@ def test_each_replica_has_its_own_rollouts_under_way_unless_their_number_is_give
 def test_a_student_that_ranks_nothing_is_a_miss_with_its_reason(run, tmp_path, engine):
     engine(Engine("I would rather not."))
     _, answers = answer(run, tmp_path, "star")
-    assert {one.failure for one in answers} == {"wrote no ranking (answered)"}
+    assert {one.failure for one in answers} == {Failure("malformed", "wrote no ranking (answered)")}
     assert all(one.ranking is None and one.valid is False for one in answers)
 
 
@@ -196,7 +197,8 @@ def test_a_store_that_gives_out_is_asked_again_by_the_next_call(run, tmp_path, e
         _, answers = answer(run, tmp_path, "star:in_flight=1")
     failures = [one.failure for one in answers]
     assert sum(failure is not None for failure in failures) == 1 and len(failures) == 4
-    assert next(filter(None, failures)).startswith("endpoint: tool_error: ItemCF: ZeroDivisionError")
+    failure = next(filter(None, failures))
+    assert failure.kind == "endpoint" and failure.message.startswith("tool_error: ItemCF: ZeroDivisionError")
     engine(Engine(ranked(["5"])))
     assert [one.failure for one in answer(run, tmp_path, "star:in_flight=1")[1]] == [None] * 4
 

@@ -143,21 +143,21 @@ def task_of(world, **changes):
 def test_a_user_without_history(world):
     for team in ({}, {"planner": False}, {"tools": False}):
         outcome = play(world, task_of(world, user_id="nobody1"), **team)
-        assert outcome.failure == "" and len(outcome.ranking) == 20
+        assert outcome.failure is None and len(outcome.ranking) == 20
         assert faults(outcome.trajectory, ("reflection", "recommend"), own_text=False) == []
 
 
 def test_nineteen_distinct_candidates(world):
     candidates = (*world.tasks[0].candidates[:19], world.tasks[0].candidates[0])
     outcome = play(world, task_of(world, candidates=candidates))
-    assert outcome.failure == "" and len(outcome.ranking) == len(set(outcome.ranking)) == 19
+    assert outcome.failure is None and len(outcome.ranking) == len(set(outcome.ranking)) == 19
 
 
 def test_ids_that_do_not_exist(world):
     candidates = ("ghost", *world.tasks[0].candidates[:19])
     world.histories["u0"] = [("phantom", 1, None), ("phantom2", 2, float("nan"))]
     outcome = play(world, task_of(world, candidates=candidates))
-    assert outcome.failure == "" and set(outcome.ranking) == set(candidates)
+    assert outcome.failure is None and set(outcome.ranking) == set(candidates)
 
 
 def test_hostile_titles_categories_and_ids(world):

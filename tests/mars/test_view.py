@@ -44,7 +44,7 @@ def test_hostile_words_do_not_leave_the_data(world, runs, tmp_path):
     lines = [to_json(run) for run in read_runs(runs)][:1]
     nasty = "</script><script>alert(1)</script>\u2028<!--"
     lines[0]["text"] = f"<plan>\n<Thinking>{nasty}</Thinking>"
-    lines[0]["failure"] = f"malformed: {nasty}"
+    lines[0]["failure"] = {"kind": "malformed", "message": nasty}
     lines[0]["steps"][-1]["messages"] = [{"role": "assistant", "content": nasty}, {"role": "user", "content": "Again."}]
     (tmp_path / "x.jsonl").write_text(json.dumps(lines[0]) + "\n")
     write_page(tmp_path / "x.jsonl", tmp_path / "page.html")
@@ -75,7 +75,7 @@ def test_terminal_shows_phases_calls_and_the_truth(world, runs):
 def test_escape_sequences_do_not_reach_the_terminal(runs, tmp_path):
     line = to_json(next(read_runs(runs)))
     line["text"] = "<plan>\n<Thinking>\x1b[2J\x1b]0;owned\x07</Thinking>\n</plan>"
-    line["failure"] = "malformed: \x1b[31m"
+    line["failure"] = {"kind": "malformed", "message": "\x1b[31m"}
     (tmp_path / "x.jsonl").write_text(json.dumps(line) + "\n")
     out = io.StringIO()
     show(next(read_runs(tmp_path / "x.jsonl")), Console(file=out, width=80, force_terminal=False))

@@ -11,6 +11,7 @@ from star_rl.evaluation.judge import judge
 from star_rl.evaluation.metrics import is_valid
 from star_rl.evaluation.results import Answer
 from star_rl.evaluation.tasks import fingerprint_of, task_set, write_tasks
+from star_rl.failure import Failure
 from star_rl.files import write_json
 from star_rl.records import Task
 
@@ -121,7 +122,7 @@ def evaluation():
                         well_formed=True if wrote else None,
                         valid=is_valid(ranking, task.candidates, 1),
                         calls=2 if wrote else None,
-                        failure=None if ranking else "no answer within 300 s",
+                        failure=None if ranking else Failure.late(300),
                     )
                 )
                 row = {"task_id": task.task_id, "sample": 0, "ranking": ranking}

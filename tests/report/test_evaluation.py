@@ -46,7 +46,7 @@ def test_problems_are_counted_and_said(tmp_path, evaluation, check):
     folder = evaluation(tmp_path / "e", {"a": ranks, "b": [1] * 8})
     told = verdict(gather([folder]))
     problems = told.problems
-    assert problems[0].startswith("a: 2 of 7 answers failed and count as misses (2 x no answer within 300 s)")
+    assert problems[0].startswith("a: 2 of 7 answers failed and count as misses (2 x timeout: no answer within 300 s)")
     assert problems[1].startswith("e: a has answered 7 of 8 tasks so far")
     assert told.result.startswith("b, the only method that was asked every task") and not told.words[0].startswith("Ev")
     text = check(page_of(folder)).text

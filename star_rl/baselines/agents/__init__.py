@@ -1,23 +1,29 @@
-"""The agentic baselines of the paper's table 1, as workflows over one chat client and in words of the project's own.
+"""The agentic baselines of the paper's table 1, as workflows over one chat client and with our own prompts.
 
-What each shows, asks and makes of the answer follows third parties' accounts of them, not their authors' code; where a
-published agent has a fault that changes its score, it comes as published and mended (:attr:`Agent.fault`).
+They follow third-party descriptions of the agents, not their authors' code. An agent whose published form has a fault
+that changes its score comes in two forms, as published and mended (:attr:`Agent.fault`).
 
-answer      an answer, and the list in it
+answer      read the list in an answer
 reviews     what users wrote
-workflow    what all share
-plan        BaseAgent, CoTAgent, MemoryAgent, CoTMemAgent
-entries     Baseline666, DummyAgent, RecHacker
+workflow    what all agents share
+single      agents that ask once
 simulated   Agent4Rec
 """
 
 from collections.abc import Callable
 
-from star_rl.baselines.agents.answer import Ranking
-from star_rl.baselines.agents.entries import Baseline666, DummyAgent, RecHacker
-from star_rl.baselines.agents.plan import BaseAgent, CoTAgent, CoTMemAgent, MemoryAgent
+from star_rl.baselines.agents.answer import AgentAnswer
 from star_rl.baselines.agents.reviews import ReviewOf, Reviews, no_reviews
 from star_rl.baselines.agents.simulated import Agent4Rec
+from star_rl.baselines.agents.single import (
+    BaseAgent,
+    Baseline666,
+    CoTAgent,
+    CoTMemAgent,
+    DummyAgent,
+    MemoryAgent,
+    RecHacker,
+)
 from star_rl.baselines.agents.workflow import Agent
 
 #: Name -> maker ``(chat, *, mended=True, reviews=no_reviews) -> Agent``, in the order of the paper's table.
@@ -32,19 +38,4 @@ AGENTS: dict[str, Callable[..., Agent]] = {
     "agent4rec": Agent4Rec,
 }
 
-__all__ = [
-    "AGENTS",
-    "Agent",
-    "Agent4Rec",
-    "BaseAgent",
-    "Baseline666",
-    "CoTAgent",
-    "CoTMemAgent",
-    "DummyAgent",
-    "MemoryAgent",
-    "Ranking",
-    "RecHacker",
-    "ReviewOf",
-    "Reviews",
-    "no_reviews",
-]
+__all__ = ["AGENTS", "Agent", "AgentAnswer", "BaseAgent", "ReviewOf", "Reviews", "no_reviews"]

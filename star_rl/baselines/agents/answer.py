@@ -1,7 +1,4 @@
-"""An agent's answer, and the list in it.
-
-Nothing that a model writes is evaluated as code, and nothing raises: a list comes out, or the reason why there is none.
-"""
+"""Read the list in an agent's answer. Nothing that a model writes is run as code."""
 
 from __future__ import annotations
 
@@ -10,25 +7,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from star_rl.failure import Failure
 from star_rl.trajectory.model import decode
 
 
 @dataclass(frozen=True, slots=True)
-class Ranking:
-    """What an agent makes of a case, and what that cost.
+class AgentAnswer:
+    """An agent's answer to a case, and its cost.
 
     Attributes:
-        ranking: ids, best first, as the agent leaves them (perhaps with foreign or repeated ones); ``None`` where there
-            is none.
-        failure: ``code: reason`` where there is none, else empty. Codes: ``malformed``, ``endpoint``.
-        calls: completions asked for, one after the other.
+        ranking: ids, best first, as the agent returns them (perhaps foreign or repeated); None if it failed.
+        failure: ``malformed`` or ``endpoint``.
+        calls: completions, one after the other.
         tokens_in, tokens_out: over all calls, as the endpoint counts them.
         seconds: wall time.
-        messages: what was asked and answered, call after call.
+        messages: requests and replies, call after call.
     """
 
     ranking: list[str] | None
-    failure: str = ""
+    failure: Failure | None = None
     calls: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
@@ -37,11 +34,11 @@ class Ranking:
 
 
 class Malformed(Exception):
-    """An answer without a usable list; it ends in a :class:`Ranking` with its reason."""
+    """An answer without a usable list; it becomes the failure of an :class:`AgentAnswer`."""
 
 
-#: Characters of a list at most: 20 ids need a few hundred.
-_LONGEST = 20_000
+#: Most characters of a list: 20 ids need a few hundred.
+_MAX_LIST = 20_000
 _BRACKETED = re.compile(r"\[[^\[\]]*\]")
 #: One entry of a Python list of strings, numbers and names, and the comma or end after it.
 _ENTRY = re.compile(
@@ -52,9 +49,9 @@ _QUOTES = "'\"`\u2018\u2019\u201c\u201d"
 
 
 def literal_list(text: str) -> list[str] | None:
-    """The inside of ``[..]`` as Python would read it: a list of strings; ``None`` where it would not.
+    """Read the inside of ``[..]`` as Python would read a list of strings; None if it is not one.
 
-    An entry that is a number or a name is no id: it keeps its place as an empty string, which matches nothing.
+    An entry that is a number or a name is not an id: it becomes an empty string, which matches nothing.
     """
     inside, place, entries = text.strip(), 0, []
     while place < len(inside):
@@ -70,10 +67,10 @@ def literal_list(text: str) -> list[str] | None:
 
 
 def last_list(text: str) -> list[str]:
-    """As published: the last bracketed list of the answer, read as Python.
+    """Return the last bracketed list of the answer, read as Python (as published).
 
     Raises:
-        Malformed: there is none, or Python would not read it.
+        Malformed: there is no list that Python would read.
     """
     found = _BRACKETED.findall(text)
     if not found:
@@ -82,10 +79,10 @@ def last_list(text: str) -> list[str]:
 
 
 def widest_list(text: str) -> list[str]:
-    """As published by the memory agents, whose answer was run as code: all from the first ``[`` to the last ``]``.
+    """Return all from the first ``[`` to the last ``]`` as a list (as published by the memory agents, who ran it).
 
     Raises:
-        Malformed: there is none, or Python would not read it as a list of strings.
+        Malformed: there is no list that Python would read.
     """
     start, end = text.find("["), text.rfind("]")
     if start < 0 or end < start:
@@ -94,7 +91,7 @@ def widest_list(text: str) -> list[str]:
 
 
 def _read(bracketed: str) -> list[str]:
-    if len(bracketed) > _LONGEST:
+    if len(bracketed) > _MAX_LIST:
         raise Malformed(f"the list has {len(bracketed)} characters")
     entries = literal_list(bracketed[1:-1])
     if entries is None:
@@ -105,7 +102,7 @@ def _read(bracketed: str) -> list[str]:
 
 
 def candidate_list(text: str, candidates: Sequence[str]) -> list[str]:
-    """Mended: the last bracketed list that names a candidate; quotes may be missing, ids may be numbers.
+    """Return the last bracketed list that names a candidate (mended); quotes may be missing, ids may be numbers.
 
     Raises:
         Malformed: no list names a candidate.
@@ -115,7 +112,7 @@ def candidate_list(text: str, candidates: Sequence[str]) -> list[str]:
     if not lists:
         raise Malformed("the answer holds no list")
     for bracketed in reversed(lists):
-        if len(bracketed) > _LONGEST:
+        if len(bracketed) > _MAX_LIST:
             continue
         entries = literal_list(bracketed[1:-1])
         if entries is None or "" in entries:
@@ -127,10 +124,10 @@ def candidate_list(text: str, candidates: Sequence[str]) -> list[str]:
 
 
 def json_object(text: str) -> dict[str, Any]:
-    """The object from the first ``{`` to the last ``}``.
+    """Return the object from the first ``{`` to the last ``}``.
 
     Raises:
-        Malformed: there is none.
+        Malformed: there is no object.
     """
     start, end = text.find("{"), text.rfind("}")
     if start < 0 or end < start:
@@ -138,15 +135,15 @@ def json_object(text: str) -> dict[str, Any]:
     value, error = decode(text[start : end + 1])
     if error:
         raise Malformed(f"the answer is not JSON: {error}")
-    found: dict[str, Any] = value  # what begins with a brace and can be read is an object
+    found: dict[str, Any] = value  # valid JSON that begins with a brace is an object
     return found
 
 
 def only_candidates(entries: Sequence[str], candidates: Sequence[str]) -> list[str]:
-    """Entries that are candidates, each once.
+    """Return the entries that are candidates, each once.
 
     Raises:
-        Malformed: none is.
+        Malformed: no entry is a candidate.
     """
     known = set(candidates)
     kept = [entry for entry in dict.fromkeys(entries) if entry in known]
@@ -156,6 +153,6 @@ def only_candidates(entries: Sequence[str], candidates: Sequence[str]) -> list[s
 
 
 def with_missing(entries: Sequence[str], candidates: Sequence[str]) -> list[str]:
-    """``entries`` and then the candidates they lack, in the order given."""
+    """Return ``entries``, then the missing candidates in their order."""
     named = set(entries)
     return [*entries, *(candidate for candidate in candidates if candidate not in named)]

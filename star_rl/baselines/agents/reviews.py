@@ -1,4 +1,4 @@
-"""What users wrote, for the agents that read it."""
+"""Review texts, for the agents that read them."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import pyarrow.compute as pc
 
 from star_rl.prompts import Behaviour
 
-#: ``(user id, behaviour) -> text``, empty where there is none.
+#: ``(user id, behaviour) -> text``; empty if there is none.
 ReviewOf = Callable[[str, Behaviour], str]
 
 
 def no_reviews(user_id: str, behaviour: Behaviour) -> str:
-    """For sources that hold no text."""
+    """Return no text, for sources without reviews."""
     return ""
 
 
 class Reviews:
-    """Texts of some users' interactions, by user, item and time: the text of a later contact is never found.
+    """Review texts of some users, by user, item and time; the text of a later interaction is never returned.
 
     Args:
         interactions: a table of interactions.
-        users: whose texts are wanted.
+        users: whose texts are kept.
     """
 
     def __init__(self, interactions: pa.Table, users: Iterable[str]) -> None:

@@ -1,5 +1,5 @@
-"""Agent4Rec (arXiv 2310.10108) as a ranker: a simulated user with traits, a taste memory and an emotion memory, who
-goes through the candidates page by page and says how much each interests them."""
+"""Agent4Rec (arXiv 2310.10108) as a ranker: a simulated user with a taste memory and an emotion memory rates the
+candidates page by page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HIGHEST = 10.0
 
 
 class Agent4Rec(Agent):
-    """One call for the taste, one a page; ranked by interest, those they would take first among equals."""
+    """One call for the taste, one a page. Ranks by interest; among equals, items they would take come first."""
 
     label = "Agent4Rec"
 
@@ -52,8 +52,7 @@ class Agent4Rec(Agent):
 
 
 def _judged(rows: Any, page: Sequence[str]) -> dict[str, tuple[float, bool]]:
-    """(interest, would take) of the page's items that were judged; what is no judgement of one of them is passed
-    over."""
+    """Return (interest, would take) by item of the page; rows that are invalid are skipped."""
     found: dict[str, tuple[float, bool]] = {}
     for row in rows if isinstance(rows, list) else []:
         if not isinstance(row, Mapping):
@@ -67,7 +66,7 @@ def _judged(rows: Any, page: Sequence[str]) -> dict[str, tuple[float, bool]]:
 
 
 def traits(case: Case, entries: Sequence[Behaviour]) -> str:
-    """Activity, conformity and diversity in words, as far as the record tells."""
+    """Return activity, conformity and diversity in words, as far as the history shows them."""
     if not entries:
         return "new here, nothing is known"
     words = [_step(len(entries), ((10, "seldom active"), (50, "active now and then"), (math.inf, "very active")))]
@@ -92,7 +91,7 @@ def _step(value: float, steps: Sequence[tuple[float, str]]) -> str:
 
 
 def _standing(case: Case, item_id: str) -> float | None:
-    """An item's mean rating, where its source gives one."""
+    """Return an item's mean rating; None if its source has none."""
     item = case.items.get(item_id)
     for name in ("average_rating", "stars"):
         value = item.attributes.get(name) if item else None

@@ -1,4 +1,4 @@
-"""What all agents share: calls with an account, an answer that never raises, and the case laid out in lines."""
+"""What all agents share: calls that are counted, failures that never raise, and the case as lines of text."""
 
 from __future__ import annotations
 
@@ -8,27 +8,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
-from star_rl.baselines.agents.answer import Malformed, Ranking
+from star_rl.baselines.agents.answer import AgentAnswer, Malformed
 from star_rl.baselines.agents.reviews import ReviewOf, no_reviews
 from star_rl.chat import ChatError, ChatReply
+from star_rl.failure import Failure
 from star_rl.mars.case import Case
 from star_rl.prompts import Behaviour, Flavour, flavour_of
-from star_rl.prompts.baselines import fields_of, item_line, latest_within, review_line
+from star_rl.prompts.baselines import fields_of, item_line, review_line
+from star_rl.prompts.words import latest_within
 
-#: Decoding and the history's cap of the published agents.
+#: Decoding and history limit of the published agents.
 TEMPERATURE, ANSWER_TOKENS, HISTORY_TOKENS = 0.1, 500, 8000
 
 
 class Chat(Protocol):
-    """What an agent needs of a client; ``star_rl.chat.ChatClient``."""
+    """The part of ``star_rl.chat.ChatClient`` that an agent uses."""
 
     async def complete(self, messages: Sequence[Any], tools: Any = None, sample: int = 0, **options: Any) -> ChatReply:
-        """One completion."""
+        """Return one completion."""
 
 
 @dataclass(slots=True)
 class Talk:
-    """The calls of one case."""
+    """The calls of one case, and their cost."""
 
     chat: Chat
     case: Case
@@ -44,7 +46,7 @@ class Talk:
         self.flavour = flavour_of(self.case.source)
 
     async def ask(self, messages: Sequence[dict[str, str]], tokens: int = ANSWER_TOKENS) -> str:
-        """The answer without what a reasoning model thought before it.
+        """Return a reply without the reasoning before ``</think>``.
 
         Raises:
             ChatError: the endpoint failed.
@@ -63,13 +65,12 @@ class Agent(ABC):
 
     Args:
         chat: the endpoint or endpoints.
-        mended: without the fault of the published agent that changes its score, where one is known
-            (:attr:`fault`); an agent without such a fault is the same either way.
+        mended: fix the known :attr:`fault` of the published agent; without effect on an agent without one.
         reviews: what users wrote; nothing by default.
 
     Attributes:
         label: the name in the paper's table.
-        fault: what is wrong with the published agent and mended here; empty where nothing is known.
+        fault: what is wrong with the published agent and changes its score; empty if nothing is known.
     """
 
     label: ClassVar[str]
@@ -80,63 +81,63 @@ class Agent(ABC):
 
     @property
     def faithful(self) -> Literal["published", "mended"]:
-        """Which of the two this is."""
+        """Return which of the two forms this is."""
         return "mended" if self.fault and self.mended else "published"
 
     @property
     def name(self) -> str:
-        """As it stands in a table: two forms of one agent have two names, and neither is the paper's alone."""
+        """Return the name for tables; the two forms of an agent have different names."""
         return f"{self.label} ({'mended' if self.mended else 'as published'})" if self.fault else self.label
 
     @property
     def remark(self) -> str:
-        """What a reader must know of this form of the agent; empty where there is nothing."""
+        """Return what a reader must know of this form of the agent; empty if nothing."""
         if not self.fault:
             return ""
         if self.mended:
             return f"{self.name} is without what changes the published agent's score: {self.fault}."
         return f"{self.name} keeps what changes its score: {self.fault}."
 
-    async def rank(self, case: Case, sample: int = 0) -> Ranking:
-        """Rank a case. Whatever the model or the endpoint does ends in a :class:`Ranking`.
+    async def rank(self, case: Case, sample: int = 0) -> AgentAnswer:
+        """Rank a case. What the model or the endpoint does wrong becomes the answer's failure.
 
         Args:
-            sample: tells apart passes over one case that a cache would else answer alike.
+            sample: number of the pass; passes have separate cached replies.
 
         Raises:
             StarError: the endpoint refuses the key.
         """
         talk, began = Talk(self.chat, case, sample), time.perf_counter()
         ranking: list[str] | None = None
-        failure = ""
+        failure: Failure | None = None
         try:
             ranking = await self.work(talk)
         except Malformed as error:
-            failure = f"malformed: {error}" + (" (the answer was cut at its limit)" if talk.cut else "")
+            failure = Failure("malformed", f"{error}{' (the answer was cut at its limit)' if talk.cut else ''}")
         except ChatError as error:
-            failure = f"endpoint: {error}"
+            failure = Failure("endpoint", str(error))
         seconds = time.perf_counter() - began
-        return Ranking(ranking, failure, talk.calls, talk.tokens_in, talk.tokens_out, seconds, talk.messages)
+        return AgentAnswer(ranking, failure, talk.calls, talk.tokens_in, talk.tokens_out, seconds, talk.messages)
 
     @abstractmethod
     async def work(self, talk: Talk) -> list[str]:
-        """The agent's own way from the case to a list.
+        """Return the agent's list for a case.
 
         Raises:
-            Malformed: an answer cannot be used.
+            Malformed: a reply cannot be used.
             ChatError: the endpoint failed.
         """
 
     # -------------------------------------------------------------------------------------------------------- lines
 
     def entries(self, case: Case, last: int = 0) -> list[Behaviour]:
-        """The record without the candidates' own reviews; the ``last`` entries where that is above 0."""
+        """Return the history without the candidates; only the ``last`` entries if that is above 0."""
         offered = set(case.candidates)
         kept = [entry for entry in case.history if entry.item_id not in offered]
         return kept[-last:] if last else kept
 
     def record(self, case: Case, last: int = 0) -> list[str]:
-        """Reviews as lines, oldest first, capped at :data:`HISTORY_TOKENS`; the oldest go first."""
+        """Return reviews as lines, oldest first; the oldest are dropped beyond :data:`HISTORY_TOKENS`."""
         lines = [
             review_line(entry, case.items.get(entry.item_id), self.text(case, entry))
             for entry in self.entries(case, last)
@@ -144,10 +145,10 @@ class Agent(ABC):
         return latest_within(lines, HISTORY_TOKENS)
 
     def text(self, case: Case, entry: Behaviour) -> str:
-        """What the user wrote of an entry: what the case brings, else what the tables have."""
+        """Return what the user wrote of an entry, from the case or else from the tables."""
         return case.texts.get((entry.item_id, entry.timestamp)) or self.reviews(case.user_id, entry)
 
     def candidates(self, talk: Talk, agent: str, ids: Sequence[str] | None = None) -> list[str]:
-        """Candidates as lines with the fields that this agent shows."""
+        """Return candidates as lines with the fields that this agent shows."""
         items, fields = talk.case.items, fields_of(agent, talk.flavour)
         return [item_line(item, items.get(item), fields) for item in ids or talk.case.candidates]

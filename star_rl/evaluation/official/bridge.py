@@ -210,5 +210,5 @@ def seconds_of(stamps: Sequence[Any]) -> list[int | None]:
 def reply_of(ranking: Ranking) -> dict[str, Any]:
     """An answer as the bridge sends it."""
     if ranking.ids is None:
-        return {"error": ranking.failure or "no ranking"}
+        return {"error": str(ranking.failure or "no ranking")}
     return {"ranking": list(ranking.ids)}
