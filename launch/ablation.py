@@ -22,7 +22,7 @@ from star_rl.evaluation import paper
 from star_rl.files import write_json
 from star_rl.report import grid as grids
 from star_rl.report.findings import difference, gather, key_of
-from star_rl.report.page import DASH, fixed
+from star_rl.report.grid import DASH, fixed
 from star_rl.stage import manifest_of
 
 #: Variant -> what the rows of its teacher, its student after GRPO and, for the whole one, before GRPO are called.

@@ -1,4 +1,4 @@
-"""What a run found, as people read it: ``report.json``, one self-contained page, curves and tables."""
+"""Report what a run found: ``report.json``, one self-contained page, charts and tables."""
 
 from star_rl.report.model import (
     Curve,
@@ -12,7 +12,7 @@ from star_rl.report.model import (
     Rollout,
     Run,
     Sft,
-    from_dict,
+    checked,
     load,
 )
 from star_rl.report.page import render_page, write_report
@@ -29,7 +29,7 @@ __all__ = [
     "Rollout",
     "Run",
     "Sft",
-    "from_dict",
+    "checked",
     "load",
     "render_page",
     "write_report",

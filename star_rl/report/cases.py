@@ -15,10 +15,9 @@ from star_rl.evaluation.compare import Judged
 from star_rl.evaluation.metrics import FAILED
 from star_rl.evaluation.runner import ledgers
 from star_rl.report import contexts
-from star_rl.report.changes import Change
-from star_rl.report.dialogue import Cutter, Panel, panel
-from star_rl.report.findings import Findings, Found, key_of
+from star_rl.report.findings import Change, Findings, Found, key_of
 from star_rl.report.model import ExampleTask, Rollout
+from star_rl.report.viewer import Cutter, Panel, panel
 
 #: Tasks of each kind: best and worst of one method; gained and lost of each change; all together at most.
 EXTREMES, CHANGED, MOST = 4, 8, 60

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from star_rl.errors import StarError
 from star_rl.files import atomic_path
 from star_rl.records import Item, Task
-from star_rl.report.dialogue import WORDS
 from star_rl.report.model import ExampleTask, HistoryItem
+from star_rl.report.viewer import WORDS
 from star_rl.scenarios.histories import Event
 
 FILE = "contexts.parquet"
