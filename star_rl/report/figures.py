@@ -184,26 +184,11 @@ def _trade_off(found: Findings, study: Mapping[str, Any], tag: str, name: str) -
     traces.append(Trace("paper, Goodreads, other tasks and hardware", theirs, paper=True, joined=False))
     title = f"Quality against latency{tag}{_apart(study)}, {rows[0]['n']:,} requests each"
     chart = xy_chart(name, title, traces, "seconds a request, median", _HR, log=True)
-    chart.heads = ["method", "p50 s", "p95 s", "p99 s", "calls", "tokens in", "tokens out", "tool ms", "HR_avg %"]
-    for row in rows:
-        figures = [fixed(row[key], 3) for key in ("p50", "p95", "p99")]
-        figures += [fixed(row[key], digits) for key, digits in (("calls", 1), ("tokens_in", 0), ("tokens_out", 0))]
-        tool = fixed(None if row["tool_seconds"] is None else 1000 * row["tool_seconds"], 2)
-        quality = f"({fixed(row['hr_avg'])})" if row["scripted"] else fixed(row["hr_avg"])
-        chart.rows.append([row["name"], *figures, tool, quality])
-    remarks = ["One request at a time, the same engine and tasks.", *_ratios(study)]
+    table = latency.grid(rows, study.get("ratios") or {}, study.get("base") or "")
+    chart.heads, chart.rows = table.heads, table.lines
+    remarks = ["One request at a time, the same engine and tasks.", *table.notes[:-1]]
     if whole:
         remarks.append(f"The quality of {', '.join(whole)} is that of all {len(found.tasks):,} tasks.")
-    if any(row["scripted"] for row in rows):
-        remarks.append("In brackets: the words, so the quality, are those of the rules.")
     remarks.append(f"Dimmed: {paper.PAPER}, figure 4, on other tasks and hardware: not comparable.")
     chart.remark = " ".join(remarks)
     return chart
-
-
-def _ratios(study: Mapping[str, Any]) -> list[str]:
-    """Return the grid's notes on ratios, prompts and tokens."""
-    ratios = study.get("ratios") or {}
-    if not study.get("base") or not all(isinstance(one, dict) for one in ratios.values()):
-        return []
-    return latency.grid(study["rows"], ratios, study["base"]).notes[:-1]

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from star_rl.errors import StarError
-from star_rl.report import (
+from star_rl.report.model import (
     Example,
     ExampleTask,
     Grpo,
@@ -19,9 +19,8 @@ from star_rl.report import (
     Sft,
     checked,
     load,
-    render_page,
-    write_report,
 )
+from star_rl.report.page import render_page, write_report
 from star_rl.report.viewer import LIMIT, panel
 from star_rl.trajectory import Json, Phase, Response, Thinking, ToolCall, Trajectory, to_messages
 
