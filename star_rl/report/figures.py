@@ -168,7 +168,7 @@ def _apart(study: Mapping[str, Any]) -> str:
 
 
 def _trade_off(found: Findings, study: Mapping[str, Any], tag: str, name: str) -> Chart | None:
-    rows: Sequence[Mapping[str, Any]] = study.get("rows", ())
+    rows: Sequence[dict[str, Any]] = study.get("rows", ())
     if not rows:
         return None
     traces, whole = [], []
