@@ -96,6 +96,15 @@ def test_missing_numbers_are_dashes_never_zero_or_none(check):
     assert "nan" not in check(page).text
 
 
+def test_bars_stay_in_their_box():
+    ends = [(0, 0, 0), (100, 90, 120), (50, None, 60), (50, -10, 60), (50, math.nan, 60)]
+    page = render_page(Report(Run("r"), [Method(f"m{k}", 9, None, None, None, *own) for k, own in enumerate(ends)]))
+    bars = re.findall(r'<svg class="bar".*?</svg>', page)
+    assert len(bars) == len(ends) and [bar.count("whisker") for bar in bars] == [1, 1, 0, 1, 0]
+    numbers = [float(number) for bar in bars for number in re.findall(r'(?:width="|M|H)(-?[\d.]+)', bar)]
+    assert all(0 <= number <= 100 for number in numbers)
+
+
 @pytest.mark.parametrize("points", [0, 1, 2, 7, 8, 1000])
 def test_curves_of_any_length(points, check):
     curve = [(step, math.sin(step)) for step in range(1, points + 1)]
