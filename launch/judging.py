@@ -17,7 +17,7 @@ from star_rl.files import read_json, read_jsonl
 from star_rl.pipeline.stage import ASIDE, Context, manifest_of, versions
 from star_rl.records import Task
 from star_rl.run import Run
-from star_rl.training.stages import rollouts
+from star_rl.training.sample import rollouts
 from star_rl.trajectory import parse, ranking, required_phases
 
 #: Methods beside the students.
