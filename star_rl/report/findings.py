@@ -204,7 +204,7 @@ def _studies(one: Judged) -> dict[str, Any]:
             continue
         value = read_json(file)
         if not isinstance(value, dict):
-            raise StarError(f"{file} is no result of star-rl {name.replace('_', '-')}", "measure again, or delete it")
+            raise StarError(f"{file} is not a result of star-rl {name.replace('_', '-')}", "measure again or delete it")
         value["apart"] = _apart(value.get("tasks"), one.tasks)
         found[name] = value
     return found

@@ -134,7 +134,7 @@ def test_figures_are_drawn_only_where_their_data_are(tmp_path, evaluation, check
     with pytest.raises(StarError, match="left in e is not of this version"):
         page_of(folder)
     (folder / "latency.json").write_text("[]")
-    with pytest.raises(StarError, match="is no result of star-rl latency"):
+    with pytest.raises(StarError, match="is not a result of star-rl latency"):
         page_of(folder)
 
 
