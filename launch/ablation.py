@@ -23,7 +23,7 @@ from star_rl.pipeline.check import check_machine, check_recipe
 from star_rl.pipeline.stage import manifest_of
 from star_rl.report import grid as grids
 from star_rl.report.findings import difference, gather, key_of
-from star_rl.report.page import DASH, fixed
+from star_rl.report.grid import DASH, fixed
 
 #: Variant -> what the rows of its teacher, its student after GRPO and, for the whole one, before GRPO are called.
 VARIANTS: dict[str, dict[str, str]] = {

@@ -313,15 +313,15 @@ def _same_set(folder: Path, tasks: TaskSet) -> None:
 def compare(arguments: Namespace) -> int:
     """``star-rl compare``."""
     from star_rl.evaluation import compare as tables
-    from star_rl.report import changes, evaluation, findings
+    from star_rl.report import evaluation, findings, grid
 
     found = findings.gather([Path(folder) for folder in arguments.folders])
-    made = changes.changes(found)
-    words = changes.markdown(made)
+    made = findings.changes(found)
+    words = grid.markdown(findings.changes_grid(made)) if made else ""
     paths = []
     if arguments.out:
         out = Path(arguments.out)
-        more = {"changes": changes.data(made, found.tasks)}
+        more = {"changes": findings.changes_data(made, found.tasks)}
         paths = [*tables.write(found.compared, out, more, words), out / "comparison.html"]
         write_text(paths[-1], evaluation.render_evaluation(found, made))
     print(plain(tables.markdown(found.compared, whole=False)))

@@ -20,13 +20,13 @@ def summary(judged: dict[str, Any], against: str | None = None) -> str:
     """
     from rich.console import Console
 
-    from star_rl.report.model import Method as Row
-    from star_rl.report.tables import terminal
+    from star_rl.report.grid import methods, terminal
+    from star_rl.report.model import Method
 
-    names = Row.__dataclass_fields__
-    rows = [Row(**{key: value for key, value in row.items() if key in names}) for row in judged["methods"]]
+    names = Method.__dataclass_fields__  # a terminal has no room for more
+    rows = [{key: value for key, value in row.items() if key in names} for row in judged["methods"]]
     out = io.StringIO()
-    Console(file=out, width=_WIDTH, highlight=False).print(terminal(rows))
+    Console(file=out, width=_WIDTH, highlight=False).print(terminal(methods(rows)))
     table = "\n".join(line.rstrip() for line in out.getvalue().strip("\n").splitlines())
     pairs = [pair for pair in judged["pairs"] if against is None or pair["b"] == against]
     said = [*(f"note: {note}" for note in (*judged["caveats"], *judged["notes"]))]

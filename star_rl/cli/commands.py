@@ -149,7 +149,7 @@ def evidence_build(arguments: Namespace) -> int:
 
 def curves(arguments: Namespace) -> int:
     """``star-rl curves``."""
-    from star_rl.report.picture import plot
+    from star_rl.report.curve_charts import plot
 
     print(plot(arguments.runs, arguments.out))
     return 0

@@ -17,8 +17,7 @@ from star_rl.errors import StarError
 from star_rl.evaluation import metrics, paper
 from star_rl.evaluation.methods import Method, Ranking, TaskContext, as_ranking, blind
 from star_rl.records import Task
-from star_rl.report.grid import Grid, Row
-from star_rl.report.tables import DASH
+from star_rl.report.grid import DASH, Grid, Row
 
 #: Requests before those that count: engines compile and caches fill.
 WARM = 3

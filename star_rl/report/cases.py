@@ -1,4 +1,4 @@
-"""Tasks that the page shows whole: the best, the worst and those that changed, with what was written about them."""
+"""Choose the tasks that the page shows whole: the best, the worst and those that changed, with their answers."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from star_rl.evaluation.metrics import FAILED
 from star_rl.evaluation.runner import ledgers
 from star_rl.failure import Failure
 from star_rl.report import contexts
-from star_rl.report.changes import Change
-from star_rl.report.dialogue import Cutter, Panel, panel
-from star_rl.report.findings import Findings, Found, key_of
+from star_rl.report.findings import Change, Findings, Found, key_of
 from star_rl.report.model import ExampleTask, Rollout
+from star_rl.report.viewer import Cutter, Panel, panel
 
-#: Tasks of each kind: best and worst of one method; gained and lost of each change; all together at most.
+#: Tasks of each kind: best and worst of one method, gained and lost of each change, all together at most.
 EXTREMES, CHANGED, MOST = 4, 8, 60
-#: Characters, as the page holds them, of one method's answer to one task, and of all answers together.
+#: Characters on the page: of one method's answer to one task, and of all answers together.
 ROOM, WHOLE = 40_000, 1_000_000
 _HEAD = re.compile(r'\{"task_id": ("(?:[^"\\]|\\.)*"), "sample": (\d+)\b')
 
@@ -35,8 +34,8 @@ class Case:
     Attributes:
         place: among the findings' tasks.
         anchor: its id on the page.
-        ranks: method -> where it put the truth, in words.
-        panels: what was written, at most two methods' or one method's before and after.
+        ranks: method -> rank of the ground truth, in words.
+        panels: answers of at most two methods, or of one before and after.
     """
 
     place: int
@@ -48,7 +47,7 @@ class Case:
 
 @dataclass(slots=True)
 class Group:
-    """Cases of one kind; ``known`` are anchors of tasks that stand in an earlier group."""
+    """Cases of one kind; ``known`` are (anchor, task id) of tasks in an earlier group."""
 
     title: str
     words: str
@@ -56,14 +55,14 @@ class Group:
     known: list[tuple[str, str]] = field(default_factory=list)
 
 
-#: One side of a case: its heading, and where the answers may lie: evaluation, and the method's name there.
+#: One side of a case: its heading, and the evaluations that may hold its answer, each with the method's name there.
 _Side = tuple[str, list[tuple[Judged, str]]]
 #: Label of an evaluation, the method's name there, place of the task.
 _Place = tuple[str, str, int]
 
 
 def choose(found: Findings, made: Sequence[Change]) -> list[Group]:
-    """Groups of cases, the answers read from the folders as far as the page has room."""
+    """Return groups of cases; answers are read from the folders as far as the page has room."""
     plan: list[tuple[Group, list[int], list[_Side]]] = []
     focus = _focus(found)
     if focus:
@@ -83,24 +82,23 @@ def choose(found: Findings, made: Sequence[Change]) -> list[Group]:
 
 
 def anchors(groups: Iterable[Group]) -> dict[int, str]:
-    """Place of a task -> its anchor on the page."""
+    """Return place of a task -> its anchor on the page."""
     return {case.place: case.anchor for group in groups for case in group.cases}
 
 
 def _focus(found: Findings) -> list[Found]:
-    """The best two methods that have a language model write, else the best of all."""
-    order = sorted(found.methods.values(), key=lambda one: -one.figures["hr_avg"])
-    writers = [one for one in order if _follows(one) or one.figures["calls"]]
-    return writers[:2] or order[:1]
+    """Return the best two methods that call a language model, else the best of all."""
+    writers = [one for one in found.ordered if _follows(one) or one.figures["calls"]]
+    return writers[:2] or found.ordered[:1]
 
 
 def _follows(one: Found) -> bool:
-    """Does it write trajectories, so that what departs from their grammar is a fault?"""
+    """Return whether it writes trajectories, so that a break of their grammar is a fault."""
     return one.figures["format_rate"] is not None
 
 
 def _extremes(found: Findings, one: Found) -> tuple[list[int], list[int]]:
-    """Places of its best and of its worst tasks, by what it gains over the mean of all others, or over its own."""
+    """Return places of its best and worst tasks, by its gain over the mean of the others, or over its own mean."""
     others = [other.values for other in found.methods.values() if other is not one]
     asked = np.isfinite(one.values)
     stack = np.array(others) if others else np.full((1, len(one.values)), np.nanmean(one.values))
@@ -113,11 +111,9 @@ def _extremes(found: Findings, one: Found) -> tuple[list[int], list[int]]:
 
 
 def _filled(found: Findings, plan: Sequence[tuple[Group, list[int], list[_Side]]]) -> list[Group]:
+    """Fill the groups with cases; a task that stands in an earlier group is linked."""
     keys = {judged.label: {key_of(task) for task in judged.tasks} for judged in found.compared.folders}
     writers = {(judged.label, name) for one in found.methods.values() if _follows(one) for judged, name in one.sources}
-
-    def graded(own: list[tuple[Judged, str]]) -> bool:
-        return any((judged.label, name) in writers for judged, name in own)
 
     def where(own: list[tuple[Judged, str]], place: int) -> _Place | None:
         key = key_of(found.tasks[place])
@@ -139,7 +135,7 @@ def _filled(found: Findings, plan: Sequence[tuple[Group, list[int], list[_Side]]
                     spot, room = where(own, place), min(ROOM, left)
                     cut = Cutter(room, f"the answers in {spot[0]}" if spot else "")
                     made = panel(heading, answers.get(spot) if spot else None, about[place], cut)
-                    if not graded(own):
+                    if not any((judged.label, name) in writers for judged, name in own):
                         made.faults, made.left_out["faults"] = [], 0
                     case.panels.append(made)
                     left -= room - max(0, int(cut.left))
@@ -156,7 +152,7 @@ def _ranks(found: Findings, place: int) -> dict[str, str]:
 
 
 def _about(found: Findings, places: Collection[int]) -> dict[int, ExampleTask]:
-    """The tasks with titles and histories, from the first folder that has them."""
+    """Return the tasks with titles and histories, from the first folder that has them."""
     by_key = {key_of(found.tasks[place]): place for place in places}
     read: dict[int, ExampleTask] = {}
     for judged in found.compared.folders:
@@ -169,7 +165,7 @@ def _about(found: Findings, places: Collection[int]) -> dict[int, ExampleTask]:
 
 
 def _answers(found: Findings, wanted: Collection[_Place]) -> dict[_Place, Rollout]:
-    """First samples of the wanted answers, with what was written where it was kept."""
+    """Read the first samples of the wanted answers, with their messages if the folder kept them."""
     read: dict[_Place, Rollout] = {}
     for one in found.methods.values():
         for judged, name in one.sources:
@@ -181,7 +177,7 @@ def _answers(found: Findings, wanted: Collection[_Place]) -> dict[_Place, Rollou
 
 
 def _rows(folder: Path, name: str, wanted: set[str]) -> Iterator[dict[str, Any]]:
-    """Lines of a method's answers to these tasks, sample 0; of a run's student, its rollouts."""
+    """Yield a method's answers to these tasks, sample 0; for a run's student, its rollouts."""
     files = [path for path, head in ledgers(folder / "answers") if head.get("method") == name]
     for path in files or [folder / f"{name}.jsonl"]:
         if not path.is_file():

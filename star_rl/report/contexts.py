@@ -1,12 +1,13 @@
-"""What a reader needs beside an evaluation's tasks: titles of the candidates, and the last of each history.
+"""Keep titles of candidates and the end of each history beside an evaluation's answers.
 
-Kept in the evaluation's folder, so that its page can be made wherever the folder goes.
+So the page can be made wherever the folder goes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,22 +16,19 @@ import pyarrow.parquet as pq
 from star_rl.errors import StarError
 from star_rl.files import atomic_path
 from star_rl.records import Item, Task
-from star_rl.report.dialogue import WORDS
 from star_rl.report.model import ExampleTask, HistoryItem
+from star_rl.report.viewer import WORDS
 from star_rl.scenarios.histories import Event
 
 FILE = "contexts.parquet"
-#: Items of a history that are kept, the latest.
+#: Latest items of a history that are kept.
 LATEST = 8
 
 _TITLED = pa.struct([pa.field("item_id", pa.string()), pa.field("title", pa.string())])
 _SCHEMA = pa.schema(
     [
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("scenario", pa.string(), nullable=False),
-        pa.field("task_id", pa.string(), nullable=False),
-        pa.field("candidates", pa.list_(_TITLED), nullable=False),
-        pa.field("history", pa.list_(_TITLED), nullable=False),
+        *(pa.field(name, pa.string(), nullable=False) for name in ("source", "scenario", "task_id")),
+        *(pa.field(name, pa.list_(_TITLED), nullable=False) for name in ("candidates", "history")),
         pa.field("earlier", pa.int32(), nullable=False),
     ]
 )
@@ -47,22 +45,15 @@ def write(
     rows = []
     for task in tasks:
         history = [event[0] for event in history_of(task)]
-        rows.append(
-            {
-                "source": task.source,
-                "scenario": task.scenario,
-                "task_id": task.task_id,
-                "candidates": titled(task.candidates),
-                "history": titled(history[-LATEST:]),
-                "earlier": max(0, len(history) - LATEST),
-            }
-        )
+        row: dict[str, Any] = {"source": task.source, "scenario": task.scenario, "task_id": task.task_id}
+        row |= {"candidates": titled(task.candidates), "history": titled(history[-LATEST:])}
+        rows.append(row | {"earlier": max(0, len(history) - LATEST)})
     with atomic_path(folder / FILE) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), temporary, compression="zstd")
 
 
 def read(folder: Path, tasks: Collection[Task]) -> dict[Task, ExampleTask]:
-    """The tasks as the page shows them; without titles and histories where the folder keeps none.
+    """Return the tasks as the page shows them, without titles and histories if the folder keeps none.
 
     Raises:
         StarError: the file is damaged.
@@ -77,7 +68,7 @@ def read(folder: Path, tasks: Collection[Task]) -> dict[Task, ExampleTask]:
     try:
         table = pq.read_table(file).cast(_SCHEMA)
     except (pa.ArrowInvalid, OSError, ValueError) as error:
-        raise StarError(f"{file} holds no contexts ({error})", "delete it, or judge again") from error
+        raise StarError(f"{file} holds no contexts ({error})", "delete it, or evaluate again") from error
     wanted = pa.array([task.task_id for task in found], pa.string())
     by_key = {
         (row["source"], row["scenario"], row["task_id"]): row

@@ -1,4 +1,4 @@
-"""Training curves: read what verl and ms-swift log, and name it once.
+"""Read training curves from the logs of verl and ms-swift, under one set of names.
 
 verl's file logger writes one line a step, ``{"step": n, "data": {name: value}}``, with NaN as ``null``
 (verl/utils/tracking.py, ``FileLogger``). It empties its file on every start, so the GRPO launcher keeps one a start
@@ -27,9 +27,9 @@ class Metric:
     """One curve of the report.
 
     Attributes:
-        title: as the figure is headed.
+        title: of the figure.
         unit: of the vertical axis.
-        names: as it may be called in the log; the first that is there is taken.
+        names: possible names in the log; the first that is found is taken.
         percent: a share, drawn in percent.
     """
 
@@ -70,11 +70,11 @@ _VALIDATION = {
 }
 #: Curves that span powers of ten.
 LOGARITHMIC = frozenset({"probs_diff_max"})
-#: The reward's format part, +1 or -1 (paper, section 3.5); the rate is had from its mean.
+#: The reward's format part, +1 or -1 (paper, section 3.5); its mean gives the rate.
 _SIGNED_FORMAT = Metric("", names=("reward/format/mean",))
 #: Tool calls that were executed in one step.
 _CALLS = Metric("", names=("rollout/tool_calls/sum",))
-#: Difference between engine and trainer, mean over the tokens of one step.
+#: Difference between engine and trainer, mean over a step's tokens.
 _MEAN_GAP = Metric("", names=("training/rollout_probs_diff_mean",))
 #: Curves of SFT by the report's names, as ms-swift logs them.
 SFT: dict[str, Metric] = {
@@ -96,7 +96,7 @@ class Metrics:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Objects of a log. A line that is no object (cut by a kill, then appended to) is passed over."""
+    """Yield the objects of a log; a line that is not an object (cut by a kill, then appended to) is skipped."""
     return (value for value in read_jsonl(path, strict=False) if isinstance(value, dict))
 
 
@@ -127,12 +127,10 @@ def _attempt(path: Path) -> tuple[int, str]:
 
 
 def log_files(run: str | Path, name: str = "metrics") -> list[Path]:
-    """Log files of a run, one a start, in order: in its folder, or else in that of one of its stages.
-
-    Where several stages hold such a log, the one written last is taken.
+    """Return a run's log files, one a start, in order, from its folder or a stage's; of several the newest.
 
     Raises:
-        StarError: there is none.
+        StarError: no log is found.
     """
     root = Path(run)
     if root.is_file():
@@ -153,10 +151,10 @@ def log_files(run: str | Path, name: str = "metrics") -> list[Path]:
 def read_metrics(paths: str | Path | Iterable[str | Path], name: str = "metrics") -> Metrics:
     """Read one run: a folder, a file, or the files of its attempts in order.
 
-    Where two attempts logged the same step, the later one holds: it is what the checkpoint went on from.
+    If two attempts logged the same step, the later one holds: training resumed from a checkpoint before it.
 
     Raises:
-        StarError: no log file is there.
+        StarError: no log file is found.
     """
     files = log_files(paths, name) if isinstance(paths, str | Path) else [Path(path) for path in paths]
     values: dict[str, dict[float, float | None]] = {}
@@ -190,10 +188,7 @@ def _pick(raw: Mapping[str, Curve], metric: Metric) -> Curve:
 
 
 def grpo_curves(raw: Mapping[str, Curve]) -> dict[str, Curve]:
-    """The report's curves from the logger's (:attr:`Metrics.curves`); those never logged are left out.
-
-    Those of a validation are means over its sources.
-    """
+    """Return the report's curves from the logger's; a validation's are means over its sources."""
     found = {key: curve for key, metric in GRPO.items() if (curve := _pick(raw, metric))}
     if "format" not in found and (signs := _pick(raw, _SIGNED_FORMAT)):
         found["format"] = [(step, None if value is None else (1 + value) / 2) for step, value in signs]
@@ -205,10 +200,7 @@ def grpo_curves(raw: Mapping[str, Curve]) -> dict[str, Curve]:
 
 
 def success_histogram(raw: Mapping[str, Curve]) -> tuple[list[float], list[list[float]]]:
-    """(steps, shares): for every step the share of groups with 0, 1, .. n successes.
-
-    Shape: (steps,), (n + 1, steps).
-    """
+    """Return steps and the shares of groups with 0, 1, .. n successes at each. Shapes: (steps,), (n + 1, steps)."""
     counts = sorted(int(name.removeprefix(_SUCCESSES)) for name in raw if name.startswith(_SUCCESSES))
     columns = [dict(finite(raw[f"{_SUCCESSES}{count}"])) for count in counts]
     steps = sorted({step for column in columns for step in column})
@@ -216,11 +208,11 @@ def success_histogram(raw: Mapping[str, Curve]) -> tuple[list[float], list[list[
 
 
 def grpo_report(run: str | Path, audit: Mapping[str, Any] | None = None) -> Grpo:
-    """Everything the report says of GRPO that its log knows.
+    """Return the report's part on GRPO from its log.
 
     Args:
         run: the stage's folder, or its ``metrics.jsonl``.
-        audit: of the stratified set.
+        audit: of the stratified training set.
     """
     metrics = read_metrics(run)
     raw, curves = metrics.curves, grpo_curves(metrics.curves)
@@ -241,37 +233,32 @@ def grpo_report(run: str | Path, audit: Mapping[str, Any] | None = None) -> Grpo
 
 
 def sft_curves(path: str | Path) -> dict[str, Curve]:
-    """The report's SFT curves from ms-swift's ``logging.jsonl``, or the newest such file under a folder.
-
-    Raises:
-        StarError: there is no such file.
-    """
+    """Return the SFT curves of ms-swift's ``logging.jsonl``, or of the newest such file under a folder."""
     raw = read_metrics(path, "logging").curves
     return {key: curve for key, metric in SFT.items() if (curve := _pick(raw, metric))}
 
 
 def finite(curve: Iterable[tuple[float, float | None]]) -> list[tuple[float, float]]:
-    """The points that are numbers."""
+    """Return the points that are numbers."""
     return [(float(s), float(v)) for s, v in curve if v is not None and math.isfinite(v) and math.isfinite(s)]
 
 
 def mean_of(curve: Curve, count: int) -> float | None:
-    """Mean of the first ``count`` values, or of the last ``-count`` when negative; ``None`` where there are none."""
+    """Return the mean of the first ``count`` values, or of the last ``-count``; ``None`` without values."""
     values = [value for _, value in finite(curve)]
     chosen = values[:count] if count > 0 else values[count:]
     return sum(chosen) / len(chosen) if chosen else None
 
 
 def window_of(points: int) -> int:
-    """Width of the running mean that suits so many points: odd; 1 means none."""
+    """Return the width of the running mean for so many points: odd; 1 means none."""
     return 1 if points < 8 else min(51, 2 * (points // 20) + 3)
 
 
 def smooth(points: Sequence[tuple[float, float]], window: int | None = None) -> list[tuple[float, float]]:
-    """Centred running mean; towards the ends, where half the window is missing, a straight line fitted to the rest.
+    """Return the centred running mean; at the ends, where half the window is missing, the fit of a straight line.
 
-    So a trend is not flattened where a reader looks first, at the start and the end. The line stays between the lowest
-    and the highest point. Time linear in the points.
+    So a trend is not flattened at its start and end. The line stays between the lowest and the highest point.
     """
     half = (window_of(len(points)) if window is None else window) // 2
     values = [value for _, value in points]

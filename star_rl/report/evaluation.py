@@ -1,6 +1,6 @@
-"""Evaluations as one self-contained HTML page: the verdict first, then the tables, the figures, and the tasks.
+"""Write evaluations as one self-contained HTML page: the verdict first, then tables, figures and tasks.
 
-It is made of what lies in the folders alone, so it can be made again wherever they go.
+The page is made of the folders' files alone, so it can be made again wherever they go.
 """
 
 from __future__ import annotations
@@ -10,27 +10,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup, escape
+
 from star_rl.errors import StarError
 from star_rl.evaluation import bestofk, corpus, latency, paper
 from star_rl.evaluation.compare import DEEP, SHORT, apart, grid, grids, is_short
 from star_rl.files import write_text
 from star_rl.records import CANDIDATES
-from star_rl.report import plots
 from star_rl.report.cases import anchors, choose
-from star_rl.report.changes import Change, changes
-from star_rl.report.findings import Findings, gather
-from star_rl.report.grid import Cell, Grid, Row, write
-from star_rl.report.page import PAGE_NAME, Chart, fixed, rendered, signed
-from star_rl.report.plots import Bar
-from star_rl.report.studies import charts
+from star_rl.report.figures import differences, figures, subtasks
+from star_rl.report.findings import STUDIES, Change, Findings, changes, changes_grid, gather
+from star_rl.report.grid import Grid, Row, fixed, methods, read, signed, spread, write
+from star_rl.report.page import PAGE_NAME, rendered
 
-#: Links to changed tasks that a row shows, and notes and problems that are named.
+#: Links to changed tasks in a row, and problems that are named.
 _LINKS, _NAMED = 8, 40
-#: Width of a sub-task's small chart.
-_NARROW = 300
-
-
-#: What the intervals are about, and what they are not.
+#: What the intervals say, and what they do not.
 CHANCE = (
     "Intervals and readings tell what chance in these tasks leaves open. A model that is trained again, or samples "
     "again, differs as well: for one training and one sample of it they say nothing of that."
@@ -39,7 +34,7 @@ CHANCE = (
 
 @dataclass(slots=True)
 class Verdict:
-    """What a reader should know before any table: sentences, the first being the result."""
+    """Sentences that a reader needs before any table; ``result`` comes first."""
 
     result: str
     words: list[str] = field(default_factory=list)
@@ -48,7 +43,7 @@ class Verdict:
 
 
 def verdict(found: Findings) -> Verdict:
-    """The result, what it may be held against, and what went wrong."""
+    """Return the result, what it may be compared with, and what went wrong."""
     made = Verdict("No method was asked every task, so none is best.")
     if found.best is not None:
         best = found.methods[found.best].figures
@@ -98,21 +93,21 @@ def verdict(found: Findings) -> Verdict:
 
 
 def _beside(found: Findings) -> list[str]:
-    """What went wrong in the studies, and which of them do not belong to the tasks of their folder."""
+    """Return problems of the studies, and which of them measured other tasks than their folder's."""
     said = []
     for label, studies in found.studies.items():
         for name, value in studies.items():
             if value["apart"]:
                 said.append(
                     f"{label}: what {name.replace('_', '-')} measured belongs to {value['apart']}, not to this "
-                    "evaluation's: it is shown by itself, and not to be held against the tables"
+                    "evaluation's: it is shown by itself; do not compare it with the tables"
                 )
         said += [f"{label}: {words}" for words in corpus.problems((studies.get("corpus") or {}).get("rows", ()))]
     return said
 
 
 def facts(found: Findings) -> dict[str, str]:
-    """What was judged, by name."""
+    """Return what was evaluated, by name."""
     sizes = sorted({len(task.candidates) for task in found.tasks})
     scenarios = dict.fromkeys(SHORT.get(column.scenario, column.scenario) for column in found.compared.columns)
     return {
@@ -125,156 +120,101 @@ def facts(found: Findings) -> dict[str, str]:
     }
 
 
-def _differences(found: Findings) -> Chart | None:
-    """Paired differences to the best method, the smallest first."""
-    rows = [one for one in found.methods.values() if one.difference is not None]
-    if not rows or found.best is None:
-        return None
-    rows.sort(key=lambda one: -(one.difference.mean if one.difference else 0.0))
-    title = f"Difference to {found.best}"
-    bars = [Bar(one.name, *one.difference[:3]) for one in rows if one.difference]
-    return Chart(title, plots.interval_chart("differences", title, bars, "HR_avg, points", (-1.0, 1.0)), [], [], [])
+def _methods(found: Findings, notes: Sequence[str] = ()) -> Grid:
+    """Return the table of methods, the best first."""
+    rows = [one.figures | {"name": one.name} for one in found.ordered]
+    rows = [row | dict.fromkeys(DEEP) if is_short(row) else row for row in rows]
+    return methods(rows, notes=notes)
 
 
-def _multiples(found: Findings) -> list[Chart]:
-    """A small chart for each sub-task, all on one scale; none where there is one sub-task only."""
-    if len(found.compared.columns) < 2:
-        return []
-    cells = found.compared.methods
-    ends = [row[key] for rows in cells.values() for row in rows.values() for key in ("hr_avg_low", "hr_avg_high")]
-    beside = ("MARS", "STAR")
-    ends += [
-        paper.TABLE1[name][column.cell] for name in beside for column in found.compared.columns if column.comparable
-    ]
-    order = sorted(cells, key=lambda name: -found.methods[name].figures["hr_avg"])
-    made = []
-    for place, column in enumerate(found.compared.columns):
-        rows = [(name, cells[name][column.cell]) for name in order if column.cell in cells[name]]
-        bars = [Bar(name, row["hr_avg"], row["hr_avg_low"], row["hr_avg_high"]) for name, row in rows]
-        if column.comparable:
-            bars += [Bar(f"{name} (paper)", paper.TABLE1[name][column.cell], paper=True) for name in beside]
-        title = f"{column.head}, {column.n:,} tasks"
-        bounds = (min(ends), max(ends))
-        svg = plots.interval_chart(f"cell-{place}", title, bars, "HR_avg, %", bounds, _NARROW)
-        made.append(Chart(title, svg, [], [], []))
-    return made
+def _differences(found: Findings) -> Grid | None:
+    """Return each method's paired difference to the best."""
+    rows = []
+    for one in found.ordered:
+        if (d := one.difference) is not None:
+            cells = [(d.mean, spread(d.mean, d.low, d.high, signed)), (d.p, fixed(d.p, 3)), read(d, "better", "worse")]
+            rows.append(Row(one.name, cells))
+    heads = ["method", "difference [95 %]", "p", "reading"]
+    return Grid(f"Each method minus {found.best}, HR_avg in points, paired", heads, rows) if rows else None
 
 
-def _sorted(found: Findings) -> Grid:
-    """Table 1 without its row of n, which is among the heads there, the best method first."""
+def _table1(found: Findings) -> Grid:
+    """Return table 1 without its row of n, the best method first."""
     made = grid(found.compared)
-    value = {name: one.figures["hr_avg"] for name, one in found.methods.items()}
-    ours = sorted((row for row in made.rows[1:] if row.name in value), key=lambda row: -value[row.name])
-    return replace(made, rows=[*ours, *(row for row in made.rows[1:] if row.name not in value)])
-
-
-#: Columns of the methods' table: key, head, factor, digits.
-_COLUMNS = (
-    *((f"hr{k}", f"HR@{k} %", 1.0, 1) for k in (1, 3, 5)),
-    ("ndcg5", "NDCG@5", 1.0, 1),
-    ("ndcg10", "NDCG@10", 1.0, 1),
-    ("mrr", "MRR", 1.0, 1),
-    ("n", "n", 1.0, 0),
-    ("samples", "samples", 1.0, 0),
-    ("failed", "failed", 1.0, 0),
-    ("valid_rate", "valid %", 100.0, 1),
-    ("format_rate", "format %", 100.0, 1),
-    ("tool_calls", "tool calls", 1.0, 2),
-    ("calls", "LLM calls", 1.0, 1),
-    ("tokens_in", "tokens in", 1.0, 0),
-    ("tokens", "tokens out", 1.0, 0),
-    ("latency_p50", "p50 s", 1.0, 2),
-    ("latency_p95", "p95 s", 1.0, 2),
-)
+    place = {one.name: place for place, one in enumerate(found.ordered)}
+    return replace(made, rows=sorted(made.rows[1:], key=lambda row: place.get(row.name, len(place))))
 
 
 def tables(found: Findings) -> list[Grid]:
-    """What the page tells in tables, for Markdown and LaTeX: methods, differences, table 1, the studies."""
-    ordered = sorted(found.methods.values(), key=lambda one: -one.figures["hr_avg"])
-    rows, apart_rows = [], []
-    for one in ordered:
-        row = one.figures
-        shown = f"{fixed(row['hr_avg'])} [{fixed(row['hr_avg_low'])}, {fixed(row['hr_avg_high'])}]"
-        cells: list[Cell] = [(row["hr_avg"], shown)]
-        for key, _, factor, digits in _COLUMNS:
-            value = None if key in DEEP and is_short(row) else row.get(key)
-            cells.append((value, fixed(None if value is None else value * factor, digits)))
-        rows.append(Row(one.name, cells))
-        if (d := one.difference) is not None:
-            apart_rows.append(
-                Row(one.name, [(d.mean, f"{d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}]"), (d.p, fixed(d.p, 3))])
-            )
-    heads = ["method", "HR_avg % [95 %]", *(head for _, head, _, _ in _COLUMNS)]
-    told = verdict(found)
-    made = [Grid("Methods", heads, rows, notes=[told.result, *told.words, told.comparable, *told.problems, CHANCE])]
-    if apart_rows:
-        title = f"Each method minus {found.best}, HR_avg in points, paired"
-        made.append(Grid(title, ["method", "difference [95 %]", "p"], apart_rows))
-    made += [replace(made_of, notes=[]) for made_of in grids(found.compared, whole=False)]
-    return made + _studied(found)
+    """Return the page's tables for Markdown and LaTeX: methods, differences, table 1, the studies."""
+    told, apart_ = verdict(found), _differences(found)
+    made = [_methods(found, [told.result, *told.words, told.comparable, *told.problems, CHANCE])]
+    made += [apart_] if apart_ else []
+    made += [replace(one, notes=[]) for one in grids(found.compared, whole=False)]
+    return made + [one for name in STUDIES for one in _studied(found, name)]
 
 
-def _studied(found: Findings) -> list[Grid]:
+def _studied(found: Findings, name: str) -> list[Grid]:
+    """Return the tables of one study of every folder."""
     made = []
     for label, studies in found.studies.items():
-        for name, study in studies.items():
-            tag = f"{label}, {study['apart']}: " if study["apart"] else f"{label}: " if len(found.studies) > 1 else ""
-            own = []
-            try:
-                if name == "corpus":
-                    own = [corpus.grid(study["rows"])]
-                elif name == "best_of_k":
-                    own = [bestofk.grid(one) for one in study["methods"]]
-                elif study.get("base"):
-                    own = [latency.grid(study["rows"], study["ratios"], study["base"])]
-            except (KeyError, TypeError, IndexError) as error:
-                raise StarError(
-                    f"what {name.replace('_', '-')} left in {label} is not of this version ({error!r})", "measure again"
-                ) from error
-            made += [replace(one, title=f"{tag}{one.title}") for one in own]
+        study = studies.get(name)
+        if study is None:
+            continue
+        apart_ = f" ({study['apart']}, not comparable with the tables above)" if study["apart"] else ""
+        tag = f"{label}{apart_}: " if apart_ or len(found.studies) > 1 else ""
+        own = []
+        try:
+            if name == "corpus":
+                own = [corpus.grid(study["rows"])]
+            elif name == "best_of_k":
+                own = [bestofk.grid(one) for one in study["methods"]]
+            elif study.get("base"):
+                own = [latency.grid(study["rows"], study["ratios"], study["base"])]
+        except (KeyError, TypeError, IndexError) as error:
+            raise StarError(
+                f"what {name.replace('_', '-')} left in {label} is not of this version ({error!r})", "measure again"
+            ) from error
+        made += [replace(one, title=f"{tag}{one.title}") for one in own]
     return made
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A change as the table of changes shows it; links are (anchor or empty, task id)."""
-
-    change: Change
-    gained: list[tuple[str, str]]
-    lost: list[tuple[str, str]]
-
-
 def render_evaluation(found: Findings, made: Sequence[Change], table2: Mapping[str, Any] | None = None) -> str:
-    """The page as text.
+    """Return the page as text.
 
     Args:
-        table2: what ``star-rl ablate`` found, where the folders are its runs.
+        table2: what ``star-rl ablate`` found, if the folders are its runs.
     """
     groups = choose(found, made)
     shown = anchors(groups)
 
-    def links(places: Sequence[int]) -> list[tuple[str, str]]:
-        return [(shown.get(place, ""), found.tasks[place].task_id) for place in places[:_LINKS]]
+    def links(places: Sequence[int]) -> str:
+        """Return the number of the tasks and the first of them, linked where the page shows them."""
+        words = []
+        for place in places[:_LINKS]:
+            task, anchor = found.tasks[place].task_id, shown.get(place)
+            name = task if len(task) <= 40 else f"{task[:37]}..."
+            words.append(Markup('<a href="#{}">{}</a>').format(anchor, name) if anchor else escape(name))
+        more = f" and {len(places) - _LINKS} more" if len(places) > _LINKS else ""
+        return Markup("{}{}{}{}").format(len(places), ": " if words else "", Markup(", ").join(words), more)
 
-    told = verdict(found)
     return rendered(
         "evaluation.html.jinja",
         title=", ".join(one.label for one in found.compared.folders),
         found=found,
-        methods=sorted(found.methods.values(), key=lambda one: -one.figures["hr_avg"]),
-        verdict=told,
+        verdict=verdict(found),
         named=_NAMED,
         facts=facts(found),
+        methods=_methods(found),
         differences=_differences(found),
-        columns=found.compared.columns,
-        table1=_sorted(found),
+        difference_chart=differences(found),
+        table1=_table1(found),
         apart=apart(found.compared),
-        multiples=_multiples(found),
-        figures=charts(found, table2),
-        short=is_short,
+        subtasks=subtasks(found),
+        figures=figures(found, table2),
         chance=CHANCE,
-        corpus={label: one["corpus"] for label, one in found.studies.items() if one.get("corpus")},
-        changes=[Line(one, links(one.gained), links(one.lost)) for one in made],
+        corpus=_studied(found, "corpus"),
+        changes=changes_grid(made, links) if made else None,
         groups=groups,
         fingerprints={one.label: one.figures["tasks"]["fingerprint"] for one in found.compared.folders},
     )
@@ -283,14 +223,13 @@ def render_evaluation(found: Findings, made: Sequence[Change], table2: Mapping[s
 def write_evaluation(
     folders: Sequence[Path], page: Path | None = None, table2: Mapping[str, Any] | None = None
 ) -> Path:
-    """Make the page of one evaluation, or of several beside each other.
+    """Write the page of one evaluation, or of several beside each other; return its path.
 
     Args:
-        page: where it goes; without it, ``report.html`` in the first folder, and its tables beside it as ``tables.md``
-            and ``tables.tex``.
+        page: where it goes; by default ``report.html`` in the first folder, with ``tables.md`` and ``tables.tex``.
 
     Raises:
-        StarError: a folder is no evaluation or does not go with the others, or the page cannot be written.
+        StarError: a folder is not an evaluation or does not go with the others, or the page cannot be written.
     """
     found = gather(folders)
     if page is None:

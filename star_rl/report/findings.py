@@ -1,12 +1,12 @@
-"""What evaluations found, task by task: the ground for the page, the differences and the choice of tasks.
+"""Read evaluations task by task: scores, paired differences, studies, and what changed from one to another.
 
-Notation: n tasks of all folders together, a task that several folders judged counted once.
+Notation: n tasks of all folders together; a task that several folders evaluated counts once.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,14 @@ from star_rl.evaluation import metrics, results
 from star_rl.evaluation.compare import Compared, Judged, compare
 from star_rl.evaluation.judge import judge
 from star_rl.evaluation.metrics import FAILED, Difference, Floats
-from star_rl.evaluation.tasks import Cell, strangers
+from star_rl.evaluation.tasks import strangers
 from star_rl.files import read_json
 from star_rl.records import Task
+from star_rl.report.grid import Cell, Grid, Row, read, signed, spread, worded
 
-#: What studies leave in an evaluation's folder.
+#: Studies that write ``NAME.json`` into an evaluation's folder.
 STUDIES = ("best_of_k", "latency", "corpus")
-#: Reasons of failure and kinds of fault that are named for a method.
+#: Reasons of failure that are named for a method.
 _REASONS = 3
 
 
@@ -36,9 +37,9 @@ class Found:
 
     Attributes:
         figures: its row over all its tasks (:func:`star_rl.evaluation.judge.judge`).
-        values: HR_avg of each task, a share, mean over samples; NaN where it was not asked. Shape: (n,).
+        values: HR_avg of each task, a share, mean over samples; NaN where the task was not asked. Shape: (n,).
         ranks: of the first sample; 0 = absent, -1 = failed. Shape: (n,).
-        sources: where its answers lie: the folder, and its name there.
+        sources: the folders of its answers, and its name there.
         difference: this method minus the best, in percentage points.
         problems: sentences on failures and rankings that are not valid.
     """
@@ -53,7 +54,7 @@ class Found:
 
     @property
     def whole(self) -> bool:
-        """Was it asked every task?"""
+        """Return whether it was asked every task."""
         return not np.isnan(self.values).any()
 
 
@@ -64,8 +65,8 @@ class Findings:
     Attributes:
         tasks: in the order of the columns. Shape: (n,).
         best: name of the method with the highest HR_avg of those that were asked everything.
-        studies: label of the folder -> what lies beside its answers, by :data:`STUDIES`; ``apart`` in each says why it
-            may not be held against the folder's figures, and is empty where it may.
+        studies: label of the folder -> name of :data:`STUDIES` -> its file; ``apart`` in each says why it must not be
+            compared with the folder's figures, and is empty where it may.
         scores: (label of the folder, name there) -> HR_avg of the folder's tasks, shares. Shape of each: (tasks,).
     """
 
@@ -79,12 +80,30 @@ class Findings:
     scores: dict[tuple[str, str], Floats]
 
     @property
-    def places(self) -> dict[Cell, list[int]]:
-        """Places of the tasks of each sub-task."""
-        found: dict[Cell, list[int]] = {}
-        for place, task in enumerate(self.tasks):
-            found.setdefault((task.source, task.scenario), []).append(place)
-        return found
+    def ordered(self) -> list[Found]:
+        """Return the methods, the best first."""
+        return sorted(self.methods.values(), key=lambda one: -one.figures["hr_avg"])
+
+
+@dataclass(slots=True)
+class Change:
+    """One method, from one evaluation to another.
+
+    Attributes:
+        n: tasks in both.
+        difference: after minus before, HR_avg in percentage points.
+        gained, lost: places (among the findings' tasks) of the tasks whose HR_avg rose or fell, the largest first.
+        values: HR_avg before and after of each of these tasks, in percent.
+    """
+
+    method: str
+    before: Judged
+    after: Judged
+    n: int
+    difference: Difference
+    gained: list[int]
+    lost: list[int]
+    values: dict[int, tuple[float, float]]
 
 
 def gather(folders: Sequence[Path], resamples: int = 2000) -> Findings:
@@ -120,7 +139,7 @@ def gather(folders: Sequence[Path], resamples: int = 2000) -> Findings:
     best = max(whole, key=lambda entry: float(entry.values.mean()), default=None)
     for entry in whole:
         if best is not None and entry is not best:
-            entry.difference = _told(compared, entry, best) or difference(entry.values, best.values)
+            entry.difference = _recorded(compared, entry, best) or difference(entry.values, best.values)
     return Findings(
         compared,
         tasks,
@@ -133,8 +152,8 @@ def gather(folders: Sequence[Path], resamples: int = 2000) -> Findings:
     )
 
 
-def _told(compared: Compared, one: Found, best: Found) -> Difference | None:
-    """The difference that an evaluation has in its own figures, so that a pair has one interval everywhere."""
+def _recorded(compared: Compared, one: Found, best: Found) -> Difference | None:
+    """Return the difference as the evaluation's own figures have it, so that a pair has one interval everywhere."""
     if len(compared.folders) > 1:
         return None
     for pair in compared.folders[0].figures.get("pairs", ()):
@@ -146,13 +165,13 @@ def _told(compared: Compared, one: Found, best: Found) -> Difference | None:
 
 
 def difference(a: Floats, b: Floats) -> Difference:
-    """Paired bootstrap of ``a - b`` over the same tasks, in percentage points. Shapes: (n,)."""
+    """Return the paired bootstrap of ``a - b`` over the same tasks, in percentage points. Shapes: (n,)."""
     found = metrics.paired(a, b)
     return Difference(100 * found.mean, 100 * found.low, 100 * found.high, found.p)
 
 
 def key_of(task: Task) -> tuple[str, str, str]:
-    """What names a task among those of several folders."""
+    """Return what identifies a task among several folders."""
     return task.source, task.scenario, task.task_id
 
 
@@ -161,7 +180,7 @@ def _empty(name: str, row: dict[str, Any], count: int) -> Found:
 
 
 def _together(entry: Found, resamples: int) -> dict[str, Any]:
-    """Figures of a method whose sub-tasks are spread over folders."""
+    """Return figures of a method whose subtasks are spread over folders."""
     tables, tasks = [], []
     for one, name in entry.sources:
         table = results.read(one.folder / "answers.parquet")
@@ -185,21 +204,21 @@ def _studies(one: Judged) -> dict[str, Any]:
             continue
         value = read_json(file)
         if not isinstance(value, dict):
-            raise StarError(f"{file} is no result of star-rl {name.replace('_', '-')}", "measure again, or delete it")
+            raise StarError(f"{file} is not a result of star-rl {name.replace('_', '-')}", "measure again or delete it")
         value["apart"] = _apart(value.get("tasks"), one.tasks)
         found[name] = value
     return found
 
 
 def _apart(known: Any, tasks: Sequence[Task]) -> str:
-    """Why a study may not be held against the evaluation it lies beside; empty where it may."""
+    """Return why a study must not be compared with the evaluation beside it; empty where it may."""
     if not isinstance(known, dict):
         return "tasks unknown"
     return "other tasks" if strangers(known, tasks) else ""
 
 
 def problems(table: pa.Table, name: str, candidates: Mapping[str, set[str]]) -> list[str]:
-    """Failures by reason, and rankings that are not valid, each as a sentence; what is missing is in the notes."""
+    """Return sentences on failures by reason and on invalid rankings; missing answers are in the notes."""
     own = table.filter(pc.equal(table["method"], name))
     total, found = len(own), []
     reasons = Counter(reason for reason in own["failure"].to_pylist() if reason)
@@ -223,3 +242,76 @@ def _fault(ranking: Sequence[str | None], candidates: set[str]) -> str:
     if any(entry not in candidates for entry in ranking):
         return "with a foreign id"
     return "with a repeated id" if len(set(ranking)) < len(ranking) else "shorter than asked for"
+
+
+# ------------------------------------------------------------------------------------------------------- what changed
+
+
+def changes(found: Findings) -> list[Change]:
+    """Compare the first evaluation with each later one that shares tasks and methods with it."""
+    first, *later = found.compared.folders
+    made = [_change(found, name, first, other) for other in later for name in first.names if name in other.names]
+    return [one for one in made if one is not None]
+
+
+def _change(found: Findings, name: str, before: Judged, after: Judged) -> Change | None:
+    old, new = _values(found, before, name), _values(found, after, name)
+    both = [place for place, task in enumerate(found.tasks) if key_of(task) in old.keys() & new.keys()]
+    if not both:
+        return None
+    a, b = (np.array([values[key_of(found.tasks[place])] for place in both]) for values in (old, new))
+    changed = [int(k) for k in np.argsort(-np.abs(b - a), kind="stable") if abs(b[k] - a[k]) > 1e-12]
+    return Change(
+        name,
+        before,
+        after,
+        len(both),
+        difference(b, a),
+        [both[k] for k in changed if b[k] > a[k]],
+        [both[k] for k in changed if b[k] < a[k]],
+        {both[k]: (100 * float(a[k]), 100 * float(b[k])) for k in changed},
+    )
+
+
+def _values(found: Findings, judged: Judged, name: str) -> dict[tuple[str, str, str], float]:
+    """Return HR_avg by task that was asked, a share."""
+    values = found.scores[judged.label, name]
+    return {key_of(task): float(value) for task, value in zip(judged.tasks, values, strict=True) if value == value}
+
+
+def changes_grid(
+    made: Sequence[Change], shown: Callable[[Sequence[int]], str] = lambda places: str(len(places))
+) -> Grid:
+    """Return a row a method: the paired difference, and the tasks that rose and fell.
+
+    Args:
+        shown: tasks as a cell shows them, given their places.
+    """
+    rows = []
+    for one in made:
+        d = one.difference
+        told: list[Cell] = [(0.0, "0.0"), (0.0, "the same on every task")]
+        if one.values:
+            told = [(d.mean, spread(d.mean, d.low, d.high, signed)), read(d, "better", "worse")]
+        places: list[Cell] = [(len(own), shown(own)) for own in (one.gained, one.lost)]
+        rows.append(
+            Row(one.method, [*worded(one.before.label, one.after.label), (one.n, f"{one.n:,}"), *told, *places])
+        )
+    heads = ["method", "from", "to", "n", "difference [95 %]", "reading", "tasks gained", "tasks lost"]
+    return Grid("What changed, HR_avg in percentage points", heads, rows, text=3)
+
+
+def changes_data(made: Sequence[Change], tasks: Sequence[Task]) -> list[dict[str, Any]]:
+    """Return the changes as plain data, the tasks by their ids."""
+    return [
+        {
+            "method": one.method,
+            "from": one.before.label,
+            "to": one.after.label,
+            "n": one.n,
+            **one.difference._asdict(),
+            "gained": [tasks[place].task_id for place in one.gained],
+            "lost": [tasks[place].task_id for place in one.lost],
+        }
+        for one in made
+    ]

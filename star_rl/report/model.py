@@ -1,7 +1,7 @@
-"""The content of ``report.json``, typed.
+"""Define the content of ``report.json``, read and write it.
 
-Units, everywhere in the file: HR and its intervals in percent (0 to 100), rates as shares (0 to 1), latency and
-durations in seconds, lengths in tokens. What was not measured is ``null``, never zero: the page shows a dash.
+Units everywhere in the file: HR and its intervals in percent (0 to 100), rates as shares (0 to 1), latency and
+durations in seconds, lengths in tokens. A value that was not measured is ``null``, never zero: the page shows a dash.
 """
 
 from __future__ import annotations
@@ -12,16 +12,28 @@ import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Interval
 
 from star_rl.errors import StarError
 from star_rl.files import read_json, write_json
 
 JSON_NAME = "report.json"
+#: Characters that neither HTML nor XML admits, even escaped.
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
-#: ``(step, value)`` in the order of the steps; a value of ``None`` was logged but was no finite number.
+#: ``(step, value)`` in the order of the steps; ``None`` stands for a logged value that was not finite.
 Curve = list[tuple[float, float | None]]
+#: An HR in percent, and a share; a bootstrap may miss the ends by a rounding error.
+Percent = Annotated[float, Interval(ge=-1e-9, le=100 + 1e-9)] | None
+Share = Annotated[float, Interval(ge=-1e-9, le=1 + 1e-9)] | None
+
+
+def clean(text: str) -> str:
+    """Return text that a page can hold: characters that HTML forbids become the replacement character."""
+    return _CONTROL.sub("\ufffd", text)
 
 
 @dataclass(slots=True)
@@ -64,14 +76,14 @@ class Method:
 
     name: str
     n: int
-    hr1: float | None = None
-    hr3: float | None = None
-    hr5: float | None = None
-    hr_avg: float | None = None
-    hr_avg_low: float | None = None
-    hr_avg_high: float | None = None
-    format_rate: float | None = None
-    valid_rate: float | None = None
+    hr1: Percent = None
+    hr3: Percent = None
+    hr5: Percent = None
+    hr_avg: Percent = None
+    hr_avg_low: Percent = None
+    hr_avg_high: Percent = None
+    format_rate: Share = None
+    valid_rate: Share = None
     tool_calls: float | None = None
     tokens: float | None = None
     latency_p50: float | None = None
@@ -92,7 +104,7 @@ class Pair:
 
 @dataclass(slots=True)
 class Sft:
-    """The first training: curves (``loss``, ..) and what the outcome filter kept."""
+    """SFT: curves (``loss``, ..) and how many trajectories the outcome filter kept and dropped, by reason."""
 
     curves: dict[str, Curve] = field(default_factory=dict)
     kept: int | None = None
@@ -101,16 +113,16 @@ class Sft:
 
 @dataclass(slots=True)
 class Grpo:
-    """The second training.
+    """GRPO.
 
     Attributes:
-        curves: by the names of :data:`star_rl.report.curves.GRPO`; rates and HR are shares here, as they are logged.
+        curves: by the names of :data:`star_rl.report.curves.GRPO`; rates and HR are shares, as they are logged.
         first5: mean reward of the first five steps; ``last5`` of the last five.
         tool_calls_total: executed during all rollouts.
         probs_diff_max: largest difference between the engine's and the trainer's token probabilities.
         probs_diff_mean: the same, mean over a step's tokens, of the step where that is largest.
         set: the audit of the stratified set.
-        resumed: steps at which it went on after a stop.
+        resumed: steps at which it was resumed.
     """
 
     curves: dict[str, Curve] = field(default_factory=dict)
@@ -132,8 +144,7 @@ class HistoryItem:
 
 @dataclass(slots=True)
 class ExampleTask:
-    """The task of an example; ``titles`` names the candidates where the source has titles, and ``earlier`` counts what
-    the history has before what is listed."""
+    """The task of an example; ``titles`` names the candidates, ``earlier`` counts the history before what is listed."""
 
     task_id: str
     scenario: str = ""
@@ -186,10 +197,10 @@ class Report:
 
 
 def plain(value: Any) -> Any:
-    """Any value as what a JSON file can hold.
+    """Return any value as JSON can hold it.
 
-    Dataclasses and tuples are opened, NumPy scalars unwrapped; NaN and infinity become ``None``, and half a surrogate
-    pair (a model can write one as an escape) the replacement character.
+    NaN and infinity become ``None``; half a surrogate pair (a model can write one as an escape) becomes the replacement
+    character.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {entry.name: plain(getattr(value, entry.name)) for entry in dataclasses.fields(value)}
@@ -208,8 +219,8 @@ def plain(value: Any) -> Any:
     return plain(str(value))
 
 
-def from_dict(value: Mapping[str, Any]) -> Report:
-    """Check a plain mapping and make it a :class:`Report`; keys it does not know are left out.
+def checked(value: Report | Mapping[str, Any]) -> Report:
+    """Return a report, or a plain mapping as one, with every field checked; unknown keys are left out.
 
     Raises:
         StarError: a field is missing, has the wrong type or lies outside its unit's range; the field is named.
@@ -217,36 +228,18 @@ def from_dict(value: Mapping[str, Any]) -> Report:
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        report = TypeAdapter(Report).validate_python(plain(value))
+        return TypeAdapter(Report).validate_python(plain(value))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the whole"
         raise StarError(
             f"report field {where}: {first['msg']} (value: {str(first['input'])[:80]!r})",
-            "write the report again with: star-rl run RECIPE --from report",
+            "HR is given in percent, rates as shares; write the report again with: star-rl run RECIPE --from report",
         ) from error
-    _check(report)
-    return report
-
-
-def _check(report: Report) -> None:
-    """Catch shares given as percents and the reverse where that can be seen."""
-    for method in report.methods:
-        for name, top in (
-            *((name, 100.0) for name in ("hr1", "hr3", "hr5", "hr_avg", "hr_avg_low", "hr_avg_high")),
-            *((name, 1.0) for name in ("format_rate", "valid_rate")),
-        ):
-            number = getattr(method, name)
-            if number is not None and not -1e-9 <= number <= top + 1e-9:
-                raise StarError(
-                    f"method {method.name!r}: {name} = {number:g} is outside 0..{top:g}",
-                    "HR is given in percent, rates as shares",
-                )
 
 
 def save(path: str | Path, report: Report) -> None:
     """Write the report as JSON, whole or not at all."""
-    _check(report)
     write_json(path, plain(report))
 
 
@@ -254,7 +247,7 @@ def load(path: str | Path) -> Report:
     """Read ``report.json``, or that of a run's folder.
 
     Raises:
-        StarError: the file is absent, no JSON, or not of this form.
+        StarError: the file is absent, not JSON, or not of this form.
     """
     file = Path(path)
     if file.is_dir():
@@ -264,4 +257,4 @@ def load(path: str | Path) -> Report:
         raise StarError(
             f"{file} is not a report (its top level is no object)", "give a run's folder or its report.json"
         )
-    return from_dict(value)
+    return checked(value)

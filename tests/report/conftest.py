@@ -17,7 +17,6 @@ from star_rl.records import Task
 
 IDS = tuple(f"i{number}" for number in range(20))
 VOID = {"meta", "br", "img", "hr", "input", "link"}
-SVG_SHAPES = {"path", "rect"}
 
 
 class Checker(HTMLParser):
@@ -40,7 +39,7 @@ class Checker(HTMLParser):
 
     def handle_startendtag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        if tag not in SVG_SHAPES:
+        if "svg" not in self.stack:
             self.faults.append(f"<{tag}/> closes itself")
 
     def handle_endtag(self, tag):

@@ -9,9 +9,8 @@ import urllib.request
 
 import pytest
 
-from star_rl.report.changes import changes
 from star_rl.report.evaluation import render_evaluation
-from star_rl.report.findings import gather
+from star_rl.report.findings import changes, gather
 
 websockets = pytest.importorskip("websockets")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

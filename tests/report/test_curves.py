@@ -1,7 +1,6 @@
 """Logs of verl and ms-swift, whole, torn, resumed."""
 
 import json
-import math
 
 import pytest
 
@@ -17,7 +16,6 @@ from star_rl.report.curves import (
     success_histogram,
     window_of,
 )
-from star_rl.report.picture import plot
 
 
 def write(path, rows):
@@ -108,8 +106,6 @@ def test_a_validation_is_a_curve_over_its_sources(tmp_path):
     curves = grpo_curves(read_metrics(tmp_path).curves)
     assert curves["valid_hr1"] == [(0.0, pytest.approx(0.3)), (5.0, pytest.approx(0.3))]
     assert curves["valid_hr_avg"] == [(0.0, 0.5), (5.0, 0.5)]
-    plot(tmp_path, tmp_path / "curves.svg")
-    assert "HR@1 in validation" in (tmp_path / "curves.svg").read_text()
 
 
 def test_names_of_the_log_become_those_of_the_report(tmp_path):
@@ -185,31 +181,6 @@ def test_smoothing_stays_between_the_points():
     assert smooth(points, 1) == points
 
 
-def test_pictures_of_one_run_and_of_two(tmp_path):
-    pytest.importorskip("matplotlib")
-    for name, base in (("be_fore", 0.0), ("$after$", 1.0)):
-        write(
-            tmp_path / name / "metrics.jsonl",
-            [
-                row(step, **{"critic/score/mean": base + math.sin(step), "training/rollout_probs_diff_max": 0.0})
-                for step in range(1, 30)
-            ],
-        )
-    one = plot(tmp_path / "be_fore", tmp_path / "out" / "one.png")
-    assert one.read_bytes()[:4] == b"\x89PNG"
-    two = plot([tmp_path / "be_fore", tmp_path / "$after$", tmp_path / "be_fore"], tmp_path / "two.svg")
-    assert b"<svg" in two.read_bytes()[:1000]
-
-
-def test_pictures_that_cannot_be(tmp_path):
-    log = write(tmp_path / "metrics.jsonl", [row(1, other=1), row(2, **{"critic/score/mean": None})])
-    with pytest.raises(StarError, match="no curve of GRPO"):
-        plot(log, tmp_path / "x.png")
-    with pytest.raises(StarError, match="does not name a picture"):
-        plot(log, tmp_path / "x.txt")
-    assert not (tmp_path / "x.png").exists()
-
-
 def starts(folder):
     """Two starts of one run: killed after step 12, resumed after the checkpoint of step 10."""
 
@@ -227,20 +198,6 @@ def test_successes_of_the_groups_are_a_histogram_a_step(tmp_path):
     assert steps == [float(step) for step in range(1, 21)] and len(shares) == 9
     assert [sum(column) for column in zip(*shares, strict=True)] == [1.0] * 20
     assert success_histogram({}) == ([], [])
-
-
-def test_a_picture_marks_where_each_run_went_on(tmp_path, monkeypatch):
-    pytest.importorskip("matplotlib")
-    from matplotlib.axes import Axes
-
-    marked = []
-    monkeypatch.setattr(Axes, "axvline", lambda self, x, **_: marked.append(x))
-    plot(starts(tmp_path / "a"), tmp_path / "one.png")
-    assert marked == [10.5] * 3  # reward, HR@1 and the histogram
-    marked.clear()
-    once = write(tmp_path / "b" / "metrics.jsonl", [row(1, **{"critic/score/mean": 1.0, "groups/successes/0": 1.0})])
-    plot([once, tmp_path / "a"], tmp_path / "two.png")
-    assert marked == [10.5] * 3
 
 
 def test_the_report_knows_where_a_run_went_on(tmp_path):

@@ -11,9 +11,8 @@ from star_rl.evaluation.tasks import digest, read_tasks
 from star_rl.files import read_json, write_json
 from star_rl.records import SCENARIOS, Item
 from star_rl.report import contexts
-from star_rl.report.changes import changes
 from star_rl.report.evaluation import render_evaluation, verdict, write_evaluation
-from star_rl.report.findings import gather
+from star_rl.report.findings import changes, gather
 
 NASTY = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \"q\" 'q' & {{ 7*7 }} \x00\x08\ud800"
 GOOD, POOR = [1, 1, 1, 2, 1, 1, 3, 1] * 3, [9, 20, 0, 7, 6, 9, 8, 15] * 3
@@ -109,18 +108,22 @@ def test_figures_are_drawn_only_where_their_data_are(tmp_path, evaluation, check
         "star on what item_knn retrieved: 3 of 24 tasks failed and count as misses (3 x no answer)",
     ):
         assert words in checker.text
-    assert "other tasks: not to be" not in checker.text and "is that of all 24 tasks" in checker.text
+    assert "not comparable with the tables above" not in checker.text and "is that of all 24 tasks" in checker.text
     assert re.search(r'<td data-value="24">24</td><td data-value="3">3</td><td data-value="70.0">', page_of(folder))
     for name in ("best_of_k", "latency", "corpus"):
         study = read_json(folder / f"{name}.json")
         write_json(folder / f"{name}.json", {**study, "tasks": {**same, "classic-0": "another"}})
     told, strange = verdict(gather([folder])), check(page_of(folder)).text
     assert [words for words in told.problems if "belongs to other tasks" in words] == [
-        f"e: what {name} measured belongs to other tasks, not to this evaluation's: it is shown by itself, and not to "
-        "be held against the tables"
+        f"e: what {name} measured belongs to other tasks, not to this evaluation's: it is shown by itself; do not "
+        "compare it with the tables"
         for name in ("best-of-k", "latency", "corpus")
     ]
-    for words in ("Best of k: star (other tasks), 24", "latency (other tasks), 9", "other tasks: not to be held"):
+    for words in (
+        "Best of k: star (other tasks), 24",
+        "latency (other tasks), 9",
+        "(other tasks, not comparable with the tables above)",
+    ):
         assert words in strange
     assert "is that of all 24 tasks" not in strange
     write_json(folder / "corpus.json", {"rows": [corpus], "tasks": "x"})
@@ -131,7 +134,7 @@ def test_figures_are_drawn_only_where_their_data_are(tmp_path, evaluation, check
     with pytest.raises(StarError, match="left in e is not of this version"):
         page_of(folder)
     (folder / "latency.json").write_text("[]")
-    with pytest.raises(StarError, match="is no result of star-rl latency"):
+    with pytest.raises(StarError, match="is not a result of star-rl latency"):
         page_of(folder)
 
 
@@ -143,7 +146,7 @@ def test_tables_stand_beside_the_page_as_markdown_and_latex(tmp_path, evaluation
     write_evaluation([folder])
     text, source = ((folder / f"tables.{kind}").read_text() for kind in ("md", "tex"))
     for words in (
-        "**Methods**",
+        "**Methods: quality and cost**",
         "| star | 9",
         "Each method minus star",
         "| a\\_b | -9",

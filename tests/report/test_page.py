@@ -6,7 +6,7 @@ import re
 import pytest
 
 from star_rl.errors import StarError
-from star_rl.report import (
+from star_rl.report.model import (
     Example,
     ExampleTask,
     Grpo,
@@ -17,12 +17,11 @@ from star_rl.report import (
     Rollout,
     Run,
     Sft,
-    from_dict,
+    checked,
     load,
-    render_page,
-    write_report,
 )
-from star_rl.report.dialogue import LIMIT, panel
+from star_rl.report.page import render_page, write_report
+from star_rl.report.viewer import LIMIT, panel
 from star_rl.trajectory import Json, Phase, Response, Thinking, ToolCall, Trajectory, to_messages
 
 NASTY = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \"q\" 'q' & {{ 7*7 }} \x00\x08\ud800"
@@ -79,7 +78,7 @@ def test_any_text_can_be_written(tmp_path, check):
 
 def test_a_report_of_nothing_stands(check):
     text = check(render_page(Report(Run("empty")))).text
-    assert "No method was judged." in text
+    assert "No method was evaluated." in text
     assert "GRPO" not in text.replace("star_rl", "")
 
 
@@ -92,11 +91,18 @@ def test_empty_trainings_say_so(check):
 def test_missing_numbers_are_dashes_never_zero_or_none(check):
     page = render_page(Report(Run("r", seconds={"a": None}), [Method("nothing", 0)], [Pair("a", "b")], grpo=Grpo()))
     row = re.search(r"<tr><th[^>]*>nothing.*?</tr>", page).group()
-    assert [re.sub(r"<.*?>", "", cell).strip() for cell in re.findall(r"<td.*?</td>", row)] == [
-        "–", "–", "–", "–", "–", "0", "–", "–", "–", "–", "–", "–", "–",
-    ]  # fmt: skip
+    assert [re.sub(r"<.*?>", "", cell).strip() for cell in re.findall(r"<td.*?</td>", row)] == ["–", "", *"–––0"]
     assert "None" not in check(page).text
     assert "nan" not in check(page).text
+
+
+def test_bars_stay_in_their_box():
+    ends = [(0, 0, 0), (100, 90, 120), (50, None, 60), (50, -10, 60), (50, math.nan, 60)]
+    page = render_page(Report(Run("r"), [Method(f"m{k}", 9, None, None, None, *own) for k, own in enumerate(ends)]))
+    bars = re.findall(r'<svg class="bar".*?</svg>', page)
+    assert len(bars) == len(ends) and [bar.count("whisker") for bar in bars] == [1, 1, 0, 1, 0]
+    numbers = [float(number) for bar in bars for number in re.findall(r'(?:width="|M|H)(-?[\d.]+)', bar)]
+    assert all(0 <= number <= 100 for number in numbers)
 
 
 @pytest.mark.parametrize("points", [0, 1, 2, 7, 8, 1000])
@@ -222,13 +228,13 @@ def test_numbers_json_cannot_hold_become_null(tmp_path):
         ({}, "run"),
         ({"run": {"name": "r"}, "methods": [{"name": "a"}]}, "methods.0.n"),
         ({"run": {"name": "r"}, "methods": [{"name": "a", "n": 1, "hr1": "many"}]}, "methods.0.hr1"),
-        ({"run": {"name": "r"}, "methods": [{"name": "a", "n": 1, "hr1": 101}]}, "hr1 = 101"),
-        ({"run": {"name": "r"}, "methods": [{"name": "a", "n": 1, "format_rate": 98.0}]}, "format_rate = 98"),
+        ({"run": {"name": "r"}, "methods": [{"name": "a", "n": 1, "hr1": 101}]}, "methods.0.hr1"),
+        ({"run": {"name": "r"}, "methods": [{"name": "a", "n": 1, "format_rate": 98.0}]}, "methods.0.format_rate"),
     ],
 )
 def test_a_bad_report_names_the_field(value, named, tmp_path):
     with pytest.raises(StarError, match=re.escape(named)):
-        from_dict(value)
+        checked(value)
     with pytest.raises(StarError):
         write_report(tmp_path, value)
     assert list(tmp_path.iterdir()) == []

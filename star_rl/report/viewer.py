@@ -1,4 +1,4 @@
-"""One rollout as the page shows it: phases, their blocks by kind, and the ranking with the ground truth marked."""
+"""Show one trajectory: phases, their blocks by kind, and the ranking with the ground truth marked."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from star_rl.trajectory import (
 
 #: Characters of one block that the page shows; report.json holds it whole.
 LIMIT = 8_000
-#: Entries of a ranking, faults and phases that the page shows: a model can write thousands.
-ENTRIES, FAULTS, PHASES_SHOWN, BLOCKS_SHOWN = 40, 12, 40, 200
-#: Characters of an id or a title, and what the tags around a block take.
+#: Entries of a ranking, faults, phases and blocks that the page shows: a model can write thousands.
+ENTRIES, FAULTS, PHASES, BLOCKS = 40, 12, 40, 200
+#: Characters of an id or a title, and of the tags around a block.
 WORDS, _TAGS = 200, 100
 
-_TITLES = {
+TITLES = {
     "plan": "Plan",
     "user_profile": "User profile",
     "historical_analysis": "Historical interest",
@@ -46,7 +46,7 @@ _TITLES = {
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A block: ``kind`` is its class in the style sheet, ``label`` what it is called."""
+    """A block: ``kind`` is its class in the style sheet, ``label`` its heading."""
 
     kind: str
     label: str
@@ -76,7 +76,7 @@ class Entry:
 
 @dataclass(slots=True)
 class Panel:
-    """One side of the comparison; ``rollout`` is ``None`` where there is none."""
+    """What the page shows of one rollout; ``rollout`` is ``None`` where there is none."""
 
     heading: str
     rollout: Rollout | None
@@ -88,7 +88,7 @@ class Panel:
 
 
 class Cutter:
-    """Holds what is shown of an answer within bounds, and says where the rest is.
+    """Cut what is shown of an answer, and say where the rest is.
 
     Args:
         room: characters of all blocks together, as the page holds them; None for no bound.
@@ -100,7 +100,7 @@ class Cutter:
 
     @property
     def full(self) -> bool:
-        """Is there no room for another block?"""
+        """Return whether another block has no room."""
         return self.left <= 0
 
     def __call__(self, text: str) -> str:
@@ -121,48 +121,42 @@ def _part(block: Any, cut: Cutter) -> Part:
         case Response(text):
             return Part("response", "Tool response", cut(text))
         case Json(raw):
-            label = "JSON" if not block.error else f"JSON that does not parse: {block.error}"
-            return Part("json" if not block.error else "json bad", label[:200], cut(raw.strip()))
+            label = f"JSON that does not parse: {block.error}" if block.error else "JSON"
+            return Part("json bad" if block.error else "json", label[:200], cut(raw.strip()))
         case Text(text):
             return Part("text", "Text between blocks", cut(text))
-    raise TypeError(f"no block: {block!r}")
+    raise TypeError(f"unknown block: {block!r}")
 
 
 def _text(content: Any) -> str:
-    """A message's content as text; providers also send lists of parts, and nothing at all beside a call."""
+    """Return a message's content as text; providers also send lists of parts, or nothing beside a call."""
     if isinstance(content, str):
         return content
     return "" if content is None else json.dumps(content, ensure_ascii=False, default=str)
 
 
-def sections(trajectory: Trajectory, cut: Cutter) -> list[Section]:
-    """The phases that are shown, as far as there is room."""
+def _sections(trajectory: Trajectory, cut: Cutter) -> list[Section]:
+    """Return the phases as far as there is room."""
     found = []
-    for phase in trajectory.phases[:PHASES_SHOWN]:
+    for phase in trajectory.phases[:PHASES]:
         if cut.full:
             break
-        parts = []
-        for block in phase.blocks[:BLOCKS_SHOWN]:
+        parts: list[Part] = []
+        for block in phase.blocks[:BLOCKS]:
             if cut.full:
                 break
             parts.append(_part(block, cut))
-        tag = phase.tag or "outside"
-        found.append(Section(tag, _TITLES[phase.tag], phase.closed, parts, len(phase.blocks) - len(parts)))
+        left_out = len(phase.blocks) - len(parts)
+        found.append(Section(phase.tag or "outside", TITLES[phase.tag], phase.closed, parts, left_out))
     return found
 
 
-def entries(ranking: Sequence[str | None] | None, task: ExampleTask) -> list[Entry]:
-    """The ranking position by position: what repeats or is no candidate is said."""
-    known, seen = set(task.candidates), set()
-    found = []
-    for item in (ranking or [])[:ENTRIES]:
-        remark = ""
-        if item is None:
-            remark = "no string"
-        elif item in seen:
-            remark = "repeated"
-        elif known and item not in known:
-            remark = "no candidate"
+def _entries(ranking: Sequence[str | None], task: ExampleTask) -> list[Entry]:
+    """Return the ranking position by position, with a remark on an id that repeats or is not a candidate."""
+    found, seen = [], set[str | None]()
+    for item in ranking[:ENTRIES]:
+        foreign = bool(task.candidates) and item not in task.candidates
+        remark = "no string" if item is None else "repeated" if item in seen else "no candidate" if foreign else ""
         seen.add(item)
         title = task.titles.get(item or "", "")
         found.append(Entry((item or "")[:WORDS], title[:WORDS], item == task.ground_truth, remark))
@@ -170,7 +164,7 @@ def entries(ranking: Sequence[str | None] | None, task: ExampleTask) -> list[Ent
 
 
 def panel(heading: str, rollout: Rollout | None, task: ExampleTask, cut: Cutter | None = None) -> Panel:
-    """Everything the page shows of one rollout. Nothing in it raises: the messages can hold anything."""
+    """Return what the page shows of one rollout. It never raises, whatever the messages hold."""
     if rollout is None:
         return Panel(heading, None)
     cut = cut or Cutter()
@@ -180,24 +174,18 @@ def panel(heading: str, rollout: Rollout | None, task: ExampleTask, cut: Cutter 
         role, content = str(message.get("role", "")), _text(message.get("content"))
         if role == "assistant":
             messages.append({"role": role, "content": content})
-        elif role == "tool":  # an answer that spells a tag must not look like the model's structure
+        elif role == "tool":  # a response that spells a tag must not look like the model's structure
             messages.append({"role": role, "content": neutral(content)})
         else:
             prompt.append((role, cut(content)))
     trajectory = from_messages(messages)
     broken = rollout.format is not None and rollout.format <= 0
     problems = faults(parse(model_text(messages)), required=CRITICAL if broken else ())
-    listed, shown = entries(rollout.ranking, task), sections(trajectory, cut)
-    return Panel(
-        heading,
-        rollout,
-        prompt,
-        shown,
-        listed,
-        [problem[:120] for problem in problems[:FAULTS]],
-        {
-            "phases": len(trajectory.phases) - len(shown),
-            "entries": max(0, len(rollout.ranking or []) - ENTRIES),
-            "faults": max(0, len(problems) - FAULTS),
-        },
-    )
+    ranking, shown = rollout.ranking or [], _sections(trajectory, cut)
+    left_out = {
+        "phases": len(trajectory.phases) - len(shown),
+        "entries": max(0, len(ranking) - ENTRIES),
+        "faults": max(0, len(problems) - FAULTS),
+    }
+    named = [problem[:120] for problem in problems[:FAULTS]]
+    return Panel(heading, rollout, prompt, shown, _entries(ranking, task), named, left_out)
