@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from star_rl.chat import CallRequest, ChatClient, ChatError, ChatReply
-from star_rl.errors import StarError
 from star_rl.mars.abstractor import NAME as ABSTRACTOR
 from star_rl.mars.abstractor import Abstract, Abstractor, EmptySummary
 from star_rl.mars.agents import Agent, AgentFailure, Step, View
+from star_rl.options import Count, Size, options
 from star_rl.policy.tools import TOOL_SCHEMAS
 from star_rl.prompts import Behaviour, flavour_of, valid, valid_json
 from star_rl.prompts.agents import Brief, agent_messages, complaint
@@ -40,7 +42,7 @@ _REFUSED = "Not answered: too many calls. Give your result now."
 _UNREADABLE = "This call could not be read: give the arguments as a JSON object."
 
 
-@dataclass(frozen=True, slots=True)
+@options
 class LlmOptions:
     """How the agents' conversations run. Everything here affects results.
 
@@ -52,24 +54,15 @@ class LlmOptions:
         prompt_tokens: of an agent's first prompt; the oldest raw entries are left out to keep to it.
         chunk: behaviours in a chunk of the abstractor; 0 = the history stays raw.
         words: of a summary.
-
-    Raises:
-        StarError: a value is out of range.
     """
 
-    turns: int = 6
-    calls: int = 12
-    calls_per_turn: int = 6
-    tokens: int = 0
-    prompt_tokens: int = 12000
-    chunk: int = 40
-    words: int = 500
-
-    def __post_init__(self) -> None:
-        least = {"turns": 1, "calls": 0, "calls_per_turn": 1, "tokens": 0, "prompt_tokens": 500, "chunk": 0, "words": 1}
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise StarError(f"teacher option {name} is {getattr(self, name)}", f"give {bound} or more")
+    turns: Size = 6
+    calls: Count = 12
+    calls_per_turn: Size = 6
+    tokens: Count = 0
+    prompt_tokens: Annotated[int, Field(ge=500, strict=True)] = 12000
+    chunk: Count = 40
+    words: Size = 500
 
 
 class LlmBackend:

@@ -29,8 +29,8 @@ from star_rl.integrations import copy_tokenizer, warm
 from star_rl.integrations.verl import processes, sizes
 from star_rl.integrations.verl.overrides import overrides_of
 from star_rl.integrations.verl.recipe import (
+    GrpoRecipe,
     Paths,
-    Recipe,
     agent_loops,
     choose_device,
     cluster_overrides,
@@ -76,7 +76,7 @@ class GrpoResult:
     resumed_from: int
 
 
-def check(recipe: Recipe, paths: Paths, name: str = "grpo") -> list[str]:
+def check(recipe: GrpoRecipe, paths: Paths, name: str = "grpo") -> list[str]:
     """Compose and validate a run without starting it; returns verl's overrides.
 
     Raises:
@@ -102,7 +102,7 @@ def _tied(model: Path) -> bool | None:
 
 
 def run_grpo(
-    recipe: Recipe, paths: Paths, name: str = "grpo", on_step: Callable[[Step], None] | None = None
+    recipe: GrpoRecipe, paths: Paths, name: str = "grpo", on_step: Callable[[Step], None] | None = None
 ) -> GrpoResult:
     """Train to the end of the recipe, or go on from the last checkpoint in ``paths.run``.
 
@@ -269,7 +269,7 @@ def merge_metrics(paths: Paths) -> None:
         write_jsonl(paths.metrics, rows)
 
 
-def _warm(recipe: Recipe, paths: Paths) -> contextlib.AbstractContextManager[None]:
+def _warm(recipe: GrpoRecipe, paths: Paths) -> contextlib.AbstractContextManager[None]:
     """A local run without an accelerator starts its ten processes as forks; elsewhere forks are unsafe or useless."""
     local = choose_device(recipe.device) == "cpu" and not recipe.ray.get("address")
     return warm.serving(paths.run / "warm.log") if local else contextlib.nullcontext()
@@ -282,7 +282,7 @@ def _sole_owner(run: Path) -> Iterator[None]:
         yield
 
 
-def _prepare(recipe: Recipe, paths: Paths, overrides: list[str]) -> int:
+def _prepare(recipe: GrpoRecipe, paths: Paths, overrides: list[str]) -> int:
     """Write the files verl reads, drop a half-written checkpoint and those past ``max_actor_ckpt_to_keep``; returns
     the number of this attempt, from 1."""
     write_text(paths.agent_loops, yaml.safe_dump(agent_loops(recipe, paths), sort_keys=False))
@@ -380,7 +380,7 @@ def _death(lines: list[str]) -> str:
     return ""
 
 
-def launch_command(recipe: Recipe, paths: Paths, name: str = "grpo") -> tuple[list[str], dict[str, str]]:
+def launch_command(recipe: GrpoRecipe, paths: Paths, name: str = "grpo") -> tuple[list[str], dict[str, str]]:
     """The command and the added environment of a run, for those who start it themselves (a cluster's job, a shell)."""
     overrides = check(recipe, paths, name)
     attempt = _prepare(recipe, paths, overrides)
