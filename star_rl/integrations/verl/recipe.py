@@ -26,7 +26,7 @@ from star_rl.integrations.verl.overrides import leaves, merge, overrides_of
 from star_rl.layers import layers, resolve
 from star_rl.options import Size, Text, options, read_options
 from star_rl.policy.loop import Budget
-from star_rl.policy.tools import Lens
+from star_rl.tools import Lens
 
 PROJECT_ROOT = Path(__file__).resolve().parents[3]
 _PACKAGE = "star_rl.integrations.verl"
@@ -125,7 +125,7 @@ ENVIRONMENT = {
 class PolicyOptions:
     """How the student may use the tools; the same values as in sampling and evaluation.
 
-    lens, lens_top: see :class:`star_rl.policy.tools.ToolBox`. show_tools: list the schemas in the prompt, as the SFT
+    lens, lens_top: see :class:`star_rl.tools.ToolBox`. show_tools: list the schemas in the prompt, as the SFT
     data does. opener: ``module:function`` that opens the store, for a store of one's own. budget: fields of
     :class:`star_rl.policy.loop.Budget`; the response length is ``verl.data.max_response_length``.
     """

@@ -1,0 +1,214 @@
+"""Every option of a recipe, section by section, with its meaning and its range.
+
+A section's fields change results; what only changes speed says so. Where a component has options of its own (a source,
+the split, the teacher), its section carries them as ``options`` and the component checks them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from star_rl.errors import StarError
+from star_rl.evidence.words import Size as TextSize
+from star_rl.neighbours.weights import WeightName
+from star_rl.options import Count, Size, Text, TopP, section
+from star_rl.prompts.student import Profile
+from star_rl.tools import Lens
+from star_rl.trajectory import Setting
+
+Few = Annotated[int, Field(ge=1, le=64, strict=True)]
+Most = Annotated[int, Field(ge=1, le=10_000, strict=True)]
+Ranked = Annotated[int, Field(ge=1, le=20, strict=True)]
+Temperature = Annotated[float, Field(ge=0, le=2, strict=True)]
+Tokens = Annotated[int, Field(ge=64, strict=True)]
+
+
+@section
+class SourceSection:
+    """Where the tables come from: ``name`` in star_rl.sources, ``root`` of the raw files, ``options`` of the source."""
+
+    name: Text = "synthetic"
+    root: Text | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@section
+class SplitSection:
+    """What is visible when; see star_rl.scenarios.SplitOptions for ``options``."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@section
+class NeighboursSection:
+    """``items_k``/``users_k`` neighbours kept per row, ``liked_k`` items per user, ``threads`` (speed only)."""
+
+    items_k: Most = 100
+    users_k: Most = 50
+    liked_k: Most = 100
+    weight: WeightName = "cosine"
+    threads: Size | None = None
+
+
+@section
+class EvidenceSection:
+    """``size``: ``full`` (the paper's form) or ``short`` (one line, for a tiny student); ``budget``: tokens a text."""
+
+    size: TextSize = "full"
+    budget: Size | None = None
+
+
+@section
+class PromptSection:
+    """The student's prompt: ``profile`` ``full`` or ``compact``; ``history`` items shown at most (0: what the profile
+    holds); ``budget`` of tokens (paper, table 5); ``top`` ids in the ranking."""
+
+    profile: Profile = "full"
+    history: Annotated[int, Field(ge=0, le=10_000, strict=True)] = 0
+    budget: Annotated[int, Field(ge=500, strict=True)] = 6000
+    top: Ranked = 20
+
+
+@section
+class ToolsSection:
+    """``lens``: ``text`` (the stored text as it is) or ``candidates`` (adds the candidates among the neighbours)."""
+
+    lens: Lens = "text"
+    lens_top: Ranked = 5
+
+
+@section
+class TeacherSection:
+    """MARS: ``options`` of star_rl.mars, ``tasks`` of the training set (null for all), ``passes`` over each."""
+
+    backend: Literal["rules", "llm"] = "rules"
+    tasks: Size | None = None
+    passes: Few = 1
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@section
+class SftSetSection:
+    """``setting``: full, no_tools, no_planner, no_reflector or planner_only; ``max_tokens`` bounds a sample."""
+
+    setting: Setting = "full"
+    max_tokens: Tokens = 16384
+    per_task: Few = 1
+    limit: Size | None = None
+
+
+@section
+class StudentSection:
+    """``path`` of a Hugging Face model, or null for a tiny Qwen3 of ``shape`` with a tokenizer of the run's own."""
+
+    path: Text | None = None
+    shape: dict[str, Any] = field(default_factory=dict)
+    tokenizer: dict[str, Any] = field(default_factory=dict)
+
+
+@section
+class SftSection:
+    """``recipe``: an overlay in recipes/sft, or a list of which each is laid over those before; ``overrides``: ms-swift
+    arguments over it; ``keep_checkpoints`` keeps optimizer states and older checkpoints when all is done."""
+
+    recipe: str | list[str] = "recipes/sft/tiny_cpu.yaml"
+    overrides: dict[str, Any] = field(default_factory=dict)
+    keep_checkpoints: bool = False
+
+
+@section
+class LoopSection:
+    """Budgets of the policy loop (star_rl.policy.loop.Budget) for sampling, GRPO and evaluation alike.
+
+    ``prompt_tokens``: the longest prompt that GRPO takes (verl's ``max_prompt_length``); null is ``prompt.budget`` for
+    a full profile, and what the overlay says for a compact one. ``budget.response_tokens`` is verl's
+    ``max_response_length`` too.
+    """
+
+    prompt_tokens: Tokens | None = None
+    budget: dict[str, Any] = field(default_factory=dict)
+
+
+@section
+class EngineSection:
+    """The sampling engine (speed only): rollouts in flight and the engine's own options."""
+
+    in_flight: Annotated[int, Field(ge=1, le=65_536, strict=True)] = 128
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@section
+class SampleSection:
+    """Difficulty sampling (paper, section 3.5): ``n`` responses for each of ``instances`` training tasks."""
+
+    instances: Size = 4000
+    n: Annotated[int, Field(ge=4, le=128, strict=True)] = 8  # fewer cannot tell three difficulties apart
+    temperature: Temperature = 0.7
+    top_p: TopP = 1.0
+
+
+@section
+class GrpoSetSection:
+    """``total`` instances composed 3:4:3, or ``max`` for the largest total that the buckets allow."""
+
+    total: Literal["max"] | Size = "max"
+    validation: Count = 64
+
+
+@section
+class GrpoSection:
+    """``recipe``: an overlay in recipes/grpo; ``overrides``: verl options over it; ``steps`` bounds the training;
+    ``keep_checkpoints`` keeps the optimizer's shards when all is done."""
+
+    recipe: str = "recipes/grpo/tiny.yaml"
+    reward: str = "star"
+    steps: Size | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
+    keep_checkpoints: bool = False
+
+
+@section
+class EvaluateSection:
+    """``tasks`` held-out tasks at most; students decode as in the paper (temperature 0.7, top_p 0.95)."""
+
+    tasks: Size | None = None
+    temperature: Temperature = 0.7
+    top_p: TopP = 0.95
+    samples: Few = 1
+    bootstrap: Annotated[int, Field(ge=100, le=1_000_000, strict=True)] = 2000
+
+
+@section
+class Recipe:
+    """A whole chain."""
+
+    name: Text = "run"
+    seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)] = 7
+    out: Text = "runs"
+    source: SourceSection = field(default_factory=SourceSection)
+    split: SplitSection = field(default_factory=SplitSection)
+    neighbours: NeighboursSection = field(default_factory=NeighboursSection)
+    evidence: EvidenceSection = field(default_factory=EvidenceSection)
+    prompt: PromptSection = field(default_factory=PromptSection)
+    tools: ToolsSection = field(default_factory=ToolsSection)
+    teacher: TeacherSection = field(default_factory=TeacherSection)
+    sft_set: SftSetSection = field(default_factory=SftSetSection)
+    student: StudentSection = field(default_factory=StudentSection)
+    sft: SftSection = field(default_factory=SftSection)
+    loop: LoopSection = field(default_factory=LoopSection)
+    engine: EngineSection = field(default_factory=EngineSection)
+    sample: SampleSection = field(default_factory=SampleSection)
+    grpo_set: GrpoSetSection = field(default_factory=GrpoSetSection)
+    grpo: GrpoSection = field(default_factory=GrpoSection)
+    evaluate: EvaluateSection = field(default_factory=EvaluateSection)
+
+    def __post_init__(self) -> None:
+        if not self.sft.recipe:
+            raise StarError("sft.recipe=[] names no overlay", "give a path in recipes/sft, or a list of them")
+        folder = Path(self.name).name
+        if folder != self.name or folder in ("", ".", ".."):
+            raise StarError(f"name={self.name} is not a folder name", "set out= to the folder that holds the run's")
