@@ -70,7 +70,7 @@ Prompts = Mapping[str, Messages] | Callable[[Task], Messages]
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class GrpoSetOptions:
     """How a set is composed.
 
     Affects results:
@@ -139,7 +139,7 @@ def largest_total(available: Mapping[str, int], ratio: Mapping[str, int] = RATIO
 def build(context: Context) -> dict[str, Any]:
     """Rate the sampled tasks by successes and compose the set 3:4:3; validation rows beside it."""
     world = Run(context.run, context.config)
-    options = Options(
+    options = GrpoSetOptions(
         total=context.config["grpo_set"]["total"],
         samples=context.config["sample"]["n"],
         seed=context.seed,
@@ -167,7 +167,7 @@ def build_grpo(
     records: Iterable[Mapping[str, Any]],
     tasks: Iterable[Task],
     prompts: Prompts,
-    options: Options | None = None,
+    options: GrpoSetOptions | None = None,
     split: str = "train",
 ) -> GrpoSet:
     """Compose a GRPO set from sampled rollouts. Pure: the same input gives the same rows in the same order.
@@ -180,7 +180,7 @@ def build_grpo(
     Raises:
         StarError: options out of range, a faulty task, a record that does not belong, or a task without a prompt.
     """
-    options = options or Options()
+    options = options or GrpoSetOptions()
     bounds = _checked(options)
     by_id = _by_id(tasks)
     successes, left_out = count_successes(records, by_id, options.samples)
@@ -247,10 +247,10 @@ def row(
     split: str,
     difficulty: str = "unrated",
     successes: int = -1,
-    options: Options | None = None,
+    options: GrpoSetOptions | None = None,
 ) -> dict[str, Any]:
     """One row of :data:`SCHEMA`; ``unrated`` and -1 for an instance that was not sampled (validation)."""
-    options = options or Options()
+    options = options or GrpoSetOptions()
     prompt = [{"role": message["role"], "content": message["content"]} for message in messages]
     if not prompt or prompt[-1]["role"] != "user":
         raise StarError(f"the prompt of task {task.task_id} does not end with the user's message", "build it again")
@@ -278,7 +278,7 @@ def row(
 
 
 def rows_for(
-    tasks: Iterable[Task], prompts: Prompts, split: str, options: Options | None = None
+    tasks: Iterable[Task], prompts: Prompts, split: str, options: GrpoSetOptions | None = None
 ) -> list[dict[str, Any]]:
     """Rows of tasks that are not rated: a validation set, in the order given."""
     by_id = _by_id(tasks)
@@ -328,7 +328,7 @@ def describe(audit: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _checked(options: Options) -> dict[str, tuple[int, int]]:
+def _checked(options: GrpoSetOptions) -> dict[str, tuple[int, int]]:
     total = options.total
     if total != "max" and (not isinstance(total, int) or isinstance(total, bool) or total < 1):
         raise StarError(f"total={total!r} is not a size", "give a positive number, or max")

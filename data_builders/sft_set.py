@@ -14,25 +14,26 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_builders.trajectories import reason_against
+from data_builders.trajectories import Keep, reason_against
 from star_rl.errors import StarError
 from star_rl.files import atomic_path, sha256, write_json, write_text
 from star_rl.mars.record import Run as TeacherRun
 from star_rl.mars.record import read_runs
+from star_rl.options import Count, Number, Size, Whole, options
 from star_rl.pipeline.stage import Context
 from star_rl.prompts import STUDENT_VERSION, Event, PromptOptions, estimate_tokens, student_prompt
 from star_rl.records import Item, Task
 from star_rl.run import Run
 from star_rl.tools import TOOL_SCHEMAS
-from star_rl.trajectory import LACKING, Trajectory, to_messages
+from star_rl.trajectory import LACKING, Setting, Trajectory, to_messages
 from star_rl.trajectory.grammar import PLAN, REFLECTION
 
-SETTINGS = ("full", "no_tools", "no_planner", "no_reflector", "planner_only")
+SETTINGS: tuple[Setting, ...] = get_args(Setting)
 _ROWS = 256  # rows a row group: what is in memory at a time
 _LISTED = 50  # ids of over-long samples named in the audit
 
@@ -51,12 +52,12 @@ SFT = pa.schema(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@options
 class SftOptions:
     """What goes into a set. Everything here affects results.
 
     Attributes:
-        setting: one of :data:`SETTINGS`.
+        setting: which ablation.
         prompt: the student's prompt; the parts that the setting lacks are switched off in it.
         per_task: samples of one task at most.
         spread: the largest group of (source, scenario) holds at most this many times the smallest; 0 = as they come.
@@ -64,30 +65,20 @@ class SftOptions:
         max_tokens: longer samples (prompt, trajectory and answers) are left out and named (paper, table 4: 16,384).
         keep: the filter, ``top1`` or ``ranked``.
         seed: of the choice among a task's and a group's samples.
-
-    Raises:
-        StarError: a value is out of range.
     """
 
-    setting: str = "full"
+    setting: Setting = "full"
     prompt: PromptOptions = field(default_factory=PromptOptions)
-    per_task: int = 2
-    spread: float = 1.0
-    limit: int = 0
-    max_tokens: int = 16384
-    keep: str = "top1"
-    seed: int = 0
+    per_task: Size = 2
+    spread: Number = 1.0
+    limit: Count = 0
+    max_tokens: Size = 16384
+    keep: Keep = "top1"
+    seed: Whole = 0
 
     def __post_init__(self) -> None:
-        if self.setting not in SETTINGS:
-            raise StarError(f"unknown SFT set {self.setting!r}", f"choose among {', '.join(SETTINGS)}")
-        if self.keep not in ("top1", "ranked"):
-            raise StarError(f"unknown filter {self.keep!r}", "choose top1 or ranked")
-        if self.spread != 0 and self.spread < 1:
-            raise StarError(f"SFT option spread is {self.spread}", "give 1 or more, or 0 for no balancing")
-        for name, least in (("per_task", 1), ("limit", 0), ("max_tokens", 1)):
-            if getattr(self, name) < least:
-                raise StarError(f"SFT option {name} is {getattr(self, name)}", f"give {least} or more")
+        if 0 < self.spread < 1:
+            raise StarError(f"spread={self.spread} is not valid", "give 1 or more, or 0 for no balancing")
 
     @property
     def student(self) -> PromptOptions:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,7 +21,8 @@ from star_rl.errors import StarError
 from star_rl.files import atomic_path
 
 #: The five scenarios of AgentRecBench (paper, section 4.1).
-SCENARIOS = ("classic", "user_cold_start", "item_cold_start", "long_term", "short_term")
+Scenario = Literal["classic", "user_cold_start", "item_cold_start", "long_term", "short_term"]
+SCENARIOS: tuple[str, ...] = get_args(Scenario)
 
 #: Rows that are decoded at once.
 _PIECE, _ITEMS = 1 << 18, 1 << 12

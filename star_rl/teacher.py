@@ -18,6 +18,7 @@ from star_rl.mars import (
     TeamOptions,
     strength_of,
 )
+from star_rl.options import keys, known, read_options
 from star_rl.run import Run
 from star_rl.trajectory import LACKING
 
@@ -64,19 +65,19 @@ async def open_teacher(world: Run, config: Mapping[str, Any], seed: int, cache: 
     options = dict(teacher["options"])
     parts = {name: dict(options.pop(name, None) or {}) for name in PARTS}
     fields = {"top": world.prompt.top, **options, **({lacks: False} if lacks else {})}
-    team_options = TeamOptions(**_only(fields, TeamOptions, "teacher.options"))
+    team_options = read_options(TeamOptions, fields, "teacher.options")
     clients: list[Any] = []
     backend: Backend
     planner: Backend | None = None
     try:
         if teacher["backend"] == "rules":
-            given = _only(parts["rules"], RuleOptions, "teacher.options.rules")
-            backend = RuleBackend(RuleOptions(**{"seed": seed, **given}), strength_of(world.store))
+            rules = read_options(RuleOptions, {"seed": seed, **parts["rules"]}, "teacher.options.rules")
+            backend = RuleBackend(rules, strength_of(world.store))
         else:
             from star_rl.mars.llm import LlmBackend, LlmOptions
             from star_rl.mars.planner import TrainedPlanner
 
-            llm = LlmOptions(**_only(parts["llm"], LlmOptions, "teacher.options.llm"))
+            llm = read_options(LlmOptions, parts["llm"], "teacher.options.llm")
             clients.append(_client("chat", parts["chat"], cache))
             backend = LlmBackend(clients[0], llm)
             if parts["planner_chat"]:
@@ -99,25 +100,15 @@ def chat_options(name: str, values: Mapping[str, Any], cache: Path | None = None
     from star_rl.chat import ChatOptions
 
     where = f"teacher.options.{name}"
-    given = _only(values, ChatOptions, where)
-    if not given.get("endpoints"):
+    known(values, keys(ChatOptions), where)
+    if not values.get("endpoints"):
         raise StarError(
             f"{where} names no endpoint", f"set {where}.endpoints=[http://HOST:8000/v1], or teacher.backend=rules"
         )
-    endpoints = given.pop("endpoints")
-    endpoints = (endpoints,) if isinstance(endpoints, str) else tuple(endpoints)
-    return ChatOptions(**{"cache": str(cache or ""), **given, "endpoints": endpoints})
+    return read_options(ChatOptions, {"cache": str(cache or ""), **values}, where)
 
 
 def _client(name: str, values: Mapping[str, Any], cache: Path) -> Any:
     from star_rl.chat import ChatClient
 
     return ChatClient(chat_options(name, values, cache))
-
-
-def _only(values: Mapping[str, Any], shape: Any, where: str) -> dict[str, Any]:
-    """``values``, held to the fields of a dataclass."""
-    for name in values:
-        if name not in shape.__dataclass_fields__:
-            raise StarError(f"{where}.{name} is not known", f"one of {', '.join(shape.__dataclass_fields__)}")
-    return dict(values)

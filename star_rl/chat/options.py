@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
+from pydantic import BeforeValidator
+
 from star_rl.errors import StarError
+from star_rl.options import Count, Number, Positive, Size, TopP, options
 
 
-@dataclass(frozen=True, slots=True)
+def _listed(endpoints: Any) -> tuple[str, ...]:
+    listed = (endpoints,) if isinstance(endpoints, str) else tuple(endpoints or ())
+    if not listed or not all(isinstance(url, str) for url in listed):  # not shown: it may hold a secret
+        raise StarError("endpoints names no chat endpoint", "give a list of URLs such as http://localhost:8000/v1")
+    return listed
+
+
+@options
 class ChatOptions:
     """Which model to ask, where and how.
 
@@ -30,40 +39,31 @@ class ChatOptions:
         StarError: a value is out of range, or a URL is invalid or holds a secret.
     """
 
-    endpoints: tuple[str, ...]
+    endpoints: Annotated[tuple[str, ...], BeforeValidator(_listed)]
     model: str = ""
-    temperature: float = 0.7
-    top_p: float = 0.95
-    max_tokens: int = 2048
-    concurrency: int = 32
-    timeout: float = 120.0
-    retries: int = 5
-    backoff: float = 1.0
-    longest_wait: float = 60.0
+    temperature: Number = 0.7
+    top_p: TopP = 0.95
+    max_tokens: Size = 2048
+    concurrency: Size = 32
+    timeout: Positive = 120.0
+    retries: Count = 5
+    backoff: Number = 1.0
+    longest_wait: Number = 60.0
     cache: str = ""
     key_variable: str = "STAR_RL_API_KEY"
-    price_prompt: float = 0.0
-    price_completion: float = 0.0
+    price_prompt: Number = 0.0
+    price_completion: Number = 0.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.endpoints, str) or not self.endpoints:
-            raise StarError("no chat endpoint is given", "give a list of URLs such as http://localhost:8000/v1")
         for url in self.endpoints:
             parts = urlsplit(url)
             if parts.username or parts.password or parts.query:
                 raise StarError(
-                    f"the endpoint on {parts.hostname} holds a user name, a password or a query",
+                    f"endpoints holds a user name, a password or a query for {parts.hostname}",
                     f"give the bare URL, and the key in the environment variable {self.key_variable}",
                 )
             if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise StarError(f"{url!r} is not an endpoint", "give a URL such as http://localhost:8000/v1")
-        for name, least in (("concurrency", 1), ("max_tokens", 1), ("retries", 0), ("temperature", 0), ("backoff", 0)):
-            if getattr(self, name) < least:
-                raise StarError(f"chat option {name} is {getattr(self, name)}", f"give {least} or more")
-        if self.timeout <= 0 or not 0 < self.top_p <= 1:
-            raise StarError(
-                f"timeout is {self.timeout}, top_p is {self.top_p}", "give a timeout > 0 and 0 < top_p <= 1"
-            )
+                raise StarError(f"endpoints={url} is not a URL", "give one such as http://localhost:8000/v1")
 
     @property
     def describe(self) -> dict[str, Any]:

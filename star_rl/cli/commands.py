@@ -6,31 +6,17 @@ import contextlib
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from star_rl.errors import StarError
+from star_rl.layers import overrides
 
 if TYPE_CHECKING:
     from star_rl.pipeline.options import Recipe
     from star_rl.pipeline.runner import Line
-
-
-def values(pairs: Sequence[str]) -> dict[str, Any]:
-    """``key=value`` strings as a mapping; values are YAML, dots nest.
-
-    Raises:
-        StarError: a string is none of the kind.
-    """
-    from omegaconf import OmegaConf
-
-    for pair in pairs:
-        if "=" not in pair or pair.startswith("="):
-            raise StarError(f"{pair!r} is no option", "write key=value")
-    found: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(pairs)))
-    return dict(found)
 
 
 @contextlib.contextmanager
@@ -82,7 +68,7 @@ def tables(arguments: Namespace) -> int:
             arguments.source,
             arguments.root,
             arguments.out,
-            values(arguments.set),
+            overrides(arguments.set),
             lambda note, rows: line(rows, None, str(note)),
         )
     for name, count in manifest["kept"].items():
@@ -159,7 +145,7 @@ def reward_check(arguments: Namespace) -> int:
     """``star-rl reward check``."""
     from rewards import loading
 
-    keys = loading.check(loading.load(arguments.spec), f"reward {arguments.spec}", **values(arguments.set))
+    keys = loading.check(loading.load(arguments.spec), f"reward {arguments.spec}", **overrides(arguments.set))
     print(f"{arguments.spec}: {len(keys)} keys ({', '.join(keys)}), finite on three canned responses")
     return 0
 

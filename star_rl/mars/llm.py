@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from star_rl.chat import CallRequest, ChatClient, ChatReply
-from star_rl.errors import StarError
 from star_rl.mars.abstractor import Abstractor
 from star_rl.mars.agents import Agent, AgentFailure, Step, View
 from star_rl.mars.calls import ask
+from star_rl.options import Count, Size, options
 from star_rl.prompts import Behaviour, flavour_of, valid, valid_json
 from star_rl.prompts.agents import Brief, agent_messages, complaint
 from star_rl.tools import TOOL_SCHEMAS
@@ -39,7 +41,7 @@ _REFUSED = "Not answered: too many calls. Give your result now."
 _UNREADABLE = "This call could not be read: give the arguments as a JSON object."
 
 
-@dataclass(frozen=True, slots=True)
+@options
 class LlmOptions:
     """Options of the agents' conversations. All affect results.
 
@@ -55,19 +57,13 @@ class LlmOptions:
         StarError: a value is out of range.
     """
 
-    turns: int = 6
-    calls: int = 12
-    calls_per_turn: int = 6
-    tokens: int = 0
-    prompt_tokens: int = 12000
-    chunk: int = 40
-    words: int = 500
-
-    def __post_init__(self) -> None:
-        least = {"turns": 1, "calls": 0, "calls_per_turn": 1, "tokens": 0, "prompt_tokens": 500, "chunk": 0, "words": 1}
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise StarError(f"teacher option {name} is {getattr(self, name)}", f"give {bound} or more")
+    turns: Size = 6
+    calls: Count = 12
+    calls_per_turn: Size = 6
+    tokens: Count = 0
+    prompt_tokens: Annotated[int, Field(ge=500, strict=True)] = 12000
+    chunk: Count = 40
+    words: Size = 500
 
 
 class LlmBackend:

@@ -14,13 +14,14 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from functools import lru_cache
 from typing import Any
 
 from star_rl.errors import StarError
 from star_rl.mars.agents import DIVERGENCE, HISTORICAL, PROFILE, RECENT, Agent, Step, View
 from star_rl.mars.case import Case
+from star_rl.options import Number, Share, Size, Whole, options
 from star_rl.prompts import Behaviour
 from star_rl.trajectory import EXPERTS, Response, Thinking, ToolCall, json_block
 from star_rl.trajectory.model import Block
@@ -41,7 +42,7 @@ _WORD = re.compile(r"[^\s,;|]+")
 Strength = Callable[[Case, str], float]
 
 
-@dataclass(frozen=True, slots=True)
+@options
 class RuleOptions:
     """Options of the rules. All affect results.
 
@@ -52,32 +53,22 @@ class RuleOptions:
         scattered: with a top category below this share of the window, the planner also sends
             Interest_Divergence_Reasoning.
         seed: of the hash.
-
-    Raises:
-        StarError: a weight or a share is out of range, or a strategy is unknown.
     """
 
-    strategies: Mapping[str, float] = field(
+    strategies: Mapping[str, Number] = field(
         default_factory=lambda: {"users": 0.22, "anchor": 0.22, "recent": 0.22, "category": 0.34}
     )
-    haste: float = 0.2
-    window: int = 8
-    scattered: float = 0.2
-    seed: int = 0
+    haste: Share = 0.2
+    window: Size = 8
+    scattered: Share = 0.2
+    seed: Whole = 0
 
     def __post_init__(self) -> None:
-        for name, weight in self.strategies.items():
+        for name in self.strategies:
             if name not in TRUST:
-                raise StarError(f"unknown strategy {name!r}", f"choose among {', '.join(TRUST)}")
-            if not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
-                raise StarError(f"strategy {name} has weight {weight!r}", "give a number of 0 or more")
+                raise StarError(f"strategies.{name} is not known", f"choose among {', '.join(TRUST)}")
         if not sum(self.strategies.values()) > 0:
-            raise StarError("the strategies' weights sum to 0", "give at least one a weight above 0")
-        for name in ("haste", "scattered"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise StarError(f"rule option {name} is {getattr(self, name)}", "give a share between 0 and 1")
-        if self.window < 1:
-            raise StarError(f"rule option window is {self.window}", "give 1 or more")
+            raise StarError("strategies have weights that sum to 0", "give at least one a weight above 0")
 
 
 class RuleBackend:

@@ -27,10 +27,11 @@ from star_rl.mars.agents import (
     faulted,
 )
 from star_rl.mars.case import Case, Tools, ToolsOf
+from star_rl.options import Size, options
 from star_rl.trajectory import EXPERTS, Trajectory
 
 
-@dataclass(frozen=True, slots=True)
+@options
 class TeamOptions:
     """Which parts of the teacher run.
 
@@ -50,14 +51,9 @@ class TeamOptions:
     planner: bool = True
     reflector: bool = True
     tools: bool = True
-    rounds: int = 1
-    top: int = 20
+    rounds: Size = 1
+    top: Size = 20
     concurrent: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("rounds", "top"):
-            if getattr(self, name) < 1:
-                raise StarError(f"teacher option {name} is {getattr(self, name)}", "give 1 or more")
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from star_rl.errors import StarError
 from star_rl.neighbours import blocks
 from star_rl.neighbours.graph import Graph
 from star_rl.neighbours.kernel import Walk
-from star_rl.neighbours.weights import Decay, Weighting
+from star_rl.neighbours.weights import Decay, Weighting, WeightName
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -88,7 +88,7 @@ def item_neighbours(
     graph: Graph,
     items: Ids | None = None,
     k: int = 50,
-    weight: str = "cosine",
+    weight: WeightName = "cosine",
     *,
     alpha: float = 0.5,
     decay: Decay | None = None,
@@ -113,7 +113,7 @@ def user_neighbours(
     graph: Graph,
     users: Ids | None = None,
     k: int = 50,
-    weight: str = "cosine",
+    weight: WeightName = "cosine",
     *,
     alpha: float = 0.5,
     decay: Decay | None = None,

@@ -14,19 +14,20 @@ Notation: rows (say items) i, j; mids (users) u; d_u the degree of u; x_iu the v
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 
-from star_rl.errors import StarError
+from star_rl.options import Positive, Share, Whole, options
 
-WEIGHTS = ("cosine", "conditional", "log")
+WeightName = Literal["cosine", "conditional", "log"]
+WEIGHTS: tuple[WeightName, ...] = get_args(WeightName)
 
 #: Ages beyond this many half-lives count as this many, so that no weight under- or overflows.
 MAX_HALF_LIVES = 60.0
 
 
-@dataclass(frozen=True)
+@options
 class Decay:
     """Exponential forgetting: an interaction counts ``2 ** (-(now - timestamp) / half_life)``, never more than 1.
 
@@ -35,12 +36,8 @@ class Decay:
         now: the reference time; ``None`` takes the latest timestamp of the graph. Needed for updates.
     """
 
-    half_life: float
-    now: int | None = None
-
-    def __post_init__(self) -> None:
-        if not self.half_life > 0:
-            raise StarError(f"half_life = {self.half_life} is not above 0", "give a half-life in seconds")
+    half_life: Positive
+    now: Whole | None = None
 
     def values(self, timestamps: np.ndarray) -> np.ndarray:
         """The value of each interaction. Shape: as ``timestamps``, float64 in (0, 1]."""
@@ -51,7 +48,7 @@ class Decay:
         return np.exp2(-np.clip(age, 0.0, MAX_HALF_LIVES))
 
 
-@dataclass(frozen=True)
+@options
 class Weighting:
     """One of :data:`WEIGHTS` with its parameters. They change results (unlike threads or Ray, which do not).
 
@@ -61,15 +58,9 @@ class Weighting:
         decay: forgetting, or None.
     """
 
-    name: str = "cosine"
-    alpha: float = 0.5
+    name: WeightName = "cosine"
+    alpha: Share = 0.5
     decay: Decay | None = None
-
-    def __post_init__(self) -> None:
-        if self.name not in WEIGHTS:
-            raise StarError(f"there is no weight {self.name!r}", f"choose one of {', '.join(WEIGHTS)}")
-        if not 0.0 <= self.alpha <= 1.0:
-            raise StarError(f"alpha = {self.alpha} lies outside 0..1", "0 keeps popularity, 1 divides it out")
 
     def factor(self, degrees: np.ndarray) -> np.ndarray | None:
         """f_u of the mids with these degrees, or None where all are 1."""

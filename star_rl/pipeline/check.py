@@ -7,18 +7,18 @@ that are named. Nothing is started and no model library is imported.
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib.util
 import inspect
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from star_rl.errors import StarError
+from star_rl.options import keys, known, read_options
 from star_rl.pipeline.options import Recipe
 from star_rl.pipeline.overlays import grpo_recipe, lengths, overlay, sft_layers, sft_processes
 
@@ -105,35 +105,13 @@ def _stages(until: str | None) -> tuple[str, ...]:
     return names if until is None else names[: runner.first_of(chain.STAGES, until) + 1]
 
 
-def known(values: Mapping[str, Any], names: Iterable[str], where: str) -> None:
-    """Hold keys to those that are known.
-
-    Raises:
-        StarError: the first that is not, with the nearest ones that are.
-    """
-    if not isinstance(values, Mapping):
-        raise StarError(f"{where}={values} is no section", "write keys with values below it")
-    names = list(names)
-    for name in values:
-        if name not in names:
-            near = difflib.get_close_matches(str(name), names, n=2, cutoff=0.6)
-            remedy = f"did you mean {' or '.join(near)}?" if near else f"one of {', '.join(sorted(names))}"
-            raise StarError(f"{where}.{name} is not known", remedy)
-
-
-def _fields(shape: Any) -> list[str]:
-    return list(shape.__dataclass_fields__)
-
-
 def _components(recipe: Recipe) -> None:
     """Options that a component of the project reads."""
     from star_rl.chat import ChatOptions
     from star_rl.mars import RuleOptions, TeamOptions
     from star_rl.mars.llm import LlmOptions
-    from star_rl.neighbours import Weighting
     from star_rl.policy.engines import EngineOptions
     from star_rl.policy.loop import Budget
-    from star_rl.prompts import PromptOptions
     from star_rl.scenarios import SplitOptions
     from star_rl.student.model import StudentShape
     from star_rl.student.tokenizer import train_tokenizer
@@ -143,30 +121,17 @@ def _components(recipe: Recipe) -> None:
     own = [one.name for one in tokenizer if one.kind is one.KEYWORD_ONLY and one.name != "words"]
     known(recipe.student.tokenizer, own, "student.tokenizer")
     options = recipe.teacher.options
-    known(options, [*_fields(TeamOptions), *PARTS], "teacher.options")
+    known(options, [*keys(TeamOptions), *PARTS], "teacher.options")
     for part in ("chat", "planner_chat"):  # made where there are endpoints, see below
-        known(options.get(part) or {}, _fields(ChatOptions), f"teacher.options.{part}")
-    read: tuple[tuple[str, Mapping[str, Any], Any], ...] = (
-        ("split.options", recipe.split.options, SplitOptions),
-        ("neighbours", {"name": recipe.neighbours.weight}, Weighting),
-        ("prompt", asdict(recipe.prompt), PromptOptions),
-        ("loop.budget", recipe.loop.budget, Budget),
-        ("engine.options", recipe.engine.options, EngineOptions),
-        ("student.shape", recipe.student.shape, StudentShape),
-        ("teacher.options", {name: value for name, value in options.items() if name not in PARTS}, TeamOptions),
-        ("teacher.options.rules", options.get("rules") or {}, RuleOptions),
-        ("teacher.options.llm", options.get("llm") or {}, LlmOptions),
-    )
-    for where, values, shape in read:
-        known(values, _fields(shape), where)
-        try:
-            made = shape(**values)
-            if shape is SplitOptions:
-                made.check()
-        except StarError as error:
-            raise StarError(f"{where}: {error.what}", error.remedy) from error
-        except (TypeError, ValueError) as error:
-            raise StarError(f"{where}: {error}", f"see {shape.__module__}.{shape.__name__}") from error
+        known(options.get(part) or {}, keys(ChatOptions), f"teacher.options.{part}")
+    read_options(SplitOptions, recipe.split.options, "split.options")
+    read_options(Budget, recipe.loop.budget, "loop.budget")
+    read_options(EngineOptions, recipe.engine.options, "engine.options")
+    read_options(StudentShape, recipe.student.shape, "student.shape")
+    team = {name: value for name, value in options.items() if name not in PARTS}
+    read_options(TeamOptions, team, "teacher.options")
+    read_options(RuleOptions, options.get("rules") or {}, "teacher.options.rules")
+    read_options(LlmOptions, options.get("llm") or {}, "teacher.options.llm")
 
 
 def _data(recipe: Recipe, here: bool) -> None:

@@ -177,7 +177,7 @@ def lengths(config: Mapping[str, Any]) -> dict[str, int]:
 
 
 def grpo_recipe(config: Mapping[str, Any]) -> Any:
-    """Section ``grpo`` as a :class:`star_rl.integrations.verl.recipe.Recipe`: overlay, chain, overrides, in this order.
+    """Resolve section ``grpo``: its overlay, then the chain's values, then its overrides.
 
     The chain's prompt, loop and tools go into it, so that GRPO's rollouts are those of sampling and evaluation.
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from star_rl.errors import StarError
+from star_rl.layers import load
+from star_rl.layers import overrides as pairs
 from star_rl.plan import time
 from star_rl.plan.disk import grpo_bytes, sft_bytes
 from star_rl.plan.grpo import plan_grpo
@@ -40,9 +42,6 @@ def plan_recipe(
     Raises:
         StarError: no such recipe, a model of unknown shape, or a recipe that verl refuses.
     """
-    import yaml
-
-    from star_rl.cli.commands import values
     from star_rl.pipeline.check import hold_sft_keys
 
     if gpus is not None and gpus < 1:
@@ -52,17 +51,13 @@ def plan_recipe(
     assumed = assumed or Assumed()
     size = (memory or assumed.card.gib) * GIB
     file = Path(path)
-    try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except yaml.YAMLError as error:
-        raise StarError(f"{file} is not valid YAML ({' '.join(str(error).split())[:120]})", "mend the file") from error
-    tree = tree if isinstance(tree, dict) else {}
+    tree = load(file)
     if file.parent.name == "grpo" or "verl" in tree:
         from star_rl.integrations.verl.recipe import load_recipe
 
-        return [_grpo(load_recipe(file, values(overrides)), model or "Qwen/Qwen3-8B", gpus, size, assumed)]
+        return [_grpo(load_recipe(file, pairs(overrides)), model or "Qwen/Qwen3-8B", gpus, size, assumed)]
     if file.parent.name == "sft" or "per_device_train_batch_size" in tree:
-        changed = values(overrides)
+        changed = pairs(overrides)
         hold_sft_keys(changed, file.name)
         return [_sft([file, changed], model, gpus, size, assumed)]
     return _chain(file, overrides, gpus, size, model, assumed)
@@ -71,11 +66,11 @@ def plan_recipe(
 def _chain(
     path: Path, overrides: Sequence[str], gpus: int | None, size: float, model: str | None, assumed: Assumed
 ) -> list[Plan]:
+    from star_rl.pipeline import recipe as recipes
     from star_rl.pipeline.check import check_recipe
     from star_rl.pipeline.overlays import grpo_recipe, sft_layers
-    from star_rl.pipeline.recipe import load
 
-    recipe = load(path, overrides)
+    recipe = recipes.load(path, overrides)
     model = model or recipe.student.path
     if model is None:
         raise StarError(

@@ -15,10 +15,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from star_rl.errors import StarError
 from star_rl.integrations.verl.sizes import ranks, sequence_parallel
+from star_rl.options import Positive, Size, options
 from star_rl.plan.model import GIB
 from star_rl.plan.shapes import Shape
 
@@ -54,7 +54,7 @@ GPUS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@options
 class Assumed:
     """What no recipe says.
 
@@ -66,19 +66,12 @@ class Assumed:
         prompts: rows of GRPO's set, where no chain recipe says.
     """
 
-    gpu: str = "H20"
-    network: float = 100.0
-    rows: int = 8646
-    row_tokens: int = 9000
-    response_tokens: int = 3500
-    prompts: int = 500
-
-    def __post_init__(self) -> None:
-        if self.gpu not in GPUS:
-            raise StarError(f"--gpu {self.gpu} is not known", f"one of {', '.join(GPUS)}")
-        for name in ("network", "rows", "row_tokens", "response_tokens", "prompts"):
-            if not getattr(self, name) > 0:
-                raise StarError(f"--{name.replace('_', '-')} {getattr(self, name):g} is no size", "give more than 0")
+    gpu: Literal["H20", "H100", "A100"] = "H20"
+    network: Positive = 100.0
+    rows: Size = 8646
+    row_tokens: Size = 9000
+    response_tokens: Size = 3500
+    prompts: Size = 500
 
     @property
     def card(self) -> Gpu:

@@ -11,13 +11,14 @@ import contextlib
 import importlib.util
 import os
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
 from star_rl.errors import StarError
 from star_rl.integrations import on_cpu
+from star_rl.options import Size, Whole, options
 from star_rl.policy.loop import Budget, Engine, Generation
 
 Kind = Literal["auto", "vllm", "transformers"]
@@ -36,7 +37,7 @@ CPU_VARIABLES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@options
 class EngineOptions:
     """How an engine is opened.
 
@@ -54,19 +55,13 @@ class EngineOptions:
     """
 
     kind: Kind = "auto"
-    max_model_len: int | None = None
-    max_num_seqs: int = 256
-    threads: int | None = 1
+    max_model_len: Size | None = None
+    max_num_seqs: Size = 256
+    threads: Size | None = 1
     logprobs: bool = False
-    replicas: int | None = None
-    seed: int = 0
+    replicas: Size | None = None
+    seed: Whole = 0
     extra: tuple[tuple[str, Any], ...] = ()
-
-    def __post_init__(self) -> None:
-        for name in ("max_model_len", "max_num_seqs", "threads", "replicas"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise StarError(f"{name}={value}", "give a whole number from 1 upwards, or leave it out")
 
 
 @contextlib.asynccontextmanager

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 from uuid import uuid4
 
-from star_rl.errors import StarError
+from star_rl.options import Count, Positive, Size, options
 from star_rl.policy import threads
 from star_rl.policy.counts import COUNTS, Stop
 from star_rl.policy.tokens import Tokenizer, tokens_of
@@ -65,7 +65,7 @@ class Tools(Protocol):
     def call(self, name: str, arguments: Mapping[str, Any], /) -> ToolAnswer: ...
 
 
-@dataclass(frozen=True, slots=True)
+@options
 class Budget:
     """What one rollout may use. Tokens unless the name says otherwise.
 
@@ -80,23 +80,15 @@ class Budget:
     engine_seconds    a turn that takes longer ends the rollout
     """
 
-    prompt_tokens: int = 0
-    response_tokens: int = 8192
-    context_tokens: int = 0
-    turns: int = 16
-    calls: int = 32
-    calls_per_turn: int = 8
-    answer_tokens: int = 1024
-    tool_seconds: float = 10.0
-    engine_seconds: float = 1800.0
-
-    def __post_init__(self) -> None:
-        for name in ("response_tokens", "turns", "answer_tokens", "tool_seconds", "engine_seconds"):
-            if getattr(self, name) <= 0:
-                raise StarError(f"{name} is {getattr(self, name)}", "give a number above 0")
-        for name in ("prompt_tokens", "context_tokens", "calls", "calls_per_turn"):
-            if getattr(self, name) < 0:
-                raise StarError(f"{name} is {getattr(self, name)}", "give 0 or more")
+    prompt_tokens: Count = 0
+    response_tokens: Size = 8192
+    context_tokens: Count = 0
+    turns: Size = 16
+    calls: Count = 32
+    calls_per_turn: Count = 8
+    answer_tokens: Size = 1024
+    tool_seconds: Positive = 10.0
+    engine_seconds: Positive = 1800.0
 
 
 @dataclass(slots=True)

@@ -18,6 +18,7 @@ from star_rl import locks
 from star_rl.errors import StarError
 from star_rl.evaluation.identity import of_model
 from star_rl.files import atomic_open, fingerprint, read_jsonl, write_jsonl, writing_error
+from star_rl.options import Number, Size, TopP, Whole, options
 from star_rl.policy.counts import FAULTS
 from star_rl.policy.engines import EngineOptions, open_engine, within
 from star_rl.policy.loop import Budget, Engine, Rollout, render_prompt, rollout
@@ -36,7 +37,7 @@ class PolicyTask:
     candidates: Sequence[str] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@options
 class SamplingOptions:
     """How tasks are sampled.
 
@@ -47,21 +48,15 @@ class SamplingOptions:
     lens, lens_top, show_tools, budget   as in training
     """
 
-    samples: int = 1
-    temperature: float = 0.7
-    top_p: float = 0.95
-    top_k: int = -1
-    in_flight: int = 192
+    samples: Size = 1
+    temperature: Number = 0.7
+    top_p: TopP = 0.95
+    top_k: Whole = -1
+    in_flight: Size = 192
     lens: Lens = "text"
-    lens_top: int = 5
+    lens_top: Size = 5
     show_tools: bool = True
     budget: Budget = field(default_factory=Budget)
-
-    def __post_init__(self) -> None:
-        if self.samples < 1 or self.in_flight < 1:
-            raise StarError(f"samples={self.samples}, in_flight={self.in_flight}", "give whole numbers from 1 upwards")
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise StarError(f"temperature={self.temperature}, top_p={self.top_p}", "0 <= temperature, 0 < top_p <= 1")
 
     def engine_parameters(self) -> dict[str, Any]:
         return {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from star_rl.errors import StarError
+from star_rl.options import Count, Size, options
 from star_rl.prompts.flavours import Flavour, described, flavour_of
 from star_rl.prompts.history import Behaviour, Event, before
 from star_rl.prompts.words import chat, estimate_tokens, one_line
@@ -29,7 +32,7 @@ Profile = Literal["full", "compact"]
 Scope = Literal["trajectory", "plan"]
 
 
-@dataclass(frozen=True, slots=True)
+@options
 class PromptOptions:
     """Options of the student's prompt.
 
@@ -40,28 +43,16 @@ class PromptOptions:
         top: ids in the ranking.
         tools, planner, reflector: False = the prompt does not mention that part (ablations).
         scope: ``plan`` asks for the plan alone (the planner of MARS-Planner).
-
-    Raises:
-        StarError: a value is out of range.
     """
 
     profile: Profile = "full"
-    history: int = 0
-    budget: int = 6000
-    top: int = 20
+    history: Count = 0
+    budget: Annotated[int, Field(ge=500, strict=True)] = 6000
+    top: Size = 20
     tools: bool = True
     planner: bool = True
     reflector: bool = True
     scope: Scope = "trajectory"
-
-    def __post_init__(self) -> None:
-        if self.profile not in ("full", "compact"):
-            raise StarError(f"unknown prompt profile {self.profile!r}", "choose full or compact")
-        if self.scope not in ("trajectory", "plan"):
-            raise StarError(f"unknown prompt scope {self.scope!r}", "choose trajectory or plan")
-        for name, least in (("history", 0), ("budget", 500), ("top", 1)):
-            if getattr(self, name) < least:
-                raise StarError(f"prompt option {name} is {getattr(self, name)}", f"give {least} or more")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,29 +15,25 @@ all interactions of others with the ground truth, and rules 3 and 4 never hold.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from star_rl.errors import StarError
+from star_rl.options import Count, Number, options
 from star_rl.scenarios.tables import Indexed
 
 _DAY = 86_400
 
 
-@dataclass(frozen=True)
+@options
 class Thresholds:
-    cold_user: int = 5
-    cold_item: int = 5
+    cold_user: Count = 5
+    cold_item: Count = 5
     #: Interactions within a window that show an interest in motion.
-    active: int = 5
-    short_days: float = 7.0
-    long_days: float = 90.0
+    active: Count = 5
+    short_days: Number = 7.0
+    long_days: Number = 90.0
 
-    def check(self) -> None:
-        for name in ("cold_user", "cold_item", "active", "short_days", "long_days"):
-            if getattr(self, name) < 0:
-                raise StarError(f"{name}={getattr(self, name)} is negative", "give 0 or more")
+    def __post_init__(self) -> None:
         if self.short_days > self.long_days:
             raise StarError(
                 f"short_days={self.short_days} is above long_days={self.long_days}", "give a shorter window"
@@ -55,7 +51,6 @@ def classify(
         cutoff: cutoffs, shape: (t,).
         seconds: whether timestamps are seconds; False for positions.
     """
-    rules.check()
     rows = data.start[user], data.start[user + 1]
     before = _earlier(data.stamp, *rows, cutoff)
     order = np.lexsort((data.stamp, data.item))

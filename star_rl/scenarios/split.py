@@ -2,65 +2,59 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from pydantic import Field
 
 from star_rl.errors import StarError
-from star_rl.records import CANDIDATES, SCENARIOS, Task, tasks_from
+from star_rl.options import Count, Size, options, read_options
+from star_rl.records import CANDIDATES, Scenario, Task, tasks_from
 from star_rl.scenarios.classes import Thresholds, classify
 from star_rl.scenarios.histories import assert_no_leak, first_contact
 from star_rl.scenarios.negatives import Untouched
 from star_rl.scenarios.tables import Indexed, Tables
 
+#: A share of users that leaves some.
+Part = Annotated[float, Field(ge=0, lt=1, strict=True)]
 _NEVER = np.iinfo(np.int64).max
 
 
-@dataclass(frozen=True)
+@options
 class SplitOptions(Thresholds):
     """How tasks are cut from a source. Thresholds of the scenarios matter with ``scenario = "auto"`` only."""
 
     #: ``users``: held-out users, each with the last item; ``last``: everybody's last item (validation: last but one);
     #: ``tasks``: the source's own evaluation tasks.
-    test: str = "users"
+    test: Literal["users", "last", "tasks"] = "users"
     #: Shares of users held out for test and validation, where users are held out. No share, no validation: with
     #: ``test = "last"`` the last but one is then left to training and to the neighbours.
-    test_share: float = 0.2
-    valid_share: float = 0.1
+    test_share: Part = 0.2
+    valid_share: Part = 0.1
     #: ``recent``: the last ``train_per_user`` items of a user are ground truths; ``last``: the last item only, ground
     #: truths of the test left out (paper, section 4.1).
-    train: str = "recent"
-    train_per_user: int = 4
+    train: Literal["recent", "last"] = "recent"
+    train_per_user: Count = 4
     #: Fewest interactions before a ground truth.
-    min_history: int = 8
+    min_history: Size = 8
     #: Most tasks of each part, drawn evenly over scenarios; 0 keeps all.
-    max_train: int = 0
-    max_valid: int = 0
-    max_test: int = 0
+    max_train: Count = 0
+    max_valid: Count = 0
+    max_test: Count = 0
     #: Scenario of every task, or ``auto``: told from data (:mod:`star_rl.scenarios.classes`).
-    scenario: str = "classic"
+    scenario: Literal["auto", Scenario] = "classic"
 
-    def check(self) -> None:
-        super().check()
-        choices = {"test": ("users", "last", "tasks"), "train": ("recent", "last"), "scenario": ("auto", *SCENARIOS)}
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise StarError(f"{name}={getattr(self, name)!r} is no choice", f"choose one of {', '.join(allowed)}")
-        for name in ("test_share", "valid_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise StarError(f"{name}={getattr(self, name)} is not a share", "give a number from 0 to below 1")
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.test_share + self.valid_share >= 1:
-            raise StarError("test_share and valid_share leave no user for training", "their sum must stay below 1")
-        for name in ("train_per_user", "max_train", "max_valid", "max_test"):
-            if getattr(self, name) < 0:
-                raise StarError(f"{name}={getattr(self, name)} is negative", "give 0 or more")
-        if self.min_history < 1:
-            raise StarError(f"min_history={self.min_history} is below 1", "a ranking needs a history: give 1 or more")
+            raise StarError(
+                f"test_share={self.test_share} and valid_share={self.valid_share} leave no user for training",
+                "their sum must stay below 1",
+            )
 
 
 @dataclass(frozen=True)
@@ -91,7 +85,7 @@ def split(tables: Tables, options: SplitOptions | Mapping[str, Any] | None = Non
     Raises:
         StarError: an option is out of range, or no test task is left.
     """
-    o = _options(options)
+    o = options if isinstance(options, SplitOptions) else read_options(SplitOptions, options or {}, "split.options")
     cutter = _Cutter(tables, o, np.random.default_rng(seed))
     test = cutter.own() if o.test == "tasks" else None
     parts = cutter.rows(test)
@@ -107,22 +101,6 @@ def split(tables: Tables, options: SplitOptions | Mapping[str, Any] | None = Non
     assert_no_leak(visible, everything)
     rows = shown if cutter.data.order is None else cutter.data.order[shown]
     return Split(visible=visible, shown=rows, dropped={k: dict(v) for k, v in cutter.dropped.items() if v}, **made)
-
-
-def _options(options: SplitOptions | Mapping[str, Any] | None) -> SplitOptions:
-    if not isinstance(options, SplitOptions):
-        known = {f.name for f in dataclasses.fields(SplitOptions)}
-        for name in options or {}:
-            if name not in known:
-                raise StarError(f"the split has no option {name!r}", f"its options: {', '.join(sorted(known))}")
-        options = SplitOptions(**dict(options or {}))
-    for item in dataclasses.fields(SplitOptions):
-        value, default = getattr(options, item.name), item.default
-        kinds = (int, float) if isinstance(default, float) else (type(default),)
-        if not isinstance(value, kinds) or isinstance(value, bool):
-            raise StarError(f"{item.name}={value!r} is not of type {type(default).__name__}", f"default: {default!r}")
-    options.check()
-    return options
 
 
 class _Cutter:
@@ -154,7 +132,7 @@ class _Cutter:
         for task, stamp in zip(tasks, contact, strict=True):
             order = self.rng.permutation(len(task.candidates))
             cut = task.cutoff if stamp is None else min(task.cutoff, stamp)
-            out.append(dataclasses.replace(task, cutoff=cut, candidates=tuple(task.candidates[k] for k in order)))
+            out.append(replace(task, cutoff=cut, candidates=tuple(task.candidates[k] for k in order)))
         if self.o.max_test and len(out) > self.o.max_test:
             names = np.array([task.scenario for task in out])
             out = [out[k] for k in self._even(names, self.o.max_test)]
@@ -213,7 +191,7 @@ class _Cutter:
     def tasks(self, part: str, rows: np.ndarray, most: int) -> list[Task]:
         data, o = self.data, self.o
         if o.scenario == "auto":
-            rules = Thresholds(**{f.name: getattr(o, f.name) for f in dataclasses.fields(Thresholds)})
+            rules = Thresholds(**{f.name: getattr(o, f.name) for f in fields(Thresholds)})
             names = classify(data, data.user[rows], data.item[rows], data.stamp[rows], rules, self.seconds)
         else:
             names = np.full(len(rows), o.scenario)

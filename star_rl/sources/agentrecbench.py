@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -21,14 +20,15 @@ import pyarrow.parquet as pq
 
 from star_rl.errors import StarError
 from star_rl.files import atomic_path
-from star_rl.records import tasks_to
+from star_rl.options import Count, options, read_options
+from star_rl.records import Scenario, tasks_to
 from star_rl.sources import times
 from star_rl.sources.cleaning import clean_id, clean_ratings, clean_text, encode
 from star_rl.sources.jsonlines import Block, Reader, Row, pick, read_blocks, read_objects
-from star_rl.sources.options import Common, fill
+from star_rl.sources.options import Common
 from star_rl.sources.scan import Fields
 from star_rl.sources.sink import Prepared, Progress, Sink
-from star_rl.sources.societytasks import DOMAINS, SCENARIOS_OF, read_tasks, with_cutoffs
+from star_rl.sources.societytasks import SCENARIOS_OF, read_tasks, with_cutoffs
 
 _SETS = {"all": "output_data_all", "long": "output_data_long", "short": "output_data_short"}
 _IDS = ("user_id", "item_id")
@@ -69,30 +69,26 @@ _SHELVES = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Options(Common):
+@options
+class AgentRecBenchOptions(Common):
     #: ``amazon``, ``goodreads``, ``yelp``, or ``all`` in one set of tables.
-    domain: str = "all"
+    domain: Literal["all", "amazon", "goodreads", "yelp"] = "all"
     #: Set of tables: ``all`` (classic and cold start), ``long`` or ``short``; for a root of sets only.
-    tables: str = "all"
+    tables: Literal["all", "long", "short"] = "all"
     #: Folder of the tasks, relative to root or absolute; empty: ``task`` or ``tasks`` beside the tables, if there.
     tasks: str = ""
     #: Scenario of tasks whose path names none (AgentSociety).
-    scenario: str = "classic"
+    scenario: Scenario = "classic"
     #: Whether review texts are kept.
     text: bool = True
     #: Longest description kept of an item, characters.
-    description: int = 500
+    description: Count = 500
 
 
 def write(root: Path | None, out_dir: Path, options: Mapping[str, Any], progress: Progress | None) -> dict[str, Any]:
     """Write the tables and, where tasks are found, ``tasks.parquet``."""
-    o = fill(Options, options, "source agentrecbench")
+    o = read_options(AgentRecBenchOptions, options, "source.options")
     assert root is not None
-    if o.domain not in ("all", *DOMAINS):
-        raise StarError(f"domain={o.domain!r} is no choice", f"choose one of all, {', '.join(DOMAINS)}")
-    if o.tables not in _SETS:
-        raise StarError(f"tables={o.tables!r} is no choice", f"choose one of {', '.join(_SETS)}")
     folder, task_folder = _folders(root, o)
     with o.sink(out_dir, "agentrecbench", progress) as sink:
         sink.time_column = "timestamp, date or date_added"
@@ -125,7 +121,7 @@ def write(root: Path | None, out_dir: Path, options: Mapping[str, Any], progress
         return sink.close(finish=tasks, options=kept_options)
 
 
-def _folders(root: Path, o: Options) -> tuple[Path, Path | None]:
+def _folders(root: Path, o: AgentRecBenchOptions) -> tuple[Path, Path | None]:
     folder = root if _find(root, "review") else root / _SETS[o.tables]
     if not _find(folder, "review"):
         raise StarError(
@@ -157,7 +153,7 @@ def _file(folder: Path, name: str) -> Path:
 # ---------------------------------------------------------------------- reviews
 
 
-def _reviews(sink: Sink, path: Path, o: Options) -> None:
+def _reviews(sink: Sink, path: Path, o: AgentRecBenchOptions) -> None:
     bad = sink.reporter("interactions", path)
 
     def work(block: Block) -> tuple[Prepared, int, np.ndarray | None]:
@@ -219,7 +215,7 @@ def _ratings(block: Block) -> tuple[pa.Array, pa.Array]:
 # ---------------------------------------------------------------------- items and users
 
 
-def _rows(sink: Sink, table: str, path: Path, o: Options) -> Iterator[dict[str, Any]]:
+def _rows(sink: Sink, table: str, path: Path, o: AgentRecBenchOptions) -> Iterator[dict[str, Any]]:
     for _, row in read_objects(path, sink.reporter(table, path)):
         if o.domain == "all" or row.get("source", o.domain) == o.domain:
             yield row
@@ -227,13 +223,13 @@ def _rows(sink: Sink, table: str, path: Path, o: Options) -> Iterator[dict[str, 
             sink.skip(table, "other domain")
 
 
-def _items(sink: Sink, path: Path, o: Options) -> None:
+def _items(sink: Sink, path: Path, o: AgentRecBenchOptions) -> None:
     for row in _rows(sink, "items", path, o):
         title, categories, attributes = describe(row, o.description)
         sink.item(row.get("item_id"), title, categories, attributes)
 
 
-def _users(sink: Sink, path: Path, o: Options) -> None:
+def _users(sink: Sink, path: Path, o: AgentRecBenchOptions) -> None:
     """Amazon's and Goodreads' users have a source and no more; the others' go through Python one by one."""
     more = ("name", "review_count", "yelping_since", "average_stars", "fans", "elite")
 

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from star_rl.errors import StarError
+from star_rl.options import options, read_options
 from star_rl.sources.delimited import read_delimited
 from star_rl.sources.lines import first_line, open_raw
-from star_rl.sources.options import Common, fill
+from star_rl.sources.options import Common
 from star_rl.sources.sink import Progress, Sink
 
 Bad = Callable[[int, str], None]
 
 
-@dataclass(frozen=True)
-class Options(Common):
+@options
+class ColumnOptions(Common):
     #: Files within root: CSV, TSV (plain or gzip) or Parquet. ``items`` and ``users`` may be absent.
     interactions: str = "interactions.csv"
     items: str = ""
@@ -39,18 +39,15 @@ class Options(Common):
     separator: str = "|"
     #: What separates fields; empty: a tab for .tsv, else a comma.
     delimiter: str = ""
-    encoding: str = "utf-8"
+    encoding: Literal["utf-8", "latin-1"] = "utf-8"
     #: ``seconds``, or ``position``: the rows stand in the order of time and no timestamp is read.
-    time: str = "seconds"
+    time: Literal["seconds", "position"] = "seconds"
 
 
 def write(root: Path | None, out_dir: Path, options: Mapping[str, Any], progress: Progress | None) -> dict[str, Any]:
-    """Write the tables of files described by :class:`Options`; without an item file an item's title is its id."""
-    o = fill(Options, options, "source columns")
+    """Write the tables of files described by :class:`ColumnOptions`; without an item file an item's title is its id."""
+    o = read_options(ColumnOptions, options, "source.options")
     assert root is not None
-    for name, allowed in (("time", ("seconds", "position")), ("encoding", ("utf-8", "latin-1"))):
-        if getattr(o, name) not in allowed:
-            raise StarError(f"{name}={getattr(o, name)!r} is no choice", f"choose one of {', '.join(allowed)}")
     with o.sink(out_dir, "columns", progress, time=o.time) as sink:
         sink.time_column = o.timestamp
         folder = root.parent if root.is_file() else root
@@ -63,7 +60,7 @@ def write(root: Path | None, out_dir: Path, options: Mapping[str, Any], progress
         return sink.close(items_from_interactions=not o.items, options=kept)
 
 
-def _interactions(sink: Sink, path: Path, o: Options) -> None:
+def _interactions(sink: Sink, path: Path, o: ColumnOptions) -> None:
     wanted = {"user_id": o.user_id, "item_id": o.item_id}
     remedy = "set time=position if the order of rows is the order of time, or name the column with timestamp=NAME"
     if o.time == "seconds":
@@ -86,7 +83,7 @@ def _interactions(sink: Sink, path: Path, o: Options) -> None:
         )
 
 
-def _items(sink: Sink, path: Path, o: Options) -> None:
+def _items(sink: Sink, path: Path, o: ColumnOptions) -> None:
     wanted = {"item_id": o.item_id, "title": o.title} | ({"categories": o.categories} if o.categories else {})
     for _, table in _read(path, o, wanted, sink.reporter("items", path), {}, everything=True):
         for row in table.to_pylist():
@@ -95,7 +92,7 @@ def _items(sink: Sink, path: Path, o: Options) -> None:
             sink.item(row[o.item_id], row[o.title], list(labels or []), _rest(row, wanted))
 
 
-def _users(sink: Sink, path: Path, o: Options) -> None:
+def _users(sink: Sink, path: Path, o: ColumnOptions) -> None:
     wanted = {"user_id": o.user_id}
     for _, table in _read(path, o, wanted, sink.reporter("users", path), {}, everything=True):
         for row in table.to_pylist():
@@ -108,7 +105,12 @@ def _rest(row: Mapping[str, Any], wanted: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _read(
-    path: Path, o: Options, wanted: Mapping[str, str], bad: Bad, remedies: Mapping[str, str], everything: bool = False
+    path: Path,
+    o: ColumnOptions,
+    wanted: Mapping[str, str],
+    bad: Bad,
+    remedies: Mapping[str, str],
+    everything: bool = False,
 ) -> Iterator[tuple[np.ndarray | None, pa.Table]]:
     """Yield ``(line numbers, None for Parquet; table)`` with the wanted columns, or all of them."""
     with open_raw(path) as handle:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from star_rl.errors import StarError
+from star_rl.options import read_options
 from star_rl.sources.delimited import read_delimited
 from star_rl.sources.lines import first_line
-from star_rl.sources.options import Common, fill
+from star_rl.sources.options import Common
 from star_rl.sources.sink import Progress, Sink
 
 #: The 19 flags of u.item, in the order of u.genre.
@@ -26,14 +26,9 @@ RATING = ["user_id", "item_id", "rating", "timestamp"]
 _YEAR = re.compile(r"^(.*?)\s*\((\d{4})\)\s*$")
 
 
-@dataclass(frozen=True)
-class Options(Common):
-    pass
-
-
 def write(root: Path | None, out_dir: Path, options: Mapping[str, Any], progress: Progress | None) -> dict[str, Any]:
     """Write the tables of a MovieLens folder; the layout is told by the names of the files."""
-    o = fill(Options, options, "source movielens")
+    o = read_options(Common, options, "source.options")
     assert root is not None
     for layout, marker, read in LAYOUTS:
         found = sorted(root.glob(marker)) + sorted(root.glob(marker + ".gz"))

@@ -8,7 +8,6 @@ position.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,18 @@ import numpy as np
 import pyarrow as pa
 
 from star_rl.errors import StarError
+from star_rl.options import options, read_options
 from star_rl.sources.delimited import read_delimited
 from star_rl.sources.lines import blocks
 from star_rl.sources.movielens import atomic_columns
-from star_rl.sources.options import Common, fill
+from star_rl.sources.options import Common
 from star_rl.sources.sink import Progress, Sink
 
 _CHUNK = 1 << 16
 
 
-@dataclass(frozen=True)
-class Options(Common):
+@options
+class SequenceOptions(Common):
     #: File of the sequences within root; empty: the only ``*.test.inter`` (whole rows), ``*.inter`` or ``*.txt``.
     file: str = ""
     #: File of the items; empty: the only ``*.item``, or none.
@@ -37,7 +37,7 @@ class Options(Common):
 
 def write(root: Path | None, out_dir: Path, options: Mapping[str, Any], progress: Progress | None) -> dict[str, Any]:
     """Write the tables of a folder of sequences; without an item file an item's title is its id."""
-    o = fill(Options, options, "source sequences")
+    o = read_options(SequenceOptions, options, "source.options")
     assert root is not None
     file = root if root.is_file() else _choose(root, o.file, ("*.test.inter*", "*.inter*", "*.txt*"), "file")
     if file is None:

@@ -8,15 +8,16 @@ long-tailed popularity. Good for showing that the chain learns; no claim about p
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
+from pydantic import Field
 
 from star_rl.errors import StarError
-from star_rl.sources.options import Common, fill
+from star_rl.options import Count, Number, Positive, Share, Size, Whole, options, read_options
+from star_rl.sources.options import Common
 from star_rl.sources.sink import Progress
 
 CATEGORIES = (
@@ -34,45 +35,36 @@ SECOND = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Options(Common):
-    users: int = 2000
-    items: int = 300
-    categories: int = 12
+@options
+class SyntheticOptions(Common):
+    users: Annotated[int, Field(ge=1, le=1_000_000, strict=True)] = 2000
+    items: Whole = 300
+    categories: Annotated[int, Field(ge=1, le=len(CATEGORIES), strict=True)] = 12
     #: Items of one series.
-    series: int = 5
+    series: Size = 5
     #: Fewest and most interactions of a user.
-    shortest: int = 18
-    longest: int = 30
+    shortest: Size = 18
+    longest: Size = 30
     #: Probability that the next item continues a series.
-    p_series: float = 0.45
+    p_series: Share = 0.45
     #: Exponent of the popularity's tail.
-    tail: float = 0.35
+    tail: Number = 0.35
     #: Concentration of a user's taste over the categories; smaller is narrower.
-    taste: float = 0.5
-    seed: int = 0
+    taste: Positive = 0.5
+    seed: Count = 0
 
-    def check(self) -> None:
-        rules = [
-            ("users", 1 <= self.users <= 1_000_000, "1 to 1,000,000"),
-            ("categories", 1 <= self.categories <= len(CATEGORIES), f"1 to {len(CATEGORIES)}"),
-            ("series", self.series >= 1, "1 or more"),
-            ("items", max(40, self.categories) <= self.items <= 100_000, "40 to 100,000 and no fewer than categories"),
-            ("shortest", self.shortest >= 1, "1 or more"),
-            ("longest", self.shortest <= self.longest <= self.items // 2, "shortest to half the number of items"),
-            ("p_series", 0 <= self.p_series <= 1, "0 to 1"),
-            ("tail", self.tail >= 0, "0 or more"),
-            ("taste", self.taste > 0, "above 0"),
-        ]
-        for name, good, allowed in rules:
-            if not good:
-                raise StarError(f"synthetic: {name}={getattr(self, name)} is out of range", f"allowed: {allowed}")
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("items", max(40, self.categories), 100_000),
+            ("longest", self.shortest, self.items // 2),
+        ):
+            if not least <= getattr(self, name) <= most:
+                raise StarError(f"{name}={getattr(self, name)} is out of range", f"give {least} to {most}")
 
 
 def write(root: Path | None, out_dir: Path, options: Mapping[str, Any], progress: Progress | None) -> dict[str, Any]:
-    """Write the tables of a synthetic world; see :class:`Options`."""
-    o = fill(Options, options, "source synthetic")
-    o.check()
+    """Write the tables of a synthetic world; see :class:`SyntheticOptions`."""
+    o = read_options(SyntheticOptions, options, "source.options")
     rng = np.random.default_rng(o.seed)
     category = np.arange(o.items) % o.categories
     group, volume = _series(category, o.series, rng)
@@ -141,7 +133,7 @@ def _padded(label: np.ndarray) -> np.ndarray:
 
 
 def _walks(
-    o: Options, category: np.ndarray, group: np.ndarray, rng: np.random.Generator
+    o: SyntheticOptions, category: np.ndarray, group: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """All users' items, one step of everybody at a time, and how many steps count: (users, longest), (users,)."""
     everyone = np.arange(o.users)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from star_rl.errors import StarError
+from star_rl.options import Positive, Size, Whole, options
 
 
-@dataclass(frozen=True)
+@options
 class StudentShape:
     """Size and start of a tiny Qwen3.
 
@@ -26,27 +29,21 @@ class StudentShape:
         seed: seed of the random weights.
     """
 
-    hidden_size: int = 128
-    intermediate_size: int = 384
-    layers: int = 2
-    heads: int = 4
-    kv_heads: int = 4
-    head_dim: int = 32
-    max_length: int = 4096
-    rope_theta: float = 10000.0
-    init_std: float = 0.02
-    embed_std: float = 0.02
-    seed: int = 0
+    hidden_size: Size = 128
+    intermediate_size: Size = 384
+    layers: Size = 2
+    heads: Size = 4
+    kv_heads: Size = 4
+    head_dim: Annotated[int, Field(gt=0, multiple_of=16, strict=True)] = 32
+    max_length: Size = 4096
+    rope_theta: Positive = 10000.0
+    init_std: Positive = 0.02
+    embed_std: Positive = 0.02
+    seed: Whole = 0
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name != "seed" and not value > 0:
-                raise StarError(f"student {field.name}={value!r} is not positive", "give a number above 0")
         if self.heads % self.kv_heads:
-            raise StarError(f"student kv_heads={self.kv_heads} does not divide heads={self.heads}", "use a divisor")
-        if self.head_dim % 16:
-            raise StarError(f"student head_dim={self.head_dim} is not a multiple of 16", "use 16, 32, 64 or 128")
+            raise StarError(f"kv_heads={self.kv_heads} does not divide heads={self.heads}", "use a divisor")
 
 
 def make_student(tokenizer_dir: Path, out: Path, shape: StudentShape | None = None) -> int:

@@ -14,7 +14,7 @@ from star_rl.trajectory.model import (
 from star_rl.trajectory.outline import Outline, outline
 from star_rl.trajectory.parse import parse, ranking, tool_calls
 from star_rl.trajectory.render import from_messages, json_block, model_text, render, to_messages
-from star_rl.trajectory.validate import CRITICAL, LACKING, PHASE_OF, faults, plan_of, repeated, required_phases
+from star_rl.trajectory.validate import CRITICAL, LACKING, PHASE_OF, Setting, faults, plan_of, repeated, required_phases
 
 __all__ = [
     "CRITICAL",
@@ -27,6 +27,7 @@ __all__ = [
     "Outline",
     "Phase",
     "Response",
+    "Setting",
     "Text",
     "Thinking",
     "ToolCall",

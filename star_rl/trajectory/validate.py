@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from star_rl.trajectory.grammar import EXPERT_TAGS, EXPERTS, PLAN, RECOMMEND, REFLECTION
 from star_rl.trajectory.model import BadCall, Json, Response, Thinking, ToolCall, Trajectory
 
 #: The phases that the paper's format reward asks for (section 3.5).
 CRITICAL = (PLAN, REFLECTION, RECOMMEND)
+Setting = Literal["full", "no_tools", "no_planner", "no_reflector", "planner_only"]
 #: SFT settings -> the part that their student lacks (paper, table 3).
 LACKING = {"no_tools": "tools", "no_planner": "planner", "no_reflector": "reflector"}
 #: Part of the team -> the critical phase that it writes.

@@ -6,7 +6,6 @@ import pytest
 
 from star_rl import cli
 from star_rl.cli import commands
-from star_rl.errors import StarError
 
 NAMES = (
     "run", "doctor", "plan", "tables", "evidence verify", "evidence inspect", "evidence build", "teach", "view",
@@ -35,7 +34,10 @@ def test_tables_of_a_source_are_written_and_counted(tmp_path, capsys):
     [
         (["tables", "nope", "--out", "x"], "there is no source 'nope'"),
         (["tables", "movielens", "--out", "x"], "needs root"),
-        (["tables", "synthetic", "--out", "x", "--set", "users"], "'users' is no option - write key=value"),
+        (
+            ["tables", "synthetic", "--out", "x", "--set", "users"],
+            "'users' is not an override - write section",
+        ),
         (["evidence", "verify", "no/store"], "no/store"),
         (["reward", "check", "nothing"], "reward=nothing is unknown"),
         (["curves", "no/run", "--out", "x.png"], "no/run"),
@@ -68,12 +70,6 @@ def test_a_reward_is_checked_with_its_options(tmp_path, capsys):
     assert cli.main(["reward", "check", str(file), "--set", "weight=2.5"]) == 0
     assert cli.main(["reward", "check", str(file)]) == 2
     assert "cannot be called" in capsys.readouterr().err
-
-
-def test_options_nest_and_are_yaml():
-    assert commands.values(["a.b=1", "a.c=[x, y]", "d=true"]) == {"a": {"b": 1, "c": ["x", "y"]}, "d": True}
-    with pytest.raises(StarError):
-        commands.values(["=1"])
 
 
 def test_a_run_folder_s_stages_are_told(tmp_path, capsys):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from data_builders import grpo_set
 from data_builders.difficulty import read_records, solved
 from data_builders.grpo_set import (
-    Options,
+    GrpoSetOptions,
     bounds_for,
     build_grpo,
     compose,
@@ -93,7 +93,7 @@ def test_too_few_samples_for_three_buckets() -> None:
 
 def test_buckets_by_successes() -> None:
     tasks, records = sampled(list(range(9)))
-    built = build_grpo(records, tasks, prompt, Options(ratio={"easy": 1, "medium": 1, "hard": 1}, total=7))
+    built = build_grpo(records, tasks, prompt, GrpoSetOptions(ratio={"easy": 1, "medium": 1, "hard": 1}, total=7))
     found = {entry["extra_info"]["successes"]: entry["extra_info"]["difficulty"] for entry in built.rows}
     names = {1: "hard", 2: "hard", 3: "medium", 4: "medium", 5: "medium", 6: "easy", 7: "easy"}
     assert found.items() <= names.items()
@@ -103,7 +103,7 @@ def test_buckets_by_successes() -> None:
 
 def test_a_bucket_that_is_too_small_stays_short() -> None:
     tasks, records = sampled([7] * 100 + [4] * 100 + [1] * 10)
-    built = build_grpo(records, tasks, prompt, Options(total=100))
+    built = build_grpo(records, tasks, prompt, GrpoSetOptions(total=100))
     assert built.audit["wanted"] == {"easy": 30, "medium": 40, "hard": 30}
     assert built.audit["taken"] == {"easy": 30, "medium": 40, "hard": 10}
     assert built.audit["shortfall"] == {"easy": 0, "medium": 0, "hard": 20}
@@ -113,7 +113,7 @@ def test_a_bucket_that_is_too_small_stays_short() -> None:
 
 def test_max_keeps_the_ratio() -> None:
     tasks, records = sampled([7] * 100 + [4] * 100 + [1] * 10)
-    built = build_grpo(records, tasks, prompt, Options(total="max"))
+    built = build_grpo(records, tasks, prompt, GrpoSetOptions(total="max"))
     assert built.audit["taken"] == compose(built.audit["total"])
     assert built.audit["taken"]["hard"] == 10
     assert set(built.audit["shortfall"].values()) == {0}
@@ -123,7 +123,7 @@ def test_the_histogram_counts_every_rated_instance() -> None:
     source = random.Random(0)
     counts = [source.randrange(9) for _ in range(300)]
     tasks, records = sampled(counts)
-    audit = build_grpo(records, tasks, prompt, Options(total=50)).audit
+    audit = build_grpo(records, tasks, prompt, GrpoSetOptions(total=50)).audit
     histogram = audit["histogram"]
     assert [(entry["source"], entry["scenario"]) for entry in histogram] == [("amazon", "classic"), ("yelp", "classic")]
     for count in range(9):
@@ -136,9 +136,9 @@ def test_the_histogram_counts_every_rated_instance() -> None:
 def test_the_seed_decides_and_nothing_else() -> None:
     tasks, records = sampled([7, 4, 1] * 100)
     shuffled = records[::-1]
-    first = build_grpo(records, tasks, prompt, Options(total=100, seed=3))
-    assert build_grpo(shuffled, tasks[::-1], prompt, Options(total=100, seed=3)).rows == first.rows
-    other = build_grpo(records, tasks, prompt, Options(total=100, seed=4))
+    first = build_grpo(records, tasks, prompt, GrpoSetOptions(total=100, seed=3))
+    assert build_grpo(shuffled, tasks[::-1], prompt, GrpoSetOptions(total=100, seed=3)).rows == first.rows
+    other = build_grpo(records, tasks, prompt, GrpoSetOptions(total=100, seed=4))
     assert {entry["extra_info"]["task_id"] for entry in other.rows} != {
         entry["extra_info"]["task_id"] for entry in first.rows
     }
@@ -148,10 +148,10 @@ def test_the_seed_decides_and_nothing_else() -> None:
 def test_more_samples_with_bounds_of_ones_own() -> None:
     tasks, records = sampled([3, 2, 1, 0, 4], samples=4)
     built = build_grpo(
-        records, tasks, prompt, Options(samples=4, total="max", ratio={"easy": 1, "medium": 1, "hard": 1})
+        records, tasks, prompt, GrpoSetOptions(samples=4, total="max", ratio={"easy": 1, "medium": 1, "hard": 1})
     )
     assert built.audit["total"] == 3
-    own = Options(samples=4, total="max", bounds={"some": (1, 2)}, ratio={"some": 1})
+    own = GrpoSetOptions(samples=4, total="max", bounds={"some": (1, 2)}, ratio={"some": 1})
     audit = build_grpo(records, tasks, prompt, own).audit
     assert audit["taken"] == {"some": 2} and audit["dropped"]["outside_bounds"] == 1
 
@@ -180,7 +180,7 @@ def test_incomplete_and_repeated_samples() -> None:
     records = [entry for entry in records if entry["task_id"] != "t3"]
     records[0]["hit"] = None  # t0, sample 0: the engine failed
     records = [*records, {**records[8]}]  # t1, sample 0, twice
-    audit = build_grpo(records, tasks, prompt, Options(total=1)).audit
+    audit = build_grpo(records, tasks, prompt, GrpoSetOptions(total=1)).audit
     assert audit["rated"] == 2 and audit["dropped"]["incomplete"] == 1 and audit["dropped"]["not_sampled"] == 1
     assert audit["records"] == {"twice": 1, "failed": 1}
 
@@ -188,7 +188,7 @@ def test_incomplete_and_repeated_samples() -> None:
 def test_a_sample_that_failed_and_was_sampled_again_counts() -> None:
     tasks, records = sampled([4])
     records.insert(0, {"task_id": "t0", "sample": 0, "stop": "aborted", "model_text": ""})
-    assert build_grpo(records, tasks, prompt, Options(total=1)).audit["rated"] == 1
+    assert build_grpo(records, tasks, prompt, GrpoSetOptions(total=1)).audit["rated"] == 1
 
 
 @pytest.mark.parametrize(
@@ -210,21 +210,21 @@ def test_records_that_do_not_belong_are_refused(record: dict[str, Any], words: s
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (Options(total=0), "total=0"),
-        (Options(total=-3), "total=-3"),
-        (Options(total="all"), "total='all'"),
-        (Options(total=True), "total=True"),
-        (Options(total=1.5), "total=1.5"),  # type: ignore[arg-type]
-        (Options(bounds={"easy": (6, 8), "medium": (3, 5), "hard": (1, 2)}), "easy=6-8"),
-        (Options(bounds={"easy": (5, 7), "medium": (3, 5), "hard": (1, 2)}), "overlap"),
-        (Options(bounds={"easy": (6, 7), "medium": (3, 5), "hard": (0, 2)}), "hard=0-2"),
-        (Options(bounds={"easy": (6, 7)}), "does not fit the buckets"),
-        (Options(ratio={"easy": 0, "medium": 0, "hard": 0}), "no part above 0"),
-        (Options(ratio={"easy": -1, "medium": 1, "hard": 1}), "does not fit"),
-        (Options(samples=2), "2 samples"),
+        (GrpoSetOptions(total=0), "total=0"),
+        (GrpoSetOptions(total=-3), "total=-3"),
+        (GrpoSetOptions(total="all"), "total='all'"),
+        (GrpoSetOptions(total=True), "total=True"),
+        (GrpoSetOptions(total=1.5), "total=1.5"),  # type: ignore[arg-type]
+        (GrpoSetOptions(bounds={"easy": (6, 8), "medium": (3, 5), "hard": (1, 2)}), "easy=6-8"),
+        (GrpoSetOptions(bounds={"easy": (5, 7), "medium": (3, 5), "hard": (1, 2)}), "overlap"),
+        (GrpoSetOptions(bounds={"easy": (6, 7), "medium": (3, 5), "hard": (0, 2)}), "hard=0-2"),
+        (GrpoSetOptions(bounds={"easy": (6, 7)}), "does not fit the buckets"),
+        (GrpoSetOptions(ratio={"easy": 0, "medium": 0, "hard": 0}), "no part above 0"),
+        (GrpoSetOptions(ratio={"easy": -1, "medium": 1, "hard": 1}), "does not fit"),
+        (GrpoSetOptions(samples=2), "2 samples"),
     ],
 )
-def test_options_out_of_range_are_refused(options: Options, words: str) -> None:
+def test_options_out_of_range_are_refused(options: GrpoSetOptions, words: str) -> None:
     with pytest.raises(StarError, match=words):
         build_grpo([], [task(0)], prompt, options)
 
@@ -240,9 +240,9 @@ def test_faulty_tasks_are_refused() -> None:
 def test_a_task_without_a_prompt_is_named() -> None:
     tasks, records = sampled([4])
     with pytest.raises(StarError, match="t0 has no prompt"):
-        build_grpo(records, tasks, {}, Options(total=1))
+        build_grpo(records, tasks, {}, GrpoSetOptions(total=1))
     with pytest.raises(StarError, match="does not end with the user's message"):
-        build_grpo(records, tasks, {"t0": []}, Options(total=1))
+        build_grpo(records, tasks, {"t0": []}, GrpoSetOptions(total=1))
 
 
 def test_rows_as_verl_reads_them(tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_rows_as_verl_reads_them(tmp_path: Path) -> None:
         records,
         tasks,
         {one.task_id: prompt(one) for one in tasks},
-        Options(total=10, required=("plan", "recommend"), top=5),
+        GrpoSetOptions(total=10, required=("plan", "recommend"), top=5),
     )
     path = write(tmp_path / "set", built)
     table = pq.read_table(path)
@@ -288,7 +288,7 @@ def test_validation_rows_keep_their_order() -> None:
 
 def test_an_empty_set_is_an_error(tmp_path: Path) -> None:
     tasks, records = sampled([0, 8, 8])
-    built = build_grpo(records, tasks, prompt, Options(total=10))
+    built = build_grpo(records, tasks, prompt, GrpoSetOptions(total=10))
     assert built.rows == [] and built.audit["shortfall"] == {"easy": 3, "medium": 4, "hard": 3}
     with pytest.raises(StarError, match="no instance is left"):
         write(tmp_path, built)
@@ -323,6 +323,6 @@ def test_a_response_that_is_no_text_is_no_success(text: Any) -> None:
 def test_ugly_ids_and_titles_survive(tmp_path: Path) -> None:
     ugly = Task("t\x00\u2028/..", "yelp", "long_term", "'; --", ("a\n", "\U0001f4da", "</plan>"), "</plan>", 1)
     records = [{"task_id": ugly.task_id, "sample": number, "hit": number < 4} for number in range(8)]
-    built = build_grpo(records, [ugly], prompt, Options(total="max", ratio={"easy": 0, "medium": 1, "hard": 0}))
+    built = build_grpo(records, [ugly], prompt, GrpoSetOptions(total="max", ratio={"easy": 0, "medium": 1, "hard": 0}))
     (read,) = pq.read_table(write(tmp_path, built)).to_pylist()
     assert read["extra_info"]["task_id"] == ugly.task_id and read["reward_model"]["ground_truth"] == "</plan>"

@@ -139,7 +139,6 @@ for argv in json.load(open({str(tmp_path / "argv.json")!r})):
     [
         ("absent", "no SFT recipe 'absent'"),
         ({"dataset": ["x"]}, "'dataset'"),
-        ({"learning_rate": "1e-5"}, "learning_rate='1e-5' is text"),
         ({"model": "/no/such/folder"}, "no model folder /no/such/folder"),
         ({}, "no model"),
     ],
@@ -150,10 +149,12 @@ def test_bad_recipes(recipe, named, tmp_path):
 
 
 def test_bad_recipe_files(tmp_path):
-    for text, named in (("a: [", "not YAML"), ("- 1", "a list"), ("just text", "a str")):
+    for text, named in (("a: [", "not valid YAML"), ("- 1", "not a mapping"), ("just text", "not a mapping")):
         (tmp_path / "r.yaml").write_text(text)
         with pytest.raises(StarError, match=named):
             load_overlay(tmp_path / "r.yaml")
+    (tmp_path / "r.yaml").write_text("learning_rate: 1e-5\n")
+    assert load_overlay(tmp_path / "r.yaml") == {"learning_rate": 1e-5}
 
 
 def test_null_removes_a_key_and_env_is_merged(tmp_path):
@@ -189,7 +190,7 @@ def test_overlays_behind_the_first_lose_their_base(tmp_path):
 
 def test_a_base_that_is_absent_or_its_own_is_named(tmp_path):
     (tmp_path / "a.yaml").write_text("base: b.yaml\n")
-    with pytest.raises(StarError, match=r"names a base b\.yaml, which is not there"):
+    with pytest.raises(StarError, match=r"names the base b\.yaml, which does not exist"):
         load_overlay(tmp_path / "a.yaml")
     (tmp_path / "b.yaml").write_text("base: a.yaml\n")
     with pytest.raises(StarError, match="its own base"):

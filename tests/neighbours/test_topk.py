@@ -245,9 +245,9 @@ def test_extreme_ages_stay_finite():
     [
         (lambda g: nb.item_neighbours(g, k=0), "k = 0"),
         (lambda g: nb.item_neighbours(g, weight="jaccard"), "jaccard"),
-        (lambda g: nb.item_neighbours(g, weight="conditional", alpha=1.5), "alpha = 1.5"),
+        (lambda g: nb.item_neighbours(g, weight="conditional", alpha=1.5), "alpha=1.5"),
         (lambda g: nb.item_neighbours(g, decay=nb.Decay(5.0)), "timestamps"),
-        (lambda g: nb.Decay(0.0), "half_life = 0.0"),
+        (lambda g: nb.Decay(0.0), "half_life=0.0"),
         (lambda g: nb.item_neighbours(g, threads=0), "threads = 0"),
         (lambda g: nb.item_neighbours(g, np.array([9])), "code 9"),
         (lambda g: nb.liked_items(g, nb.item_neighbours(g)), "side 'item'"),

@@ -158,7 +158,7 @@ def test_a_chain_says_how_long_sampling_takes():
 
 
 def test_odd_assumptions_are_refused():
-    with pytest.raises(StarError, match="--gpu B300 is not known - one of H20, H100, A100"):
+    with pytest.raises(StarError, match="gpu='B300' is not valid - it should be 'H20', 'H100' or 'A100'"):
         Assumed("B300")
-    with pytest.raises(StarError, match="--row-tokens 0 is no size"):
+    with pytest.raises(StarError, match="row_tokens=0 is not valid"):
         Assumed(row_tokens=0)

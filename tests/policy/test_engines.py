@@ -20,5 +20,5 @@ def test_a_gpu_is_taken_where_the_engine_is_a_gpu_s(monkeypatch, installed, take
 @pytest.mark.parametrize("name", ["max_model_len", "max_num_seqs", "threads", "replicas"])
 @pytest.mark.parametrize("value", [0, -1, "many", 1.5])
 def test_a_size_is_a_whole_number(name, value):
-    with pytest.raises(StarError, match=f"{name}={value} - give a whole number"):
+    with pytest.raises(StarError, match=f"{name}={value!r} is not valid"):
         EngineOptions(**{name: value})

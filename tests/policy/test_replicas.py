@@ -144,7 +144,7 @@ def test_how_many_replicas(monkeypatch):
     assert replicas.count(EngineOptions()) == 8
     assert replicas.count(EngineOptions(extra=(("tensor_parallel_size", 4),))) == 2
     assert replicas.count(EngineOptions(extra=(("tensor_parallel_size", 16),))) == 1
-    with pytest.raises(StarError, match="replicas=0 - give a whole number"):
+    with pytest.raises(StarError, match="replicas=0 is not valid"):
         EngineOptions(replicas=0)
 
 

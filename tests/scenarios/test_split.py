@@ -226,7 +226,7 @@ def test_rows_in_any_order_give_the_same_split():
         ({"max_train": -1}, "max_train=-1"),
         ({"cold_user": -1}, "cold_user=-1"),
         ({"short_days": 100.0}, "short_days=100.0"),
-        ({"seed": 1}, "no option 'seed'"),
+        ({"seed": 1}, "split.options.seed is not known"),
         ({"test": "tasks"}, "no tasks of its own"),
         ({"min_history": 500}, "no test task is left"),
     ],

@@ -41,7 +41,7 @@ def test_the_synthetic_world_is_seeded_and_its_ids_are_short(tmp_path):
 )
 def test_synthetic_options_out_of_range(tmp_path, options):
     name = next(iter(options))
-    with pytest.raises(StarError, match=f"synthetic: {name}="):
+    with pytest.raises(StarError, match=f"source.options.{name}="):
         write_tables("synthetic", None, tmp_path, options)
 
 

@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from star_rl.errors import StarError
+from star_rl.layers import layers
 
 RECIPES = Path(__file__).parents[3] / "recipes" / "sft"
 PLUGIN = Path(__file__).with_name("plugin.py")
@@ -59,9 +58,12 @@ def load_overlay(recipe: str | Path | Mapping[str, Any], bases: bool = True) -> 
         bases: False leaves the base out, for an overlay that is laid over others.
 
     Raises:
-        StarError: no such file, it is no mapping, or its bases go round in a circle.
+        StarError: see :func:`star_rl.layers.layers`.
     """
-    return _merged([dict(recipe)] if isinstance(recipe, Mapping) else _read(_file(recipe), bases, ()))
+    if isinstance(recipe, Mapping):
+        return _merged([recipe])
+    path = _file(recipe)
+    return _merged(layers(path) if bases else layers(path)[-1:])
 
 
 def layered(recipes: Sequence[str | Path | Mapping[str, Any]]) -> dict[str, Any]:
@@ -79,31 +81,10 @@ def _file(recipe: str | Path) -> Path:
     return path
 
 
-def _read(path: Path, bases: bool, under: tuple[Path, ...]) -> list[dict[str, Any]]:
-    """The overlays of a file, its bases first."""
-    try:
-        overlay = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as e:
-        raise StarError(f"{path} is not YAML ({str(e).splitlines()[0]})", "mend the file") from e
-    if overlay is None:
-        return [{}]
-    if not isinstance(overlay, dict):
-        raise StarError(f"{path} holds a {type(overlay).__name__}, not keys with values", "write `key: value` lines")
-    base = overlay.pop("base", None)
-    if base is None or not bases:
-        return [overlay]
-    below = (path.parent / str(base)).resolve()
-    if not below.is_file():
-        raise StarError(f"{path} names a base {base}, which is not there", "write it relative to the file")
-    if below in (*under, path.resolve()):
-        raise StarError(f"{path} is its own base, through {base}", "mend `base:`")
-    return [*_read(below, True, (*under, path.resolve())), overlay]
-
-
-def _merged(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _merged(trees: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Later ones win; `ENV` key by key. `null` stays, for it removes a key of what lies further below."""
     out: dict[str, Any] = {}
-    for layer in layers:
+    for layer in trees:
         if not isinstance(layer.get("ENV") or {}, Mapping):
             raise StarError(f"SFT recipe: ENV={layer['ENV']} names no variables", "write NAME: value below it")
         variables = {**(out.get("ENV") or {}), **(layer.get("ENV") or {})}
@@ -145,9 +126,6 @@ def compose(
             config["ENV"] |= {name: str(value)}
             if value is None:
                 del config["ENV"][name]
-        for key, value in overlay.items():
-            if isinstance(value, str) and _is_number(value):
-                raise StarError(f"SFT recipe: {key}={value!r} is text, not a number", "write 1.0e-5, not 1e-5")
         config |= overlay
     if not (processes := config["ENV"].get("NPROC_PER_NODE", "1")).isdecimal() or processes == "0":
         raise StarError(f"SFT recipe: NPROC_PER_NODE={processes} is no number", "write how many GPUs of a node train")
@@ -193,14 +171,6 @@ def _kernels_fit(config: Mapping[str, Any]) -> None:
             f"SFT recipe: padding_free and packing need flash attention, attn_impl is {attention}",
             "set attn_impl: flash_attn, or padding_free: false",
         )
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def arguments(config: Mapping[str, Any]) -> list[str]:

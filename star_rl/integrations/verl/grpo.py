@@ -29,8 +29,8 @@ from star_rl.integrations import copy_tokenizer
 from star_rl.integrations.verl import processes, sizes
 from star_rl.integrations.verl.overrides import overrides_of
 from star_rl.integrations.verl.recipe import (
+    GrpoRecipe,
     Paths,
-    Recipe,
     agent_loops,
     cluster_overrides,
     compose,
@@ -75,7 +75,7 @@ class GrpoResult:
     resumed_from: int
 
 
-def check(recipe: Recipe, paths: Paths, name: str = "grpo") -> list[str]:
+def check(recipe: GrpoRecipe, paths: Paths, name: str = "grpo") -> list[str]:
     """Compose and validate a run without starting it; returns verl's overrides.
 
     Raises:
@@ -101,7 +101,7 @@ def _tied(model: Path) -> bool | None:
 
 
 def run_grpo(
-    recipe: Recipe, paths: Paths, name: str = "grpo", on_step: Callable[[Step], None] | None = None
+    recipe: GrpoRecipe, paths: Paths, name: str = "grpo", on_step: Callable[[Step], None] | None = None
 ) -> GrpoResult:
     """Train to the end of the recipe, or go on from the last checkpoint in ``paths.run``.
 
@@ -270,7 +270,7 @@ def _sole_owner(run: Path) -> Iterator[None]:
         yield
 
 
-def _prepare(recipe: Recipe, paths: Paths, overrides: list[str]) -> int:
+def _prepare(recipe: GrpoRecipe, paths: Paths, overrides: list[str]) -> int:
     """Write the files verl reads, drop a half-written checkpoint and those past ``max_actor_ckpt_to_keep``; returns
     the number of this attempt, from 1."""
     write_text(paths.agent_loops, yaml.safe_dump(agent_loops(recipe, paths), sort_keys=False))
@@ -368,7 +368,7 @@ def _death(lines: list[str]) -> str:
     return ""
 
 
-def launch_command(recipe: Recipe, paths: Paths, name: str = "grpo") -> tuple[list[str], dict[str, str]]:
+def launch_command(recipe: GrpoRecipe, paths: Paths, name: str = "grpo") -> tuple[list[str], dict[str, str]]:
     """The command and the added environment of a run, for those who start it themselves (a cluster's job, a shell)."""
     overrides = check(recipe, paths, name)
     attempt = _prepare(recipe, paths, overrides)

@@ -17,20 +17,17 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from typing import Any, Literal
 
 from rewards.loading import place
 from star_rl.errors import StarError
 from star_rl.integrations import curves, on_cpu
 from star_rl.integrations.verl.overrides import leaves, merge, overrides_of
+from star_rl.layers import layers, resolve
+from star_rl.options import Size, Text, options, read_options
 from star_rl.policy.loop import Budget
-from star_rl.tools import LENSES
+from star_rl.tools import Lens
 
-DEVICES = ("auto", "cpu", "cuda", "npu")
 PROJECT_ROOT = Path(__file__).resolve().parents[3]
 _PACKAGE = "star_rl.integrations.verl"
 
@@ -124,33 +121,27 @@ ENVIRONMENT = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@options
 class PolicyOptions:
-    """How the student is let at the tools; the same values as in sampling and evaluation.
+    """How the student may use the tools; the same values as in sampling and evaluation.
 
     lens, lens_top: see :class:`star_rl.tools.ToolBox`. show_tools: list the schemas in the prompt, as the SFT
     data does. opener: ``module:function`` that opens the store, for a store of one's own. budget: fields of
     :class:`star_rl.policy.loop.Budget`; the response length is ``verl.data.max_response_length``.
     """
 
-    lens: str = "text"
-    lens_top: int = 5
+    lens: Lens = "text"
+    lens_top: Size = 5
     show_tools: bool = True
     opener: str = "star_rl.evidence:EvidenceStore.open"
     budget: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.lens not in LENSES:
-            raise StarError(f"unknown lens {self.lens!r}", f"choose one of {', '.join(LENSES)}")
-        known = {entry.name for entry in dataclasses.fields(Budget)}
-        for name in self.budget:
-            if name not in known:
-                raise StarError(f"unknown budget {name!r}", f"choose among {', '.join(sorted(known))}")
-        Budget(**self.budget)
+        read_options(Budget, self.budget, "budget")
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
+@options
+class GrpoRecipe:
     """What a GRPO recipe says.
 
     reward    ``pkg://module`` or a Python file, with a function ``compute_score``; ``:name`` at its end names another
@@ -162,61 +153,29 @@ class Recipe:
     verl: dict[str, Any] = field(default_factory=dict)
     policy: PolicyOptions = field(default_factory=PolicyOptions)
     reward: str = "pkg://rewards.star"
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda", "npu"] = "auto"
     ray: dict[str, Any] = field(default_factory=dict)
-    env: dict[str, str] = field(default_factory=dict)
+    env: dict[str, Text] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("data", "trainer", "reward"):
+            if not isinstance(value := self.verl.get(name, {}), Mapping):
+                raise StarError(f"verl.{name}={value} is not a section", "write keys with values below it")
 
 
-def load_recipe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """Read a recipe from YAML (over its ``base:``, if any) or from a mapping; ``overrides`` of the same shape win.
+def load_recipe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> GrpoRecipe:
+    """Read a GRPO recipe from YAML (over its ``base:``, if any) or from a mapping; ``overrides`` of its shape win.
 
     Raises:
-        StarError: the file is absent, no mapping, or holds an unknown key, device or no section where one belongs.
+        StarError: no such file, or it is not a mapping, or an unknown key or a bad value.
     """
     name = "the recipe" if isinstance(source, Mapping) else str(source)
-    tree: Any = OmegaConf.create(dict(source)) if isinstance(source, Mapping) else _layered(Path(source))
+    tree = [source] if isinstance(source, Mapping) else layers(Path(source))
     try:
-        values: Any = OmegaConf.to_container(OmegaConf.merge(tree, dict(overrides or {})), resolve=True)
-    except OmegaConfBaseException as error:
-        raise StarError(f"cannot read {name}: {error}", "mend its references") from error
-    if not isinstance(values, dict):
-        raise StarError(f"{name} holds no mapping", "write the recipe as keys and values")
-    _known(values, Recipe, name)
-    values = {key: value for key, value in values.items() if value is not None}
-    _shaped(values, name)
-    policy = values.pop("policy", {})
-    _known(policy, PolicyOptions, f"{name}: policy")
-    env = {str(key): str(value) for key, value in values.pop("env", {}).items()}
-    return Recipe(policy=PolicyOptions(**policy), env=env, **values)
-
-
-def _shaped(values: Mapping[str, Any], where: str) -> None:
-    verl: Any = values.get("verl", {})
-    sections = {key: values.get(key, {}) for key in ("verl", "policy", "ray", "env")}
-    if isinstance(verl, Mapping):
-        sections |= {f"verl.{key}": value for key, value in verl.items() if key in ("data", "trainer", "reward")}
-    for key, value in sections.items():
-        if not isinstance(value, Mapping):
-            raise StarError(f"{where}: {key}={value} is no section", "write keys with values below it")
-    if values.get("device", "auto") not in DEVICES:
-        raise StarError(f"{where}: device={values['device']} is unknown", f"choose one of {', '.join(DEVICES)}")
-
-
-def _layered(path: Path) -> Any:
-    """A recipe's YAML over the one that its ``base:`` names, relative to it."""
-    try:
-        tree = OmegaConf.load(path)
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
-        raise StarError(f"cannot read the recipe {path}: {error}", "check the path and the YAML") from error
-    base = tree.pop("base", None) if isinstance(tree, DictConfig) else None
-    return OmegaConf.merge(_layered(path.parent / base), tree) if base else tree
-
-
-def _known(values: Mapping[Any, Any], shape: type, where: str) -> None:
-    names = [entry.name for entry in dataclasses.fields(shape)]
-    for key in values:
-        if key not in names:
-            raise StarError(f"{where}: unknown key {key!r}", f"choose among {', '.join(names)}")
+        values = resolve(merge(*tree, overrides or {}))  # `+key` and `key` are one
+        return GrpoRecipe(**{key: value for key, value in values.items() if value is not None})
+    except StarError as error:
+        raise StarError(f"{name}: {error.what}", error.remedy) from error
 
 
 def choose_device(device: str) -> str:
@@ -271,7 +230,7 @@ def ray_folder(run: Path) -> Path:
     return (root if len(str(root)) <= 12 else Path("/tmp")) / name
 
 
-def verl_tree(recipe: Recipe, paths: Paths, name: str) -> dict[str, Any]:
+def verl_tree(recipe: GrpoRecipe, paths: Paths, name: str) -> dict[str, Any]:
     """The whole overlay of verl's configuration for one run."""
     cpu = choose_device(recipe.device) == "cpu"
     reward, function = place(recipe.reward)
@@ -329,14 +288,14 @@ def _leaves_alone(wanted: Mapping[str, Any], places: Mapping[str, Any]) -> None:
             )
 
 
-def agent_loops(recipe: Recipe, paths: Paths) -> list[dict[str, Any]]:
+def agent_loops(recipe: GrpoRecipe, paths: Paths) -> list[dict[str, Any]]:
     """The content of ``agent_loop_config_path``: how verl's workers build ``star_agent``."""
     options = dataclasses.asdict(recipe.policy)
     target = "star_rl.policy.agent_loop.StarAgentLoop"
     return [{"name": "star_agent", "_target_": target, "store": str(paths.store.resolve()), **options}]
 
 
-def environment(recipe: Recipe, paths: Paths, attempt: int, resumed: int = 0) -> dict[str, str]:
+def environment(recipe: GrpoRecipe, paths: Paths, attempt: int, resumed: int = 0) -> dict[str, str]:
     """Environment of the trainer and all it starts, on top of this one's own; ``resumed``: the step to go on from."""
     fixed = dict(ENVIRONMENT)
     if choose_device(recipe.device) == "cpu":
@@ -353,7 +312,7 @@ def environment(recipe: Recipe, paths: Paths, attempt: int, resumed: int = 0) ->
     return {**fixed, **recipe.env}
 
 
-def cluster_overrides(recipe: Recipe, variables: Mapping[str, str]) -> list[str]:
+def cluster_overrides(recipe: GrpoRecipe, variables: Mapping[str, str]) -> list[str]:
     """What carries the environment to the processes of a cluster that is joined: they are no children of this one."""
     if not recipe.ray.get("address"):
         return []
@@ -369,6 +328,7 @@ def compose(overrides: list[str]) -> Any:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
 
     package = importlib.util.find_spec("verl")
     if package is None or not package.submodule_search_locations:
