@@ -93,14 +93,14 @@ STAGES = (
     ),
     Stage(
         "evaluate",
-        _Body("launch.judging:evaluate_stage"),
+        _Body("star_rl.evaluation.stages:evaluate_stage"),
         ("tables", "tasks", "evidence", "sft", "grpo"),
         (*_STUDENT, "teacher", "loop", "engine", "evaluate"),
         packages=_VLLM,
     ),
     Stage(
         "report",
-        _Body("launch.judging:report_stage"),
+        _Body("star_rl.evaluation.stages:report_stage"),
         ("tables", "tasks", "evidence", "sft_set", "sft", "grpo_set", "grpo", "evaluate"),
         ("source", *_STUDENT, "teacher", "loop", "sample", "grpo", "evaluate"),
     ),

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from star_rl.errors import StarError
+from star_rl.progress import progress_line
 
 if TYPE_CHECKING:
-    from launch.local import Line
     from launch.options import Recipe
 
 
@@ -31,19 +29,6 @@ def values(pairs: Sequence[str]) -> dict[str, Any]:
             raise StarError(f"{pair!r} is no option", "write key=value")
     found: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(pairs)))
     return dict(found)
-
-
-@contextlib.contextmanager
-def _line(label: str) -> Iterator[Line]:
-    """A live line on stderr while something works."""
-    from launch.local import Line
-
-    line, ended = Line(f"{label}  ", sys.stderr), "stopped"
-    try:
-        yield line
-        ended = "done"
-    finally:
-        line.end(ended)
 
 
 def run(arguments: Namespace) -> int:
@@ -77,7 +62,7 @@ def tables(arguments: Namespace) -> int:
     """``star-rl tables``."""
     from star_rl.sources import write_tables
 
-    with _line(arguments.source) as line:
+    with progress_line(arguments.source) as line:
         manifest = write_tables(
             arguments.source,
             arguments.root,
@@ -125,7 +110,7 @@ def evidence_build(arguments: Namespace) -> int:
             price_prompt=arguments.prices[0],
             price_completion=arguments.prices[1],
         )
-    with _line("evidence") as line:
+    with progress_line("evidence") as line:
         said = commands.build(
             arguments.store,
             tables=arguments.tables,
@@ -209,7 +194,7 @@ def sample(arguments: Namespace) -> int:
     if not tasks:
         raise StarError(f"{folder} has no tasks of part {arguments.part}", "one of train, valid, test")
     out = Path(arguments.out or f"{arguments.stage}-{arguments.part}.jsonl")
-    with _line("sample") as line:
+    with progress_line("sample") as line:
         rollouts(
             Context(out.parent, config, recipe.seed, {}, folder, line),
             world,

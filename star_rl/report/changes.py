@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from star_rl.evaluation.compare import Judged
+from star_rl.evaluation.compare import Evaluation
 from star_rl.evaluation.metrics import Difference
 from star_rl.records import Task
 from star_rl.report.findings import Findings, difference, key_of
@@ -28,8 +28,8 @@ class Change:
     """
 
     method: str
-    before: Judged
-    after: Judged
+    before: Evaluation
+    after: Evaluation
     n: int
     difference: Difference
     gained: list[int]
@@ -48,7 +48,7 @@ def changes(found: Findings) -> list[Change]:
     return made
 
 
-def _change(found: Findings, name: str, before: Judged, after: Judged) -> Change | None:
+def _change(found: Findings, name: str, before: Evaluation, after: Evaluation) -> Change | None:
     old, new = _values(found, before, name), _values(found, after, name)
     places = {key_of(task): place for place, task in enumerate(found.tasks)}
     both = [(places[key], value, new[key]) for key, value in old.items() if key in new]
@@ -70,7 +70,7 @@ def _change(found: Findings, name: str, before: Judged, after: Judged) -> Change
     )
 
 
-def _values(found: Findings, judged: Judged, name: str) -> dict[tuple[str, str, str], float]:
+def _values(found: Findings, judged: Evaluation, name: str) -> dict[tuple[str, str, str], float]:
     """HR_avg by task that was asked, a share."""
     values = found.scores[judged.label, name]
     return {key_of(task): float(value) for task, value in zip(judged.tasks, values, strict=True) if value == value}

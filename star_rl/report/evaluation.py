@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from star_rl.errors import StarError
-from star_rl.evaluation import bestofk, corpus, latency, paper
-from star_rl.evaluation.compare import DEEP, SHORT, apart, grid, grids, is_short
+from star_rl.evaluation import paper
+from star_rl.evaluation.compare import DEEP, SHORT, grid, grids, is_short, paper_grid
+from star_rl.evaluation.studies import best_of_k, corpus, latency
 from star_rl.files import write_text
 from star_rl.records import CANDIDATES
 from star_rl.report import plots
@@ -224,7 +225,7 @@ def _studied(found: Findings) -> list[Grid]:
                 if name == "corpus":
                     own = [corpus.grid(study["rows"])]
                 elif name == "best_of_k":
-                    own = [bestofk.grid(one) for one in study["methods"]]
+                    own = [best_of_k.grid(one) for one in study["methods"]]
                 elif study.get("base"):
                     own = [latency.grid(study["rows"], study["ratios"], study["base"])]
             except (KeyError, TypeError, IndexError) as error:
@@ -268,7 +269,7 @@ def render_evaluation(found: Findings, made: Sequence[Change], table2: Mapping[s
         differences=_differences(found),
         columns=found.compared.columns,
         table1=_sorted(found),
-        apart=apart(found.compared),
+        apart=paper_grid(found.compared),
         multiples=_multiples(found),
         figures=charts(found, table2),
         short=is_short,

@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 
 from star_rl.errors import StarError
 from star_rl.evaluation import metrics, results
-from star_rl.evaluation.compare import Compared, Judged, compare
-from star_rl.evaluation.judge import judge
+from star_rl.evaluation.compare import Compared, Evaluation, compare
 from star_rl.evaluation.metrics import FAILED, Difference, Floats
+from star_rl.evaluation.scores import score
 from star_rl.evaluation.tasks import Cell, strangers
 from star_rl.files import read_json
 from star_rl.records import Task
@@ -35,7 +35,7 @@ class Found:
     """One method.
 
     Attributes:
-        figures: its row over all its tasks (:func:`star_rl.evaluation.judge.judge`).
+        figures: its row over all its tasks (:func:`star_rl.evaluation.scores.score`).
         values: HR_avg of each task, a share, mean over samples; NaN where it was not asked. Shape: (n,).
         ranks: of the first sample; 0 = absent, -1 = failed. Shape: (n,).
         sources: where its answers lie: the folder, and its name there.
@@ -47,7 +47,7 @@ class Found:
     figures: dict[str, Any]
     values: Floats
     ranks: np.ndarray
-    sources: list[tuple[Judged, str]]
+    sources: list[tuple[Evaluation, str]]
     difference: Difference | None = None
     problems: list[str] = field(default_factory=list)
 
@@ -174,10 +174,10 @@ def _together(entry: Found, resamples: int) -> dict[str, Any]:
     samples = max(
         row["samples"] for one, name in entry.sources for row in one.figures["methods"] if row["name"] == name
     )
-    return dict(judge(pa.concat_tables(tables), tasks, samples, resamples, seed, pairs=())["methods"][0])
+    return dict(score(pa.concat_tables(tables), tasks, samples, resamples, seed, pairs=())["methods"][0])
 
 
-def _studies(one: Judged) -> dict[str, Any]:
+def _studies(one: Evaluation) -> dict[str, Any]:
     found = {}
     for name in STUDIES:
         file = one.folder / f"{name}.json"
