@@ -7,6 +7,7 @@ from setuptools import Extension, find_packages, setup
 
 #: What the library itself needs: builders, rewards, neighbours, evidence, teacher, viewer. No engine.
 BASE = [
+    "filelock>=4.2.1",  # the first whose marker has no two holders (GHSA-fq56-3cx3-fjxp)
     "httpx>=0.28",
     "jinja2>=3.1",
     "matplotlib>=3.9",
@@ -91,13 +92,11 @@ setup(
     ),
     package_data={"star_rl": ["**/*.jinja", "**/*.html", "**/*.css", "**/*.js", "**/*.c", "**/*.yaml"]},
     ext_modules=[
-        # Optional: without a compiler the NumPy path gives the same neighbours, slower (star-rl doctor says which).
         Extension(
             "star_rl.neighbours._kernel",
             ["star_rl/neighbours/_kernel.c"],
-            # No fused multiply-add and no reordering: the results are NumPy's to the bit.
+            # No fused multiply-add: every machine gives the same bits.
             extra_compile_args=["-O3", "-std=c11", "-ffp-contract=off", "-fvisibility=hidden"],
-            optional=True,
         ),
         # Optional: without it JSON lines are read in Python, several times slower, with equal tables.
         Extension(

@@ -176,13 +176,14 @@ def _ray() -> Check:
 
 
 def _kernel() -> Check:
+    from star_rl.errors import StarError
+    from star_rl.neighbours import kernel
+
     try:
-        from star_rl.neighbours import kernel_available
-    except ImportError as error:
-        return Check("neighbour kernel", "wrong", str(error), "pip install -e . in a clean environment")
-    if kernel_available():
-        return Check("neighbour kernel", "ok", "compiled")
-    return Check("neighbour kernel", "note", "not compiled: NumPy gives the same neighbours, slower", "apt install gcc")
+        kernel.library()
+    except StarError as error:
+        return Check("neighbour kernel", "wrong", error.what, error.remedy)
+    return Check("neighbour kernel", "ok", "compiled")
 
 
 def _scanner() -> Check:

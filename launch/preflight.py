@@ -95,7 +95,7 @@ def probe(needs: Mapping[str, Any], token: str) -> dict[str, Any]:
     import platform
     import socket
 
-    from star_rl.stage import versions
+    from star_rl.pipeline.stage import versions
 
     said: dict[str, Any] = {
         "host": socket.gethostname(),

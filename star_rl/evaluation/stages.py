@@ -6,17 +6,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.training import required_phases
-from launch.world import World
 from rewards import star
 from star_rl.evaluation.evaluate import is_official, run_methods, seal
 from star_rl.evaluation.methods import make
 from star_rl.evaluation.tasks import task_set
 from star_rl.files import read_json
 from star_rl.ledger import Row, read_rows
+from star_rl.pipeline.stage import ASIDE, Context, manifest_of, versions
 from star_rl.records import Task
-from star_rl.stage import ASIDE, Context, manifest_of, versions
-from star_rl.trajectory import parse, ranking
+from star_rl.run import Run
+from star_rl.trajectory import parse, ranking, required_phases
 
 #: Methods beside the students.
 METHODS = ("random", "popularity", "item_knn", "teacher")
@@ -29,7 +28,7 @@ _EXAMPLES = 3
 
 def evaluate_stage(context: Context) -> dict[str, Any]:
     """Answer the test tasks with all methods (``answers.parquet``) and score them (``metrics.json``)."""
-    run, options, folder = World(context.run, context.config), context.config["evaluate"], context.folder
+    run, options, folder = Run(context.run, context.config), context.config["evaluate"], context.folder
     tasks = task_set(run.tasks("test")[: options["tasks"]], context.seed, is_official(context.run))
     methods = [make(name, run, context.seed, folder) for name in METHODS]
     run_methods(methods, run, tasks, folder, progress=context.progress)
@@ -46,10 +45,11 @@ def evaluate_stage(context: Context) -> dict[str, Any]:
 def report_stage(context: Context) -> dict[str, Any]:
     """Write ``report.html`` and ``report.json`` into the run's folder."""
     from star_rl.report.curves import grpo_report, sft_curves
-    from star_rl.report.model import Method, Pair, Report, Run, Sft
+    from star_rl.report.model import Method, Pair, Report, Sft
+    from star_rl.report.model import Run as ReportRun
     from star_rl.report.page import write_report
 
-    run = World(context.run, context.config)
+    run = Run(context.run, context.config)
     options = context.config["evaluate"]
     evaluated = read_json(context.inputs["evaluate"] / "metrics.json")
     figures = {name: (manifest_of(context.run / name) or {}) for name in _stages(context.run)}
@@ -63,7 +63,7 @@ def report_stage(context: Context) -> dict[str, Any]:
         for row in evaluated["methods"]
     ]
     report = Report(
-        run=Run(
+        run=ReportRun(
             name=context.run.name,
             recipe=context.run.name,
             source=context.config["source"]["name"],
@@ -101,7 +101,7 @@ def _traces(path: Path) -> dict[str, Row]:
     return {row["task_id"]: row["trace"] for row in read_rows(path) if not row["sample"] and row.get("trace")}
 
 
-def _examples(context: Context, run: World) -> list[Any]:
+def _examples(context: Context, run: Run) -> list[Any]:
     """Return held-out tasks answered before and after GRPO: a rank gained, a rank lost, and one that stayed."""
     from star_rl.report.model import Example, ExampleTask, HistoryItem, Rollout
 

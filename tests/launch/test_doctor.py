@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from launch import doctor
+from star_rl.neighbours import kernel
 
 
 def test_the_pins_of_an_extra_are_exact_versions():
@@ -77,3 +78,11 @@ def test_a_gpu_machine_is_asked_a_gpu_s_questions(monkeypatch):
     assert "import plug-in" not in {check.name for check in doctor.checks("gpu")}
     absent = {check.name: check for check in doctor._versions("gpu")}["flash-attn"]
     assert absent.state == "wrong" and absent.remedy == "make install EXTRA=gpu"
+
+
+def test_a_kernel_that_was_not_built_is_wrong(monkeypatch, tmp_path):
+    assert doctor._kernel().state == "ok"
+    monkeypatch.setattr(kernel, "__file__", str(tmp_path / "kernel.py"))
+    monkeypatch.setattr(kernel, "library", kernel.library.__wrapped__)
+    check = doctor._kernel()
+    assert check.state == "wrong" and "make install" in check.remedy

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from launch.world import World
 from star_rl.errors import StarError
 from star_rl.evaluation.methods.base import Method, Ranking, TaskContext, as_ranking
 from star_rl.evaluation.methods.registry import Spec, load
+from star_rl.run import Run
 
 
 class Workflow(Method):
@@ -55,7 +55,7 @@ class Workflow(Method):
         )
 
 
-def make_agent(run: World, spec: Spec, seed: int, folder: Path) -> Method:
+def make_agent(run: Run, spec: Spec, seed: int, folder: Path) -> Method:
     """Make an agent workflow, on ``endpoint=`` and ``model=`` or on the recipe's teacher endpoint; other options are
     the agent's own."""
     from star_rl.chat import ChatClient, ChatOptions
@@ -80,7 +80,7 @@ def make_agent(run: World, spec: Spec, seed: int, folder: Path) -> Method:
     return Workflow(inner, chat.options.concurrency, chat, {**spec.options, **remark})
 
 
-def _reviews(run: World) -> Any:
+def _reviews(run: Run) -> Any:
     """Return a function that looks up what users wrote, one user at a time."""
     from star_rl.baselines.agents import Reviews
     from star_rl.records import read_table

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from launch.world import World
 from star_rl import fingerprints
 from star_rl.deadline import reason
 from star_rl.errors import StarError
@@ -19,6 +18,7 @@ from star_rl.evaluation.methods.isolated import Isolated
 from star_rl.evaluation.methods.registry import Spec
 from star_rl.evidence import EvidenceStore
 from star_rl.records import Item
+from star_rl.run import Run
 
 
 class VisibleRun:
@@ -31,7 +31,7 @@ class VisibleRun:
         config: the recipe's sections.
     """
 
-    def __init__(self, run: World) -> None:
+    def __init__(self, run: Run) -> None:
         self._run = run
 
     @property
@@ -51,7 +51,7 @@ class VisibleRun:
         return self._run.config
 
 
-def make_python(run: World, spec: Spec, seed: int, folder: Path) -> Method:
+def make_python(run: Run, spec: Spec, seed: int, folder: Path) -> Method:
     """Make ``python:FILE.py:NAME`` or ``python:MODULE:NAME``: a function ``NAME(run, seed, **options)`` that returns a
     :class:`Method`, or an object with ``name`` and ``rank(context)``."""
     place, _, attribute = spec.argument.rpartition(":")

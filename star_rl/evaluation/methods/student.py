@@ -8,14 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from launch.training import required_phases
-from launch.world import World
 from star_rl import fingerprints
 from star_rl.errors import StarError
 from star_rl.evaluation.methods.base import Method, Ranking, TaskContext
 from star_rl.evaluation.methods.registry import Spec
 from star_rl.files import fingerprint
-from star_rl.trajectory import faults, parse, ranking
+from star_rl.run import Run
+from star_rl.trajectory import faults, parse, ranking, required_phases
 
 #: Options of the engine that decide what a student writes; the others decide how fast.
 _DECIDE = ("kind", "max_model_len", "extra", "seed")
@@ -37,7 +36,7 @@ class StudentMethod(Method):
 
     def __init__(
         self,
-        run: World,
+        run: Run,
         name: str,
         model: Path,
         temperature: float,
@@ -139,7 +138,7 @@ class StudentMethod(Method):
         )
 
 
-def make_student(run: World, spec: Spec, seed: int, folder: Path) -> Method:
+def make_student(run: Run, spec: Spec, seed: int, folder: Path) -> Method:
     """Make ``star`` (the run's GRPO checkpoint), ``star:sft`` (before GRPO) or ``star:FOLDER``, with ``temperature``,
     ``top_p``, ``logprobs=on``, ``in_flight`` and options of the engine."""
     from star_rl.policy.engines import EngineOptions

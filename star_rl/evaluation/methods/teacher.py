@@ -8,16 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.teaching import open_teacher
-from launch.training import required_phases
-from launch.world import World
 from star_rl.errors import StarError
 from star_rl.evaluation.methods.base import Method, Ranking, TaskContext
 from star_rl.evaluation.methods.registry import Spec
 from star_rl.evaluation.paper import RULES
 from star_rl.files import fingerprint
 from star_rl.mars import Outcome, TeamOptions
-from star_rl.trajectory import faults, to_messages
+from star_rl.run import Run
+from star_rl.teacher import open_teacher
+from star_rl.trajectory import faults, required_phases, to_messages
 
 #: Options that say where a model is served: option -> (part of the teacher's options, field of it).
 _SERVED = {
@@ -40,7 +39,7 @@ class TeacherMethod(Method):
 
     varies = True
 
-    def __init__(self, run: World, name: str, config: Mapping[str, Any], seed: int, folder: Path) -> None:
+    def __init__(self, run: Run, name: str, config: Mapping[str, Any], seed: int, folder: Path) -> None:
         self.name, self._run, self._config, self._seed = name, run, config, seed
         self._cache = folder / f"{name.replace(' ', '_').replace('/', '')}.sqlite"
         self._required = required_phases(config["sft_set"]["setting"])
@@ -78,7 +77,7 @@ def ranking_of_outcome(outcome: Outcome, required: Sequence[str]) -> Ranking:
     )
 
 
-def make_teacher(run: World, spec: Spec, seed: int, folder: Path) -> Method:
+def make_teacher(run: Run, spec: Spec, seed: int, folder: Path) -> Method:
     """Make ``teacher`` (or ``mars``) with ``planner=off``, ``reflector=off``, ``tools=off``, any option of the team,
     and ``endpoint=``, ``model=``, ``planner_endpoint=``, ``planner_model=``."""
     spec.no_argument()

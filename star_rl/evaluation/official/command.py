@@ -9,9 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from data_builders.tasks import PARTS
-from launch.commands import recipe_of
-from launch.world import World
 from star_rl.baselines.agents import Reviews
+from star_rl.cli.commands import recipe_of
 from star_rl.errors import StarError
 from star_rl.evaluation.methods import Method, TaskContext, make
 from star_rl.evaluation.official import Bridge, groups_below, simulate, table, write_layout
@@ -19,13 +18,14 @@ from star_rl.evaluation.official.session import PYTHON
 from star_rl.files import write_json
 from star_rl.progress import progress_line
 from star_rl.records import Task, read_table
+from star_rl.run import Run
 
 
 def command(arguments: Namespace) -> int:
     """``star-rl official``: print the official figures beside ours; exit code 1 where they differ."""
     folder = Path(arguments.run)
     recipe = recipe_of(folder)
-    run = World(folder, asdict(recipe))
+    run = Run(folder, asdict(recipe))
     out = Path(arguments.out) if arguments.out else folder / "official"
     out.mkdir(parents=True, exist_ok=True)
     methods = [make(name, run, recipe.seed, out) for name in arguments.methods]
@@ -64,7 +64,7 @@ def command(arguments: Namespace) -> int:
     return 0 if all(row.agreed for row in rows) else 1
 
 
-def _all(run: World) -> list[Task]:
+def _all(run: Run) -> list[Task]:
     return [task for part in PARTS for task in run.tasks(part)]
 
 
@@ -75,7 +75,7 @@ def _python(given: str | None) -> Path:
     return PYTHON if PYTHON.is_file() else Path(sys.executable)
 
 
-async def _serve(methods: list[Method], run: World, place: str) -> int:
+async def _serve(methods: list[Method], run: Run, place: str) -> int:
     """Answer agents of a simulator that runs elsewhere, until interrupted."""
     host, _, port = place.rpartition(":")
     if not port.isdigit():

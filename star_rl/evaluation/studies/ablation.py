@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from launch import chain, local, recipe
-from launch.check import check_machine, check_recipe
 from star_rl.errors import StarError
 from star_rl.evaluation import paper
 from star_rl.files import write_json
+from star_rl.pipeline import chain, recipe, runner
+from star_rl.pipeline.check import check_machine, check_recipe
+from star_rl.pipeline.stage import manifest_of
 from star_rl.report import grid as grids
 from star_rl.report.findings import difference, gather, key_of
 from star_rl.report.page import DASH, fixed
-from star_rl.stage import manifest_of
 
 #: Variant -> method -> row of table 2: its teacher, its student after GRPO and, for the whole one, before GRPO.
 VARIANTS: dict[str, dict[str, str]] = {
@@ -49,7 +49,7 @@ def command(arguments: Namespace) -> int:
     def checked(loaded: Any) -> None:
         check_recipe(loaded)
         check_machine(loaded)
-        local.run(loaded, chain.STAGES)
+        runner.run(loaded, chain.STAGES)
 
     run_variants(arguments.recipe, arguments.overrides, wanted, checked, show)
     return 0

@@ -23,12 +23,12 @@ from star_rl.evaluation.methods import Method, Ranking, as_ranking, make
 from star_rl.evaluation.runner import ContextOf
 from star_rl.evaluation.tasks import TaskSet, digest
 from star_rl.files import write_json
+from star_rl.pipeline.stage import versions
 from star_rl.progress import Progress, progress_line
 from star_rl.records import Task
 from star_rl.report import grid as grids
 from star_rl.report.grid import Grid, Row
 from star_rl.report.tables import DASH
-from star_rl.stage import versions
 
 #: Requests before the measured ones: engines compile and caches fill.
 WARM = 3

@@ -16,8 +16,6 @@ from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
-from launch.training import required_phases
-from launch.world import LACKING, World
 from star_rl.chat.reply import ChatReply
 from star_rl.evaluation.methods.base import Method, Ranking, TaskContext
 from star_rl.evaluation.methods.student import StudentMethod
@@ -30,7 +28,8 @@ from star_rl.mars.planner import TrainedPlanner
 from star_rl.policy.loop import Engine, render_prompt
 from star_rl.prompts import PromptOptions
 from star_rl.prompts.words import estimate_tokens
-from star_rl.trajectory import Trajectory, to_messages
+from star_rl.run import Run
+from star_rl.trajectory import LACKING, Trajectory, required_phases, to_messages
 
 
 class TimedTools:
@@ -140,7 +139,7 @@ class ScriptedTeacher(Method):
         trained_planner: the planner is asked with the student's prompt, as in MARS-Planner.
     """
 
-    def __init__(self, run: World, name: str, student: StudentMethod, seed: int, trained_planner: bool = False) -> None:
+    def __init__(self, run: Run, name: str, student: StudentMethod, seed: int, trained_planner: bool = False) -> None:
         self.name, self._run = name, run
         engine, tokenizer = student.opened
         options = dict(run.config["teacher"]["options"])
