@@ -1,7 +1,7 @@
 """SASRec (Kang and McAuley, ICDM 2018, arXiv 1808.09781): a causal transformer over the order of a history.
 
 It is learnt by cross-entropy over all items (over a uniform sample of them where there are many) in place of the
-paper's single negative, which is what makes it a yardstick still (Klenitskiy and Vasilev, RecSys 2023, arXiv
+paper's single negative, which is what keeps it a strong baseline (Klenitskiy and Vasilev, RecSys 2023, arXiv
 2309.07602).
 
 Notation: I items, d width, b sequences of a batch, s positions.

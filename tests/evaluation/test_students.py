@@ -1,7 +1,6 @@
 """The student and the teacher as methods, with an engine that says what it is told."""
 
 import asyncio
-import contextlib
 import json
 
 import pytest
@@ -11,82 +10,6 @@ from star_rl.evaluation import runner as evaluation_runner
 from star_rl.evaluation.evaluate import context_of, open_tasks
 from star_rl.evaluation.methods import make
 from star_rl.evaluation.studies.scripted import ScriptedTeacher
-from star_rl.pipeline import chain, recipe, runner
-from star_rl.policy.loop import Generation
-
-END = 1
-
-
-class Letters:
-    """A tokenizer of letters."""
-
-    def apply_chat_template(self, messages, tools=None, **options):
-        return "".join(str(message["content"]) for message in messages)
-
-    def encode(self, text, *, add_special_tokens=False):
-        return [ord(letter) + 2 for letter in text]
-
-    def decode(self, ids, **options):
-        return "".join(chr(number - 2) for number in ids)
-
-    def convert_tokens_to_ids(self, token):
-        return END
-
-
-class Engine:
-    """Says its sentences in turn, or fails."""
-
-    def __init__(self, *said, fails=False):
-        self.said, self.fails, self.asked = list(said), fails, 0
-
-    async def generate(self, prompt_ids, sampling, request_id):
-        if self.fails:
-            raise OSError("out of memory")
-        text = self.said[self.asked % len(self.said)]
-        self.asked += 1
-        ids = Letters().encode(text)[: sampling["max_tokens"] - 1]
-        return Generation([*ids, END], [-0.5] * (len(ids) + 1))
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    (folder / "empty.yaml").write_text("{}")
-    options = [
-        "source.options={users: 80, items: 60, categories: 6, shortest: 14, longest: 20}",
-        "split.options={train_per_user: 2, max_test: 4, max_valid: 2}",
-        "neighbours={items_k: 20, users_k: 10, liked_k: 20, threads: 1}",
-        "evidence={size: short, budget: 6}",
-        "prompt={profile: compact, history: 8, top: 10}",
-        "tools={lens: candidates}",
-        f"out={folder}",
-        "name=small",
-    ]
-    runner.run(recipe.load(folder / "empty.yaml", options), chain.STAGES, until="evidence")
-    for stage in ("sft", "grpo"):
-        (folder / "small" / stage / "final").mkdir(parents=True)
-        (folder / "small" / stage / "final" / "config.json").write_text("{}")
-    return folder / "small"
-
-
-@pytest.fixture
-def engine(monkeypatch):
-    """Put an engine in the place of vLLM."""
-    from transformers import AutoTokenizer
-
-    from star_rl.policy import engines
-
-    def put(made):
-        @contextlib.asynccontextmanager
-        async def opened(model, options=None):
-            put.options = options
-            yield made
-
-        monkeypatch.setattr(engines, "open_engine", opened)
-        monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda *args, **kwargs: Letters())
-        return made
-
-    return put
 
 
 def answer(run, tmp_path, spec, **options):
@@ -101,9 +24,7 @@ def ranked(ids):
 
 
 def test_a_student_calls_its_tools_and_is_read_by_the_grammar(run, tmp_path, engine):
-    engine(
-        Engine('<plan>\n<tool_call>\n{"name": "ItemCF", "arguments": {"item_id": "1"}}\n</tool_call>', ranked(["5"]))
-    )
+    engine('<plan>\n<tool_call>\n{"name": "ItemCF", "arguments": {"item_id": "1"}}\n</tool_call>', ranked(["5"]))
     method, answers = answer(run, tmp_path, "star:logprobs=on:in_flight=1", samples=2)
     assert method.name == "star" and engine.options.logprobs
     assert len(answers) == 8
@@ -116,14 +37,14 @@ def test_a_student_calls_its_tools_and_is_read_by_the_grammar(run, tmp_path, eng
 
 
 def test_a_greedy_student_is_asked_once(run, tmp_path, engine):
-    engine(Engine(ranked(["5"])))
+    engine(ranked(["5"]))
     method, answers = answer(run, tmp_path, "star:sft:temperature=0", samples=4)
     assert method.name == "sft temperature=0" and len(answers) == 4
     assert answers[0].confidence is None and answers[0].seconds is None
 
 
 def test_the_seed_reaches_the_students_sampling(run, tmp_path, engine):
-    engine(Engine(ranked(["5"])))
+    engine(ranked(["5"]))
     world, _, _ = open_tasks(run)
 
     def opened(spec, seed):
@@ -159,9 +80,7 @@ def test_the_runs_seed_reaches_the_rollouts_of_its_stages(run, tmp_path, monkeyp
 
 def test_each_replica_has_its_own_rollouts_under_way_unless_their_number_is_given(run, tmp_path, engine):
     world, _, _ = open_tasks(run)
-    replicas = Engine(ranked(["5"]))
-    replicas.alive = 4
-    engine(replicas)
+    engine(ranked(["5"])).alive = 4
 
     async def wide(spec):
         async with make(spec, world, 0, tmp_path) as method:
@@ -172,17 +91,17 @@ def test_each_replica_has_its_own_rollouts_under_way_unless_their_number_is_give
 
 
 def test_a_student_that_ranks_nothing_is_a_miss_with_its_reason(run, tmp_path, engine):
-    engine(Engine("I would rather not."))
+    engine("I would rather not.")
     _, answers = answer(run, tmp_path, "star")
     assert {one.failure for one in answers} == {"wrote no ranking (answered)"}
     assert all(one.ranking is None and one.valid is False for one in answers)
 
 
 def test_an_engine_that_fails_stops_the_run_and_keeps_nothing_wrong(run, tmp_path, engine):
-    engine(Engine(fails=True))
+    engine(fails=True)
     with pytest.raises(StarError, match=r"the engine failed on task .*out of memory"):
         answer(run, tmp_path, "star")
-    engine(Engine(ranked(["5"])))
+    engine(ranked(["5"]))
     assert len(answer(run, tmp_path, "star")[1]) == 4
 
 
@@ -190,21 +109,21 @@ def test_a_store_that_gives_out_is_asked_again_by_the_next_call(run, tmp_path, e
     from star_rl.tools import ToolBox
 
     call = '<plan>\n<tool_call>\n{"name": "ItemCF", "arguments": {"item_id": "1"}}\n</tool_call>'
-    engine(Engine(ranked(["5"]), call, ranked(["5"]), ranked(["5"]), ranked(["5"])))
+    engine(ranked(["5"]), call, ranked(["5"]), ranked(["5"]), ranked(["5"]))
     with monkeypatch.context() as patch:
         patch.setattr(ToolBox, "call", lambda *_: 1 / 0)
         _, answers = answer(run, tmp_path, "star:in_flight=1")
     failures = [one.failure for one in answers]
     assert sum(failure is not None for failure in failures) == 1 and len(failures) == 4
     assert next(filter(None, failures)).startswith("endpoint: tool_error: ItemCF: ZeroDivisionError")
-    engine(Engine(ranked(["5"])))
+    engine(ranked(["5"]))
     assert [one.failure for one in answer(run, tmp_path, "star:in_flight=1")[1]] == [None] * 4
 
 
 def test_a_student_trained_again_is_another_method(run, tmp_path, engine):
     weights = run / "grpo" / "final" / "model.safetensors"
     weights.write_text("first")
-    engine(Engine(ranked(["5"])))
+    engine(ranked(["5"]))
     answer(run, tmp_path, "star")
     weights.write_text("again")
     with pytest.raises(StarError, match=r"star.jsonl holds answers with other settings \(weights: "):
@@ -218,7 +137,7 @@ def test_a_student_trained_again_is_another_method(run, tmp_path, engine):
 
 def test_whatever_a_student_writes_is_an_answer(run, tmp_path, engine):
     for number, text in enumerate(("", "<recommend>", ranked([1, None, "7"]), ranked("7"), "\ud800")):
-        engine(Engine(text))
+        engine(text)
         _, answers = answer(run, tmp_path / str(number), "star")
         assert len(answers) == 4 and all(one.ranking is None or isinstance(one.ranking, list) for one in answers)
 
@@ -248,7 +167,7 @@ def test_agents_need_an_endpoint_and_options_of_their_own(run, tmp_path):
 
 
 def test_mars_runs_on_the_students_engine(run, tmp_path, engine):
-    engine(Engine("x" * 9000))
+    engine("x" * 9000)
     world, seed, tasks = open_tasks(run)
 
     async def work():
