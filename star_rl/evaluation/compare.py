@@ -8,7 +8,7 @@ AgentRecBench's own; on a split of one's own the paper's figures are shown apart
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -334,20 +334,14 @@ def markdown(found: Compared, whole: bool = True) -> str:
 
 def data(found: Compared) -> dict[str, Any]:
     """Return everything as plain data; a column has ``paper`` only if it is comparable."""
+
+    def theirs(column: SubTask) -> dict[str, float] | None:
+        figures = {name: values.get(column.cell) for name, values in paper.TABLE1.items()}
+        return {name: value for name, value in figures.items() if value is not None} if column.comparable else None
+
     return {
         "columns": [
-            {
-                "source": column.source,
-                "scenario": column.scenario,
-                "n": column.n,
-                "fingerprint": column.fingerprint,
-                "official": column.official,
-                "comparable": column.comparable,
-                "paper": {name: values[column.cell] for name, values in paper.TABLE1.items()}
-                if column.comparable
-                else None,
-            }
-            for column in found.columns
+            {**asdict(column), "comparable": column.comparable, "paper": theirs(column)} for column in found.columns
         ],
         "paper": {"reference": paper.PAPER, "table": "table 1"},
         "methods": {

@@ -123,12 +123,12 @@ def test_a_table_without_answers_has_no_methods():
     assert score(results.table_of([]), TASKS, 1, 200, 0)["methods"] == []
 
 
-def test_answers_written_before_there_were_costs_are_read(tmp_path):
+def test_a_file_that_is_no_table_of_answers_is_refused(tmp_path):
     import pyarrow.parquet as pq
 
     table = results.table_of([Answer("a", TASKS[0], ["7"])])
-    pq.write_table(table.drop(["calls", "tokens_in", "tool_seconds", "confidence", "failure"]), tmp_path / "old")
-    assert results.read(tmp_path / "old").equals(table)
+    results.write(tmp_path / "answers", table)
+    assert results.read(tmp_path / "answers").equals(table)
     pq.write_table(table.drop(["rank"]), tmp_path / "none")
     with pytest.raises(StarError, match="has no column rank"):
         results.read(tmp_path / "none")
