@@ -122,9 +122,9 @@ def _inside(path: Path, root: Path, name: str) -> str:
 
 def needs_of(recipe: Recipe, root: Path, extra: str | None, until: str | None) -> preflight.Needs:
     """What the cluster must have for these stages; verl's keys are checked on the way."""
-    from launch.doctor import installed_extra
     from star_rl.integrations.verl.overrides import overrides_of
     from star_rl.integrations.verl.recipe import compose, load_recipe
+    from star_rl.pins import installed_extra
     from star_rl.pipeline import chain, runner
     from star_rl.pipeline.overlays import sft_processes
 

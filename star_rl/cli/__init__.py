@@ -52,6 +52,7 @@ def _chain(commands: Any) -> None:
     run.add_argument("overrides", nargs="*", metavar="key=value", help="options over the recipe's")
     run.add_argument("--from", dest="start", metavar="STAGE", help="run this stage and all after it again")
     run.add_argument("--until", metavar="STAGE", help="stop after this stage")
+    run.add_argument("--same-code", action="store_true", help="take stages that other code made for done")
     run.add_argument("--stages", action="store_true", help="list the stages and stop")
     run.add_argument("--options", action="store_true", help="print every option with its value and stop")
 

@@ -47,13 +47,13 @@ def run(arguments: Namespace) -> int:
         return 0
     check_recipe(loaded, arguments.until)
     check_machine(loaded, arguments.until)
-    runner.run(loaded, chain.STAGES, arguments.start, arguments.until)
+    runner.run(loaded, chain.STAGES, arguments.start, arguments.until, arguments.same_code)
     return 0
 
 
 def doctor(arguments: Namespace) -> int:
     """``star-rl doctor``."""
-    from launch import doctor as checks
+    from star_rl.cli import doctor as checks
 
     return checks.run(arguments.extra)
 
@@ -180,7 +180,7 @@ def sample(arguments: Namespace) -> int:
     """``star-rl sample``: rollouts of a checkpoint over tasks of a run, and how often they hit."""
     from star_rl.pipeline.stage import Context
     from star_rl.run import Run
-    from star_rl.training.stages import rollouts
+    from star_rl.training.sample import rollouts
 
     folder = Path(arguments.run)
     recipe = recipe_of(folder)

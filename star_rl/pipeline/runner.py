@@ -111,6 +111,7 @@ def run(
     stages: Sequence[Stage],
     start: str | None = None,
     until: str | None = None,
+    same_code: bool = False,
 ) -> list[Outcome]:
     """Run the stages of a recipe in order.
 
@@ -119,6 +120,7 @@ def run(
         stages: the chain.
         start: run this stage and all after it again, whatever is there.
         until: stop after this stage.
+        same_code: take finished stages that other code made for done.
 
     Returns:
         How each stage ended.
@@ -141,7 +143,7 @@ def run(
             with _logged(log) as terminal:
                 line = ProgressLine(f"{number + 1:>2}/{last + 1} {stage.name:<11} ", terminal)
                 try:
-                    outcome = run_stage(stage, folder, config, recipe.seed, line, number >= again, line.say)
+                    outcome = run_stage(stage, folder, config, recipe.seed, line, number >= again, line.say, same_code)
                 except BaseException as error:
                     line.end("stopped" if isinstance(error, KeyboardInterrupt) else "FAILED")
                     if not isinstance(error, Exception) or (isinstance(error, StarError) and not start):

@@ -1,10 +1,11 @@
-"""A stage is a pure step: input files + configuration + seed -> output files + a manifest.
+"""A stage is a pure step: input files + configuration + seed + code -> output files + a manifest.
 
-A stage is *done* when its folder holds a ``manifest.json`` whose key equals the key of today's configuration and of
-everything upstream. The manifest is written last, so a killed stage is never taken for a finished one. A stage that was
-interrupted under the same key finds its folder as it left it and may resume; under another key the folder is emptied
-or, where it may hold hours of work, moved aside. Versions of packages are recorded, and said where they differ; of them
-only this project's own decides.
+A stage is *done* when its folder holds a ``manifest.json`` whose key equals today's key. The key holds what decides the
+output and nothing else: the stage's options, its inputs' content, the seed, and the source code it runs. The manifest
+is written last, so a killed stage is never taken for a finished one. An interrupted stage resumes under the same key,
+and also under other code: a mended bug must not cost the steps before it. Under another key a costly stage's folder is
+moved aside, as ``--from`` does with any stage; other folders are emptied. Package versions are recorded and reported,
+but decide nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import star_rl
 from star_rl.errors import StarError
 from star_rl.files import fingerprint, read_json, sha256, write_json, writing_error
 from star_rl.progress import Progress
@@ -30,6 +32,8 @@ _KEY = ".key.json"
 ASIDE = ".old-"
 #: Files larger than this are recorded by size only: hashing a checkpoint costs more than it tells.
 _HASH_LIMIT = 256 << 20
+_ROOT = Path(star_rl.__file__).resolve().parents[1]
+_SOURCES = (".py", ".c", ".jinja")
 
 
 @dataclass(slots=True)
@@ -68,10 +72,11 @@ class Stage:
         reads: names of the stages whose files it reads.
         config: the recipe's sections it depends on.
         files: outputs to be hashed into the manifest (globs relative to the folder).
+        code: modules and packages of this project whose source decides the output, such as ``star_rl.mars``.
         packages: distributions whose versions belong into the manifest.
         keep: globs of files that outlive a change of configuration (a cache that names its own keys).
         decides: the part of the configuration that decides what comes out; the rest is speed, memory and bookkeeping.
-        aside: the folder is never emptied but moved aside, to ``<name>.old-<time>``.
+        aside: its output is costly: under another key the folder is moved to ``<name>.old-<time>``, not emptied.
         sources: what the configuration only names (an overlay, a reward's code): name -> digest of the content, so that
             an edited file is not taken for what was trained with.
     """
@@ -81,6 +86,7 @@ class Stage:
     reads: tuple[str, ...] = ()
     config: tuple[str, ...] = ()
     files: tuple[str, ...] = ("*.parquet", "*.json", "*.jsonl")
+    code: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
     decides: Callable[[Any], Any] | None = None
@@ -109,29 +115,45 @@ def versions(packages: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def source_digest(name: str) -> str:
+    """Hash the source files of a module or package of this project; nothing is imported.
+
+    Raises:
+        StarError: there is no such module.
+    """
+    base = _ROOT.joinpath(*name.split("."))
+    module = base.with_suffix(".py")
+    files = [module] if module.is_file() else sorted(file for file in base.rglob("*") if file.suffix in _SOURCES)
+    if not files:
+        raise StarError(f"stage code names {name}, which is no module", "correct Stage.code")
+    return fingerprint([(file.relative_to(_ROOT).as_posix(), sha256(file)) for file in files])
+
+
 def key_of(stage: Stage, config: Any, seed: int, upstream: Mapping[str, str]) -> dict[str, Any]:
-    """Everything that decides a stage's output, and the versions it was made with."""
+    """Return everything that decides a stage's output, and the package versions it runs with."""
     return {
         "format": FORMAT,
         "stage": stage.name,
         "config": stage.decides(config) if stage.decides else config,
         "seed": seed,
         "inputs": dict(sorted(upstream.items())),
+        "code": {name: source_digest(name) for name in stage.code},
         "versions": versions(("star-rl", *stage.packages)),
         **({"sources": dict(stage.sources(config))} if stage.sources else {}),
     }
 
 
-def _same(key: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    one, two = ({**entry, "versions": entry["versions"]["star-rl"]} for entry in (key, other))
-    return one == two
+def _same(key: Mapping[str, Any], other: Mapping[str, Any], apart: tuple[str, ...]) -> bool:
+    return {**key, **dict.fromkeys(apart)} == {**other, **dict.fromkeys(apart)}
 
 
-def _tell_versions(name: str, before: Mapping[str, Any], now: Mapping[str, Any], say: Callable[[str], None]) -> None:
+def _report_changes(name: str, before: Mapping[str, Any], now: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    """Name the code and package versions that differ from those a stage was made with."""
+    changed = [module for module, digest in now["code"].items() if before.get("code", {}).get(module) != digest]
     old, new = before["versions"], now["versions"]
-    changed = [f"{package} {old.get(package)} -> {new[package]}" for package in new if new[package] != old.get(package)]
+    changed += [f"{item} {old.get(item)} -> {new[item]}" for item in new if new[item] != old.get(item)]
     if changed:
-        say(f"{name} was begun with other versions ({', '.join(changed)}): --from {name} runs it again")
+        say(f"{name} was made with other code or versions ({', '.join(changed)}): --from {name} runs it again")
 
 
 def _outputs(stage: Stage, folder: Path) -> dict[str, dict[str, Any]]:
@@ -154,8 +176,14 @@ def manifest_of(folder: Path) -> dict[str, Any] | None:
 
 
 def digest(manifest: Mapping[str, Any]) -> str:
-    """What stands for a stage's output in the keys of the stages that read it."""
-    return fingerprint({"key": manifest["key"], "outputs": manifest["outputs"]})
+    """Return what stands for a stage's output in the keys of the stages that read it.
+
+    The outputs' hashes where all of them were hashed: a stage that ran again and wrote the same bytes makes nothing
+    after it run again. Else what decided them too.
+    """
+    outputs = manifest["outputs"]
+    hashed = bool(outputs) and all("sha256" in entry for entry in outputs.values())
+    return fingerprint(outputs if hashed else {"key": manifest["key"], "outputs": outputs})
 
 
 def run_stage(
@@ -166,6 +194,7 @@ def run_stage(
     progress: Progress,
     force: bool = False,
     say: Callable[[str], None] = print,
+    same_code: bool = False,
 ) -> Outcome:
     """Run one stage, or find that nothing has to be done.
 
@@ -176,7 +205,8 @@ def run_stage(
         seed: the run's seed.
         progress: called while it works.
         force: run again from an empty folder whatever is there.
-        say: takes a line on a folder that was moved aside, or on versions that differ.
+        say: takes a line on a folder that was moved aside, or on code and versions that differ.
+        same_code: take a finished stage that other code made for done.
 
     Raises:
         StarError: an input is missing, or the stage itself refuses something.
@@ -193,16 +223,18 @@ def run_stage(
         upstream[name] = digest(found)
     key = key_of(stage, config, seed, upstream)
     manifest = manifest_of(folder)
-    if not force and manifest is not None and _same(manifest["key"], key):
-        _tell_versions(stage.name, manifest["key"], key, say)
+    apart = ("versions", "code") if same_code else ("versions",)
+    if not force and manifest is not None and _same(manifest["key"], key, apart):
+        _report_changes(stage.name, manifest["key"], key, say)
         return Outcome(stage.name, "done", 0.0, manifest)
 
     begun = folder / _KEY
-    resumes = not force and manifest is None and begun.exists() and _same(read_json(begun), key)
+    before = read_json(begun) if not force and manifest is None and begun.exists() else None
+    resumes = before is not None and _same(before, key, ("versions", "code"))
     try:
-        if resumes:
-            _tell_versions(stage.name, read_json(begun), key, say)
-        elif stage.aside:
+        if before is not None and resumes:
+            _report_changes(stage.name, before, key, say)
+        elif stage.aside or force:
             _move_aside(folder, stage.keep, say)
         else:
             _empty(folder, stage.keep)
@@ -250,4 +282,4 @@ def _move_aside(folder: Path, keep: Sequence[str], say: Callable[[str], None]) -
         target = folder / path.relative_to(old)
         target.parent.mkdir(parents=True, exist_ok=True)
         path.rename(target)
-    say(f"what {folder.name} held is of another configuration or to be made anew: moved to {old}, remove it at will")
+    say(f"{folder.name} was made by other options, inputs or code: moved to {old}, delete it at will")

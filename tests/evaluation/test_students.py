@@ -66,7 +66,7 @@ def test_the_runs_seed_reaches_the_rollouts_of_its_stages(run, tmp_path, monkeyp
     from types import SimpleNamespace
 
     from star_rl.policy import sampler
-    from star_rl.training import stages
+    from star_rl.training import sample
 
     world, _, tasks = open_tasks(run)
     seen = []
@@ -74,7 +74,7 @@ def test_the_runs_seed_reaches_the_rollouts_of_its_stages(run, tmp_path, monkeyp
     for seed, options in ((0, {}), (7, {}), (7, {"seed": 3})):
         config = {**world.config, "engine": {**world.config["engine"], "options": options}}
         context = SimpleNamespace(config=config, seed=seed, progress=None)
-        stages.rollouts(context, world, "model", list(tasks.tasks), tmp_path, samples=1, temperature=1, top_p=1)
+        sample.rollouts(context, world, "model", list(tasks.tasks), tmp_path, samples=1, temperature=1, top_p=1)
     assert seen == [0, 7, 3]
 
 

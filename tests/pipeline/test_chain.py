@@ -8,7 +8,7 @@ import pytest
 from star_rl.errors import StarError
 from star_rl.evidence import EvidenceStore
 from star_rl.pipeline import chain, recipe, runner
-from star_rl.pipeline.stage import manifest_of, run_stage
+from star_rl.pipeline.stage import manifest_of, run_stage, source_digest
 from star_rl.run import Run
 from star_rl.trajectory import faults, from_messages, parse, ranking, render
 
@@ -138,3 +138,10 @@ def test_replies_that_were_paid_for_outlive_a_changed_teacher(tmp_path):
         run_stage(teach, tmp_path, {"passes": passes}, 7, lambda *_: None, force)
     assert seen == [None, "replies", "replies"]
     assert len(list(tmp_path.glob("teach.old-*/runs.jsonl"))) == 2
+
+
+def test_every_stage_names_the_code_of_its_body():
+    for stage in chain.STAGES:
+        assert all(source_digest(name) for name in stage.code)
+        home = stage.body.name.partition(":")[0]
+        assert any(home == name or home.startswith(f"{name}.") for name in stage.code), stage.name

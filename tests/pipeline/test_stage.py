@@ -197,5 +197,46 @@ def test_other_versions_are_said_and_run_nothing_again(tmp_path, monkeypatch, en
         "done" if ended else "resumed"
     )
     assert len(said) == 1 and "torch 2.0 -> 2.1" in said[0]
-    installed["star-rl"] = "2"
-    assert run_stage(stage, tmp_path, {"word": "a"}, 1, quiet).state == "ran"
+    assert run_stage(stage, tmp_path, {"word": "b"}, 1, quiet).state == "ran"
+
+
+@pytest.fixture
+def edited(monkeypatch):
+    """Stages whose code is ``star_rl.mars``; the returned dict changes its digest as an edit does."""
+    source = {"star_rl.mars": "before"}
+    monkeypatch.setattr(stages, "source_digest", source.__getitem__)
+    return source
+
+
+CODED = Stage("first", copying, code=("star_rl.mars",))
+
+
+def test_a_finished_stage_whose_code_was_edited_runs_again(tmp_path, edited):
+    run_stage(CODED, tmp_path, {"word": "a"}, 1, quiet)
+    edited["star_rl.mars"] = "after"
+    said = []
+    assert run_stage(CODED, tmp_path, {"word": "a"}, 1, quiet, say=said.append, same_code=True).state == "done"
+    assert "star_rl.mars" in said[0]
+    assert run_stage(CODED, tmp_path, {"word": "a"}, 1, quiet).state == "ran"
+
+
+def test_an_interrupted_stage_resumes_after_a_bug_was_mended(tmp_path, edited):
+    run_stage(CODED, tmp_path, {"word": "a"}, 1, quiet)
+    (tmp_path / "first" / MANIFEST).unlink()
+    edited["star_rl.mars"] = "after"
+    assert run_stage(CODED, tmp_path, {"word": "a"}, 1, quiet).state == "resumed"
+
+
+def test_a_stage_that_wrote_the_same_bytes_again_makes_nothing_after_it_run(tmp_path, edited):
+    run_stage(CODED, tmp_path, {"word": "a"}, 1, quiet)
+    run_stage(SECOND, tmp_path, {"word": "x"}, 1, quiet)
+    edited["star_rl.mars"] = "after"
+    assert run_stage(CODED, tmp_path, {"word": "a"}, 1, quiet).state == "ran"
+    assert run_stage(SECOND, tmp_path, {"word": "x"}, 1, quiet).state == "done"
+
+
+def test_source_digests_tell_modules_apart_and_refuse_a_name_without_files():
+    found = {name: stages.source_digest(name) for name in ("star_rl.mars", "star_rl.mars.rules", "rewards")}
+    assert len(set(found.values())) == 3
+    with pytest.raises(StarError, match=r"star_rl\.marrs"):
+        stages.source_digest("star_rl.marrs")

@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from launch import gpus
-from launch.doctor import installed_extra
+from star_rl.integrations import gpus
+from star_rl.pins import installed_extra
 
 GOOD = {
     "wanted": 1,

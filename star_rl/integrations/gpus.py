@@ -1,4 +1,4 @@
-"""Do the GPUs work? ``python -m launch.gpus N`` prints what a node's say as JSON, in a process that may crash.
+"""Do the GPUs work? ``python -m star_rl.integrations.gpus N`` prints what a node's GPUs answer, as JSON.
 
 :func:`look` asks so on every node of a cluster, and times an all-reduce between them.
 """
@@ -96,7 +96,9 @@ def answer(count: int) -> dict[str, Any]:
 def problems(said: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with an :func:`answer`, one line each with its remedy."""
     if "error" in said:
-        return [f"the GPU probe failed ({said['error']}): run python -m launch.gpus {said['wanted']} there"]
+        return [
+            f"the GPU probe failed ({said['error']}): run python -m star_rl.integrations.gpus {said['wanted']} there"
+        ]
     wrong, driver, cuda = [], said["driver"], said["cuda"]
     version = "" if isinstance(driver, dict) else str(driver)
     major = str(cuda.get("cuda") or "").partition(".")[0]
@@ -139,14 +141,14 @@ def problems(said: Mapping[str, Any]) -> list[str]:
 
 
 def _child(arguments: Sequence[str], seconds: int, env: Mapping[str, str]) -> dict[str, Any]:
-    command = [sys.executable, "-m", "launch.gpus", *arguments]
+    command = [sys.executable, "-m", "star_rl.integrations.gpus", *arguments]
     try:
         ended = subprocess.run(
             command,
             capture_output=True,
             text=True,
             timeout=seconds,
-            cwd=Path(__file__).resolve().parents[1],
+            cwd=Path(__file__).resolve().parents[2],
             env={**os.environ, **env},
         )
     except subprocess.TimeoutExpired:

