@@ -13,7 +13,7 @@ from star_rl.errors import StarError
 from star_rl.progress import progress_line
 
 if TYPE_CHECKING:
-    from star_rl.pipeline.options import Recipe
+    pass
 
 
 def values(pairs: Sequence[str]) -> dict[str, Any]:
@@ -178,6 +178,7 @@ def export(arguments: Namespace) -> int:
 
 def sample(arguments: Namespace) -> int:
     """``star-rl sample``: rollouts of a checkpoint over tasks of a run, and how often they hit."""
+    from star_rl.pipeline.recipe import recipe_of
     from star_rl.pipeline.stage import Context
     from star_rl.run import Run
     from star_rl.training.sample import rollouts
@@ -221,19 +222,6 @@ def _hits(path: Path, truths: dict[str, str]) -> str:
             hits[cut] += truths[line["task_id"]] in ranked[:cut]
     shares = ", ".join(f"HR@{cut} {100 * number / max(1, count):.1f} %" for cut, number in hits.items())
     return f"{count:,} rollouts, {shares}"
-
-
-def recipe_of(folder: Path) -> Recipe:
-    """The recipe that a run folder was made by.
-
-    Raises:
-        StarError: the folder is none of a run.
-    """
-    from star_rl.pipeline.recipe import load
-
-    if not (folder / "recipe.yaml").is_file():
-        raise StarError(f"{folder} is no run folder", "name one such as runs/quickstart")
-    return load(folder / "recipe.yaml")
 
 
 # ------------------------------------------------------------------------------------------------------- on a cluster

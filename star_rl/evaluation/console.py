@@ -29,9 +29,9 @@ def summary(figures: dict[str, Any], against: str | None = None) -> str:
     Console(file=out, width=_WIDTH, highlight=False).print(terminal(rows))
     table = "\n".join(line.rstrip() for line in out.getvalue().strip("\n").splitlines())
     pairs = [pair for pair in figures["pairs"] if against is None or pair["b"] == against]
-    said = [*(f"note: {note}" for note in (*figures["caveats"], *figures["notes"]))]
-    said += [f"problem: {words}" for words in figures["problems"]]
-    return "\n".join([table, *_differences(pairs), *said]) + "\n"
+    notes = [*(f"note: {note}" for note in (*figures["caveats"], *figures["notes"]))]
+    notes += [f"problem: {words}" for words in figures["problems"]]
+    return "\n".join([table, *_differences(pairs), *notes]) + "\n"
 
 
 def _differences(pairs: Sequence[dict[str, Any]]) -> list[str]:

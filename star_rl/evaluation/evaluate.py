@@ -60,7 +60,7 @@ def open_tasks(
     Raises:
         StarError: no run, no tasks, or tasks that cannot be evaluated.
     """
-    from star_rl.cli.commands import recipe_of
+    from star_rl.pipeline.recipe import recipe_of
 
     path = Path(where)
     folder = path if path.is_dir() else _run_of(path, world)

@@ -98,3 +98,14 @@ def _explain(error: OmegaConfBaseException, path: str | Path) -> StarError:
     if "not in" in message and near:
         return StarError(f"{path}: there is no option {full_key!r}", f"did you mean {' or '.join(near)}?")
     return StarError(f"{path}: {full_key or 'a value'}: {message.split(' full_key:')[0]}", "see star-rl run --options")
+
+
+def recipe_of(folder: Path) -> Recipe:
+    """Load the recipe that a run folder was made by.
+
+    Raises:
+        StarError: the folder is not a run's.
+    """
+    if not (folder / "recipe.yaml").is_file():
+        raise StarError(f"{folder} is no run folder", "name one such as runs/quickstart")
+    return load(folder / "recipe.yaml")

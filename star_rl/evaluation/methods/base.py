@@ -10,11 +10,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from star_rl.mars.case import Case
 from star_rl.records import Item, Task
-from star_rl.scenarios.histories import Event
+
+if TYPE_CHECKING:
+    from star_rl.mars.case import Case
+    from star_rl.scenarios.histories import Event
 
 
 @dataclass(slots=True)
@@ -82,6 +84,8 @@ class TaskContext:
 
     def case(self) -> Case:
         """Return the context as the agents of MARS read it."""
+        from star_rl.mars.case import Case  # here, so that a baseline loads no agent
+
         return Case.of(self.task, self.history, self.items, self.user, self.texts)
 
 

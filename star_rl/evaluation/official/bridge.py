@@ -87,13 +87,13 @@ class Bridge:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             try:
-                said = await self._answer(json.loads(await reader.readline()))
+                reply = await self._answer(json.loads(await reader.readline()))
             except StarError as error:
                 self.fault = self.fault or error
-                said = {"error": str(error)}
+                reply = {"error": str(error)}
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                said = {"error": f"not understood: {type(error).__name__}: {error}"}
-            writer.write(json.dumps(said).encode() + b"\n")
+                reply = {"error": f"not understood: {type(error).__name__}: {error}"}
+            writer.write(json.dumps(reply).encode() + b"\n")
             await writer.drain()
         except ConnectionError:
             pass  # an agent that gave up waiting; the simulator has counted its miss

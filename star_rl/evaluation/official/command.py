@@ -10,12 +10,12 @@ from pathlib import Path
 
 from data_builders.tasks import PARTS
 from star_rl.baselines.agents import Reviews
-from star_rl.cli.commands import recipe_of
 from star_rl.errors import StarError
 from star_rl.evaluation.methods import Method, TaskContext, make
 from star_rl.evaluation.official import Bridge, groups_below, simulate, table, write_layout
 from star_rl.evaluation.official.session import PYTHON
 from star_rl.files import write_json
+from star_rl.pipeline.recipe import recipe_of
 from star_rl.progress import progress_line
 from star_rl.records import Task, read_table
 from star_rl.run import Run

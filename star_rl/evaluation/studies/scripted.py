@@ -103,9 +103,9 @@ async def _turns(chat: ScriptedChat, rules: Backend, agent: Agent, view: View) -
     began = time.perf_counter()
     tools = view.tools.inner if isinstance(view.tools, TimedTools) else view.tools
     step = await rules.act(agent, replace(view, tools=tools))
-    said = [m["content"] for m in to_messages(Trajectory([step.phase])) if m["role"] == "assistant"]
+    texts = [m["content"] for m in to_messages(Trajectory([step.phase])) if m["role"] == "assistant"]
     chat.aside += time.perf_counter() - began
-    return said
+    return texts
 
 
 class ScriptedBackend(LlmBackend):
