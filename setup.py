@@ -90,7 +90,7 @@ setup(
             "launch.*",
         ]
     ),
-    package_data={"star_rl": ["**/*.jinja", "**/*.html", "**/*.css", "**/*.js", "**/*.c", "**/*.yaml"]},
+    package_data={"star_rl": ["**/*.jinja", "**/*.html", "**/*.css", "**/*.js", "**/*.c", "**/*.yaml", "manifests/*"]},
     ext_modules=[
         Extension(
             "star_rl.neighbours._kernel",

@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 
 from launch import job, preflight, secret
 from star_rl.errors import StarError
+from star_rl.layers import RECIPES, recipe_path
 from star_rl.pipeline.options import Recipe
 from star_rl.plan.shapes import Shape, shape_of
 
@@ -100,7 +101,7 @@ def prepare(recipe: Recipe, root: Path, until: str | None = None) -> Recipe:
         StarError: a path that a node could not follow, or what :func:`star_rl.pipeline.check.check_recipe` refuses.
     """
     from star_rl.pipeline.check import check_recipe
-    from star_rl.pipeline.overlays import named, overlay
+    from star_rl.pipeline.overlays import named
 
     if not Path(recipe.out).is_absolute():
         raise StarError(
@@ -113,13 +114,19 @@ def prepare(recipe: Recipe, root: Path, until: str | None = None) -> Recipe:
     file, colon, function = recipe.grpo.reward.partition(".py")
     if colon and not recipe.grpo.reward.startswith("pkg://"):
         recipe.grpo.reward = _inside(Path(file + ".py"), root, "grpo.reward") + function
-    layers = [_inside(overlay(name), root, "sft.recipe") for name in named(recipe.sft.recipe)]
+    layers = [_sent(name, root, "sft.recipe") for name in named(recipe.sft.recipe)]
     # in the form it was given in: the stage's key holds it, and a run begun here goes on there
     recipe.sft.recipe = layers[0] if isinstance(recipe.sft.recipe, str) else layers
-    recipe.grpo.recipe = _inside(overlay(recipe.grpo.recipe), root, "grpo.recipe")
+    recipe.grpo.recipe = _sent(recipe.grpo.recipe, root, "grpo.recipe")
     ray = dict(recipe.grpo.overrides.get("ray") or {})
     recipe.grpo.overrides = {**recipe.grpo.overrides, "ray": {"address": "auto", **ray}}
     return recipe
+
+
+def _sent(name: str, root: Path, option: str) -> str:
+    """A recipe as a node finds it: one that ships by its name, any other by its path in the tree that is sent."""
+    path = recipe_path(name)
+    return name if path.is_relative_to(RECIPES) else _inside(path, root, option)
 
 
 def _inside(path: Path, root: Path, name: str) -> str:
@@ -137,7 +144,7 @@ def needs_of(recipe: Recipe, root: Path, extra: str | None, until: str | None) -
     from star_rl.pipeline import chain, runner
     from star_rl.pipeline.overlays import sft_processes
 
-    grpo = load_recipe(root / recipe.grpo.recipe, recipe.grpo.overrides)
+    grpo = load_recipe(recipe.grpo.recipe, recipe.grpo.overrides)
     extra = extra or {"cpu": "cpu", "cuda": "gpu"}.get(grpo.device) or installed_extra()
     wanted = preflight.pins(root / "setup.py", extra)
     wanted = {name: version for name, version in wanted.items() if name in preflight.ENGINES}
@@ -198,7 +205,8 @@ def submit(
     """
     root = (root or project_root()).resolve()
     recipe = prepare(recipe, root, until)
-    needs = needs_of(recipe, root, extra, until)
+    with contextlib.chdir(root):  # the recipe's paths are relative to the tree now
+        needs = needs_of(recipe, root, extra, until)
     spec = {
         "name": recipe.name,
         "out": str(recipe.out),

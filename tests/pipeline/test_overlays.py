@@ -15,7 +15,6 @@ from star_rl.pipeline import chain
 from star_rl.pipeline.overlays import (
     grpo_recipe,
     grpo_sources,
-    overlay,
     reward_code,
     sft_layers,
     sft_processes,
