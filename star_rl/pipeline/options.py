@@ -113,7 +113,8 @@ class StudentSection:
 @section
 class SftSection:
     """``recipe``: an overlay (a file, or a name such as ``sft/table4``), or a list of which each is laid over those
-    before; ``overrides``: ms-swift arguments over it; ``keep_checkpoints`` keeps optimizer states and older checkpoints when all is done."""
+    before; ``overrides``: ms-swift arguments over it; ``keep_checkpoints`` keeps optimizer states and older checkpoints
+    when all is done."""
 
     recipe: str | list[str] = "sft/tiny_cpu"
     overrides: dict[str, Any] = field(default_factory=dict)

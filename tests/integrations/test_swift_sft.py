@@ -83,12 +83,8 @@ def test_recipes_compose(recipe, tmp_path):
     assert config["template"] == "star"
     assert all(isinstance(v, str) for v in config["ENV"].values())
     assert yaml.safe_load(yaml.safe_dump(config)) == config
-    assert config["learning_rate"] == {
-        "sft/section41": 2e-5,
-        "sft/lora": 1e-4,
-        "sft/tiny_cpu": 1.6e-2,
-        "sft/zero2_cpu": 3e-3,
-    }.get(next((r for r in ("sft/section41", "sft/lora", "sft/zero2_cpu", "sft/tiny_cpu") if r in recipe), ""), 1e-5)
+    rates = {"sft/section41": 2e-5, "sft/lora": 1e-4, "sft/zero2_cpu": 3e-3, "sft/tiny_cpu": 1.6e-2}
+    assert config["learning_rate"] == next((rate for name, rate in rates.items() if name in recipe), 1e-5)
 
 
 def test_global_batches_are_those_of_the_paper(tmp_path):
