@@ -131,7 +131,7 @@ for argv in json.load(open({str(tmp_path / "argv.json")!r})):
     by_name = {"+".join(r): s for r, s in zip(LISTS, seen, strict=True)}
     assert by_name["sft/table4"] == ["star", 1e-5, 2, 4, 16384, "full", None, True]
     assert by_name["sft/tiny_cpu"][6:] == ["star_muon", False]
-    assert by_name["sft/table4+sft/lora"][5] == "sft/lora"
+    assert by_name["sft/table4+sft/lora"][5] == "lora"
 
 
 @pytest.mark.parametrize(
