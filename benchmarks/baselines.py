@@ -98,11 +98,12 @@ def work(name: str, seed: int, setting: int, epochs: int) -> dict[str, Any]:
     histories = read_json(folder / "histories.json")
     began = time.perf_counter()
     if name in OURS:
-        method = getattr(baselines, OURS[name])(visible, seed, epochs=epochs, patience=PATIENCE)
+        method = getattr(baselines, OURS[name])(seed=seed, epochs=epochs, patience=PATIENCE).fit(visible)
     else:
         from benchmarks.recommenders import GRIDS, Peer
 
-        method = Peer(visible, name, seed, GRIDS[name][setting], epochs=epochs, patience=PATIENCE)
+        peer = Peer(name=name, setting=GRIDS[name][setting], seed=seed, epochs=epochs, patience=PATIENCE)
+        method = peer.fit(visible)
     trained = time.perf_counter() - began
     rankings = [method.rank(task, history) for task, history in zip(tasks, histories, strict=True)]
     return {

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
-import inspect
 import math
 import re
 import time
@@ -302,7 +301,7 @@ def _value(text: str) -> Any:
     return text
 
 
-#: Yardsticks without a language model: ``Class(visible, seed=0, **options)``.
+#: Baselines without a language model: ``Class(seed=0, **options).fit(visible)``.
 YARDSTICKS = {
     "random": "star_rl.baselines:Random",
     "popularity": "star_rl.baselines:Popularity",
@@ -372,10 +371,8 @@ def _yardstick(spec: Spec, world: Any, seed: int) -> Method:
     if spec.argument:
         raise StarError(f"method {spec.name} takes no argument {spec.argument!r}", "give key=value")
     given = {"seed": seed, **spec.options}
-    data = () if spec.name == "random" else (world.visible,)
-    parameters = inspect.signature(kind).parameters
     try:
-        inspect.Signature([value for key, value in parameters.items() if key != "progress"]).bind(*data, **given)
+        made = kind(**given)
     except TypeError as error:
         raise StarError(f"method {spec.text!r}: {error}", "see the class's own options") from error
 
@@ -383,7 +380,9 @@ def _yardstick(spec: Spec, world: Any, seed: int) -> Method:
         if method.watch is not None:
             method.watch(f"gets ready, epoch {done} of at most {most}")
 
-    learns = {"progress": epochs} if "progress" in parameters else {}
+    def fitted() -> Any:
+        return made if spec.name == "random" else made.fit(world.visible, epochs)
+
     name = " ".join([spec.name, *(f"{key}={value}" for key, value in spec.options.items())])
-    method = Yardstick.later(lambda: kind(*data, **given, **learns), name, {"class": kind.__qualname__, **given})
+    method = Yardstick.later(fitted, name, {"class": kind.__qualname__, **given})
     return method

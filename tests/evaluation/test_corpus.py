@@ -67,7 +67,7 @@ def test_retrieval_and_yardstick_order_items_alike():
     for retriever, yardstick in (("item_knn", ItemKNN), ("popularity", Popularity)):
         found = corpus.retriever(retriever, VISIBLE).retrieve(HISTORY, 40)
         scores = {item: place for place, item in enumerate(found)}
-        again = ranked(Yardstick(yardstick(VISIBLE)), found).ids
+        again = ranked(Yardstick(yardstick().fit(VISIBLE)), found).ids
         assert sorted(again) == sorted(found)
         moved = [abs(scores[item] - place) for place, item in enumerate(again)]
         assert np.median(moved) <= 2, retriever  # ties alone may move

@@ -134,11 +134,11 @@ def test_a_method_that_learns_says_at_which_epoch_it_is(tmp_path):
         for k in range(90)
     ]
     world = SimpleNamespace(run=tmp_path, visible=pa.Table.from_pylist(rows, schema=INTERACTIONS), items={}, config={})
-    method, said = make("mf:epochs=3:factors=2", world, 0, None), []
+    method, said = make("mf:epochs=3:embedding_size=2", world, 0, None), []
     context = TaskContext([])
     asyncio.run(run_method(method, [TASK], lambda *_: context, tmp_path, progress=lambda *now: said.append(now)))
-    assert said[0] == (0, 1, "mf epochs=3 factors=2 gets ready")
-    assert said[1] == (0, 1, "mf epochs=3 factors=2 gets ready, epoch 1 of at most 6")
-    assert said[-1] == (1, 1, "mf epochs=3 factors=2")
+    assert said[0] == (0, 1, "mf epochs=3 embedding_size=2 gets ready")
+    assert said[1] == (0, 1, "mf epochs=3 embedding_size=2 gets ready, epoch 1 of at most 6")
+    assert said[-1] == (1, 1, "mf epochs=3 embedding_size=2")
     with pytest.raises(StarError, match="'mf:progress=1'"):
         make("mf:progress=1", world, 0, None)
