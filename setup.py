@@ -7,6 +7,7 @@ from setuptools import Extension, find_packages, setup
 
 #: What the library itself needs: builders, rewards, neighbours, evidence, teacher, viewer. No engine.
 BASE = [
+    "filelock>=4.2.1",  # the first whose marker has no two holders (GHSA-fq56-3cx3-fjxp)
     "httpx>=0.28",
     "jinja2>=3.1",
     "matplotlib>=3.9",

@@ -22,11 +22,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_builders.difficulty import count_successes, read_records
-from launch.world import World
 from star_rl.errors import StarError
 from star_rl.files import atomic_path, write_json
+from star_rl.pipeline.stage import Context
 from star_rl.records import Task
-from star_rl.stage import Context
+from star_rl.run import Run
 from star_rl.trajectory import CRITICAL, required_phases
 
 AGENT, ABILITY = "star_agent", "recommendation"
@@ -138,7 +138,7 @@ def largest_total(available: Mapping[str, int], ratio: Mapping[str, int] = RATIO
 
 def build(context: Context) -> dict[str, Any]:
     """Rate the sampled tasks by successes and compose the set 3:4:3; validation rows beside it."""
-    world = World(context.run, context.config)
+    world = Run(context.run, context.config)
     options = Options(
         total=context.config["grpo_set"]["total"],
         samples=context.config["sample"]["n"],

@@ -20,14 +20,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_builders.trajectories import reason_against
-from launch.world import World
 from star_rl.errors import StarError
 from star_rl.files import atomic_path, sha256, write_json, write_text
-from star_rl.mars.record import Run, read_runs
-from star_rl.policy.tools import TOOL_SCHEMAS
+from star_rl.mars.record import Run as TeacherRun
+from star_rl.mars.record import read_runs
+from star_rl.pipeline.stage import Context
 from star_rl.prompts import STUDENT_VERSION, Event, PromptOptions, estimate_tokens, student_prompt
 from star_rl.records import Item, Task
-from star_rl.stage import Context
+from star_rl.run import Run
+from star_rl.tools import TOOL_SCHEMAS
 from star_rl.trajectory import LACKING, Trajectory, to_messages
 from star_rl.trajectory.grammar import PLAN, REFLECTION
 
@@ -116,7 +117,7 @@ class _Sample:
     cut: int
 
 
-def sample_of(run: Run, setting: str) -> tuple[Trajectory | None, bool, str]:
+def sample_of(run: TeacherRun, setting: str) -> tuple[Trajectory | None, bool, str]:
     """(trajectory, native, reason) of a run in a set: native runs lacked the part, others have it taken out.
 
     ``reason`` says why it has no place there: ``other_teacher``, ``corrected``, ``no_plan``.
@@ -140,7 +141,7 @@ def sample_of(run: Run, setting: str) -> tuple[Trajectory | None, bool, str]:
 
 def build(context: Context) -> dict[str, Any]:
     """Filter the runs to those that hit, and write them as ms-swift parquet with an audit and a card."""
-    world = World(context.run, context.config)
+    world = Run(context.run, context.config)
     options = context.config["sft_set"]
     audit = build_sft(
         context.inputs["teach"] / "runs.jsonl",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
-import multiprocessing
 import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from typing import Any, Literal
 from uuid import uuid4
 
 from star_rl.errors import StarError
-from star_rl.integrations import on_cpu, warm
+from star_rl.integrations import on_cpu
 from star_rl.policy.loop import Budget, Engine, Generation
 
 Kind = Literal["auto", "vllm", "transformers"]
@@ -135,7 +134,6 @@ class VllmEngine:
                 os.environ.setdefault(name, value)
             if options.threads:
                 os.environ["OMP_NUM_THREADS"] = str(options.threads)
-            multiprocessing.set_executable(warm.python())
             arguments.update(dtype="float32", enforce_eager=True, distributed_executor_backend="uni")
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM

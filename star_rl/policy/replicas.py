@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from star_rl.errors import StarError
-from star_rl.integrations import warm
 from star_rl.policy.engines import CPU_VARIABLES, EngineOptions, VllmEngine, has_accelerator
 from star_rl.policy.loop import Engine, Generation
 
@@ -185,8 +184,7 @@ async def open_replicas(model: str | Path, options: EngineOptions, number: int) 
                 f"{number} replicas of {gpus} GPU(s) each do not fit {have} GPUs",
                 "set engine.options.replicas lower, or leave it out",
             )
-        # No forks of a process outside Ray: they would outlive their actor.
-        variables = {} if gpus else {**CPU_VARIABLES, "OMP_NUM_THREADS": str(options.threads or 1), warm.VARIABLE: "0"}
+        variables = {} if gpus else {**CPU_VARIABLES, "OMP_NUM_THREADS": str(options.threads or 1)}
         actor = ray.remote(Server).options(
             num_cpus=0, num_gpus=gpus, max_concurrency=max(1000, 2 * options.max_num_seqs),
             runtime_env={"env_vars": variables},

@@ -13,8 +13,8 @@ from data_builders.sft_set import SETTINGS, SftOptions, build_sft, percentiles
 from data_builders.trajectories import filter_runs, hit_rates
 from star_rl.errors import StarError
 from star_rl.mars import identity_of, read_runs, teach, to_json
-from star_rl.policy.tools import TOOL_SCHEMAS
 from star_rl.prompts import PromptOptions, student_messages
+from star_rl.tools import TOOL_SCHEMAS
 from star_rl.trajectory import faults, from_messages, render
 
 COMPACT = PromptOptions("compact")

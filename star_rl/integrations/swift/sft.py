@@ -27,7 +27,7 @@ import yaml
 
 from star_rl import locks
 from star_rl.errors import StarError
-from star_rl.integrations import copy_tokenizer, curves, warm
+from star_rl.integrations import copy_tokenizer, curves
 from star_rl.integrations.swift.recipe import PLUGIN, arguments, compose
 from star_rl.integrations.verl import processes
 from star_rl.masking import mask, masking
@@ -74,7 +74,7 @@ def command(config: Mapping[str, Any], file: Path) -> list[str]:
     if spec is None or spec.origin is None:
         raise StarError("ms-swift is not installed", "pip install -e '.[cpu]' (or '.[gpu]')")
     # `swift sft` would import half of itself only to start this same script: about 4 s
-    return [warm.python(), str(Path(spec.origin).parent / "cli" / "sft.py"), *arguments(config)]
+    return [sys.executable, str(Path(spec.origin).parent / "cli" / "sft.py"), *arguments(config)]
 
 
 def newest_checkpoint(out: Path) -> tuple[Path | None, int]:

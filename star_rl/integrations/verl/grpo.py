@@ -25,14 +25,13 @@ from rewards import loading
 from star_rl import locks
 from star_rl.errors import StarError
 from star_rl.files import read_json, read_jsonl, write_jsonl, write_text
-from star_rl.integrations import copy_tokenizer, warm
+from star_rl.integrations import copy_tokenizer
 from star_rl.integrations.verl import processes, sizes
 from star_rl.integrations.verl.overrides import overrides_of
 from star_rl.integrations.verl.recipe import (
     Paths,
     Recipe,
     agent_loops,
-    choose_device,
     cluster_overrides,
     compose,
     environment,
@@ -118,16 +117,11 @@ def run_grpo(
         if resumed >= total:  # killed after its last checkpoint: nothing is left to train
             merge_metrics(paths)
             return _result(paths, resumed, resumed_from=resumed)
-        stack.enter_context(_warm(recipe, paths))
         stack.enter_context(masking(paths.log))
         attempt = _prepare(recipe, paths, overrides)
         variables = environment(recipe, paths, attempt, resumed)
         overrides += cluster_overrides(recipe, variables)
-        # Not on a cluster: its other nodes do not have the stand-in.
-        python = sys.executable if recipe.ray.get("address") else warm.python()
-        if python != sys.executable:
-            overrides += overrides_of({"ray_kwargs": {"ray_init": {"+runtime_env": {"py_executable": python}}}})
-        command = [python, "-m", "verl.trainer.main_ppo", *overrides]
+        command = [sys.executable, "-m", "verl.trainer.main_ppo", *overrides]
         started = time.monotonic()
         log_start = paths.log.stat().st_size if paths.log.exists() else 0
         trainer = processes.start(command, variables, paths.run, paths.log)
@@ -267,12 +261,6 @@ def merge_metrics(paths: Paths) -> None:
     rows = read_metrics(paths)
     if rows:
         write_jsonl(paths.metrics, rows)
-
-
-def _warm(recipe: Recipe, paths: Paths) -> contextlib.AbstractContextManager[None]:
-    """A local run without an accelerator starts its ten processes as forks; elsewhere forks are unsafe or useless."""
-    local = choose_device(recipe.device) == "cpu" and not recipe.ray.get("address")
-    return warm.serving(paths.run / "warm.log") if local else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

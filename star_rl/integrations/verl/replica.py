@@ -3,21 +3,14 @@
 Subclasses through the hook verl provides (verl/workers/rollout/vllm_rollout/vllm_async_server.py:1273).
 """
 
-import multiprocessing
 from typing import Any
 
 import ray
 from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer, vLLMReplica
 
-from star_rl.integrations import warm
-
 
 class CpuVllmServer(vLLMHttpServer):
     """A vLLM server whose linear layers keep their weights."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        multiprocessing.set_executable(warm.python())  # the engine is a process of its own
-        super().__init__(*args, **kwargs)
 
     def _get_worker_extension_cls(self) -> str:
         return "star_rl.integrations.verl.worker.ReloadableWeights"
