@@ -66,7 +66,7 @@ SCHEMA = pa.schema(
 )
 
 Messages = Sequence[Mapping[str, str]]
-Prompts = Mapping[str, Messages] | Callable[[Task], Messages]
+Prompts = Callable[[Task], Messages]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +173,12 @@ def build_grpo(
     """Compose a GRPO set from sampled rollouts. Pure: the same input gives the same rows in the same order.
 
     Args:
-        records: rollouts with ``task_id``, ``sample`` and what :func:`data_builders.difficulty.solved` reads.
+        records: rollouts with ``task_id``, ``sample``, ``stop`` and ``model_text``.
         tasks: the instances that were sampled.
-        prompts: the messages of a task, by id or made on demand; asked for the chosen instances alone.
+        prompts: makes the messages of a task; called for the chosen instances alone.
 
     Raises:
-        StarError: options out of range, a faulty task, a record that does not belong, or a task without a prompt.
+        StarError: an option out of range, a faulty task, or a record that does not belong.
     """
     options = options or Options()
     bounds = _checked(options)
@@ -200,7 +200,7 @@ def build_grpo(
     rows = [
         row(
             by_id[task_id],
-            _prompt(prompts, by_id[task_id]),
+            prompts(by_id[task_id]),
             index,
             split,
             bucket_of[task_id],
@@ -282,9 +282,7 @@ def rows_for(
 ) -> list[dict[str, Any]]:
     """Rows of tasks that are not rated: a validation set, in the order given."""
     by_id = _by_id(tasks)
-    return [
-        row(task, _prompt(prompts, task), index, split, options=options) for index, task in enumerate(by_id.values())
-    ]
+    return [row(task, prompts(task), index, split, options=options) for index, task in enumerate(by_id.values())]
 
 
 def write(folder: str | Path, grpo_set: GrpoSet, name: str = "train") -> Path:
@@ -304,28 +302,6 @@ def write(folder: str | Path, grpo_set: GrpoSet, name: str = "train") -> Path:
         pq.write_table(table, temporary, compression="zstd")
     write_json(target.with_name(f"{name}.audit.json"), grpo_set.audit)
     return target
-
-
-def describe(audit: Mapping[str, Any]) -> str:
-    """The audit in a few lines of text."""
-    lines = [
-        f"{audit['total']} instances ({audit['requested']} requested) from {audit['rated']} rated of {audit['tasks']}, "
-        f"HR@1 {100 * audit['hr1']:.1f} %",
-        f"{'':10}{'bounds':>8}{'available':>11}{'wanted':>8}{'taken':>7}{'short':>7}",
-    ]
-    for name, (low, high) in audit["bounds"].items():
-        lines.append(
-            f"{name:10}{f'{low}-{high}':>8}{audit['available'][name]:>11}{audit['wanted'][name]:>8}"
-            f"{audit['taken'][name]:>7}{audit['shortfall'][name]:>7}"
-        )
-    dropped = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in audit["dropped"].items() if count)
-    lines.append(f"dropped: {dropped or 'none'}")
-    width = max((len(f"{entry['source']}/{entry['scenario']}") for entry in audit["histogram"]), default=0)
-    lines.append(f"successes of {audit['samples']}:")
-    for entry in audit["histogram"]:
-        counts = "".join(f"{count:>6}" for count in entry["successes"])
-        lines.append(f"  {entry['source'] + '/' + entry['scenario']:{width}}{counts}")
-    return "\n".join(lines)
 
 
 def _checked(options: Options) -> dict[str, tuple[int, int]]:
@@ -363,14 +339,6 @@ def _by_id(tasks: Iterable[Task]) -> dict[str, Task]:
             )
         by_id[task.task_id] = task
     return by_id
-
-
-def _prompt(prompts: Prompts, task: Task) -> Messages:
-    if callable(prompts):
-        return prompts(task)
-    if task.task_id not in prompts:
-        raise StarError(f"task {task.task_id} has no prompt", "build the prompts of all sampled tasks")
-    return prompts[task.task_id]
 
 
 def _bucket(successes: int, bounds: Mapping[str, tuple[int, int]]) -> str | None:

@@ -19,7 +19,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_builders.trajectories import reason_against
 from star_rl.errors import StarError
 from star_rl.files import atomic_path, sha256, write_json, write_text
 from star_rl.mars.record import Run as TeacherRun
@@ -29,7 +28,7 @@ from star_rl.prompts import STUDENT_VERSION, Event, PromptOptions, estimate_toke
 from star_rl.records import Item, Task
 from star_rl.run import Run
 from star_rl.tools import TOOL_SCHEMAS
-from star_rl.trajectory import LACKING, Trajectory, to_messages
+from star_rl.trajectory import CRITICAL, LACKING, PHASE_OF, Trajectory, faults, render, to_messages
 from star_rl.trajectory.grammar import PLAN, REFLECTION
 
 SETTINGS = ("full", "no_tools", "no_planner", "no_reflector", "planner_only")
@@ -115,6 +114,23 @@ class _Sample:
     prompt_tokens: int
     tokens: int
     cut: int
+
+
+def reason_against(run: TeacherRun, keep: str = "top1") -> str:
+    """Return why a run is no training sample (paper, section 4.1); empty where it is one.
+
+    ``failed_<code>``; ``miss``: the truth is not first; ``malformed``: the grammar finds a fault; ``not_identical``:
+    text to trajectory to text is not the same text.
+    """
+    if run.failure:
+        return f"failed_{run.failure_code}"
+    if keep == "top1" and not run.hit:
+        return "miss"
+    team, trajectory = run.configuration["team"], run.trajectory
+    lacks = {phase for part, phase in PHASE_OF.items() if not team.get(part, True)}
+    if faults(trajectory, [phase for phase in CRITICAL if phase not in lacks], own_text=False):
+        return "malformed"
+    return "" if render(trajectory) == run.text else "not_identical"
 
 
 def sample_of(run: TeacherRun, setting: str) -> tuple[Trajectory | None, bool, str]:
@@ -222,7 +238,7 @@ def _spool(
         nonlocal read
         for run in read_runs(runs):
             read += 1
-            reason = reason_against(run, "top1" if options.keep == "top1" else "ranked")
+            reason = reason_against(run, options.keep)
             trajectory, native = None, True
             if not reason:
                 trajectory, native, reason = sample_of(run, options.setting)
