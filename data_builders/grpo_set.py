@@ -101,7 +101,7 @@ class GrpoSet:
 
 
 def bounds_for(samples: int) -> dict[str, tuple[int, int]]:
-    """Successes of each bucket: 6-7, 3-5 and 1-2 of 8; for another number the same shares, rounded up.
+    """Return the (fewest, most) successes of each bucket: 6-7, 3-5, 1-2 of 8; else the same shares, rounded up.
 
     Raises:
         StarError: fewer than 4 samples cannot tell three buckets apart.
@@ -127,7 +127,7 @@ def compose(total: int, ratio: Mapping[str, int] = RATIO) -> dict[str, int]:
 
 
 def largest_total(available: Mapping[str, int], ratio: Mapping[str, int] = RATIO) -> int:
-    """The largest total whose composition every bucket can fill."""
+    """Return the largest total whose composition every bucket can fill."""
     parts = sum(ratio.values())
     # rounding adds less than one to a bucket, so no total beyond this can fit
     total = min((available.get(name, 0) + 1) * parts // share for name, share in ratio.items() if share)
@@ -137,8 +137,8 @@ def largest_total(available: Mapping[str, int], ratio: Mapping[str, int] = RATIO
 
 
 def build(context: Context) -> dict[str, Any]:
-    """Rate the sampled tasks by successes and compose the set 3:4:3; validation rows beside it."""
-    world = Run(context.run, context.config)
+    """Write ``train.parquet``, sampled tasks composed 3:4:3 by difficulty, and ``valid.parquet``."""
+    run = Run(context.run, context.config)
     options = Options(
         total=context.config["grpo_set"]["total"],
         samples=context.config["sample"]["n"],
@@ -146,12 +146,12 @@ def build(context: Context) -> dict[str, Any]:
         required=required_phases(context.config["sft_set"]["setting"]),
         top=context.config["prompt"]["top"],
     )
-    by_id = {task.task_id: task for task in world.tasks("train")}
+    by_id = {task.task_id: task for task in run.tasks("train")}
     records = list(read_records(context.inputs["sample"] / "rollouts.jsonl"))
     tasks = [by_id[name] for name in dict.fromkeys(record["task_id"] for record in records)]
-    made = build_grpo(records, tasks, world.messages, options)
+    made = build_grpo(records, tasks, run.messages, options)
     write(context.folder, made)
-    valid = rows_for(world.tasks("valid")[: context.config["grpo_set"]["validation"]], world.messages, "valid", options)
+    valid = rows_for(run.tasks("valid")[: context.config["grpo_set"]["validation"]], run.messages, "valid", options)
     if valid:
         write(context.folder, GrpoSet(valid, {"total": len(valid)}), "valid")
     taken = ", ".join(f"{name} {count}" for name, count in made.audit["taken"].items())
@@ -249,7 +249,7 @@ def row(
     successes: int = -1,
     options: Options | None = None,
 ) -> dict[str, Any]:
-    """One row of :data:`SCHEMA`; ``unrated`` and -1 for an instance that was not sampled (validation)."""
+    """Return one row of :data:`SCHEMA`; ``unrated`` and -1 for an instance without samples (validation)."""
     options = options or Options()
     prompt = [{"role": message["role"], "content": message["content"]} for message in messages]
     if not prompt or prompt[-1]["role"] != "user":
@@ -280,7 +280,7 @@ def row(
 def rows_for(
     tasks: Iterable[Task], prompts: Prompts, split: str, options: Options | None = None
 ) -> list[dict[str, Any]]:
-    """Rows of tasks that are not rated: a validation set, in the order given."""
+    """Return the rows of unrated tasks, a validation set, in the order given."""
     by_id = _by_id(tasks)
     return [row(task, prompts(task), index, split, options=options) for index, task in enumerate(by_id.values())]
 
@@ -346,7 +346,7 @@ def _bucket(successes: int, bounds: Mapping[str, tuple[int, int]]) -> str | None
 
 
 def _lot(seed: int, task_id: str) -> bytes:
-    """A draw that depends on the seed and the instance alone, so that other instances do not change who is taken."""
+    """Return a sort key that depends on seed and instance alone, so that other instances do not change the choice."""
     return hashlib.blake2b(f"{seed}/{task_id}".encode(errors="surrogatepass"), digest_size=16).digest()
 
 
@@ -357,7 +357,7 @@ def _histogram(
     chosen: set[str],
     samples: int,
 ) -> list[dict[str, Any]]:
-    """Per source and scenario: instances by successes (0 .. samples), and those taken by bucket."""
+    """Count, per source and scenario, instances by successes (0 .. samples) and taken ones by bucket."""
     groups: dict[tuple[str, str], dict[str, Any]] = {}
     for task_id, count in successes.items():
         task = tasks[task_id]

@@ -52,7 +52,7 @@ SFT = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class SftOptions:
-    """What goes into a set. Everything here affects results.
+    """Options of an SFT set. All of them affect results.
 
     Attributes:
         setting: one of :data:`SETTINGS`.
@@ -90,7 +90,7 @@ class SftOptions:
 
     @property
     def student(self) -> PromptOptions:
-        """The prompt of a student that lacks what the setting lacks."""
+        """The prompt of a student without the part that the setting lacks."""
         if self.setting == "planner_only":
             return replace(self.prompt, scope="plan", tools=False)
         lacks = LACKING.get(self.setting)
@@ -104,7 +104,7 @@ class SftOptions:
 
 @dataclass(slots=True)
 class _Sample:
-    """What is kept in memory of a sample while the sets are chosen; the rest lies in the spool."""
+    """A sample's part in memory while samples are chosen; its text is in the spool file."""
 
     row: int
     task_id: str
@@ -134,9 +134,9 @@ def reason_against(run: TeacherRun, keep: str = "top1") -> str:
 
 
 def sample_of(run: TeacherRun, setting: str) -> tuple[Trajectory | None, bool, str]:
-    """(trajectory, native, reason) of a run in a set: native runs lacked the part, others have it taken out.
+    """Return (trajectory, native, reason): native runs lacked the part, from others it is removed.
 
-    ``reason`` says why it has no place there: ``other_teacher``, ``corrected``, ``no_plan``.
+    ``reason`` says why a run is dropped: ``other_teacher``, ``corrected``, ``no_plan``.
     """
     team = run.configuration["team"]
     lacking = {part for part in ("planner", "reflector", "tools") if not team[part]}
@@ -156,7 +156,7 @@ def sample_of(run: TeacherRun, setting: str) -> tuple[Trajectory | None, bool, s
 
 
 def build(context: Context) -> dict[str, Any]:
-    """Filter the runs to those that hit, and write them as ms-swift parquet with an audit and a card."""
+    """Write the teacher's hits as Parquet for ms-swift, with an audit and a card."""
     world = Run(context.run, context.config)
     options = context.config["sft_set"]
     audit = build_sft(
@@ -283,7 +283,7 @@ def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 
 
 def _choose(samples: Sequence[_Sample], options: SftOptions, dropped: Counter[str]) -> list[_Sample]:
-    """Native samples where there are any; then bounded per task, balanced over groups, bounded in all."""
+    """Choose native samples if there are any, then limit per task, balance over groups, limit in total."""
     kept = list(samples)
     if any(sample.native for sample in kept):
         dropped["derived"] += sum(not sample.native for sample in kept)
@@ -315,7 +315,7 @@ def _choose(samples: Sequence[_Sample], options: SftOptions, dropped: Counter[st
 
 
 def _write(path: Path, spool: Path, rows: set[int]) -> None:
-    """The chosen rows, in the order of the runs: the trainer shuffles. Without tools there is no column of them."""
+    """Write the chosen rows in the order of the runs (the trainer shuffles); no column ``tools`` without tools."""
     start = 0
     with atomic_path(path) as temporary, pq.ParquetFile(spool) as source:
         first = next(source.iter_batches(1, columns=["tools"]))["tools"][0].as_py()
@@ -364,7 +364,7 @@ def percentiles(values: Sequence[int]) -> dict[str, int]:
 
 
 def card(audit: Mapping[str, Any]) -> str:
-    """The dataset card."""
+    """Return the dataset card as Markdown."""
     lines = [
         f"# SFT set `{audit['set']}`",
         "",

@@ -68,11 +68,11 @@ class Log:
         return len(self.items)
 
     def of_user(self, user: int) -> np.ndarray:
-        """Item codes of a user, oldest first."""
+        """Return the item codes of a user, oldest first."""
         return self.item[self.start[user] : self.start[user + 1]]
 
     def pairs(self) -> tuple[np.ndarray, np.ndarray]:
-        """Distinct (user, item) pairs, sorted. Shapes: (p,), (p,)."""
+        """Return distinct (user, item) pairs, sorted. Shapes: (p,), (p,)."""
         user = np.repeat(np.arange(self.n_users), np.diff(self.start))
         keys = np.unique(user * max(self.n_items, 1) + self.item)
         return keys // max(self.n_items, 1), keys % max(self.n_items, 1)
@@ -98,13 +98,13 @@ class Log:
 
 
 class Model(Protocol):
-    """What :func:`train` trains."""
+    """The interface of a model that :func:`train` trains."""
 
     def epoch(self) -> None:
         """Pass once over the training data."""
 
     def scores(self, users: np.ndarray, histories: Sequence[np.ndarray]) -> np.ndarray:
-        """Scores of all items for users of the log and their histories. Shape: (b, I)."""
+        """Score all items for users of the log and their histories. Shape: (b, I)."""
 
 
 def train(
@@ -222,7 +222,7 @@ class Trained(Baseline):
 
 @contextmanager
 def isolated(seed: int, threads: int) -> Iterator[None]:
-    """Torch with its own random state and so many threads; both are given back afterwards."""
+    """Run torch with its own random state and this many threads; restore both afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
