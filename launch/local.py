@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ from star_rl import locks
 from star_rl.errors import StarError
 from star_rl.files import write_text, writing_error
 from star_rl.integrations import curves
-from star_rl.masking import MaskedStream, mask, masking
+from star_rl.masking import MaskedStream, mask, open_log
 from star_rl.stage import Outcome, Stage, run_stage
 
 _REFRESH = 0.25  # seconds between two looks of a live line
@@ -72,7 +73,7 @@ class Line:
 
 @contextlib.contextmanager
 def _logged(log: Path) -> Iterator[Any]:
-    """Send everything that this process and its children print to ``log``; yields the terminal. Neither keeps a secret.
+    """Send everything that this process and its children print to ``log``; yield the terminal, with secrets masked.
 
     File descriptors are moved, not Python's streams: the engines print from C++ and from processes of their own.
     """
@@ -81,16 +82,14 @@ def _logged(log: Path) -> Iterator[Any]:
     except (OSError, ValueError):  # a stream without a descriptor: a test, a notebook
         yield MaskedStream(sys.stdout)
         return
-    log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [(number, os.dup(number)) for number in (1, 2)]
     with (
-        masking(log),
-        open(log, "a", encoding="utf-8", errors="replace", buffering=1) as handle,
+        io.TextIOWrapper(open_log(log), encoding="utf-8", errors="replace", line_buffering=True) as handle,
         terminal,
-        contextlib.redirect_stdout(handle),
-        contextlib.redirect_stderr(handle),
+        contextlib.redirect_stdout(MaskedStream(handle)),
+        contextlib.redirect_stderr(MaskedStream(handle)),
     ):
         for number, _ in kept:
             os.dup2(handle.fileno(), number)

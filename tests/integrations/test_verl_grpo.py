@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from star_rl.errors import StarError
-from star_rl.integrations.verl import processes
+from star_rl.integrations import processes
 from star_rl.integrations.verl.grpo import export, last_checkpoint, read_metrics, run_grpo
 from star_rl.integrations.verl.recipe import Paths, load_recipe
 

@@ -7,17 +7,13 @@ carry the run's folder as a mark and are ended by it.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import json
 import math
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,10 +23,9 @@ import yaml
 
 from star_rl import locks
 from star_rl.errors import StarError
-from star_rl.integrations import copy_tokenizer, curves
+from star_rl.integrations import copy_tokenizer, curves, processes
 from star_rl.integrations.swift.recipe import PLUGIN, arguments, compose
-from star_rl.integrations.verl import processes
-from star_rl.masking import mask, masking
+from star_rl.masking import mask
 
 #: Seconds without a line of `logging.jsonl` after which a run counts as hung, unless ten of its intervals are longer.
 SILENCE = 1800.0
@@ -226,40 +221,6 @@ def _run(
     )
 
 
-def _die_with_parent() -> None:
-    """In the child: be killed when this process is killed, so that a second run never trains beside a first."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, Linux only
-
-
-@contextlib.contextmanager
-def _group(argv: list[str], log: Path, env: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """`argv` in a process group of its own, ended with the block whatever happens, and all that carry the folder's mark
-    with it."""
-    run = log.parent
-    with log.open("ab") as sink:
-        child = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-            env={**env, processes.MARK: str(run.resolve())},
-            start_new_session=True,
-            preexec_fn=_die_with_parent,
-        )
-    with masking(log):
-        try:
-            yield child
-        finally:
-            for sig, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(child.pid, sig)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    child.wait(patience)
-                    break
-            processes.end(run)
-
-
 def _watch(
     config: Mapping[str, Any],
     file: Path,
@@ -272,7 +233,8 @@ def _watch(
     journal = work / "logging.jsonl"
     at = journal.stat().st_size if journal.exists() else 0
     step, loss, sound, lost, pulse = 0, None, 0, 0, _Pulse()
-    with _group(command(config, file), log, {**config["ENV"], **os.environ, **env}) as child:
+    variables = {**config["ENV"], **os.environ, **env}
+    with processes.running(command(config, file), variables, log.parent, log, cwd=Path.cwd()) as child:
         while True:
             ended = child.poll() is not None
             if journal.exists():
@@ -365,7 +327,7 @@ def export(checkpoint: Path, config: Mapping[str, Any], out: Path) -> None:
         argv = [sys.executable, "-m", "swift.cli.export", "--adapters", str(checkpoint), "--merge_lora", "true",
                 "--output_dir", str(fresh), "--external_plugins", str(PLUGIN)]  # fmt: skip
         log = out.with_name("export.log")
-        with _group(argv, log, {**config["ENV"], **os.environ}) as child:
+        with processes.running(argv, {**config["ENV"], **os.environ}, log.parent, log, cwd=Path.cwd()) as child:
             code = child.wait()
         if code:
             raise StarError(f"merging {checkpoint} failed; the end of {log}:\n{tail(log)}", "mend what it names")

@@ -25,8 +25,8 @@ from rewards import loading
 from star_rl import locks
 from star_rl.errors import StarError
 from star_rl.files import read_json, read_jsonl, write_jsonl, write_text
-from star_rl.integrations import copy_tokenizer
-from star_rl.integrations.verl import processes, sizes
+from star_rl.integrations import copy_tokenizer, processes
+from star_rl.integrations.verl import sizes
 from star_rl.integrations.verl.overrides import overrides_of
 from star_rl.integrations.verl.recipe import (
     Paths,
@@ -38,7 +38,7 @@ from star_rl.integrations.verl.recipe import (
     ray_folder,
     verl_tree,
 )
-from star_rl.masking import mask, masking
+from star_rl.masking import mask
 
 _POLL_SECONDS = 0.5
 _TAIL_LINES = 25
@@ -111,13 +111,12 @@ def run_grpo(
     """
     overrides = check(recipe, paths, name)
     total = _total_steps(overrides, paths)
-    with _sole_owner(paths.run), contextlib.ExitStack() as stack:
+    with _sole_owner(paths.run):
         processes.end(paths.run)  # what an earlier, killed launcher may have left running
         resumed = last_checkpoint(paths) or 0
         if resumed >= total:  # killed after its last checkpoint: nothing is left to train
             merge_metrics(paths)
             return _result(paths, resumed, resumed_from=resumed)
-        stack.enter_context(masking(paths.log))
         attempt = _prepare(recipe, paths, overrides)
         variables = environment(recipe, paths, attempt, resumed)
         overrides += cluster_overrides(recipe, variables)
