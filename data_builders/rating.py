@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from star_rl.errors import StarError
 from star_rl.files import read_jsonl
-from star_rl.policy.counts import FAULTS
+from star_rl.policy.rollout_stats import FAILED
 from star_rl.records import Task
 from star_rl.trajectory import parse, ranking
 
@@ -43,13 +43,13 @@ def read_records(path: str | Path) -> Iterator[dict[str, Any]]:
 def solved(record: Mapping[str, Any], task: Task) -> bool | None:
     """Was this rollout a success (HR@1)? None where it says nothing of the model: an engine or a tool failed.
 
-    Reads ``stop`` (:data:`star_rl.policy.counts.FAULTS` are neither success nor failure), then the first of ``hit``
-    (bool or None), ``ranking`` (a list), ``model_text``.
+    Reads ``stop`` (:data:`star_rl.policy.rollout_stats.FAILED` is neither success nor failure), then the first of
+    ``hit`` (bool or None), ``ranking`` (a list), ``model_text``.
 
     Raises:
         StarError: the record has none of the three.
     """
-    if record.get("stop") in FAULTS:
+    if record.get("stop") in FAILED:
         return None
     if "hit" in record:
         return None if record["hit"] is None else bool(record["hit"])

@@ -243,9 +243,9 @@ class Student(Method):
         return self._engine, self._tokenizer
 
     async def rank(self, task: Task, context: TaskContext) -> Ranking:
-        from star_rl.policy.counts import FAULTS
         from star_rl.policy.engines import within
         from star_rl.policy.loop import render_prompt, rollout
+        from star_rl.policy.rollout_stats import FAILED
         from star_rl.policy.sampler import record
         from star_rl.prompts import student_messages
 
@@ -260,7 +260,7 @@ class Student(Method):
         found = ranking_of_record(record(task.task_id, context.sample, result, 0.0), self._required)
         own = [p for p, mine in zip(result.logprobs or (), result.response_mask, strict=False) if mine]
         confidence = sum(own) / len(own) if self._logprobs and own else None
-        failure = f"{result.stop}: {result.error}" if result.stop in FAULTS else found.failure
+        failure = f"{result.stop}: {result.error}" if result.stop in FAILED else found.failure
         if result.stop == "tool_error":  # the store gave out, and not the student: it is asked again
             failure = f"endpoint: {failure}"
         return replace(found, confidence=confidence, failure=failure)

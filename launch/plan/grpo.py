@@ -15,7 +15,7 @@ from typing import Any
 from launch.plan import activations
 from launch.plan.model import GIB, Phase, Plan
 from launch.plan.shapes import Shape
-from star_rl.integrations.verl.sizes import problems, ranks, sequence_parallel
+from star_rl.integrations.verl.config_checks import problems, ranks, sequence_parallel
 
 #: Two CUDA contexts (trainer and vLLM), NCCL, vLLM's captured graphs, the allocator's slack.
 _OVERHEAD = 4 * GIB

@@ -7,7 +7,7 @@ from copy import deepcopy
 from typing import Any
 
 from launch.plan.time import minutes
-from star_rl.integrations.verl.sizes import sequence_parallel
+from star_rl.integrations.verl.config_checks import sequence_parallel
 
 #: A knob that saves a smaller share is not worth a word.
 _WORTH = 0.02

@@ -20,7 +20,7 @@ from typing import Any
 from launch.plan.model import GIB
 from launch.plan.shapes import Shape
 from star_rl.errors import StarError
-from star_rl.integrations.verl.sizes import ranks, sequence_parallel
+from star_rl.integrations.verl.config_checks import ranks, sequence_parallel
 
 #: Shares of the peak that are reached: matrix products of training; flash-attention; sdpa with a mask; the memory's
 #: bandwidth while decoding; a link's.

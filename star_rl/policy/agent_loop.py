@@ -28,8 +28,8 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 from verl.trainer.ppo.reward import get_custom_reward_fn
 
 from rewards.loading import NEEDED, check
-from star_rl.policy.counts import FAULTS
 from star_rl.policy.loop import Budget, Generation, Rollout, render_prompt, rollout
+from star_rl.policy.rollout_stats import FAILED
 from star_rl.policy.tools import TOOL_SCHEMAS, Evidence, Lens, ToolBox
 
 logger = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ class StarAgentLoop(AgentLoopBase):
         response_ids, mask, logprobs = result.response_ids, result.response_mask, result.logprobs
         if not response_ids:  # verl needs one token to carry the score; it is not trained on
             response_ids, mask, logprobs = [self.tokenizer.convert_tokens_to_ids("<|im_end|>")], [0], [0.0]
-        if result.stop in FAULTS:
+        if result.stop in FAILED:
             mask = [0] * len(mask)
         return AgentLoopOutput(
             # verl pads prompts to prompt_length and refuses longer ones; those have ended as `prompt_too_long`

@@ -24,7 +24,7 @@ from uuid import uuid4
 
 from star_rl.errors import StarError
 from star_rl.policy import threads
-from star_rl.policy.counts import COUNTS, Stop
+from star_rl.policy.rollout_stats import COUNTS, Stop
 from star_rl.policy.tokens import Tokenizer, tokens_of
 from star_rl.policy.tools import ToolAnswer
 from star_rl.trajectory import BadCall, ToolCall, tool_calls

@@ -23,7 +23,7 @@ import yaml
 
 from star_rl import locks
 from star_rl.errors import StarError
-from star_rl.integrations import copy_tokenizer, curves, processes
+from star_rl.integrations import copy_tokenizer, processes, wandb_run
 from star_rl.integrations.swift.recipe import PLUGIN, arguments, compose
 from star_rl.masking import mask
 
@@ -194,7 +194,7 @@ def _run(
     work, final, file, log = out / "swift", out / "final", out / "sft.yaml", out / "swift.log"
     checkpoint, resumed = newest_checkpoint(work)
     config = compose(recipes, data=data.resolve(), out=work, model=model, resume=checkpoint)
-    told = curves.variables(out, {**config["ENV"], **os.environ}, name=f"{out.parent.name}-{out.name}")
+    told = wandb_run.variables(out, {**config["ENV"], **os.environ}, name=f"{out.parent.name}-{out.name}")
     config["ENV"] |= told  # also for who runs the file by hand
     longest = int(config.get("max_length") or sys.maxsize)
     kept, rows, dropped, mean_length = sieve_long_rows(

@@ -26,7 +26,7 @@ from star_rl import locks
 from star_rl.errors import StarError
 from star_rl.files import read_json, read_jsonl, write_jsonl, write_text
 from star_rl.integrations import copy_tokenizer, processes
-from star_rl.integrations.verl import sizes
+from star_rl.integrations.verl import config_checks
 from star_rl.integrations.verl.overrides import overrides_of
 from star_rl.integrations.verl.recipe import (
     Paths,
@@ -88,9 +88,9 @@ def check(recipe: Recipe, paths: Paths, name: str = "grpo") -> list[str]:
     loading.check(loading.load(recipe.reward), f"the reward {recipe.reward}", **loading.options_of(recipe.verl))
     overrides = overrides_of(verl_tree(recipe, paths, name))
     config = compose(overrides)
-    rows = _rows(paths.train)
-    validation = sizes.validation(config, paths.val is not None)
-    sizes.hold([*sizes.problems(config, tied=_tied(paths.model)), *sizes.enough(config, rows), *validation])
+    problems = config_checks.problems(config, tied=_tied(paths.model))
+    problems += config_checks.row_problems(config, _rows(paths.train))
+    config_checks.refuse(problems + config_checks.validation_problems(config, paths.val is not None))
     return overrides
 
 
