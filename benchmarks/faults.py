@@ -24,8 +24,8 @@ from benchmarks.trajectories import Store, world
 from star_rl.chat import ChatClient, ChatOptions
 from star_rl.mars import Case, Team, identity_of, read_runs, teach
 from star_rl.mars.llm import LlmBackend, LlmOptions
-from star_rl.policy.tools import ToolBox
 from star_rl.prompts.agents import prompts_version
+from star_rl.tools import ToolBox
 from star_rl.trajectory import parse, render
 
 

@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import CACHE, arguments, child, machine, read_options, table, two_cores, write_json
-from launch.plan import GIB, Shape, activations
-from launch.plan.time import flops
+from star_rl.plan import GIB, Shape, activations
+from star_rl.plan.time import flops
 
 #: Measured / planned.
 BAND = (0.75, 1.10)
@@ -63,7 +63,7 @@ def config_of(shape: Shape) -> dict[str, Any]:
 
 def planned(shape: Shape, rows: int, tokens: int, checkpointing: bool) -> dict[str, float]:
     """Parts of the plan's peak, bytes, without CUDA's own."""
-    from launch.plan.sft import plan_sft
+    from star_rl.plan.sft import plan_sft
 
     config = {"per_device_train_batch_size": rows, "max_length": tokens, "gradient_checkpointing": checkpointing}
     (phase,) = plan_sft(config, shape, 1, 80 * GIB).phases

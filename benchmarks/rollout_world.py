@@ -23,8 +23,8 @@ class World:
     def __init__(self, run: Path, prompts: int, samples: int, student: str = "sft/final") -> None:
         from transformers import AutoTokenizer
 
-        from launch.overlays import grpo_recipe
         from star_rl.integrations.verl.recipe import compose
+        from star_rl.pipeline.overlays import grpo_recipe
 
         recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
         self.model, self.path = run / student, run / "evidence" / "store"
@@ -92,7 +92,7 @@ class World:
             from verl.tools.base_tool import BaseTool
             from verl.tools.schemas import OpenAIFunctionToolSchema, ToolResponse
 
-            from star_rl.policy.tools import TOOL_SCHEMAS, ToolBox
+            from star_rl.tools import TOOL_SCHEMAS, ToolBox
 
             world = self
 
@@ -249,7 +249,7 @@ class Parts:
         """While this lasts, the parts of every tool turn are timed."""
         from star_rl.policy import loop
         from star_rl.policy.tokens import tokens_of
-        from star_rl.policy.tools import ToolBox
+        from star_rl.tools import ToolBox
 
         tokens = tokens_of(tokenizer)
         with contextlib.ExitStack() as stack:

@@ -25,17 +25,17 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import CACHE, ROOT, machine, read_options, table, write_json
-from data_builders.sft import SETTINGS, SftOptions, build_sft
-from launch.chain import STAGES
-from launch.local import run as run_stages
-from launch.options import Recipe, Source, Split
-from launch.teaching import open_teacher
-from launch.world import LACKING, World
+from data_builders.sft_set import SETTINGS, SftOptions, build_sft
 from star_rl.evaluation import metrics
 from star_rl.mars import RuleOptions, identity_of, read_runs, teach
+from star_rl.pipeline.chain import STAGES
+from star_rl.pipeline.options import Recipe, Source, Split
+from star_rl.pipeline.runner import run as run_stages
 from star_rl.prompts import PromptOptions, estimate_tokens
 from star_rl.records import Task
-from star_rl.trajectory import Response
+from star_rl.run import Run
+from star_rl.teacher import open_teacher
+from star_rl.trajectory import LACKING, Response
 
 #: Weights of the teacher by rules: the three signals that come from evidence, alike.
 EQUAL = {"users": 1.0, "anchor": 1.0, "recent": 1.0}
@@ -59,7 +59,7 @@ def recipe(source: Source, work: Path) -> Recipe:
     return made
 
 
-def runs_of(world: World, tasks: list[Task], options: Mapping[str, Any], folder: Path, passes: int = 1) -> float:
+def runs_of(world: Run, tasks: list[Task], options: Mapping[str, Any], folder: Path, passes: int = 1) -> float:
     """Teach into a new folder; seconds."""
     shutil.rmtree(folder, ignore_errors=True)
     config = {**world.config, "teacher": {"backend": "rules", "options": dict(options)}}
@@ -106,7 +106,7 @@ def methods() -> dict[str, dict[str, Any]]:
     return made | {f"{name}, default weights": {"rules": {"strategies": default}, **k} for name, k in LACKS.items()}
 
 
-def compare(world: World, work: Path) -> dict[str, Any]:
+def compare(world: Run, work: Path) -> dict[str, Any]:
     """The table."""
     tasks = world.tasks("test")
     rows, per_task = {}, {}
@@ -142,7 +142,7 @@ def show(rows: Mapping[str, Mapping[str, Any]]) -> str:
     return table((*head, "written", "read"), lines)
 
 
-def audits(world: World, work: Path) -> dict[str, Any]:
+def audits(world: Run, work: Path) -> dict[str, Any]:
     """Every SFT set of the training tasks, from runs of a teacher that lacks what the set lacks."""
     tasks = world.tasks("train")
     found: dict[str, Any] = {}
@@ -202,7 +202,7 @@ def main() -> None:
         source = Source("synthetic", None, {"users": 60})
     made = recipe(source, options.work)
     run_stages(made, STAGES, until="evidence")
-    world = World(options.work / made.name, {**asdict(made), "seed": made.seed})
+    world = Run(options.work / made.name, {**asdict(made), "seed": made.seed})
     print(f"\nTeacher by rules, {len(world.tasks('test'))} held-out tasks, HR in percent; a random order scores 15.0.")
     print(
         "full and its ablations: strategies users, anchor and recent with equal weights. Rules use no model tokens.\n"

@@ -29,9 +29,9 @@ from star_rl.errors import StarError
 from star_rl.mars import Case, Team, TeamOptions, identity_of, read_runs, teach
 from star_rl.mars.llm import LlmBackend, LlmOptions
 from star_rl.mars.view import write_page
-from star_rl.policy.tools import TOOL_SCHEMAS, ToolBox
 from star_rl.prompts import flavour_of
 from star_rl.prompts.agents import Brief, agent_messages, prompts_version
+from star_rl.tools import TOOL_SCHEMAS, ToolBox
 from star_rl.trajectory import parse, render
 
 _CONTEXT = 8192

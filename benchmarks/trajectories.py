@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import read_options, write_json
-from data_builders.sft import SftOptions, build_sft
+from data_builders.sft_set import SftOptions, build_sft
 from data_builders.trajectories import filter_runs
 from star_rl.mars import Case, RuleBackend, RuleOptions, Team, TeamOptions, identity_of, strength_of, teach
-from star_rl.policy.tools import ToolBox
 from star_rl.prompts import PromptOptions
 from star_rl.records import SCENARIOS, Item, Task
+from star_rl.tools import ToolBox
 
 _HISTORY, _PASSES = 60, 4
 

@@ -6,15 +6,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_builders.tasks import PARTS, read_tasks
+from data_builders.tasks import PARTS
 from star_rl.evidence import EvidenceStore
 from star_rl.evidence.build import build_store
 from star_rl.evidence.leak import contains_of, visible_fingerprint
 from star_rl.evidence.model import Catalogue
 from star_rl.evidence.template import Template
-from star_rl.records import INTERACTIONS, ItemTable, read_interactions, read_table, rows_of_users
+from star_rl.pipeline.stage import Context
+from star_rl.records import INTERACTIONS, ItemTable, read_interactions, read_table, read_tasks, rows_of_users
 from star_rl.scenarios import Histories
-from star_rl.stage import Context
 
 _COLUMNS = INTERACTIONS.names[:-1]
 

@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_builders.tasks import PARTS, read_tasks
+from data_builders.tasks import PARTS
 from star_rl.files import atomic_path
-from star_rl.neighbours import Graph, Neighbours, item_neighbours, kernel_available, liked_items, user_neighbours
-from star_rl.records import read_table
-from star_rl.stage import Context
+from star_rl.neighbours import Graph, Neighbours, item_neighbours, liked_items, user_neighbours
+from star_rl.pipeline.stage import Context
+from star_rl.records import read_table, read_tasks
 
 #: Keys of a row group.
 _KEYS = 1 << 16
@@ -41,7 +41,6 @@ def build(context: Context) -> dict[str, Any]:
         "summary": f"{n_items:,} items, {len(liked):,} users asked for",
         "items": n_items,
         "users": len(liked),
-        "kernel": "compiled" if kernel_available() else "numpy",
     }
 
 

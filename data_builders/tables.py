@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from star_rl.pipeline.stage import Context
 from star_rl.sources import write_tables
-from star_rl.stage import Context
 
 
 def build(context: Context) -> dict[str, Any]:

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 
 from star_rl.evidence.leak import visible_fingerprint
 from star_rl.files import atomic_path
-from star_rl.records import INTERACTIONS, Task, interaction_batches, read_table, tasks_from, tasks_to, write_table
+from star_rl.pipeline.stage import Context
+from star_rl.records import INTERACTIONS, interaction_batches, read_table, tasks_to, write_table
 from star_rl.scenarios import Tables, split
-from star_rl.stage import Context
 
 PARTS = ("train", "valid", "test")
 #: Rows of a row group of ``visible.parquet``, and rows that are read at once.
@@ -66,8 +66,3 @@ def _rows(tables: Path, shown: np.ndarray) -> Iterator[pa.Table]:
         low, high = np.searchsorted(shown, [start, start + len(batch)])
         yield pa.Table.from_batches([batch.take(pa.array(shown[low:high] - start))])
         start += len(batch)
-
-
-def read_tasks(folder: Path, part: str) -> list[Task]:
-    """Tasks of one part, as this stage wrote them."""
-    return list(tasks_from(read_table(folder / f"{part}.parquet", "tasks")))

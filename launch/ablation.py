@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from launch import chain, local, recipe
-from launch.check import check_machine, check_recipe
 from star_rl.errors import StarError
 from star_rl.evaluation import paper
 from star_rl.files import write_json
+from star_rl.pipeline import chain, recipe, runner
+from star_rl.pipeline.check import check_machine, check_recipe
+from star_rl.pipeline.stage import manifest_of
 from star_rl.report import grid as grids
 from star_rl.report.findings import difference, gather, key_of
 from star_rl.report.page import DASH, fixed
-from star_rl.stage import manifest_of
 
 #: Variant -> what the rows of its teacher, its student after GRPO and, for the whole one, before GRPO are called.
 VARIANTS: dict[str, dict[str, str]] = {
@@ -35,7 +35,7 @@ VARIANTS: dict[str, dict[str, str]] = {
 #: Stages before the teacher.
 _SHARED = ("tables", "tasks", "neighbours", "evidence")
 
-#: Runs a recipe with overrides as ``launch.local.run`` does.
+#: Runs a recipe with overrides as ``star_rl.pipeline.runner.run`` does.
 Runner = Callable[[Any], Any]
 
 
@@ -49,7 +49,7 @@ def ablate(arguments: Namespace) -> int:
     def checked(loaded: Any) -> None:
         check_recipe(loaded)
         check_machine(loaded)
-        local.run(loaded, chain.STAGES)
+        runner.run(loaded, chain.STAGES)
 
     run_variants(arguments.recipe, arguments.overrides, wanted, checked, show)
     return 0

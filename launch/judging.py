@@ -8,17 +8,17 @@ from typing import Any
 
 from launch.evaluate import is_official, run_methods, seal
 from launch.methods import ranking_of_record
-from launch.training import required_phases, rollouts
-from launch.world import World
 from rewards import star
 from star_rl.evaluation.methods import make
 from star_rl.evaluation.results import Answer
 from star_rl.evaluation.runner import answer_of
 from star_rl.evaluation.tasks import task_set
 from star_rl.files import read_json, read_jsonl
+from star_rl.pipeline.stage import ASIDE, Context, manifest_of, versions
 from star_rl.records import Task
-from star_rl.stage import ASIDE, Context, manifest_of, versions
-from star_rl.trajectory import parse, ranking
+from star_rl.run import Run
+from star_rl.training.sample import rollouts
+from star_rl.trajectory import parse, ranking, required_phases
 
 #: Methods beside the students.
 METHODS = ("random", "popularity", "item_knn", "teacher")
@@ -31,7 +31,7 @@ _EXAMPLES = 3
 
 def evaluate_stage(context: Context) -> dict[str, Any]:
     """Answers of all methods to the test tasks (``answers.parquet``) and their metrics (``metrics.json``)."""
-    world = World(context.run, context.config)
+    world = Run(context.run, context.config)
     options = context.config["evaluate"]
     tasks = task_set(world.tasks("test")[: options["tasks"]], context.seed, is_official(context.run))
     methods = [make(name, world, context.seed, context.folder) for name in METHODS]
@@ -49,7 +49,7 @@ def evaluate_stage(context: Context) -> dict[str, Any]:
     return {"summary": f"HR_avg % on {len(tasks)} held-out tasks: {shown}", **judged}
 
 
-def _student(context: Context, world: World, tasks: list[Task], name: str, model: Path) -> list[Answer]:
+def _student(context: Context, world: Run, tasks: list[Task], name: str, model: Path) -> list[Answer]:
     options = context.config["evaluate"]
     out = rollouts(
         context,
@@ -74,10 +74,11 @@ def _student(context: Context, world: World, tasks: list[Task], name: str, model
 def report_stage(context: Context) -> dict[str, Any]:
     """``report.html`` and ``report.json`` in the run's folder."""
     from star_rl.report.curves import grpo_report, sft_curves
-    from star_rl.report.model import Method, Pair, Report, Run, Sft
+    from star_rl.report.model import Method, Pair, Report, Sft
+    from star_rl.report.model import Run as ReportRun
     from star_rl.report.page import write_report
 
-    world = World(context.run, context.config)
+    world = Run(context.run, context.config)
     options = context.config["evaluate"]
     judged = read_json(context.inputs["evaluate"] / "metrics.json")
     figures = {name: (manifest_of(context.run / name) or {}) for name in _stages(context.run)}
@@ -91,7 +92,7 @@ def report_stage(context: Context) -> dict[str, Any]:
         for row in judged["methods"]
     ]
     report = Report(
-        run=Run(
+        run=ReportRun(
             name=context.run.name,
             recipe=context.run.name,
             source=context.config["source"]["name"],
@@ -124,7 +125,7 @@ def _stages(run: Path) -> list[str]:
     return [path.name for path in sorted(found, key=lambda path: (path / "manifest.json").stat().st_mtime)]
 
 
-def _examples(context: Context, world: World) -> list[Any]:
+def _examples(context: Context, world: Run) -> list[Any]:
     """Held-out tasks answered before and after GRPO: a rank mended, a rank lost, and one that stayed."""
     from star_rl.report.model import Example, ExampleTask, HistoryItem, Rollout
 

@@ -14,10 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from launch.teaching import open_teacher
-from launch.training import required_phases
 from launch.view import View
-from launch.world import LACKING, World
 from star_rl.errors import StarError
 from star_rl.evaluation import identity
 from star_rl.evaluation.apart import Apart
@@ -29,7 +26,9 @@ from star_rl.files import fingerprint
 from star_rl.mars import Case, Outcome, RuleBackend, RuleOptions, Team, TeamOptions, strength_of
 from star_rl.mars.llm import LlmOptions
 from star_rl.records import Task
-from star_rl.trajectory import faults, parse, ranking, to_messages
+from star_rl.run import Run
+from star_rl.teacher import open_teacher
+from star_rl.trajectory import LACKING, faults, parse, ranking, required_phases, to_messages
 
 #: Options of the teacher that are no fields of its team: where its models are served.
 _SERVED = {"endpoint": ("chat", "endpoints"), "model": ("chat", "model")}
@@ -53,7 +52,7 @@ class Teacher(Method):
 
     varies = True
 
-    def __init__(self, world: World, name: str, config: Mapping[str, Any], seed: int, folder: Path) -> None:
+    def __init__(self, world: Run, name: str, config: Mapping[str, Any], seed: int, folder: Path) -> None:
         self.name, self._world, self._config, self._seed = name, world, config, seed
         self._cache = folder / f"{name.replace(' ', '_').replace('/', '')}.sqlite"
         self._required = required_phases(config["sft_set"]["setting"])
@@ -100,7 +99,7 @@ class ScriptedTeacher(Method):
         trained_planner: the planner is asked with the student's prompt, as in MARS-Planner.
     """
 
-    def __init__(self, world: World, name: str, student: Student, seed: int, trained_planner: bool = False) -> None:
+    def __init__(self, world: Run, name: str, student: Student, seed: int, trained_planner: bool = False) -> None:
         self.name, self._world = name, world
         engine, tokenizer = student.opened
         options = dict(world.config["teacher"]["options"])
@@ -130,7 +129,7 @@ class ScriptedTeacher(Method):
         return replace(found, seconds=seconds, tool_seconds=self._timed.seconds if self._timed else 0.0)
 
 
-def teacher(world: World, spec: Spec, seed: int, folder: Path) -> Method:
+def teacher(world: Run, spec: Spec, seed: int, folder: Path) -> Method:
     """``teacher`` (or ``mars``) with ``planner=off``, ``reflector=off``, ``tools=off``, any option of the team, and
     ``endpoint=``, ``model=``, ``planner_endpoint=``, ``planner_model=``."""
     _no_argument(spec)
@@ -177,7 +176,7 @@ class Student(Method):
 
     def __init__(
         self,
-        world: World,
+        world: Run,
         name: str,
         model: Path,
         temperature: float,
@@ -286,7 +285,7 @@ def ranking_of_record(row: Mapping[str, Any], required: Sequence[str]) -> Rankin
     )
 
 
-def student(world: World, spec: Spec, seed: int, folder: Path) -> Method:
+def student(world: Run, spec: Spec, seed: int, folder: Path) -> Method:
     """``star`` (the run's GRPO checkpoint), ``star:sft`` (before GRPO) or ``star:FOLDER``, with ``temperature``,
     ``top_p``, ``logprobs=on``, ``in_flight`` and options of the engine."""
     where = spec.argument or "grpo"
@@ -308,7 +307,7 @@ def student(world: World, spec: Spec, seed: int, folder: Path) -> Method:
     return Student(world, name, model, **chosen, logprobs=logprobs, in_flight=in_flight, engine=options, seed=seed)
 
 
-def agent(world: World, spec: Spec, seed: int, folder: Path) -> Method:
+def agent(world: Run, spec: Spec, seed: int, folder: Path) -> Method:
     """An agent workflow of the paper's table 1, on ``endpoint=`` and ``model=`` or on the recipe's teacher endpoint;
     other options are the agent's own."""
     from star_rl.chat import ChatClient, ChatOptions
@@ -335,7 +334,7 @@ def agent(world: World, spec: Spec, seed: int, folder: Path) -> Method:
     return Workflow(inner, chat.options.concurrency, chat, {**spec.options, **remark})
 
 
-def _reviews(world: World) -> Any:
+def _reviews(world: Run) -> Any:
     """What users wrote, looked up a user at a time."""
     from star_rl.baselines.agents import Reviews
     from star_rl.records import read_table
@@ -345,7 +344,7 @@ def _reviews(world: World) -> Any:
     return lambda user, behaviour: of_user(user)(user, behaviour)
 
 
-def python(world: World, spec: Spec, seed: int, folder: Path) -> Method:
+def python(world: Run, spec: Spec, seed: int, folder: Path) -> Method:
     """``python:FILE.py:NAME`` or ``python:MODULE:NAME``: a function ``NAME(world, seed, **options)`` that makes a
     :class:`Method`, or an object with ``name`` and ``rank(task, history)``."""
     place, _, attribute = spec.argument.rpartition(":")

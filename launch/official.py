@@ -9,22 +9,22 @@ from dataclasses import asdict
 from pathlib import Path
 
 from data_builders.tasks import PARTS
-from launch.commands import _line, recipe_of
-from launch.world import World
 from star_rl.baselines.agents import Reviews
+from star_rl.cli.commands import _line, recipe_of
 from star_rl.errors import StarError
 from star_rl.evaluation.methods import Method, TaskContext, make
 from star_rl.evaluation.official import Bridge, groups_below, simulate, table, write_layout
 from star_rl.evaluation.official.session import PYTHON
 from star_rl.files import write_json
 from star_rl.records import Task, read_table
+from star_rl.run import Run
 
 
 def official(arguments: Namespace) -> int:
     """Print the official figures beside ours; 1 where they differ."""
     folder = Path(arguments.run)
     recipe = recipe_of(folder)
-    world = World(folder, asdict(recipe))
+    world = Run(folder, asdict(recipe))
     out = Path(arguments.out) if arguments.out else folder / "official"
     out.mkdir(parents=True, exist_ok=True)
     methods = [make(name, world, recipe.seed, out) for name in arguments.methods]
@@ -63,7 +63,7 @@ def official(arguments: Namespace) -> int:
     return 0 if all(row.agreed for row in rows) else 1
 
 
-def _all(world: World) -> list[Task]:
+def _all(world: Run) -> list[Task]:
     return [task for part in PARTS for task in world.tasks(part)]
 
 
@@ -74,7 +74,7 @@ def _python(given: str | None) -> Path:
     return PYTHON if PYTHON.is_file() else Path(sys.executable)
 
 
-async def _serve(methods: list[Method], world: World, place: str) -> int:
+async def _serve(methods: list[Method], world: Run, place: str) -> int:
     """Answer agents of a simulator that somebody else runs, until interrupted."""
     host, _, port = place.rpartition(":")
     if not port.isdigit():

@@ -19,9 +19,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from launch import gpus
 from star_rl.errors import StarError
-from star_rl.integrations import wandb_run
+from star_rl.integrations import gpus, wandb_run
+from star_rl.pins import same_release
 
 T = TypeVar("T")
 
@@ -95,7 +95,7 @@ def probe(needs: Mapping[str, Any], token: str) -> dict[str, Any]:
     import platform
     import socket
 
-    from star_rl.stage import versions
+    from star_rl.pipeline.stage import versions
 
     said: dict[str, Any] = {
         "host": socket.gethostname(),
@@ -219,17 +219,6 @@ def within(seconds: float, what: str, function: Callable[[], T]) -> T:
             f"this cluster is not ready:\n  {what} did not answer in {seconds:.0f} s",
             "its mount may hang: look at it on this node, or set out= to another folder",
         ) from None
-
-
-def same_release(version: str, wanted: str) -> bool:
-    """Whether an installed version is the pinned one: its local part and a ``.postN`` are builds of it."""
-    from packaging.version import InvalidVersion, Version
-
-    try:
-        have = Version(version)
-    except InvalidVersion:  # absent
-        return False
-    return not have.is_prerelease and have.release == Version(wanted).release
 
 
 def check_disk(needs: Needs) -> list[str]:

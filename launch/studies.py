@@ -13,7 +13,6 @@ from typing import Any
 from launch.evaluate import context_of, distinct, open_tasks, renew
 from launch.methods import ScriptedTeacher, Student
 from launch.printed import plain
-from launch.world import World
 from star_rl.errors import StarError
 from star_rl.evaluation import bestofk as choices
 from star_rl.evaluation import corpus as whole
@@ -24,8 +23,9 @@ from star_rl.evaluation.results import Answer
 from star_rl.evaluation.runner import Progress, read_answers, run_method
 from star_rl.evaluation.tasks import TaskSet, digest, read_tasks
 from star_rl.files import read_json, write_json
+from star_rl.pipeline.stage import versions
 from star_rl.report import grid as grids
-from star_rl.stage import versions
+from star_rl.run import Run
 
 #: Stands for the method of a retriever's own row; reasons of failure that are named.
 ALONE, REASONS = "\u2013", 3
@@ -46,7 +46,7 @@ def best_of_k(arguments: Namespace) -> int:
 
 def corpus(arguments: Namespace) -> int:
     """``star-rl corpus``."""
-    from launch.commands import _line
+    from star_rl.cli.commands import _line
 
     for name, least in (("depth", 1), ("window", 2), ("limit", 1), ("timeout", 1e-3)):
         value = getattr(arguments, name)
@@ -70,7 +70,7 @@ def corpus(arguments: Namespace) -> int:
 
 
 async def _corpus(
-    world: World,
+    world: Run,
     tasks: TaskSet,
     finders: Sequence[whole.Retriever],
     methods: Sequence[Method],
@@ -139,7 +139,7 @@ def _beside(file: Path, rows: list[dict[str, Any]], tasks: TaskSet) -> list[dict
 
 def latency(arguments: Namespace) -> int:
     """``star-rl latency``."""
-    from launch.commands import _line
+    from star_rl.cli.commands import _line
 
     world, seed, tasks = open_tasks(arguments.run, limit=arguments.tasks)
     # The agents' prompts are longer than the student's own: the model's whole context is open to them.
@@ -160,7 +160,7 @@ def latency(arguments: Namespace) -> int:
 
 
 async def _latency(
-    world: World, student: Student, against: Sequence[str], tasks: TaskSet, seed: int, progress: Progress
+    world: Run, student: Student, against: Sequence[str], tasks: TaskSet, seed: int, progress: Progress
 ) -> list[dict[str, Any]]:
     context, rows = context_of(world), []
     async with student:
@@ -180,7 +180,7 @@ async def _latency(
     return rows
 
 
-def _shows(world: World) -> str:
+def _shows(world: Run) -> str:
     """What the student's prompt shows, in words."""
     prompt = world.prompt
     return (

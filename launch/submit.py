@@ -23,9 +23,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from launch import job, package, preflight, secret
-from launch.options import Recipe
-from launch.plan.shapes import Shape, shape_of
 from star_rl.errors import StarError
+from star_rl.pipeline.options import Recipe
+from star_rl.plan.shapes import Shape, shape_of
 
 #: Key of a job's metadata that marks it as ours and holds its specification as JSON.
 MARK = "star_rl"
@@ -88,10 +88,10 @@ def prepare(recipe: Recipe, root: Path, until: str | None = None) -> Recipe:
     """A recipe as the cluster's nodes can read it: paths into the tree relative to it, data and runs on shared paths.
 
     Raises:
-        StarError: a path that a node could not follow, or what :func:`launch.check.check_recipe` refuses.
+        StarError: a path that a node could not follow, or what :func:`star_rl.pipeline.check.check_recipe` refuses.
     """
-    from launch.check import check_recipe
-    from launch.overlays import named, overlay
+    from star_rl.pipeline.check import check_recipe
+    from star_rl.pipeline.overlays import named, overlay
 
     if not Path(recipe.out).is_absolute():
         raise StarError(
@@ -122,17 +122,17 @@ def _inside(path: Path, root: Path, name: str) -> str:
 
 def needs_of(recipe: Recipe, root: Path, extra: str | None, until: str | None) -> preflight.Needs:
     """What the cluster must have for these stages; verl's keys are checked on the way."""
-    from launch import chain, local
-    from launch.doctor import installed_extra
-    from launch.overlays import sft_processes
     from star_rl.integrations.verl.overrides import overrides_of
     from star_rl.integrations.verl.recipe import compose, load_recipe
+    from star_rl.pins import installed_extra
+    from star_rl.pipeline import chain, runner
+    from star_rl.pipeline.overlays import sft_processes
 
     grpo = load_recipe(root / recipe.grpo.recipe, recipe.grpo.overrides)
     extra = extra or {"cpu": "cpu", "cuda": "gpu"}.get(grpo.device) or installed_extra()
     wanted = preflight.pins(root / "setup.py", extra)
     wanted = {name: version for name, version in wanted.items() if name in preflight.ENGINES}
-    trains = until is None or local.first_of(chain.STAGES, until) >= local.first_of(chain.STAGES, "sft")
+    trains = until is None or runner.first_of(chain.STAGES, until) >= runner.first_of(chain.STAGES, "sft")
     nodes, gpus, driver, model, disk = 1, 0, 0, "", 0
     if trains:
         config = compose(overrides_of(grpo.verl))
@@ -154,9 +154,9 @@ def needs_of(recipe: Recipe, root: Path, extra: str | None, until: str | None) -
 
 def checkpoint_bytes(recipe: Recipe, shape: Shape, config: Any) -> int:
     """What the larger of the two stages' checkpoints take. ``config``: GRPO's, composed by verl."""
-    from launch.overlays import sft_layers
-    from launch.plan.disk import grpo_bytes, sft_bytes
     from star_rl.integrations.swift import recipe as swift
+    from star_rl.pipeline.overlays import sft_layers
+    from star_rl.plan.disk import grpo_bytes, sft_bytes
 
     sft = swift.compose(sft_layers(asdict(recipe.sft)), data=Path("sft.parquet"), out=Path("out"), model="planned")
     return max(sft_bytes(shape, sft), grpo_bytes(shape, config))

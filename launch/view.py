@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from launch.world import World
 from star_rl.evidence import EvidenceStore
 from star_rl.records import Item
+from star_rl.run import Run
 
 
 class View:
@@ -20,7 +20,7 @@ class View:
         config: the recipe's sections.
     """
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Run) -> None:
         self._world = world
 
     @property

@@ -48,7 +48,7 @@ def _canned() -> tuple[tuple[str, str], ...]:
 
 
 def _info() -> dict[str, Any]:
-    """``extra_info`` as in training: a row's (data_builders/grpo.py) and the loop's counts."""
+    """``extra_info`` as in training: a row's (data_builders/grpo_set.py) and the loop's counts."""
     return {
         "index": 0,
         "split": "train",

@@ -204,6 +204,11 @@ def tasks_from(table: pa.Table) -> Iterator[Task]:
         )
 
 
+def read_tasks(folder: Path, part: str) -> list[Task]:
+    """Read the tasks of one part (``train``, ``valid`` or ``test``) from the folder of stage ``tasks``."""
+    return list(tasks_from(read_table(folder / f"{part}.parquet", "tasks")))
+
+
 def tasks_to(tasks: Iterable[Task]) -> pa.Table:
     """:class:`Task` objects as a table of ``tasks``."""
     rows = [

@@ -342,7 +342,7 @@ def make(text: str, world: Any, seed: int, folder: Any) -> Method:
     """Make a method by its name.
 
     Args:
-        world: a run's data (``launch.world.World``): ``run``, ``visible``, ``items``, ``store``, ``config``.
+        world: a run's data (``star_rl.run.Run``): ``run``, ``visible``, ``items``, ``store``, ``config``.
         seed: of everything that is drawn.
         folder: where a method may keep a cache.
 

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from star_rl.stage import versions
+from star_rl.pipeline.stage import versions
 
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 

@@ -11,7 +11,7 @@ from star_rl.records import Item, Task
 
 
 class Answer(Protocol):
-    """What a tool returns; ``star_rl.policy.tools.ToolAnswer``."""
+    """What a tool returns; ``star_rl.tools.ToolAnswer``."""
 
     @property
     def text(self) -> str: ...
@@ -20,7 +20,7 @@ class Answer(Protocol):
 
 
 class Tools(Protocol):
-    """The two tools of one task; ``star_rl.policy.tools.ToolBox``."""
+    """The two tools of one task; ``star_rl.tools.ToolBox``."""
 
     def call(self, name: str, arguments: Mapping[str, Any], /) -> Answer:
         """Answer one call; never raises for what the call holds."""

@@ -23,10 +23,10 @@ from star_rl.mars.rules import RuleBackend, RuleOptions, strength_of
 from star_rl.mars.teach import RUNS, Account, Progress, identity_of, teach
 from star_rl.mars.team import Team, TeamOptions
 from star_rl.mars.view import find, show, write_page
-from star_rl.policy.tools import LENSES, ToolBox
 from star_rl.prompts import PromptOptions
 from star_rl.prompts.agents import prompts_version
 from star_rl.records import Item, Task, UserTable, items_from, read_table, tasks_from
+from star_rl.tools import LENSES, ToolBox
 
 
 def register(commands: Any) -> None:

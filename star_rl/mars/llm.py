@@ -16,9 +16,9 @@ from star_rl.errors import StarError
 from star_rl.mars.abstractor import NAME as ABSTRACTOR
 from star_rl.mars.abstractor import Abstract, Abstractor, EmptySummary
 from star_rl.mars.agents import Agent, AgentFailure, Step, View
-from star_rl.policy.tools import TOOL_SCHEMAS
 from star_rl.prompts import Behaviour, flavour_of, valid, valid_json
 from star_rl.prompts.agents import Brief, agent_messages, complaint
+from star_rl.tools import TOOL_SCHEMAS
 from star_rl.trajectory import (
     EXPERTS,
     BadCall,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from star_rl.neighbours.graph import Graph
-from star_rl.neighbours.kernel import kernel_available
 from star_rl.neighbours.topk import Neighbours, item_neighbours, liked_items, user_neighbours
 from star_rl.neighbours.update import Updated, update
 from star_rl.neighbours.weights import WEIGHTS, Decay, Weighting
@@ -16,7 +15,6 @@ __all__ = [
     "Updated",
     "Weighting",
     "item_neighbours",
-    "kernel_available",
     "liked_items",
     "update",
     "user_neighbours",

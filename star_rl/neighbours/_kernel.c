@@ -2,8 +2,7 @@
  * The native part of star_rl.neighbours: CSR building and the two-hop walk with a top-k selection.
  *
  * Plain C without the CPython API: it is loaded through ctypes, which releases the GIL for every call, so
- * rows run in parallel in ordinary Python threads. star_rl/neighbours/fallback.py holds the same functions in NumPy and
- * returns the same bits; tests compare the two.
+ * rows run in parallel in ordinary Python threads. Tests hold it against SciPy and against plain Python.
  *
  * Notation: a walk goes row -> mid -> target (item -> user -> item, or user -> item -> user). Both hops are CSR
  * matrices with int64 row pointers and int32 indices.

@@ -1,7 +1,4 @@
-"""The native kernel behind typed functions, with NumPy in its place where it was not built.
-
-``kernel_available()`` tells which of the two runs (``star-rl doctor`` prints it); results are the same to the bit.
-"""
+"""Typed functions over the compiled kernel (``_kernel.c``), called through ctypes, which releases the GIL."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import ctypes
 import functools
 import importlib.machinery
 import os
-import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,7 +15,6 @@ from typing import TypeVar
 import numpy as np
 
 from star_rl.errors import StarError
-from star_rl.neighbours import fallback
 
 _VERSION = 7
 
@@ -79,34 +74,30 @@ class Walk:
 
 
 @functools.cache
-def _library() -> ctypes.CDLL | None:
+def library() -> ctypes.CDLL:
+    """Load the compiled kernel.
+
+    Raises:
+        StarError: the kernel was not built, or the build is of another version or another machine.
+    """
     folder = Path(__file__).parent
-    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
-        file = folder / f"_kernel{suffix}"
-        if not file.exists():
-            continue
+    files = [folder / f"_kernel{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES]
+    for file in filter(Path.exists, files):
         try:
-            library = ctypes.CDLL(str(file))
-            version = library.star_kernel_version()
-        except (OSError, AttributeError):
-            continue  # built for another machine: NumPy takes over, with the warning below
-        if version == _VERSION:
-            library.star_dedupe.restype = ctypes.c_int64
-            return library
-    warnings.warn(
-        "star_rl.neighbours._kernel was not built (no C compiler at installation?): neighbours run in NumPy, "
-        "several times slower, with the same results",
-        RuntimeWarning,
-        stacklevel=3,
+            loaded = ctypes.CDLL(str(file))
+            version = loaded.star_kernel_version()
+        except (OSError, AttributeError) as error:
+            raise StarError(f"the neighbour kernel {file} does not load: {error}", "run make install again") from error
+        if version != _VERSION:
+            raise StarError(
+                f"the neighbour kernel {file} has version {version}, not {_VERSION}", "run make install again"
+            )
+        loaded.star_dedupe.restype = ctypes.c_int64
+        return loaded
+    raise StarError(
+        f"the neighbour kernel was not built: there is no {files[0]}",
+        "install a C compiler (apt install gcc) and run make install again",
     )
-    return None
-
-
-def kernel_available() -> bool:
-    """Whether the native kernel was built and loads here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        return _library() is not None
 
 
 def _at(array: np.ndarray | None) -> ctypes.c_void_p | None:
@@ -122,17 +113,17 @@ def _n(value: int) -> ctypes.c_int64:
 
 
 #: Rows or edges below which a second thread is not worth its start.
-_PIECE = 1 << 17
+PIECE = 1 << 17
 
 
-def _builders() -> int:
+def builders() -> int:
     """Threads that build a graph: two have most of what there is to gain, as memory is what they wait for."""
     return min(2, len(os.sched_getaffinity(0)))
 
 
 def in_pieces(piece: Callable[[int, int], Result], n: int, threads: int) -> list[Result]:
     """``piece(low, high)`` for equal parts of ``range(n)``, one a thread."""
-    parts = max(1, min(threads, n // _PIECE))
+    parts = max(1, min(threads, n // PIECE))
     edges = [part * n // parts for part in range(parts + 1)]
     if parts == 1:
         return [piece(0, n)]
@@ -149,36 +140,28 @@ def pointers(keys: np.ndarray, n_keys: int, what: str) -> tuple[np.ndarray, bool
     Raises:
         StarError: a code lies outside ``0 .. n_keys - 1``.
     """
-    library = _library()
-    if library is not None:
 
-        def piece(low: int, high: int) -> tuple[np.ndarray, int]:
-            indptr = np.empty(n_keys + 1, np.int64)
-            ascending = library.star_pointers(_n(high - low), _at(keys[low:high]), _n(n_keys), _at(indptr))
-            return indptr, min(ascending, 1 if low == 0 or keys[low - 1] <= keys[low] else 0)
+    def piece(low: int, high: int) -> tuple[np.ndarray, int]:
+        indptr = np.empty(n_keys + 1, np.int64)
+        ascending = library().star_pointers(_n(high - low), _at(keys[low:high]), _n(n_keys), _at(indptr))
+        return indptr, min(ascending, 1 if low == 0 or keys[low - 1] <= keys[low] else 0)
 
-        parts = in_pieces(piece, len(keys), _builders())
-        if all(ascending >= 0 for _, ascending in parts):
-            indptr = parts[0][0]
-            for more, _ in parts[1:]:  # pointers are sums of counts, so those of the parts add up
-                indptr += more
-            return indptr, all(ascending for _, ascending in parts)
-    elif not len(keys) or (keys.min() >= 0 and keys.max() < n_keys):
-        return fallback.pointers(keys, n_keys)
-    raise StarError(f"a code of {what} lies outside 0..{n_keys - 1}", f"codes count the {what} from 0 without gaps")
+    parts = in_pieces(piece, len(keys), builders())
+    if any(ascending < 0 for _, ascending in parts):
+        raise StarError(f"a code of {what} lies outside 0..{n_keys - 1}", f"codes count the {what} from 0 without gaps")
+    indptr = parts[0][0]
+    for more, _ in parts[1:]:  # pointers are sums of counts, so those of the parts add up
+        indptr += more
+    return indptr, all(ascending for _, ascending in parts)
 
 
 def scatter(
     keys: np.ndarray, values: np.ndarray, times: np.ndarray | None, indptr: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """``values`` (and ``times``) in stable order of ``keys``, whose row pointers are ``indptr``."""
-    library = _library()
-    if library is None:
-        order = np.argsort(keys, kind="stable")
-        return values[order], None if times is None else times[order]
     out, out_times = np.empty_like(values), None if times is None else np.empty_like(times)
     cursor = indptr[:-1].copy()
-    library.star_scatter(_n(len(keys)), _at(keys), _at(values), _at(times), _at(cursor), _at(out), _at(out_times))
+    library().star_scatter(_n(len(keys)), _at(keys), _at(values), _at(times), _at(cursor), _at(out), _at(out_times))
     return out, out_times
 
 
@@ -186,10 +169,7 @@ def transpose(
     indptr: np.ndarray, indices: np.ndarray, n_columns: int, times: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """The transposed CSR pattern (and times): rows of the result hold their indices in ascending order."""
-    library = _library()
     to, _ = pointers(indices, n_columns, "columns")
-    if library is None:
-        return to, *fallback.transpose(indptr, indices, times)
     out, out_times = np.empty_like(indices), None if times is None else np.empty_like(times)
     n_rows = len(indptr) - 1
     half = int(np.searchsorted(indptr, len(indices) // 2))
@@ -197,9 +177,9 @@ def transpose(
     def piece(first: int, stop: int, backwards: int) -> None:
         cursor = (to[1:] if backwards else to[:-1]).copy()
         arrays = map(_at, (indptr, indices, times, cursor, out, out_times))
-        library.star_transpose(_n(first), _n(stop), ctypes.c_int32(backwards), *arrays)
+        library().star_transpose(_n(first), _n(stop), ctypes.c_int32(backwards), *arrays)
 
-    if len(indices) < 2 * _PIECE or _builders() == 1:
+    if len(indices) < 2 * PIECE or builders() == 1:
         piece(0, n_rows, 0)
     else:  # two threads fill the lists from both ends
         with ThreadPoolExecutor(1) as pool:
@@ -211,24 +191,18 @@ def transpose(
 
 def ascends(indptr: np.ndarray, indices: np.ndarray) -> bool:
     """Whether the indices of every row ascend strictly."""
-    library = _library()
-    if library is None:
-        return fallback.ascends(indptr, indices)
 
     def piece(low: int, high: int) -> bool:
-        return bool(library.star_ascends(_n(high - low), _at(indptr[low : high + 1]), _at(indices)))
+        return bool(library().star_ascends(_n(high - low), _at(indptr[low : high + 1]), _at(indices)))
 
-    return all(in_pieces(piece, len(indptr) - 1, _builders()))
+    return all(in_pieces(piece, len(indptr) - 1, builders()))
 
 
 def dedupe(
     indptr: np.ndarray, indices: np.ndarray, times: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Adjacent equal indices of a row merged, the latest time kept. The arguments are consumed."""
-    library = _library()
-    if library is None:
-        return fallback.dedupe(indptr, indices, times)
-    kept = library.star_dedupe(_n(len(indptr) - 1), _at(indptr), _at(indices), _at(times))
+    kept = library().star_dedupe(_n(len(indptr) - 1), _at(indptr), _at(indices), _at(times))
     if kept == len(indices):
         return indptr, indices, times
     return indptr, indices[:kept].copy(), None if times is None else times[:kept].copy()
@@ -236,14 +210,11 @@ def dedupe(
 
 def work(walk: Walk, rows: np.ndarray, threads: int = 1) -> np.ndarray:
     """Two-hop paths of each row: what it costs, and an upper bound of its neighbours. Shape: (n_rows,), int64."""
-    library = _library()
-    if library is None:
-        return fallback.work(walk, rows)
     steps = np.empty(len(rows), np.int64)
     hops = _at(walk.mid_indptr), _at(walk.mid_indices), _at(walk.target_indptr)
 
     def piece(low: int, high: int) -> None:
-        library.star_work(_n(high - low), _at(rows[low:high]), *hops, _at(steps[low:high]))
+        library().star_work(_n(high - low), _at(rows[low:high]), *hops, _at(steps[low:high]))
 
     in_pieces(piece, len(rows), threads)
     return steps
@@ -252,17 +223,17 @@ def work(walk: Walk, rows: np.ndarray, threads: int = 1) -> np.ndarray:
 def pack(walk: Walk, threads: int = 1) -> Walk:
     """The walk with its targets beside their kinds, which spares it a look-up per target, for 4 bytes an edge.
 
-    The same walk where that brings nothing: without the kernel, in a weighted walk, or beyond 32 bits.
+    The same walk where that brings nothing: in a weighted walk, or beyond 32 bits.
     """
-    library, kinds = _library(), walk.target_kinds
-    if library is None or kinds is None or max(walk.n_targets - 1, 0).bit_length() + walk.kind_bits > 32:
+    kinds = walk.target_kinds
+    if kinds is None or max(walk.n_targets - 1, 0).bit_length() + walk.kind_bits > 32:
         return walk
     targets = walk.target_indices
     packed = np.empty(len(targets), np.uint32)
     bits = ctypes.c_int32(walk.kind_bits)
 
     def piece(low: int, high: int) -> None:
-        library.star_pack(_n(high - low), _at(targets[low:high]), _at(kinds), bits, _at(packed[low:high]))
+        library().star_pack(_n(high - low), _at(targets[low:high]), _at(kinds), bits, _at(packed[low:high]))
 
     in_pieces(piece, len(targets), threads)
     return replace(walk, packed=packed)
@@ -273,8 +244,6 @@ class Walker:
 
     def __init__(self, walk: Walk) -> None:
         self.walk = walk
-        if _library() is None:
-            return
         self._touched = np.empty(walk.n_targets + 1, np.int32)
         if walk.unweighted:
             # A row's counts go up to its degree, so they fit 16 bits where supports do: half the cache.
@@ -297,17 +266,14 @@ class Walker:
             rows: rows of ``mid_indptr``, int32. own_rows: rows of the own list (or the targets to leave out), int32.
             starts: where each row's entries begin in ``out``, int64. lengths: filled with their numbers, int32.
         """
-        walk, library = self.walk, _library()
-        if library is None:
-            fallback.walk_rows(walk, rows, own_rows, starts, out, lengths)
-            return
+        walk = self.walk
         narrow = ctypes.c_int32(out[2].dtype == np.uint16)
         outputs = (_at(starts), *map(_at, out), narrow, _at(lengths))
         mids, targets = (_at(walk.mid_indptr), _at(walk.mid_indices)), _at(walk.target_indptr)
         n, k, touched = _n(len(rows)), ctypes.c_int32(walk.k), _at(self._touched)
         if walk.unweighted:
             packed, kinds = (walk.target_indices, walk.target_kinds) if walk.packed is None else (walk.packed, None)
-            failed = library.star_count_rows(
+            failed = library().star_count_rows(
                 *(n, _at(rows), *mids, targets, _at(packed), ctypes.c_int32(walk.kind_bits), _at(kinds)),
                 *(_at(walk.row_scale), _at(walk.kind_scale), k, _at(self._counters), touched, *outputs),
             )
@@ -315,7 +281,7 @@ class Walker:
             values = (_at(walk.mid_values), _at(walk.mid_factor))
             own = (_at(walk.own_indptr), _at(walk.own_indices))
             factors = (_at(walk.target_indices), _at(walk.target_values))
-            failed = library.star_weigh_rows(
+            failed = library().star_weigh_rows(
                 *(n, _at(rows), _at(own_rows), *mids, *values, targets, *factors, *own),
                 *(_at(walk.row_scale), _at(walk.target_scale), k, _at(self._sums), _at(self._counts), touched),
                 *outputs,
@@ -328,11 +294,8 @@ def compact(
     starts: np.ndarray, lengths: np.ndarray, out: tuple[np.ndarray, np.ndarray, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Close the gaps between the rows of ``out`` and give back what is not needed. ``out`` is consumed."""
-    library, total = _library(), int(lengths.sum())
-    if library is None:
-        place = fallback.expand(starts, starts + lengths)
-        return out[0][place], out[1][place], out[2][place]
+    total = int(lengths.sum())
     for array in out:
-        library.star_compact(_n(len(starts)), _at(starts), _at(lengths), _n(array.itemsize), _at(array))
+        library().star_compact(_n(len(starts)), _at(starts), _at(lengths), _n(array.itemsize), _at(array))
         array.resize(total, refcheck=False)  # realloc: shrinks in place
     return out

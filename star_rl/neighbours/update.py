@@ -19,7 +19,6 @@ import numpy as np
 
 from star_rl.errors import StarError
 from star_rl.neighbours import blocks
-from star_rl.neighbours.fallback import expand
 from star_rl.neighbours.graph import Graph
 from star_rl.neighbours.topk import Neighbours, walk_of
 
@@ -96,6 +95,14 @@ def update(
     return Updated(grown, result, len(again))
 
 
+def _ranges(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
+    """Concatenate ``range(start, stop)`` over all pairs. Shape: (sum of lengths,), int64."""
+    lengths = stops - starts
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.arange(total, dtype=np.int64) + np.repeat(starts - (ends - lengths), lengths)
+
+
 def _codes_in(ids: pa.Array, known: pa.Array) -> np.ndarray:
     import pyarrow.compute as pc
 
@@ -111,10 +118,10 @@ def _touched(graph: Graph, grown: Graph, neighbours: Neighbours) -> np.ndarray:
     (indptr, indices), (back_indptr, back_indices) = forth if neighbours.side == "item" else forth[::-1]
     if neighbours.weighting.name == "log":
         mids = np.unique(mids)
-        rows = back_indices[expand(back_indptr[mids], back_indptr[mids + 1])]
+        rows = back_indices[_ranges(back_indptr[mids], back_indptr[mids + 1])]
     rows = np.unique(rows)
-    near = np.unique(indices[expand(indptr[rows], indptr[rows + 1])])
-    return back_indices[expand(back_indptr[near], back_indptr[near + 1])]  # holds `rows` themselves
+    near = np.unique(indices[_ranges(indptr[rows], indptr[rows + 1])])
+    return back_indices[_ranges(back_indptr[near], back_indptr[near + 1])]  # holds `rows` themselves
 
 
 def _changed_pairs(graph: Graph, grown: Graph) -> tuple[np.ndarray, np.ndarray]:
@@ -147,8 +154,8 @@ def _merge(
     lengths[again] = np.diff(fresh[0])
     indptr = np.concatenate([[0], np.cumsum(lengths)])
     size = int(indptr[-1])
-    take = expand(old.indptr[source[kept]], old.indptr[source[kept] + 1])
-    to_kept, to_fresh = expand(indptr[kept], indptr[kept + 1]), expand(indptr[again], indptr[again + 1])
+    take = _ranges(old.indptr[source[kept]], old.indptr[source[kept] + 1])
+    to_kept, to_fresh = _ranges(indptr[kept], indptr[kept + 1]), _ranges(indptr[again], indptr[again + 1])
     indices, weights, support = np.empty(size, np.int32), np.empty(size, np.float32), np.empty(size, fresh[3].dtype)
     indices[to_kept], indices[to_fresh] = shift[old.indices[take]], fresh[1]
     weights[to_kept], weights[to_fresh] = old.weights[take], fresh[2]

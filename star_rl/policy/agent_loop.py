@@ -30,7 +30,7 @@ from verl.trainer.ppo.reward import get_custom_reward_fn
 from rewards.loading import NEEDED, check
 from star_rl.policy.loop import Budget, Generation, Rollout, render_prompt, rollout
 from star_rl.policy.rollout_stats import FAILED
-from star_rl.policy.tools import TOOL_SCHEMAS, Evidence, Lens, ToolBox
+from star_rl.tools import TOOL_SCHEMAS, Evidence, Lens, ToolBox
 
 logger = logging.getLogger(__name__)
 Made = TypeVar("Made")
@@ -73,7 +73,7 @@ class StarAgentLoop(AgentLoopBase):
     Args:
         store: folder of the evidence store.
         opener: ``module:function`` that opens it.
-        lens, lens_top: how evidence is shown, see :class:`star_rl.policy.tools.ToolBox`.
+        lens, lens_top: how evidence is shown, see :class:`star_rl.tools.ToolBox`.
         show_tools: whether the prompt lists the tool schemas, as the SFT data did.
         budget: fields of :class:`star_rl.policy.loop.Budget`; lengths are verl's where those are shorter.
     """

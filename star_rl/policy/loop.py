@@ -26,7 +26,7 @@ from star_rl.errors import StarError
 from star_rl.policy import threads
 from star_rl.policy.rollout_stats import COUNTS, Stop
 from star_rl.policy.tokens import Tokenizer, tokens_of
-from star_rl.policy.tools import ToolAnswer
+from star_rl.tools import ToolAnswer
 from star_rl.trajectory import BadCall, ToolCall, tool_calls
 
 _COUNT_OF_REASON = {"unknown_tool": "unknown_tools", "bad_arguments": "bad_arguments", "unknown_id": "unknown_ids"}
@@ -55,7 +55,7 @@ class Engine(Protocol):
 
 
 class Tools(Protocol):
-    """Answers one call; :class:`star_rl.policy.tools.ToolBox`.
+    """Answers one call; :class:`star_rl.tools.ToolBox`.
 
     Where it has an attribute ``immediate`` that is true, a call never waits for anything outside this process. Such
     calls are made in the event loop: a thread would answer them no sooner, and a busy event loop keeps it waiting for

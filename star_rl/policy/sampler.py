@@ -21,7 +21,7 @@ from star_rl.files import atomic_open, fingerprint, read_jsonl, write_jsonl, wri
 from star_rl.policy.engines import EngineOptions, open_engine, within
 from star_rl.policy.loop import Budget, Engine, Rollout, render_prompt, rollout
 from star_rl.policy.rollout_stats import FAILED
-from star_rl.policy.tools import TOOL_SCHEMAS, Evidence, Lens, ToolBox
+from star_rl.tools import TOOL_SCHEMAS, Evidence, Lens, ToolBox
 
 #: Ends that say nothing of the model and may come out otherwise; a prompt that is too long stays so.
 _AGAIN = FAILED - {"prompt_too_long"}

@@ -18,8 +18,8 @@ from typing import Any
 
 from star_rl.errors import StarError
 from star_rl.files import read_jsonl
+from star_rl.pipeline.stage import ASIDE
 from star_rl.report.model import Curve, Grpo
-from star_rl.stage import ASIDE
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,14 @@ from star_rl.trajectory.model import (
 from star_rl.trajectory.outline import Outline, outline
 from star_rl.trajectory.parse import parse, ranking, tool_calls
 from star_rl.trajectory.render import from_messages, json_block, model_text, render, to_messages
-from star_rl.trajectory.validate import CRITICAL, faults, plan_of, repeated
+from star_rl.trajectory.validate import CRITICAL, LACKING, PHASE_OF, faults, plan_of, repeated, required_phases
 
 __all__ = [
     "CRITICAL",
     "EXPERTS",
+    "LACKING",
     "PHASES",
+    "PHASE_OF",
     "BadCall",
     "Json",
     "Outline",
@@ -41,6 +43,7 @@ __all__ = [
     "ranking",
     "render",
     "repeated",
+    "required_phases",
     "to_messages",
     "tool_calls",
 ]

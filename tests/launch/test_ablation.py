@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from launch import ablation, chain, local
+from launch import ablation
 from star_rl import cli
 from star_rl.errors import StarError
 from star_rl.evaluation import paper, results
@@ -14,6 +14,7 @@ from star_rl.evaluation.results import Answer
 from star_rl.evaluation.tasks import fingerprint_of, task_set, write_tasks
 from star_rl.files import write_json, write_text
 from star_rl.integrations.swift.sft import sieve_long_rows
+from star_rl.pipeline import chain, runner
 from star_rl.records import Task
 from star_rl.report.grid import latex, markdown
 
@@ -119,7 +120,7 @@ def test_variants_share_what_comes_before_the_teacher_and_differ_after_it(tmp_pa
     states = {}
 
     def until_the_set(loaded):
-        states[loaded.name] = [one.state for one in local.run(loaded, chain.STAGES, until="sft_set")]
+        states[loaded.name] = [one.state for one in runner.run(loaded, chain.STAGES, until="sft_set")]
 
     wanted = ["full", "no_tools", "no_planner"]
     folders = ablation.run_variants(str(tmp_path / "small.yaml"), [f"out={tmp_path}"], wanted, until_the_set)
@@ -138,7 +139,7 @@ def test_a_student_of_every_variant_can_be_made_and_trained_on_its_set(tmp_path,
     write_text(tmp_path / "small.yaml", RECIPE)
 
     def until_the_student(loaded):
-        local.run(loaded, chain.STAGES, until="student")
+        runner.run(loaded, chain.STAGES, until="student")
 
     folders = ablation.run_variants(str(tmp_path / "small.yaml"), [f"out={tmp_path}"], [variant], until_the_student)
     data, model = folders[variant] / "sft_set" / "sft.parquet", folders[variant] / "student" / "model"

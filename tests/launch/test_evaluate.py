@@ -8,7 +8,7 @@ from argparse import Namespace
 import pyarrow.parquet as pq
 import pytest
 
-from launch import ablation, chain, local, recipe
+from launch import ablation
 from launch import evaluate as evaluation
 from launch.evaluate import _parameters, is_official, open_tasks, run_methods
 from star_rl import cli, locks
@@ -17,6 +17,7 @@ from star_rl.evaluation.methods import make
 from star_rl.evaluation.paper import RULES
 from star_rl.evaluation.tasks import read_tasks
 from star_rl.files import read_json
+from star_rl.pipeline import chain, recipe, runner
 
 SMALL = [
     "source.options={users: 120, items: 60, categories: 6, shortest: 14, longest: 20}",
@@ -68,7 +69,7 @@ def make(world, seed):
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     (folder / "empty.yaml").write_text("{}")
-    local.run(recipe.load(folder / "empty.yaml", [*SMALL, f"out={folder}"]), chain.STAGES, until="evidence")
+    runner.run(recipe.load(folder / "empty.yaml", [*SMALL, f"out={folder}"]), chain.STAGES, until="evidence")
     return folder / "small"
 
 

@@ -6,12 +6,12 @@ import json
 
 import pytest
 
-from launch import chain, local, recipe
 from launch.evaluate import context_of, open_tasks
 from launch.methods import ScriptedTeacher, ranking_of_record
 from star_rl.errors import StarError
-from star_rl.evaluation import runner
+from star_rl.evaluation import runner as evaluation_runner
 from star_rl.evaluation.methods import make
+from star_rl.pipeline import chain, recipe, runner
 from star_rl.policy.loop import Generation
 
 END = 1
@@ -62,7 +62,7 @@ def run(tmp_path_factory):
         f"out={folder}",
         "name=small",
     ]
-    local.run(recipe.load(folder / "empty.yaml", options), chain.STAGES, until="evidence")
+    runner.run(recipe.load(folder / "empty.yaml", options), chain.STAGES, until="evidence")
     for stage in ("sft", "grpo"):
         (folder / "small" / stage / "final").mkdir(parents=True)
         (folder / "small" / stage / "final" / "config.json").write_text("{}")
@@ -92,8 +92,8 @@ def engine(monkeypatch):
 def answer(run, tmp_path, spec, **options):
     world, seed, tasks = open_tasks(run)
     method = make(spec, world, seed, tmp_path)
-    asyncio.run(runner.run_method(method, tasks.tasks, context_of(world), tmp_path, **options))
-    return method, runner.read_answers(tmp_path, tasks.tasks)
+    asyncio.run(evaluation_runner.run_method(method, tasks.tasks, context_of(world), tmp_path, **options))
+    return method, evaluation_runner.read_answers(tmp_path, tasks.tasks)
 
 
 def ranked(ids):
@@ -144,8 +144,8 @@ def test_the_seed_reaches_the_students_sampling(run, tmp_path, engine):
 def test_the_runs_seed_reaches_the_rollouts_of_its_stages(run, tmp_path, monkeypatch):
     from types import SimpleNamespace
 
-    from launch import training
     from star_rl.policy import sampler
+    from star_rl.training import sample
 
     world, _, tasks = open_tasks(run)
     seen = []
@@ -153,7 +153,7 @@ def test_the_runs_seed_reaches_the_rollouts_of_its_stages(run, tmp_path, monkeyp
     for seed, options in ((0, {}), (7, {}), (7, {"seed": 3})):
         config = {**world.config, "engine": {**world.config["engine"], "options": options}}
         context = SimpleNamespace(config=config, seed=seed, progress=None)
-        training.rollouts(context, world, "model", list(tasks.tasks), tmp_path, samples=1, temperature=1, top_p=1)
+        sample.rollouts(context, world, "model", list(tasks.tasks), tmp_path, samples=1, temperature=1, top_p=1)
     assert seen == [0, 7, 3]
 
 
@@ -187,7 +187,7 @@ def test_an_engine_that_fails_stops_the_run_and_keeps_nothing_wrong(run, tmp_pat
 
 
 def test_a_store_that_gives_out_is_asked_again_by_the_next_call(run, tmp_path, engine, monkeypatch):
-    from star_rl.policy.tools import ToolBox
+    from star_rl.tools import ToolBox
 
     call = '<plan>\n<tool_call>\n{"name": "ItemCF", "arguments": {"item_id": "1"}}\n</tool_call>'
     engine(Engine(ranked(["5"]), call, ranked(["5"]), ranked(["5"]), ranked(["5"])))

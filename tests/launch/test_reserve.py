@@ -8,7 +8,7 @@ import pytest
 from launch import job, reserve
 from launch.preflight import Needs
 from star_rl.errors import StarError
-from star_rl.stage import Stage
+from star_rl.pipeline.stage import Stage
 
 pytestmark = pytest.mark.engine
 

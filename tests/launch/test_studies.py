@@ -2,12 +2,12 @@
 
 import pytest
 
-from launch import chain, local, recipe
 from star_rl import cli
 from star_rl.evaluation import results
 from star_rl.evaluation.results import Answer
 from star_rl.evaluation.tasks import write_tasks
 from star_rl.files import read_json
+from star_rl.pipeline import chain, recipe, runner
 from star_rl.records import Task
 
 TASKS = [Task(f"t{n}", "films", "classic", "u", tuple(map(str, range(20))), "7", 5) for n in range(3)]
@@ -29,7 +29,7 @@ def run(tmp_path_factory):
         f"out={folder}",
         "name=small",
     ]
-    local.run(recipe.load(folder / "empty.yaml", options), chain.STAGES, until="evidence")
+    runner.run(recipe.load(folder / "empty.yaml", options), chain.STAGES, until="evidence")
     return folder / "small"
 
 

@@ -16,11 +16,11 @@ from types import SimpleNamespace
 import pytest
 
 from launch import package, preflight, secret, submit
-from launch.chain import STAGES
-from launch.plan.shapes import QWEN3
-from launch.recipe import load
 from star_rl import cli
 from star_rl.errors import StarError
+from star_rl.pipeline.chain import STAGES
+from star_rl.pipeline.recipe import load
+from star_rl.plan.shapes import QWEN3
 
 HOST = "teacher.options.chat.endpoints=[http://127.0.0.1:8000/v1]"
 VALUE = "key-8d1f0c77b2aa41e9"

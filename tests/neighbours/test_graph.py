@@ -9,13 +9,6 @@ from star_rl.neighbours import Graph, kernel
 from star_rl.records import INTERACTIONS
 
 
-@pytest.fixture(params=["native", "numpy"])
-def engine(request, monkeypatch):
-    if request.param == "numpy":
-        monkeypatch.setattr(kernel, "_library", lambda: None)
-    return request.param
-
-
 def edges(graph):
     """{(user, item): time} read from the users' side, checked against the items' side."""
     users = graph.users_of_edges()
@@ -32,7 +25,7 @@ def edges(graph):
     return times
 
 
-def test_repeats_count_once_and_keep_the_latest_time(engine):
+def test_repeats_count_once_and_keep_the_latest_time():
     table = pa.table(
         {
             "user_id": ["b", "a", "b", "b", "a"],
@@ -46,7 +39,7 @@ def test_repeats_count_once_and_keep_the_latest_time(engine):
     assert graph.n_edges == 3
 
 
-def test_order_of_arrival_does_not_matter(engine):
+def test_order_of_arrival_does_not_matter():
     draw = np.random.default_rng(0)
     users, items = draw.integers(0, 30, 400), draw.integers(0, 20, 400)
     times, order = draw.integers(0, 99, 400), draw.permutation(400)
@@ -61,14 +54,13 @@ def test_order_of_arrival_does_not_matter(engine):
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 6), max_size=5), max_size=6), st.booleans())
 def test_any_csr_equals_codes(rows, tidy):
-    """Sorted rows take a shorter way; both ways, native and NumPy, give one graph."""
+    """Sorted rows take a shorter way; both ways give one graph."""
     rows = [sorted(set(row)) if tidy else row for row in rows]
     indptr = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
     indices = np.array([item for row in rows for item in row], np.int32)
     users = np.repeat(np.arange(len(rows)), np.diff(indptr))
     expected = edges(Graph.from_codes(users, indices, n_users=len(rows), n_items=7))
     assert edges(Graph.from_csr(indptr, indices, 7)) == expected
-    assert kernel.ascends(indptr, indices) == kernel.fallback.ascends(indptr, indices)
     assert kernel.ascends(indptr, indices) == all(row == sorted(set(row)) for row in rows)
 
 
@@ -78,7 +70,7 @@ def test_row_pointers_that_do_not_fit(indptr):
         Graph.from_csr(np.array(indptr, np.int64), np.array([0, 1]), 2)
 
 
-def test_csr_equals_codes(engine):
+def test_csr_equals_codes():
     users, items = np.array([0, 0, 2, 2, 2]), np.array([1, 1, 3, 0, 3])
     assert edges(Graph.from_csr(np.array([0, 2, 2, 5]), items, 4)) == edges(Graph.from_codes(users, items))
 
@@ -105,7 +97,7 @@ def test_any_ids_come_back(rows):
     assert graph.user_codes(list(users)).tolist() == [user_ids.index(user) for user in users]
 
 
-def test_chunked_dictionary_and_large_string_columns(engine):
+def test_chunked_dictionary_and_large_string_columns():
     chunks = pa.chunked_array([pa.array(["b", "a"]), pa.array([], pa.string()), pa.array(["c", "b"])])
     plain = Graph.from_table(pa.table({"user_id": chunks, "item_id": chunks}))
     for column in (chunks.dictionary_encode(), chunks.cast(pa.large_string()), chunks.combine_chunks()):
@@ -113,7 +105,7 @@ def test_chunked_dictionary_and_large_string_columns(engine):
         assert other.user_ids == plain.user_ids and edges(other) == edges(plain)
 
 
-def test_extended_equals_a_rebuild(engine):
+def test_extended_equals_a_rebuild():
     schema = pa.schema([INTERACTIONS.field(name) for name in ("user_id", "item_id", "timestamp")])
     first = pa.table([["m", "z"], ["q", "q"], [4, 5]], schema=schema)
     more = pa.table([["a", "m", "z"], ["q", "q", "c"], [1, 9, 2]], schema=schema)
@@ -140,7 +132,7 @@ def test_extended_equals_a_rebuild(engine):
         (lambda: Graph.from_codes(np.array([0]), np.array([0])).user_codes(["u"]), "codes"),
     ],
 )
-def test_wrong_input_names_the_value(engine, build, words):
+def test_wrong_input_names_the_value(build, words):
     with pytest.raises(StarError, match=words):
         build()
 
@@ -150,25 +142,34 @@ def test_wrong_input_names_the_value(engine, build, words):
 def test_a_large_graph_is_the_same_however_many_build_it(monkeypatch, builders, ordered):
     """Enough interactions for two threads, which fill the lists from both ends."""
     draw = np.random.default_rng(4)
-    n = 5 * kernel._PIECE
+    n = 5 * kernel.PIECE
     users, items = draw.integers(0, 30_000, n), (9_000 * draw.random(n) ** 3).astype(np.int64)
     times = draw.integers(0, 10**9, n)
     if ordered:
         pairs = np.unique(users * 9_000 + items)
         users, items, times = pairs // 9_000, pairs % 9_000, times[: len(pairs)]
-    monkeypatch.setattr(kernel, "_builders", lambda: builders)
-    native = Graph.from_codes(users, items, times)
-    monkeypatch.setattr(kernel, "_library", lambda: None)
-    plain = Graph.from_codes(users, items, times)
-    for name in ("user_indptr", "user_items", "user_times", "item_indptr", "item_users", "item_times"):
-        assert np.array_equal(getattr(native, name), getattr(plain, name)), name
+    monkeypatch.setattr(kernel, "builders", lambda: builders)
+    graph = Graph.from_codes(users, items, times)
+    order = np.lexsort((times, items, users))
+    last = order[np.r_[np.diff((users * 9_000 + items)[order]) > 0, True]]  # the latest of each pair
+    by_item = last[np.lexsort((users[last], items[last]))]
+    expected = {
+        "user_indptr": np.searchsorted(users[last], np.arange(graph.n_users + 1)),
+        "user_items": items[last],
+        "user_times": times[last],
+        "item_indptr": np.searchsorted(items[by_item], np.arange(graph.n_items + 1)),
+        "item_users": users[by_item],
+        "item_times": times[by_item],
+    }
+    for name, values in expected.items():
+        assert np.array_equal(getattr(graph, name), values), name
 
 
 def test_whether_codes_ascend_is_seen_across_the_parts(monkeypatch):
-    monkeypatch.setattr(kernel, "_builders", lambda: 2)
-    keys = np.arange(2 * kernel._PIECE, dtype=np.int32)
+    monkeypatch.setattr(kernel, "builders", lambda: 2)
+    keys = np.arange(2 * kernel.PIECE, dtype=np.int32)
     assert kernel.pointers(keys, len(keys), "users")[1]
-    rolled = np.roll(keys, kernel._PIECE)  # each half ascends, the whole does not
+    rolled = np.roll(keys, kernel.PIECE)  # each half ascends, the whole does not
     assert not kernel.pointers(rolled, len(keys), "users")[1]
     keys[-1] = len(keys)
     with pytest.raises(StarError, match="code of users"):

@@ -1,34 +1,17 @@
-"""Neighbours against an oracle of plain dictionaries, for every weight, with and without the kernel."""
+"""Neighbours against an oracle of plain dictionaries and against SciPy, for every weight."""
 
 import shutil
 import tempfile
-from pathlib import Path
+from importlib.machinery import EXTENSION_SUFFIXES
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import scipy.sparse as sp
 
 from star_rl import neighbours as nb
 from star_rl.errors import StarError
 from star_rl.neighbours import kernel
-
-
-def needs_kernel():
-    """Skips where nothing was compiled. A kernel that was and does not load, such as one of an older build, fails."""
-    if not nb.kernel_available():
-        built = list(Path(kernel.__file__).parent.glob("_kernel*.so"))
-        assert not built, f"{built[0]} does not load: run make install"
-        pytest.skip("no compiler when the package was installed: there is no native kernel")
-
-
-@pytest.fixture(params=["native", "numpy"])
-def engine(request, monkeypatch):
-    """Runs a test with the native kernel and again without it."""
-    if request.param == "numpy":
-        monkeypatch.setattr(kernel, "_library", lambda: None)
-    else:
-        needs_kernel()
-    return request.param
 
 
 def table(rows):
@@ -100,7 +83,7 @@ def assert_matches(found, expected, k):
 @pytest.mark.parametrize("side", ["item", "user"])
 @pytest.mark.parametrize("weight", nb.WEIGHTS)
 @pytest.mark.parametrize("half_life", [None, 200.0])
-def test_all_weights_match_the_oracle(engine, side, weight, half_life):
+def test_all_weights_match_the_oracle(side, weight, half_life):
     rows = world(3)
     graph = nb.Graph.from_table(table(rows), times=half_life is not None)
     find = nb.item_neighbours if side == "item" else nb.user_neighbours
@@ -111,19 +94,19 @@ def test_all_weights_match_the_oracle(engine, side, weight, half_life):
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
-def test_conditional_at_the_ends_of_alpha(engine, alpha):
+def test_conditional_at_the_ends_of_alpha(alpha):
     rows = world(5)
     found = nb.item_neighbours(nb.Graph.from_table(table(rows)), k=7, weight="conditional", alpha=alpha)
     assert_matches(found, oracle(rows, "item", "conditional", alpha), 7)
 
 
-def test_ties_go_to_the_smaller_id(engine):
+def test_ties_go_to_the_smaller_id():
     rows = [("u", name, 0) for name in ("b", "é", "a", "B", "10", "9")]
     found = nb.item_neighbours(nb.Graph.from_table(table(rows)), ["b"], k=3)
     assert found.row(0) == [("10", 1.0, 1), ("9", 1.0, 1), ("B", 1.0, 1)]
 
 
-def test_exact_ties_survive_rounding(engine):
+def test_exact_ties_survive_rounding():
     """1/sqrt(2) equals 3/sqrt(18); in float64 the last bits may differ, as reported they tie."""
     rows = [("u0", "row", 0), ("u1", "row", 0), ("u2", "row", 0), ("u0", "a", 0), ("x", "a", 0)]
     rows += [(f"u{n}", "B", 0) for n in range(3)] + [(f"y{n}", "B", 0) for n in range(15)]
@@ -132,7 +115,7 @@ def test_exact_ties_survive_rounding(engine):
     assert found.weights[0] == found.weights[1]
 
 
-def test_only_the_rows_asked_for_in_the_order_asked(engine):
+def test_only_the_rows_asked_for_in_the_order_asked():
     rows = world(7)
     graph = nb.Graph.from_table(table(rows))
     everything = dict(nb.item_neighbours(graph, k=4).rows())
@@ -143,7 +126,7 @@ def test_only_the_rows_asked_for_in_the_order_asked(engine):
     assert not found.complete
 
 
-def test_a_user_of_one_item_and_a_lonely_pair(engine):
+def test_a_user_of_one_item_and_a_lonely_pair():
     rows = [("solo", "a", 1), ("other", "a", 2), ("other", "b", 3), ("hermit", "only", 4)]
     graph = nb.Graph.from_table(table(rows))
     found = dict(nb.user_neighbours(graph).rows())
@@ -152,7 +135,7 @@ def test_a_user_of_one_item_and_a_lonely_pair(engine):
     assert dict(nb.item_neighbours(graph).rows())["only"] == []
 
 
-def test_empty_tables_and_empty_requests(engine):
+def test_empty_tables_and_empty_requests():
     graph = nb.Graph.from_table(table([]))
     assert list(nb.item_neighbours(graph).rows()) == []
     assert list(nb.item_neighbours(graph, ["x"]).rows()) == [("x", [])]
@@ -162,7 +145,7 @@ def test_empty_tables_and_empty_requests(engine):
     assert list(nb.liked_items(some, nb.user_neighbours(some)).rows()) == [("u", [])]
 
 
-def test_liked_items_are_those_of_similar_users_without_ones_own(engine):
+def test_liked_items_are_those_of_similar_users_without_ones_own():
     rows = world(11)
     graph = nb.Graph.from_table(table(rows))
     asked = ["u3", "unknown", "u8"]
@@ -184,66 +167,59 @@ def test_liked_items_are_those_of_similar_users_without_ones_own(engine):
         assert [weight for _, weight, _ in liked] == pytest.approx([sums[item] for item in best], rel=1e-6)
 
 
-def test_native_and_numpy_agree_to_the_bit(monkeypatch):
-    needs_kernel()
-    rows = world(13, n=5000, users=300, items=150)
-
-    def everything():
-        graph = nb.Graph.from_table(table(rows), times=True)
-        results = []
-        for weight in nb.WEIGHTS:
-            for decay in (None, nb.Decay(100.0)):
-                results.append(nb.item_neighbours(graph, k=9, weight=weight, decay=decay))
-                results.append(nb.user_neighbours(graph, k=9, weight=weight, decay=decay))
-                results.append(nb.liked_items(graph, results[-1], k=9))
-        return results
-
-    native = everything()
-    monkeypatch.setattr(kernel, "_library", lambda: None)
-    for mine, other in zip(native, everything(), strict=True):
-        for name in ("indptr", "indices", "weights", "support"):
-            assert np.array_equal(getattr(mine, name), getattr(other, name)), (mine.side, mine.weighting, name)
+def similarities(users, items, times, shape, side, rows, weight, alpha, half_life):
+    """SciPy's weights and supports of these rows, each without itself."""
+    pairs, at = np.unique(users * shape[1] + items, return_inverse=True)
+    latest = np.full(len(pairs), np.iinfo(np.int64).min)
+    np.maximum.at(latest, at, times)
+    value = np.ones(len(pairs)) if half_life is None else np.exp2(-(latest.max() - latest) / half_life)
+    matrix = sp.csr_array((value, (pairs // shape[1], pairs % shape[1])), shape=shape)
+    matrix = matrix.T.tocsr() if side == "item" else matrix
+    pattern = sp.csr_array((np.ones(len(pairs)), matrix.indices, matrix.indptr), shape=matrix.shape)
+    degrees = np.maximum(pattern.sum(axis=0), 1)
+    factor = sp.diags_array(1.0 / np.log2(1.0 + degrees) if weight == "log" else np.ones(len(degrees)))
+    mass = np.maximum((matrix.power(2) @ factor).sum(axis=1), 1e-300)
+    left, right = (1 / mass, mass**-alpha) if weight == "conditional" else (mass**-0.5, mass**-0.5)
+    weights = left[rows, None] * (matrix[rows] @ factor @ matrix.T).toarray() * right
+    support = (pattern[rows] @ pattern.T).toarray().astype(int)
+    weights[np.arange(len(rows)), rows] = support[np.arange(len(rows)), rows] = 0
+    return weights, support
 
 
 @pytest.mark.parametrize("k", [1, 50, 300, 5000])
 @pytest.mark.parametrize("packed", [True, False])
-def test_long_rows_are_thinned_to_the_same_best(monkeypatch, k, packed):
+def test_long_rows_are_thinned_to_scipys_best(monkeypatch, k, packed):
     """Rows of thousands of candidates, most of which tie, with and without the kinds beside the targets."""
-    needs_kernel()
     draw = np.random.default_rng(6)
-    n_users, n_items, n = 400, 12_000, 60_000
-    users, items = draw.integers(0, n_users, n), (n_items * draw.random(n) ** 2).astype(np.int64)
-    graph = nb.Graph.from_codes(users, items, draw.integers(0, 1000, n), n_users, n_items)
-    asked = np.concatenate([np.arange(20), np.arange(n_items - 20, n_items)])
+    shape, n = (400, 12_000), 60_000
+    users, items = draw.integers(0, shape[0], n), (shape[1] * draw.random(n) ** 2).astype(np.int64)
+    times = draw.integers(0, 1000, n)
+    graph = nb.Graph.from_codes(users, items, times, *shape)
+    rows = {"item": np.r_[0:20, shape[1] - 20 : shape[1]], "user": np.arange(30)}
     if not packed:
         monkeypatch.setattr(kernel, "pack", lambda walk, threads: walk)
-    for weight, decay in (("cosine", None), ("conditional", None), ("log", None), ("cosine", nb.Decay(100.0))):
-        find = {"k": k, "weight": weight, "alpha": 0.0, "decay": decay}
-        native = nb.item_neighbours(graph, asked, **find), nb.user_neighbours(graph, np.arange(30), **find)
-        with monkeypatch.context() as plain:
-            plain.setattr(kernel, "_library", lambda: None)
-            numpy = nb.item_neighbours(graph, asked, **find), nb.user_neighbours(graph, np.arange(30), **find)
-        for mine, other in zip(native, numpy, strict=True):
-            for name in ("indptr", "indices", "weights", "support"):
-                assert np.array_equal(getattr(mine, name), getattr(other, name)), (mine.side, weight, name)
-
-
-def test_numpy_blocks_do_not_change_the_result(monkeypatch):
-    rows = world(17, n=2000)
-    graph = nb.Graph.from_table(table(rows))
-    whole = nb.item_neighbours(graph, k=5)
-    monkeypatch.setattr(kernel, "_library", lambda: None)
-    monkeypatch.setattr(kernel.fallback, "STEPS", 100)
-    assert nb.item_neighbours(graph, k=5).to_arrow() == whole.to_arrow()
+    for weight, half_life in (("cosine", None), ("conditional", None), ("log", None), ("cosine", 100.0)):
+        for side, find in (("item", nb.item_neighbours), ("user", nb.user_neighbours)):
+            decay = None if half_life is None else nb.Decay(half_life)
+            found = find(graph, rows[side], k=k, weight=weight, alpha=0.25, decay=decay)
+            weights, support = similarities(users, items, times, shape, side, rows[side], weight, 0.25, half_life)
+            for at in range(len(rows[side])):
+                span = slice(*found.indptr[at : at + 2])
+                ids, mine = found.indices[span], found.weights[span]
+                best = np.sort(weights[at][support[at] > 0])[::-1][:k]
+                assert np.allclose(mine, best, rtol=1e-6, atol=0)
+                assert np.allclose(mine, weights[at, ids], rtol=1e-6, atol=0)
+                assert np.array_equal(found.support[span], support[at, ids])
+                assert np.array_equal(np.lexsort((ids, -mine)), np.arange(len(ids)))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_threads_do_not_change_the_result(engine, threads):
+def test_threads_do_not_change_the_result(threads):
     graph = nb.Graph.from_table(table(world(19, n=3000, users=200, items=100)))
     assert nb.item_neighbours(graph, threads=threads).to_arrow() == nb.item_neighbours(graph, threads=3).to_arrow()
 
 
-def test_arrow_output(engine):
+def test_arrow_output():
     rows = [("u", "a", 0), ("u", "b", 0)]
     for graph in (nb.Graph.from_table(table(rows)), nb.Graph.from_codes(np.array([0, 0]), np.array([0, 1]))):
         out = nb.item_neighbours(graph).to_arrow()
@@ -255,7 +231,7 @@ def test_arrow_output(engine):
         ]
 
 
-def test_extreme_ages_stay_finite(engine):
+def test_extreme_ages_stay_finite():
     rows = [(f"u{n}", item, n * 10**9) for n in range(5) for item in ("a", "b", "c")] + [("u9", "a", 2**62)]
     graph = nb.Graph.from_table(table(rows), times=True)
     for weight in nb.WEIGHTS:
@@ -283,20 +259,21 @@ def test_wrong_options_name_the_value(call, words):
         call(graph)
 
 
-def test_a_missing_kernel_warns_in_one_line(monkeypatch, tmp_path):
+@pytest.mark.parametrize(("built", "words"), [(None, "was not built"), (b"not a library", "does not load")])
+def test_a_missing_or_foreign_kernel_is_an_error_with_a_remedy(monkeypatch, tmp_path, built, words):
     monkeypatch.setattr(kernel, "__file__", str(tmp_path / "kernel.py"))
-    kernel._library.cache_clear()
+    if built is not None:
+        (tmp_path / f"_kernel{EXTENSION_SUFFIXES[0]}").write_bytes(built)
+    kernel.library.cache_clear()
     try:
-        with pytest.warns(RuntimeWarning, match="not built") as caught:
-            graph = nb.Graph.from_table(table([("u", "a", 0), ("u", "b", 0)]))
-            assert nb.item_neighbours(graph).row(0) == [("b", 1.0, 1)]
-        assert len([w for w in caught if w.category is RuntimeWarning]) == 1
-        assert not nb.kernel_available()
+        with pytest.raises(StarError, match=words) as raised:
+            nb.Graph.from_table(table([("u", "a", 0), ("u", "b", 0)]))
+        assert "make install" in raised.value.remedy
     finally:
-        kernel._library.cache_clear()
+        kernel.library.cache_clear()
 
 
-def test_supports_beyond_16_bits(engine):
+def test_supports_beyond_16_bits():
     n = 66_000
     users = np.repeat(np.arange(n), 2)
     graph = nb.Graph.from_codes(users, np.tile([0, 1], n))

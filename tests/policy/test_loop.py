@@ -9,7 +9,7 @@ import pytest
 from star_rl.errors import StarError
 from star_rl.policy.loop import Budget, Generation, rollout, tool_turn
 from star_rl.policy.rollout_stats import COUNTS, STOPS
-from star_rl.policy.tools import ToolAnswer, ToolBox
+from star_rl.tools import ToolAnswer, ToolBox
 
 END = 0
 PROMPT = [1, 2, 3]

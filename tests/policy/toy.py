@@ -122,9 +122,9 @@ def make_policy(folder: Path, steps: int = 80, seed: int = 0) -> tuple[Path, Pat
     from transformers import AutoTokenizer, Qwen3ForCausalLM
 
     from star_rl.policy.loop import render_prompt, tool_turn
-    from star_rl.policy.tools import TOOL_SCHEMAS, ToolBox
     from star_rl.student.model import StudentShape, make_student
     from star_rl.student.tokenizer import train_tokenizer
+    from star_rl.tools import TOOL_SCHEMAS, ToolBox
 
     store, rng = make_store(folder / "store"), random.Random(seed)
     tasks = make_tasks(store, 256)

@@ -176,7 +176,7 @@ def test_a_reward_may_read_all_that_is_documented_of_a_row_and_of_its_rollout(tm
 
 
 def test_the_tried_row_has_the_keys_of_a_real_one() -> None:
-    from data_builders.grpo import SCHEMA
+    from data_builders.grpo_set import SCHEMA
     from rewards.loading import _info
 
     real = {field.name for field in SCHEMA.field("extra_info").type}

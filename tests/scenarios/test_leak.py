@@ -24,14 +24,14 @@ import data_builders.tasks
 from star_rl.errors import StarError
 from star_rl.evidence import EvidenceStore
 from star_rl.mars.case import Case
-from star_rl.policy.tools import LENSES, ToolBox
+from star_rl.pipeline.stage import Context
 from star_rl.prompts.agents import Brief, abstractor_messages, agent_messages
 from star_rl.prompts.evidence import evidence_messages
 from star_rl.prompts.flavours import flavour_of
 from star_rl.prompts.student import PromptOptions, student_prompt
-from star_rl.records import INTERACTIONS, ITEMS, SCENARIOS, USERS, items_from, read_table, tasks_to
+from star_rl.records import INTERACTIONS, ITEMS, SCENARIOS, USERS, items_from, read_table, read_tasks, tasks_to
 from star_rl.scenarios import Histories, SplitOptions, Tables, split
-from star_rl.stage import Context
+from star_rl.tools import LENSES, ToolBox
 
 _spec = importlib.util.spec_from_file_location("scenario_leaks", Path(__file__).with_name("leaks.py"))
 leaks = importlib.util.module_from_spec(_spec)
@@ -164,9 +164,7 @@ def read_by_models(folder, tables, options, seed):
     for place in sorted((places["evidence"] / "store").rglob("*")):
         if place.is_file():
             out[f"store {place.name}"] = place.read_bytes()
-    tasks = [
-        task for part in data_builders.tasks.PARTS for task in data_builders.tasks.read_tasks(places["tasks"], part)
-    ]
+    tasks = [task for part in data_builders.tasks.PARTS for task in read_tasks(places["tasks"], part)]
     items = items_from(tables.items)
     histories = Histories(tables.interactions)
     visible = Histories(read_table(places["tasks"] / "visible.parquet", "interactions"))

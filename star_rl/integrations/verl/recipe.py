@@ -28,7 +28,7 @@ from star_rl.errors import StarError
 from star_rl.integrations import on_cpu, wandb_run
 from star_rl.integrations.verl.overrides import leaves, merge, overrides_of
 from star_rl.policy.loop import Budget
-from star_rl.policy.tools import LENSES
+from star_rl.tools import LENSES
 
 DEVICES = ("auto", "cpu", "cuda", "npu")
 PROJECT_ROOT = Path(__file__).resolve().parents[3]
@@ -128,7 +128,7 @@ ENVIRONMENT = {
 class PolicyOptions:
     """How the student is let at the tools; the same values as in sampling and evaluation.
 
-    lens, lens_top: see :class:`star_rl.policy.tools.ToolBox`. show_tools: list the schemas in the prompt, as the SFT
+    lens, lens_top: see :class:`star_rl.tools.ToolBox`. show_tools: list the schemas in the prompt, as the SFT
     data does. opener: ``module:function`` that opens the store, for a store of one's own. budget: fields of
     :class:`star_rl.policy.loop.Budget`; the response length is ``verl.data.max_response_length``.
     """

@@ -1,0 +1,379 @@
+"""SFT sets for ms-swift: the student's prompt, then the teacher's trajectory as assistant and tool turns.
+
+Five sets (paper, table 3): ``full``, ``no_tools``, ``no_planner``, ``no_reflector``, ``planner_only``. A
+set is made of runs of a teacher that lacked the part. Where there are none, ``no_planner`` is derived from full
+runs by leaving out the plan, and ``no_reflector`` from full runs that the reflector was content with.
+``no_tools`` cannot be derived: thoughts that speak of answers would speak of nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_builders.trajectories import reason_against
+from star_rl.errors import StarError
+from star_rl.files import atomic_path, sha256, write_json, write_text
+from star_rl.mars.record import Run as TeacherRun
+from star_rl.mars.record import read_runs
+from star_rl.pipeline.stage import Context
+from star_rl.prompts import STUDENT_VERSION, Event, PromptOptions, estimate_tokens, student_prompt
+from star_rl.records import Item, Task
+from star_rl.run import Run
+from star_rl.tools import TOOL_SCHEMAS
+from star_rl.trajectory import LACKING, Trajectory, to_messages
+from star_rl.trajectory.grammar import PLAN, REFLECTION
+
+SETTINGS = ("full", "no_tools", "no_planner", "no_reflector", "planner_only")
+_ROWS = 256  # rows a row group: what is in memory at a time
+_LISTED = 50  # ids of over-long samples named in the audit
+
+#: The history of a task, oldest first.
+HistoryOf = Callable[[Task], Sequence[Event]]
+
+_MESSAGE = pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())])
+SFT = pa.schema(
+    [
+        pa.field("messages", pa.list_(_MESSAGE), nullable=False),
+        pa.field("tools", pa.string(), nullable=False),
+        pa.field("task_id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("scenario", pa.string(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SftOptions:
+    """What goes into a set. Everything here affects results.
+
+    Attributes:
+        setting: one of :data:`SETTINGS`.
+        prompt: the student's prompt; the parts that the setting lacks are switched off in it.
+        per_task: samples of one task at most.
+        spread: the largest group of (source, scenario) holds at most this many times the smallest; 0 = as they come.
+        limit: samples at most, 0 = all.
+        max_tokens: longer samples (prompt, trajectory and answers) are left out and named (paper, table 4: 16,384).
+        keep: the filter, ``top1`` or ``ranked``.
+        seed: of the choice among a task's and a group's samples.
+
+    Raises:
+        StarError: a value is out of range.
+    """
+
+    setting: str = "full"
+    prompt: PromptOptions = field(default_factory=PromptOptions)
+    per_task: int = 2
+    spread: float = 1.0
+    limit: int = 0
+    max_tokens: int = 16384
+    keep: str = "top1"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.setting not in SETTINGS:
+            raise StarError(f"unknown SFT set {self.setting!r}", f"choose among {', '.join(SETTINGS)}")
+        if self.keep not in ("top1", "ranked"):
+            raise StarError(f"unknown filter {self.keep!r}", "choose top1 or ranked")
+        if self.spread != 0 and self.spread < 1:
+            raise StarError(f"SFT option spread is {self.spread}", "give 1 or more, or 0 for no balancing")
+        for name, least in (("per_task", 1), ("limit", 0), ("max_tokens", 1)):
+            if getattr(self, name) < least:
+                raise StarError(f"SFT option {name} is {getattr(self, name)}", f"give {least} or more")
+
+    @property
+    def student(self) -> PromptOptions:
+        """The prompt of a student that lacks what the setting lacks."""
+        if self.setting == "planner_only":
+            return replace(self.prompt, scope="plan", tools=False)
+        lacks = LACKING.get(self.setting)
+        return replace(
+            self.prompt,
+            tools=self.prompt.tools and lacks != "tools",
+            planner=self.prompt.planner and lacks != "planner",
+            reflector=self.prompt.reflector and lacks != "reflector",
+        )
+
+
+@dataclass(slots=True)
+class _Sample:
+    """What is kept in memory of a sample while the sets are chosen; the rest lies in the spool."""
+
+    row: int
+    task_id: str
+    group: str
+    native: bool
+    corrected: bool
+    prompt_tokens: int
+    tokens: int
+    cut: int
+
+
+def sample_of(run: TeacherRun, setting: str) -> tuple[Trajectory | None, bool, str]:
+    """(trajectory, native, reason) of a run in a set: native runs lacked the part, others have it taken out.
+
+    ``reason`` says why it has no place there: ``other_teacher``, ``corrected``, ``no_plan``.
+    """
+    team = run.configuration["team"]
+    lacking = {part for part in ("planner", "reflector", "tools") if not team[part]}
+    wanted = {LACKING[setting]} if setting in LACKING else set()
+    trajectory = run.trajectory
+    if setting == "planner_only":
+        plans = trajectory.of(PLAN)
+        return (Trajectory(plans[:1]), True, "") if plans and not lacking else (None, True, "no_plan")
+    if lacking == wanted:
+        return trajectory, True, ""
+    if lacking or setting == "no_tools":
+        return None, False, "other_teacher"
+    if setting == "no_reflector" and run.corrected:
+        return None, False, "corrected"
+    gone = PLAN if setting == "no_planner" else REFLECTION
+    return Trajectory([phase for phase in trajectory.phases if phase.tag != gone]), False, ""
+
+
+def build(context: Context) -> dict[str, Any]:
+    """Filter the runs to those that hit, and write them as ms-swift parquet with an audit and a card."""
+    world = Run(context.run, context.config)
+    options = context.config["sft_set"]
+    audit = build_sft(
+        context.inputs["teach"] / "runs.jsonl",
+        world.history,
+        world.items,
+        context.folder,
+        SftOptions(
+            setting=options["setting"],
+            prompt=world.prompt,
+            per_task=options["per_task"],
+            limit=options["limit"] or 0,
+            max_tokens=options["max_tokens"],
+            seed=context.seed,
+        ),
+    )
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in audit["dropped"].items() if count)
+    return {"summary": f"{audit['kept']:,} of {audit['read']:,} runs kept (dropped: {reasons or 'none'})", **audit}
+
+
+def build_sft(
+    runs: str | Path | Iterable[str | Path],
+    history_of: HistoryOf,
+    items: Mapping[str, Item],
+    folder: str | Path,
+    options: SftOptions | None = None,
+    length: Callable[[str], int] = estimate_tokens,
+) -> dict[str, Any]:
+    """Write ``sft.parquet``, ``audit.json`` and the card ``README.md`` into a folder.
+
+    Args:
+        runs: files or folders of the teacher's runs, filtered or not.
+        history_of: the history of a task, as the teacher saw it (``star_rl.scenarios.Histories.history``).
+        items: descriptions by id.
+        length: tokens of a text; the student's tokenizer makes the audit exact.
+
+    Returns:
+        The audit.
+
+    Raises:
+        StarError: no sample is left; what was dropped and why is in the message.
+    """
+    options = options or SftOptions()
+    target = Path(folder)
+    dropped: Counter[str] = Counter()
+    over_long: list[str] = []
+    with atomic_path(target / ".spool.parquet") as spool:
+        samples, read = _spool(spool, runs, history_of, items, options, length, dropped, over_long)
+        chosen = _choose(samples, options, dropped)
+        if not chosen:
+            raise StarError(
+                f"no sample is left for the SFT set {options.setting} of {read} runs (dropped: {dict(dropped)})",
+                "teach more tasks, or loosen the filter",
+            )
+        _write(target / "sft.parquet", spool, {sample.row for sample in chosen})
+    (target / ".spool.parquet").unlink()
+    audit = _audit(options, read, chosen, dropped, over_long, sha256(target / "sft.parquet"))
+    write_json(target / "audit.json", audit)
+    write_text(target / "README.md", card(audit))
+    return audit
+
+
+def _spool(
+    path: Path,
+    runs: str | Path | Iterable[str | Path],
+    history_of: HistoryOf,
+    items: Mapping[str, Item],
+    options: SftOptions,
+    length: Callable[[str], int],
+    dropped: Counter[str],
+    over_long: list[str],
+) -> tuple[list[_Sample], int]:
+    """Render every eligible run once, to disk."""
+    tools = "" if not options.student.tools else json.dumps(TOOL_SCHEMAS)
+    samples: list[_Sample] = []
+    read = 0
+
+    def rows() -> Iterator[dict[str, Any]]:
+        nonlocal read
+        for run in read_runs(runs):
+            read += 1
+            reason = reason_against(run, "top1" if options.keep == "top1" else "ranked")
+            trajectory, native = None, True
+            if not reason:
+                trajectory, native, reason = sample_of(run, options.setting)
+            if trajectory is None:
+                dropped[reason] += 1
+                continue
+            task = run.task
+            history = history_of(task)
+            prompt = student_prompt(task, history, items, options.student, length=length)
+            turns = to_messages(trajectory)
+            tokens = prompt.tokens + sum(length(turn["content"]) + 8 for turn in turns)
+            if tokens > options.max_tokens:
+                dropped["over_long"] += 1
+                over_long.append(run.id)
+                continue
+            group = f"{task.source}/{task.scenario}"
+            row = len(samples)
+            samples.append(_Sample(row, task.task_id, group, native, run.corrected, prompt.tokens, tokens, prompt.cut))
+            yield {
+                "messages": [*prompt.messages, *turns],
+                "tools": tools,
+                "task_id": task.task_id,
+                "source": task.source,
+                "scenario": task.scenario,
+            }
+
+    with pq.ParquetWriter(path, SFT, compression="zstd") as writer:
+        for batch in _batches(rows()):
+            writer.write_table(pa.Table.from_pylist(batch, schema=SFT))
+    return samples, read
+
+
+def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    batch: list[dict[str, Any]] = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) == _ROWS:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _choose(samples: Sequence[_Sample], options: SftOptions, dropped: Counter[str]) -> list[_Sample]:
+    """Native samples where there are any; then bounded per task, balanced over groups, bounded in all."""
+    kept = list(samples)
+    if any(sample.native for sample in kept):
+        dropped["derived"] += sum(not sample.native for sample in kept)
+        kept = [sample for sample in kept if sample.native]
+    random.Random(options.seed).shuffle(kept)
+    groups: dict[str, list[_Sample]] = defaultdict(list)
+    of_task: Counter[str] = Counter()
+    for sample in kept:
+        of_task[sample.task_id] += 1
+        if of_task[sample.task_id] > options.per_task:
+            dropped["duplicate"] += 1
+        else:
+            groups[sample.group].append(sample)
+    if groups and options.spread:
+        most = int(options.spread * min(map(len, groups.values())))
+        for name, group in groups.items():
+            dropped["balance"] += len(group) - len(group[:most])
+            groups[name] = group[:most]
+    chosen: list[_Sample] = []
+    depth = 0
+    names = sorted(groups)
+    while any(depth < len(groups[name]) for name in names):  # round robin, so that a limit keeps the balance
+        chosen += [groups[name][depth] for name in names if depth < len(groups[name])]
+        depth += 1
+    if options.limit and len(chosen) > options.limit:
+        dropped["limit"] += len(chosen) - options.limit
+        chosen = chosen[: options.limit]
+    return chosen
+
+
+def _write(path: Path, spool: Path, rows: set[int]) -> None:
+    """The chosen rows, in the order of the runs: the trainer shuffles. Without tools there is no column of them."""
+    start = 0
+    with atomic_path(path) as temporary, pq.ParquetFile(spool) as source:
+        first = next(source.iter_batches(1, columns=["tools"]))["tools"][0].as_py()
+        schema = SFT if first else SFT.remove(SFT.get_field_index("tools"))
+        with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+            for batch in source.iter_batches(_ROWS):
+                mask = pa.array([start + offset in rows for offset in range(batch.num_rows)])
+                start += batch.num_rows
+                table = pa.Table.from_batches([batch.filter(mask)]).select(schema.names)
+                if table.num_rows:
+                    writer.write_table(table.cast(schema))
+
+
+def _audit(
+    options: SftOptions, read: int, chosen: Sequence[_Sample], dropped: Counter[str], over_long: list[str], digest: str
+) -> dict[str, Any]:
+    groups = Counter(sample.group for sample in chosen)
+    return {
+        "set": options.setting,
+        "read": read,
+        "kept": len(chosen),
+        "dropped": {reason: count for reason, count in sorted(dropped.items()) if count},
+        "tasks": len({sample.task_id for sample in chosen}),
+        "groups": dict(sorted(groups.items())),
+        "native": sum(sample.native for sample in chosen),
+        "corrected_share": round(sum(sample.corrected for sample in chosen) / len(chosen), 4),
+        "tokens": {
+            "prompt": percentiles([sample.prompt_tokens for sample in chosen]),
+            "trajectory": percentiles([sample.tokens - sample.prompt_tokens for sample in chosen]),
+            "total": percentiles([sample.tokens for sample in chosen]),
+        },
+        "history_cut_share": round(sum(sample.cut > 0 for sample in chosen) / len(chosen), 4),
+        "over_long": {"count": len(over_long), "limit": options.max_tokens, "runs": over_long[:_LISTED]},
+        "prompt_version": STUDENT_VERSION,
+        "options": asdict(options),
+        "sha256": digest,
+    }
+
+
+def percentiles(values: Sequence[int]) -> dict[str, int]:
+    """min, p50, p90, p99 and max (nearest rank)."""
+    ordered = sorted(values)
+    last = len(ordered) - 1
+    shares = {"min": 0.0, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
+    return {name: ordered[round(share * last)] for name, share in shares.items()}
+
+
+def card(audit: Mapping[str, Any]) -> str:
+    """The dataset card."""
+    lines = [
+        f"# SFT set `{audit['set']}`",
+        "",
+        f"{audit['kept']} trajectories of the teacher over {audit['tasks']} tasks, of {audit['read']} runs read. Each "
+        "row is one",
+        "conversation: the student's prompt, then assistant turns with inline tool calls and the tools' answers as "
+        "`tool` turns.",
+        "Train on the assistant turns alone (`loss_scale: default` in ms-swift).",
+        "",
+        "| | min | p50 | p90 | p99 | max |",
+        "| --- | --- | --- | --- | --- | --- |",
+        *(f"| tokens, {name} | {' | '.join(str(v) for v in row.values())} |" for name, row in audit["tokens"].items()),
+        "",
+        "| source / scenario | rows |",
+        "| --- | --- |",
+        *(f"| {name} | {count} |" for name, count in audit["groups"].items()),
+        "",
+        f"Sent back by the reflector and corrected: {audit['corrected_share']:.1%}. Oldest history left out in "
+        f"{audit['history_cut_share']:.1%} of prompts.",
+        "",
+        "Left out: "
+        + (", ".join(f"{reason} {count}" for reason, count in audit["dropped"].items()) or "nothing")
+        + ".",
+        "",
+        f"Prompt version {audit['prompt_version']}, seed {audit['options']['seed']}, sha256 {audit['sha256']}.",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,41 @@
+"""Stage ``teach``: run the recipe's teacher over the training tasks."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from star_rl.mars import Account, identity_of, teach
+from star_rl.pipeline.stage import Context
+from star_rl.prompts.agents import prompts_version
+from star_rl.run import Run
+from star_rl.teacher import open_teacher
+
+
+def build(context: Context) -> dict[str, Any]:
+    """Run the teacher over the training tasks; ``runs.jsonl`` holds one record a run."""
+    world = Run(context.run, context.config)
+    options = context.config["teacher"]
+    tasks = world.tasks("train")[: options["tasks"]]
+
+    async def work() -> Account:
+        async with open_teacher(world, context.config, context.seed, context.folder / "cache.sqlite") as teacher:
+            return await teach(
+                tasks,
+                teacher.team,
+                world.case,
+                context.folder,
+                identity_of(teacher.team, prompts_version(), teacher.model, world.store.fingerprint),
+                passes=options["passes"],
+                concurrency=teacher.in_flight,
+                progress=context.progress,
+                spent=lambda: teacher.cost,
+            )
+
+    account = asyncio.run(work())
+    hit = account.hits / max(1, account.ranked)
+    return {
+        "summary": f"{account.done:,} runs, hit@1 {hit:.1%}, {account.corrected:,} sent back, "
+        f"{account.tool_calls:,} tool calls, {sum(account.failed.values())} failed",
+        **account.figures(),
+    }

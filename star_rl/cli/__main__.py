@@ -1,0 +1,3 @@
+from star_rl.cli import main
+
+raise SystemExit(main())

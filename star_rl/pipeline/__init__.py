@@ -1,0 +1,1 @@
+"""Recipes, the stages of the chain, and the runner that executes them."""

