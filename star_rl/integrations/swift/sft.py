@@ -1,8 +1,7 @@
-"""Supervised fine-tuning by ms-swift: writes its YAML, runs it, watches it, hands back a checkpoint.
+"""Run supervised fine-tuning by ms-swift: write its YAML, start it, watch it, return a checkpoint.
 
-ms-swift runs in a process group of its own with its output in `swift.log`; nothing of it is imported here, so this
-module loads at once. Its launcher starts workers in sessions of their own, which outlive a killed parent, so all
-carry the run's folder as a mark and are ended by it.
+ms-swift runs in processes of its own with its output in `swift.log`, see :mod:`star_rl.integrations.processes`; nothing
+of it is imported here, so this module loads at once.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ from star_rl.integrations import copy_tokenizer, processes, wandb_run
 from star_rl.integrations.swift.recipe import PLUGIN, arguments, compose
 from star_rl.masking import mask
 
-#: Seconds without a line of `logging.jsonl` after which a run counts as hung, unless ten of its intervals are longer.
+#: Seconds without a line of `logging.jsonl` after which a run counts as hung, or ten of its intervals if longer.
 SILENCE = 1800.0
-_LOST_LINES = 3  # logged in a row with a loss that is no number
+_LOST_LINES = 3  # logged in a row whose loss is not finite
 
 #: `progress(step, total, loss)`; `loss` is None before the first logged one.
 Progress = Callable[[int, int, float | None], None]
@@ -61,22 +60,22 @@ class SftResult:
 
 
 def command(config: Mapping[str, Any], file: Path) -> list[str]:
-    """The command line. One process starts ms-swift's script at once; several go through its launcher (torchrun)."""
+    """Return the command line: ms-swift's script for one process, its launcher (torchrun) for several."""
     env = {**config["ENV"], **os.environ}
     if env.get("NPROC_PER_NODE") or env.get("NNODES"):
         return [sys.executable, "-m", "swift.cli.main", "sft", str(file)]
     spec = find_spec("swift")
     if spec is None or spec.origin is None:
         raise StarError("ms-swift is not installed", "pip install -e '.[cpu]' (or '.[gpu]')")
-    # `swift sft` would import half of itself only to start this same script: about 4 s
+    # `swift sft` would first import half of itself (4 s) and start this script in a process that outlives it
     return [sys.executable, str(Path(spec.origin).parent / "cli" / "sft.py"), *arguments(config)]
 
 
 def newest_checkpoint(out: Path) -> tuple[Path | None, int]:
-    """The newest whole `checkpoint-N` in `out` and its step; (None, 0) if there is none.
+    """Return the newest whole `checkpoint-N` in `out` and its step; (None, 0) if there is none.
 
-    `trainer_state.json` is what the trainer writes last, so a folder without it was cut off while being written; it is
-    removed, for the trainer would take it for whole.
+    The trainer writes `trainer_state.json` last. A folder without it is incomplete and is deleted, because the trainer
+    would resume from it.
     """
     best: tuple[Path | None, int] = (None, 0)
     for folder in sorted(out.glob("checkpoint-*")):
@@ -91,7 +90,7 @@ def newest_checkpoint(out: Path) -> tuple[Path | None, int]:
 
 
 def finished(checkpoint: Path, config: Mapping[str, Any]) -> bool:
-    """Whether `checkpoint` is the end of the run that `config` asks for (the trainer would add a step to it)."""
+    """Return whether `checkpoint` is the end of the run that `config` asks for (the trainer would add a step)."""
     state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     steps = int(config.get("max_steps") or -1)
     if steps > 0:
@@ -101,7 +100,7 @@ def finished(checkpoint: Path, config: Mapping[str, Any]) -> bool:
 
 
 def _tokenizer(model: str | Path) -> Any:
-    """The `tokenizers.Tokenizer` of a model's folder or hub id."""
+    """Load the `tokenizers.Tokenizer` of a model's folder or hub id."""
     from tokenizers import Tokenizer
 
     if (file := Path(model) / "tokenizer.json").is_file():
@@ -113,18 +112,18 @@ def _tokenizer(model: str | Path) -> Any:
     except (OSError, ValueError, AttributeError) as e:
         raise StarError(
             f"no tokenizer of {model} to count tokens with ({str(e).splitlines()[0]})",
-            "download the model and give its folder, or mend the way to the hub",
+            "download the model and give its folder, or fix the access to the hub",
         ) from e
 
 
 def sieve_long_rows(data: Path, model: str | Path, max_length: int, kept: Path) -> tuple[Path, int, int, float]:
-    """Takes out the rows over `max_length` tokens, which ms-swift would drop without a word.
+    """Drop the rows over `max_length` tokens, which ms-swift would drop silently.
 
     Returns:
         (the file to train on: `data` itself if nothing was dropped, else `kept`; rows kept; rows dropped; mean length)
 
     Raises:
-        StarError: the file is no SFT set, the model has no tokenizer that can be had, or no row is left.
+        StarError: the file is not an SFT set, the model's tokenizer is unavailable, or no row is left.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -163,7 +162,7 @@ def run_sft(
     env: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> SftResult:
-    """Runs ms-swift to the end; goes on from the newest checkpoint in `out` if there is one.
+    """Run ms-swift to the end; resume from the newest checkpoint in `out` if there is one.
 
     Args:
         recipes, data, model: see :func:`compose`.
@@ -178,7 +177,7 @@ def run_sft(
     out = out.resolve()
     (out / "swift").mkdir(parents=True, exist_ok=True)
     with locks.hold(out / "lock", f"another process trains in {out}", "wait for it, or choose another folder"):
-        processes.end(out)  # what an earlier, killed run may have left: it would write into the same checkpoints
+        processes.end(out)  # workers of a killed run, which would write into the same checkpoints
         return _run(recipes, data, out, model, env, progress)
 
 
@@ -229,7 +228,7 @@ def _watch(
     env: Mapping[str, str],
     progress: Progress | None,
 ) -> tuple[int, float | None]:
-    """Runs ms-swift and follows `logging.jsonl`; returns (last step, last loss)."""
+    """Run ms-swift and follow `logging.jsonl`; return (last step, last loss)."""
     journal = work / "logging.jsonl"
     at = journal.stat().st_size if journal.exists() else 0
     step, loss, sound, lost, pulse = 0, None, 0, 0, _Pulse()
@@ -276,7 +275,7 @@ def _watch(
 
 
 class _Pulse:
-    """Tells a run that hangs by the time since its last line; before the second one its pace is not known."""
+    """Detects a run that hangs by the time since its last line; its pace is known from the second line on."""
 
     def __init__(self) -> None:
         self._last, self._lines, self._longest = 0.0, 0, 0.0
@@ -294,7 +293,7 @@ class _Pulse:
 
 
 def _logged(line: bytes) -> tuple[int, int, float | None] | None:
-    """(step, total, loss) of a line of `logging.jsonl`, None for its other lines."""
+    """Return (step, total, loss) of a line of `logging.jsonl`, None for its other lines."""
     try:
         row = json.loads(line)
         step, total = map(int, row["global_step/max_steps"].split("/"))
@@ -304,7 +303,7 @@ def _logged(line: bytes) -> tuple[int, int, float | None] | None:
 
 
 def tail(log: Path, lines: int = 15) -> str:
-    """The last `lines` lines of a log, progress bars and secrets left out."""
+    """Return the last `lines` lines of a log without progress bars, secrets masked."""
     with log.open("rb") as f:
         f.seek(max(0, log.stat().st_size - 65536))
         text = f.read().decode("utf-8", "replace")
@@ -313,7 +312,7 @@ def tail(log: Path, lines: int = 15) -> str:
 
 
 def export(checkpoint: Path, config: Mapping[str, Any], out: Path) -> None:
-    """Makes `out` a folder that transformers, vLLM and verl load, from a trainer's checkpoint.
+    """Export a trainer's checkpoint to `out`, a folder that transformers, vLLM and verl load.
 
     Full fine-tuning: weights and configuration are copied without optimizer state, the tokenizer byte for byte from the
     model that was trained. LoRA: the adapter is merged by `swift export` first.
