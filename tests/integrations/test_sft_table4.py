@@ -89,7 +89,7 @@ def steps(
     out: Path, student: Path, data: Path, overrides: dict, plugins: list[str], recipe: str = "table4"
 ) -> tuple[list[float], str]:
     """Loss and gradient norm of each of ms-swift's steps, and all that it printed."""
-    config = compose([recipe, ON_A_CPU, overrides], data=data, out=out / "swift", model=student)
+    config = compose([f"sft/{recipe}", ON_A_CPU, overrides], data=data, out=out / "swift", model=student)
     config["external_plugins"] += plugins
     file = out / "sft.yaml"
     file.parent.mkdir()
