@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import star_rl
 from launch import job, preflight, secret
 from star_rl.errors import StarError
 from star_rl.layers import RECIPES, recipe_path
@@ -41,6 +42,8 @@ EXCLUDES = [
     ".?*", "__pycache__", "/runs", "/wandb", "/build", "/dist", "/tests", "/docs", "/benchmarks", "/packaging",
     "*.egg-info", "*.pyc", "*.log", "*.parquet", "*.safetensors", "*.bin", "*.pt", "*.arrow", "*.zip", "*.whl", "*.so",
 ]  # fmt: skip
+#: Of the folder of an installed wheel, our packages alone are sent. Ray skips the folder itself without ``!/.``.
+INSTALLED = ["/*", "!/.", "!/star_rl", "!/launch", "!/rewards", "!/data_builders", *EXCLUDES]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +136,8 @@ def _inside(path: Path, root: Path, name: str) -> str:
     try:
         return path.resolve().relative_to(root).as_posix()
     except ValueError:
-        raise StarError(f"{name}={path} lies outside {root}", "put the file into the tree that is sent") from None
+        remedy = "put the file into the tree that is sent, or install it on the nodes and write pkg://my_package.module"
+        raise StarError(f"{name}={path} lies outside {root}", remedy) from None
 
 
 def needs_of(recipe: Recipe, root: Path, extra: str | None, until: str | None) -> preflight.Needs:
@@ -226,16 +230,14 @@ def _yaml(recipe: Recipe) -> str:
 
 
 def project_root() -> Path:
-    """Return the tree to send: the current folder if it is a checkout, else the checkout that this code runs from.
+    """Return the tree to send: the current folder if it is a checkout, else the folder that this code runs from."""
+    here = Path.cwd()
+    return here if is_checkout(here) else Path(star_rl.__file__).parents[1]
 
-    Raises:
-        StarError: neither is a checkout.
-    """
-    here, own = Path.cwd(), Path(__file__).resolve().parents[1]
-    for folder in (here, own):
-        if (folder / "setup.py").is_file() and (folder / "star_rl").is_dir():
-            return folder
-    raise StarError(f"{here} is no checkout of the project", "submit from the project's folder")
+
+def is_checkout(folder: Path) -> bool:
+    """Whether a folder is a checkout of the project, and not the one of an installed wheel."""
+    return (folder / "setup.py").is_file() and (folder / "star_rl").is_dir()
 
 
 def _send(spec: Mapping[str, Any], about: Mapping[str, Any], client: Any, held: secret.Secrets, root: Path) -> Sent:
@@ -254,7 +256,8 @@ def _send(spec: Mapping[str, Any], about: Mapping[str, Any], client: Any, held: 
     # of what an address and a file's name may hold
     name = f"star-{re.sub(r'[^A-Za-z0-9_.-]', '-', spec['name'])}-{random_source.token_hex(4)}"
     with tempfile.TemporaryDirectory(prefix="star-rl-") as folder:
-        runtime = {"working_dir": str(root), "excludes": EXCLUDES, **job.parcel(Path(folder), text, held)}
+        excludes = EXCLUDES if is_checkout(root) else INSTALLED
+        runtime = {"working_dir": str(root), "excludes": excludes, **job.parcel(Path(folder), text, held)}
         _hand_over(
             client,
             held,
