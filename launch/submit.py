@@ -136,7 +136,8 @@ def _inside(path: Path, root: Path, name: str) -> str:
     try:
         return path.resolve().relative_to(root).as_posix()
     except ValueError:
-        remedy = "put the file into the tree that is sent, or install it on the nodes and write pkg://my_package.module"
+        module = ", or install it on the nodes and write pkg://my_package.module" if name == "grpo.reward" else ""
+        remedy = f"put the file into the tree that is sent{module}"
         raise StarError(f"{name}={path} lies outside {root}", remedy) from None
 
 
