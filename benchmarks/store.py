@@ -109,7 +109,7 @@ def environment_of(path: Path) -> Any:
 def opened(engine: str, folder: Path) -> Get:
     """Open one engine's store read-only."""
     if engine == "star_rl":
-        return EvidenceStore.open(folder / "star_rl").get
+        return EvidenceStore.inspect(folder / "star_rl").get
     if engine.startswith("lmdb"):
         environment = environment_of(folder / "lmdb")
         if engine == "lmdb":

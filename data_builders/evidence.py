@@ -29,19 +29,21 @@ def build(context: Context) -> dict[str, Any]:
     )
     histories = Histories(visible)
     pa.default_memory_pool().release_unused()
+    scenario = context.config["split"]["options"].get("scenario", "classic")
+    fingerprint = visible_fingerprint(tasks / "visible.parquet")
     manifest = build_store(
         context.folder / "store",
         {"ItemCF": found / "items.parquet", "UserCF": found / "users.parquet"},
         Template(Catalogue(ItemTable(read_table(tables, "items"))), **context.config["evidence"]),
-        scenario=context.config["split"]["options"].get("scenario", "classic"),
-        fingerprint=visible_fingerprint(tasks / "visible.parquet"),
+        scenario=scenario,
+        fingerprint=fingerprint,
         histories=lambda user: [event[0] for event in histories.of_user(user)],
         tasks=every,
         contains=contains_of(visible, every),
         workers=None,
         progress=context.progress,
     )
-    with EvidenceStore.open(context.folder / "store") as store:
+    with EvidenceStore.open(context.folder / "store", scenario, fingerprint, every) as store:
         checked = store.verify()
     return {
         "summary": f"{manifest['entries']:,} entries in words, sealed and verified",

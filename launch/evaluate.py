@@ -57,7 +57,7 @@ def open_tasks(
         seed: in place of the run's.
 
     Raises:
-        StarError: no run, no tasks, or tasks that cannot be judged.
+        StarError: no run, no tasks, tasks that cannot be judged, or tasks of another world than the run's.
     """
     from launch.commands import recipe_of
 
@@ -65,14 +65,16 @@ def open_tasks(
     folder = path if path.is_dir() else _run_of(path, world)
     recipe = recipe_of(folder)
     opened = World(folder, asdict(recipe))
-    if not opened.store_path.exists():
-        raise StarError(f"{folder} has no evidence store yet", "run its recipe up to stage evidence at least")
+    _ = opened.store  # a store of another world is refused before any method is made
     file = path if path.is_file() else folder / "tasks" / f"{part}.parquet"
     if not file.is_file():
         raise StarError(f"{folder} has no tasks of part {part}", "one of train, valid, test")
     own = file.stem if file.resolve().parent == (folder / "tasks").resolve() else ""
     seed = recipe.seed if seed is None else seed
-    return opened, seed, task_set(read_tasks(file), seed, own == "test" and is_official(folder), limit, own)
+    tasks = task_set(read_tasks(file), seed, own == "test" and is_official(folder), limit, own)
+    if not own:
+        opened.check_tasks(tasks.tasks)
+    return opened, seed, tasks
 
 
 def _run_of(path: Path, world: str | Path | None) -> Path:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from launch import compiled, preflight, reserve, secret
+from launch.world import World
 from star_rl.errors import StarError
 from star_rl.integrations import curves
 from star_rl.masking import MaskedStream
-from star_rl.stage import Context, Stage, manifest_of
+from star_rl.stage import Context, Stage
 
 #: Written into the package beside the code.
 SPEC = ".star_rl_job.json"
@@ -35,14 +36,15 @@ def guarded(stages: tuple[Stage, ...], needs: preflight.Needs) -> tuple[Stage, .
 
     def guard(body: Any) -> Any:
         def checked(context: Context) -> dict[str, Any]:
-            manifest = manifest_of(context.run / "tasks") or {"figures": {}}
+            scenario, fingerprint = World(context.run, context.config).origin
             store = dataclasses.replace(
                 needs,
                 model="",
                 disk=0,
                 wandb="",
                 store=str(context.inputs["evidence"] / "store"),
-                fingerprint=manifest["figures"].get("visible_fingerprint", ""),
+                scenario=scenario,
+                fingerprint=fingerprint,
             )
             print("\n".join(preflight.run(store)), flush=True)
             result: dict[str, Any] = body(context)

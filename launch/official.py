@@ -25,6 +25,7 @@ def official(arguments: Namespace) -> int:
     folder = Path(arguments.run)
     recipe = recipe_of(folder)
     world = World(folder, asdict(recipe))
+    _ = world.store  # a store of another world is refused before the simulator starts
     out = Path(arguments.out) if arguments.out else folder / "official"
     out.mkdir(parents=True, exist_ok=True)
     methods = [make(name, world, recipe.seed, out) for name in arguments.methods]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ from xxhash import xxh3_64_intdigest
 from star_rl.errors import StarError
 from star_rl.evidence.details import damaged
 from star_rl.evidence.layout import Shard, hash_of, name_of
+from star_rl.evidence.leak import Contains, digest_of_targets, targets_of
 from star_rl.evidence.manifest import read_manifest, shard_name
+from star_rl.records import Task
 
 #: Entries whose neighbours stay decoded, and whose ids do: about 30 and 12 kB each at 200 neighbours.
 _DECODED, _IDS = 1024, 4096
@@ -30,7 +32,6 @@ class EvidenceStore:
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path, self.manifest = path, manifest
-        self._asked: tuple[str | None, str | None] = (None, None)
         self._prefix = {tool: name_of(tool, "") for tool in manifest["tools"]}
         self._count = len(manifest["shards"])
         self._shards: list[Shard | None] = [None] * self._count
@@ -38,21 +39,35 @@ class EvidenceStore:
         self._ids = lru_cache(maxsize=_IDS)(self._read_ids)
 
     @classmethod
-    def open(cls, path: str | Path, scenario: str | None = None, fingerprint: str | None = None) -> EvidenceStore:
-        """Open a sealed store.
+    def open(
+        cls, path: str | Path, scenario: str, fingerprint: str, tasks: Iterable[Task] | None = None
+    ) -> EvidenceStore:
+        """Open a sealed store that answers for the data at hand.
 
         Args:
             path: the store's folder.
-            scenario: refuse a store of another scenario.
-            fingerprint: refuse a store that was built from other data.
+            scenario: of the tasks; a store of another scenario is refused.
+            fingerprint: of the visible interactions; a store built from other interactions is refused.
+            tasks: all tasks of the run; the store must hold the proof that it saw none of their targets.
 
         Raises:
-            StarError: absent, unsealed, damaged (absent or truncated file, bad manifest), of another format, scenario
-                or data, or with no shard on this machine.
+            StarError: the store is missing, unsealed, damaged, of another format, scenario or data, lacks the proof, or
+                has no shard on this machine.
         """
-        path = Path(path)
+        store = cls._read(Path(path), scenario, fingerprint)
+        if tasks is not None:
+            store.check_targets(tasks)
+        return store
+
+    @classmethod
+    def inspect(cls, path: str | Path) -> EvidenceStore:
+        """Open a store to look at it, whatever it was built from; tools never answer from it. Errors as of `open`."""
+        manifest = read_manifest(path)
+        return cls._read(Path(path), manifest["scenario"], manifest["fingerprint"])
+
+    @classmethod
+    def _read(cls, path: Path, scenario: str, fingerprint: str) -> EvidenceStore:
         store = cls(path, read_manifest(path, scenario, fingerprint))
-        store._asked = (scenario, fingerprint)
         present = store.local_shards()
         if not present:
             raise StarError(f"none of the {store._count} shards of {path} is on this machine", "copy at least one here")
@@ -61,7 +76,27 @@ class EvidenceStore:
         return store
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (EvidenceStore.open, (str(self.path), *self._asked))
+        return (EvidenceStore.open, (str(self.path), self.scenario, self.fingerprint))
+
+    def check_targets(self, tasks: Iterable[Task], contains: Contains | None = None) -> None:
+        """Refuse tasks whose targets the store may have seen.
+
+        Args:
+            tasks: what is asked of the store.
+            contains: looks a (user, item) pair up in the visible interactions whose fingerprint the store was opened
+                with. Without it, the store must have been sealed with the proof for exactly these tasks.
+
+        Raises:
+            StarError: a target is visible, or there is no proof.
+        """
+        rows = list(tasks)
+        if contains is not None:
+            targets_of(rows, contains)
+        elif (self.manifest.get("targets") or {}).get("digest") != digest_of_targets(rows):
+            raise StarError(
+                f"the evidence store {self.path} holds no proof that it saw no target of these {len(rows)} tasks",
+                "build it with these tasks",
+            )
 
     @property
     def scenario(self) -> str:

@@ -22,7 +22,7 @@ def written(path, rows):
 
 def as_format_1(path):
     """Turn a sealed store of one shard into one of format 1, whose blocks are JSON alone."""
-    store = EvidenceStore.open(path)
+    store = EvidenceStore.inspect(path)
     details = {}
     for key in store.keys("ItemCF"):
         _, _, ordinal = store._find("ItemCF", key)
@@ -64,7 +64,7 @@ ROWS = {
 def test_details_come_back_as_they_were(tmp_path, form, copies):
     rows = {f"{key} {number}": row for key, row in ROWS.items() for number in range(copies)}
     path = written(tmp_path / "store", rows)
-    store = EvidenceStore.open(path if form == 2 else as_format_1(path))
+    store = EvidenceStore.inspect(path if form == 2 else as_format_1(path))
     assert store.manifest["format"] == form
     for key, (neighbours, structured) in rows.items():
         assert store.neighbour_ids("ItemCF", key) == tuple(row[0] for row in neighbours)
@@ -76,7 +76,7 @@ def test_details_come_back_as_they_were(tmp_path, form, copies):
 
 
 def test_ids_of_what_is_not_stored(sealed):
-    store = EvidenceStore.open(sealed)
+    store = EvidenceStore.inspect(sealed)
     for tool, key in (("ItemCF", "k0"), ("Nothing", "k1"), ("ItemCF", None), ("ItemCF", ["k1"]), ("ItemCF", "\ud800")):
         assert store.neighbour_ids(tool, key) == ()
     assert store.neighbour_ids("ItemCF", "k1") == ("n1", "n2")

@@ -43,7 +43,7 @@ def test_gives_back_what_was_put(sealed):
 
 
 def test_whatever_a_model_asks_for_is_answered_with_none(sealed, world):
-    store = EvidenceStore.open(sealed)
+    store = EvidenceStore.inspect(sealed)
     for key in (*world.UGLY, "k", "k1000", "\ud800", "k0\0", 7, None, ["k0"], {"k": 0}, b"k0", 1.5, True):
         assert store.get("UserCF", key) is None
         assert store.neighbours("UserCF", key) == []
@@ -59,7 +59,7 @@ def test_ugly_ids_and_texts_come_back_as_they_were(tmp_path, world, shards):
         for tool in ("UserCF", "ItemCF")
         for key in world.UGLY
     }
-    store = EvidenceStore.open(fill(tmp_path / "store", entries, shards))
+    store = EvidenceStore.inspect(fill(tmp_path / "store", entries, shards))
     for (tool, key), (text, near) in entries.items():
         assert store.get(tool, key) == text
         assert store.neighbours(tool, key) == near
@@ -70,14 +70,14 @@ def test_ugly_ids_and_texts_come_back_as_they_were(tmp_path, world, shards):
 @pytest.mark.parametrize("count", [0, 1, 2, 63, 64, 65, 1000])
 def test_any_number_of_entries(tmp_path, count):
     entries = some(count)
-    store = EvidenceStore.open(fill(tmp_path / "store", entries, shards=2))
+    store = EvidenceStore.inspect(fill(tmp_path / "store", entries, shards=2))
     assert {key: (store.get(*key), store.neighbours(*key)) for key in entries} == entries
     assert store.get("ItemCF", "absent") is None
     assert sorted(store.keys("ItemCF")) == sorted(key for _, key in entries)
 
 
 def test_empty_texts_and_no_neighbours(tmp_path):
-    store = EvidenceStore.open(fill(tmp_path / "store", {("ItemCF", "a"): ("", [])}))
+    store = EvidenceStore.inspect(fill(tmp_path / "store", {("ItemCF", "a"): ("", [])}))
     assert store.get("ItemCF", "a") == "" and store.neighbours("ItemCF", "a") == []
 
 
@@ -97,7 +97,7 @@ def test_a_later_put_replaces_an_earlier_one(tmp_path):
         writer.put("ItemCF", "a", "second")
         assert len(writer) == 1
         writer.seal()
-    store = EvidenceStore.open(tmp_path / "store")
+    store = EvidenceStore.inspect(tmp_path / "store")
     assert store.get("ItemCF", "a") == "second"
     assert len(store) == 1 and store.manifest["outcomes"] == {"template": 1}
 
@@ -112,7 +112,7 @@ def test_two_names_with_one_hash(tmp_path, monkeypatch):
     monkeypatch.setattr(writer, "hash_of", coarse)
     monkeypatch.setattr(store, "hash_of", coarse)
     monkeypatch.setattr(store, "xxh3_64_intdigest", lambda name: coarse(name) << 4)
-    opened = EvidenceStore.open(fill(tmp_path / "store", entries))
+    opened = EvidenceStore.inspect(fill(tmp_path / "store", entries))
     assert {key: (opened.get(*key), opened.neighbours(*key)) for key in entries} == entries
     assert opened.get("ItemCF", "zz") is None
     assert layout.hash_of(b"x") != coarse(b"x")
@@ -125,14 +125,14 @@ def test_an_unsealed_store_is_refused_with_what_to_do(tmp_path):
     with EvidenceWriter(tmp_path / "store", "classic", "d") as writer:
         writer.put("ItemCF", "a", "text")
         with pytest.raises(StarError, match=r"not sealed yet.*run the command that builds it again"):
-            EvidenceStore.open(tmp_path / "store")  # while it is being written
+            EvidenceStore.inspect(tmp_path / "store")  # while it is being written
     with pytest.raises(StarError, match="not sealed yet"):
-        EvidenceStore.open(tmp_path / "store")
+        EvidenceStore.inspect(tmp_path / "store")
     with pytest.raises(StarError, match="there is no evidence store"):
-        EvidenceStore.open(tmp_path / "other")
+        EvidenceStore.inspect(tmp_path / "other")
     (tmp_path / "folder").mkdir()
     with pytest.raises(StarError, match="not a sealed evidence store"):
-        EvidenceStore.open(tmp_path / "folder")
+        EvidenceStore.inspect(tmp_path / "folder")
 
 
 def test_a_second_writer_is_refused(tmp_path):
@@ -205,7 +205,7 @@ def test_shards_of_which_some_are_elsewhere(tmp_path):
     entries = some(200)
     path = fill(tmp_path / "store", entries, shards=4)
     shutil.rmtree(path / "shard-00002")
-    store = EvidenceStore.open(path)
+    store = EvidenceStore.inspect(path)
     answered = 0
     for tool, key in entries:
         if store.shard_of(tool, key) == "shard-00002":
@@ -218,7 +218,7 @@ def test_shards_of_which_some_are_elsewhere(tmp_path):
     for number in (0, 1, 3):
         shutil.rmtree(path / f"shard-{number:05d}")
     with pytest.raises(StarError, match="none of the 4 shards"):
-        EvidenceStore.open(path)
+        EvidenceStore.inspect(path)
 
 
 def test_is_pickled_by_its_path(sealed):
@@ -241,7 +241,7 @@ print(hashlib.sha256("".join(texts).encode()).hexdigest())
 
 def test_processes_are_handed_a_store(sealed):
     """As Ray hands objects to its workers: pickled, to processes that share nothing but the path."""
-    store = EvidenceStore.open(sealed)
+    store = EvidenceStore.inspect(sealed)
     readers = [
         subprocess.Popen([sys.executable, "-c", READER], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         for _ in range(2)
@@ -252,7 +252,7 @@ def test_processes_are_handed_a_store(sealed):
 
 
 def test_a_forked_process_reads_on(sealed):
-    store = EvidenceStore.open(sealed)
+    store = EvidenceStore.inspect(sealed)
     child = os.fork()
     if not child:
         os._exit(0 if store.get("ItemCF", "k1") == "text 1 é " * 9 else 1)
@@ -260,7 +260,7 @@ def test_a_forked_process_reads_on(sealed):
 
 
 def test_threads_share_one_object(sealed):
-    store = EvidenceStore.open(sealed)
+    store = EvidenceStore.inspect(sealed)
     wrong = []
 
     def work(seed):
@@ -300,7 +300,7 @@ def test_opened_while_another_process_writes(tmp_path):
     )
     assert process.stdout.readline() == "half\n"
     with pytest.raises(StarError, match="not sealed yet"):
-        EvidenceStore.open(path)
+        EvidenceStore.inspect(path)
     with pytest.raises(StarError, match="another process is building"):
         EvidenceWriter(path, "classic", "d")
     process.stdin.write("\n")
@@ -308,7 +308,7 @@ def test_opened_while_another_process_writes(tmp_path):
     limit = time.monotonic() + 60
     while time.monotonic() < limit:
         try:
-            store = EvidenceStore.open(path)
+            store = EvidenceStore.inspect(path)
             break
         except StarError as error:
             assert "not sealed yet" in str(error)
@@ -327,7 +327,7 @@ def test_opened_in_the_moment_of_sealing(sealed, monkeypatch):
         return sealed.with_name("absent")
 
     monkeypatch.setattr(sealing, "building_folder", looked)
-    assert len(EvidenceStore.open(sealed)) == 300
+    assert len(EvidenceStore.inspect(sealed)) == 300
 
 
 @pytest.fixture
@@ -337,10 +337,10 @@ def apart(monkeypatch):
 
 
 def test_a_store_on_another_machine_s_disk_says_the_same(sealed, apart, monkeypatch):
-    far = EvidenceStore.open(sealed)
+    far = EvidenceStore.inspect(sealed)
     assert isinstance(far._shards[0].records, layout.Pages)
     monkeypatch.undo()
-    near = EvidenceStore.open(sealed)
+    near = EvidenceStore.inspect(sealed)
     assert not isinstance(near._shards[0].records, layout.Pages)
     assert list(far.keys("ItemCF")) == list(near.keys("ItemCF"))
     for key in (*(f"k{number}" for number in range(301)), "", "é", "\0"):
@@ -356,7 +356,7 @@ def test_a_store_on_another_machine_s_disk_says_the_same(sealed, apart, monkeypa
 
 
 def test_a_disk_that_stops_answering_holds_up_nobody_else(sealed, apart, monkeypatch):
-    store, read, stalled = EvidenceStore.open(sealed), os.pread, threading.Event()
+    store, read, stalled = EvidenceStore.inspect(sealed), os.pread, threading.Event()
     monkeypatch.setattr(os, "pread", lambda *piece: stalled.wait(60) and read(*piece))
     found = []
     asking = threading.Thread(target=lambda: found.append(store.get("ItemCF", "k1")))
@@ -374,12 +374,12 @@ def test_damage_shows_on_another_machine_s_disk_too(sealed, apart):
         whole = file.read_bytes()
         file.write_bytes(bytes(byte ^ 255 for byte in whole))
         with pytest.raises(StarError, match="damaged"):
-            EvidenceStore.open(sealed).entry("ItemCF", "k1")
+            EvidenceStore.inspect(sealed).entry("ItemCF", "k1")
         file.write_bytes(whole)
 
 
 def test_an_open_store_outlives_its_deletion(sealed):
-    store = EvidenceStore.open(sealed)
+    store = EvidenceStore.inspect(sealed)
     shutil.rmtree(sealed)
     assert store.get("ItemCF", "k1").startswith("text 1 ")
 
