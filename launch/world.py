@@ -69,14 +69,13 @@ class World:
         """Refuse a task file of another world.
 
         Raises:
-            StarError: no item of a task is known here, or the visible interactions hold a task's target.
+            StarError: no candidate is known here, or the visible interactions hold a task's target.
         """
-        for task in tasks:
-            if not any(item in self.items for item in task.candidates):
-                raise StarError(
-                    f"task {task.task_id} is of another world: the tables of {self.run} know none of its candidates",
-                    "name the run whose tables the tasks belong to with --world RUN",
-                )
+        if not any(item in self.items for task in tasks for item in task.candidates):
+            raise StarError(
+                f"the tasks are of another world: the tables of {self.run} know none of their candidates",
+                "name the run whose tables the tasks belong to with --world RUN",
+            )
         self.store.check_targets(tasks, contains_of(self.visible, tasks))
 
     @cached_property

@@ -2,11 +2,13 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from launch import chain
 from launch.options import Recipe
+from launch.world import World
 from star_rl.integrations.swift import sft
 from star_rl.integrations.verl import grpo
 from star_rl.stage import run_stage
@@ -15,6 +17,12 @@ SFT, STAGE = (
     dataclasses.replace(next(stage for stage in chain.STAGES if stage.name == name), reads=(), packages=())
     for name in ("sft", "grpo")
 )
+
+
+@pytest.fixture(autouse=True)
+def store(monkeypatch):
+    """A run's store; these runs have none."""
+    monkeypatch.setattr(World, "store", SimpleNamespace(path=Path("store"), scenario="classic", fingerprint="data-1"))
 
 
 def sections(**grpo_options):
