@@ -9,7 +9,9 @@ from setuptools import Extension, find_packages, setup
 BASE = [
     "httpx>=0.28",
     "jinja2>=3.1",
+    "lmdb>=3.0",
     "matplotlib>=3.9",
+    "msgpack>=1.0",
     "numpy>=2.0",
     "omegaconf>=2.3",
     "orjson>=3.10",

@@ -29,7 +29,7 @@ from star_rl.evidence.writer import EvidenceWriter
 Get = Callable[[str, str], str | None]
 ENGINES = ("dict", "star_rl", "lmdb", "lmdb new txn", "sqlite")
 ON_DISK = ("star_rl", "lmdb", "sqlite")
-PACKAGES = ("lmdb", "numpy", "pyarrow", "xxhash")
+PACKAGES = ("lmdb", "msgpack", "numpy", "pyarrow", "xxhash")
 
 
 def key_of(number: int) -> tuple[str, str]:
