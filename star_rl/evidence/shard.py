@@ -2,7 +2,7 @@
 
 It has two databases, ``texts`` and ``details`` (:mod:`star_rl.evidence.details`), under the same names. LMDB trusts its
 pages, so a flipped bit could give a wrong answer or end the process: a file is read once and held to the manifest's
-checksum before LMDB sees it. That takes about 0.1 s a GB from the page cache, and every look-up after it is LMDB's own.
+checksum before LMDB sees it. That takes about 0.3 s a GB from the page cache, and every look-up after it is LMDB's own.
 py-lmdb touches pages with Python's lock released, so a network file system that stops answering holds up its caller
 alone.
 """
