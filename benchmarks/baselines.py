@@ -37,6 +37,7 @@ import pyarrow.compute as pc
 from benchmarks.harness import CACHE, ROOT, machine, read_options, table, two_cores, write_json
 from star_rl import baselines
 from star_rl.evaluation import metrics, results
+from star_rl.evaluation.methods import TaskContext
 from star_rl.evaluation.tasks import fingerprint_of, read_tasks
 from star_rl.files import read_json
 from star_rl.files import write_json as write_quietly
@@ -98,13 +99,15 @@ def work(name: str, seed: int, setting: int, epochs: int) -> dict[str, Any]:
     histories = read_json(folder / "histories.json")
     began = time.perf_counter()
     if name in OURS:
-        method = getattr(baselines, OURS[name])(visible, seed, epochs=epochs, patience=PATIENCE)
+        method = getattr(baselines, OURS[name])(seed, epochs=epochs, patience=PATIENCE)
     else:
         from benchmarks.recommenders import GRIDS, Peer
 
-        method = Peer(visible, name, seed, GRIDS[name][setting], epochs=epochs, patience=PATIENCE)
+        method = Peer(name, seed, GRIDS[name][setting], epochs=epochs, patience=PATIENCE)
+    method.fit(visible)
     trained = time.perf_counter() - began
-    rankings = [method.rank(task, history) for task, history in zip(tasks, histories, strict=True)]
+    contexts = [TaskContext.of_ids(task, history) for task, history in zip(tasks, histories, strict=True)]
+    rankings = [method.rank(context) for context in contexts]
     return {
         "ranks": metrics.ranks(rankings, [task.ground_truth for task in tasks]).tolist(),
         "seconds": trained,

@@ -37,9 +37,9 @@ GRIDS: dict[str, list[dict[str, Any]]] = {
 class Peer(Learned):
     """A peer's model; ranks by the vector it learnt for the user."""
 
-    def __init__(self, visible: Any, name: str, seed: int, setting: dict[str, Any], **training: Any) -> None:
+    def __init__(self, name: str, seed: int, setting: dict[str, Any], **training: Any) -> None:
         self.name, self._setting = name, {**setting, "seed": seed}
-        super().__init__(visible, seed, threads=1, progress=None, **training)
+        super().__init__(seed, threads=1, **training)
 
     def _make(self, log: Log) -> Any:
         if self.name == "cornac_bpr":

@@ -78,13 +78,15 @@ def judged(folder: Path, tasks: list[Task], seconds: float) -> tuple[dict[str, A
     runs = {run.task.task_id: run for run in read_runs(folder)}
     rankings = [None if runs[task.task_id].failure else runs[task.task_id].ranking for task in tasks]
     found = metrics.ranks(rankings, [task.ground_truth for task in tasks])
-    values = metrics.summary(found, RESAMPLES)
+    values = np.stack([*(metrics.hits(found, k) for k in metrics.CUTS), metrics.hr_avg(found)])
+    *rates, average = metrics.bootstrap(values, RESAMPLES)
     read = [
         sum(estimate_tokens(b.text) for phase in run.trajectory.phases for b in phase.blocks if isinstance(b, Response))
         for run in runs.values()
     ]
     whole = [estimate_tokens(run.text) for run in runs.values()]
-    row = {name: 100 * values[name] for name in ("hr1", "hr3", "hr5", "hr_avg", "hr_avg_low", "hr_avg_high")}
+    row: dict[str, Any] = {f"hr{k}": 100 * rate.mean for k, rate in zip(metrics.CUTS, rates, strict=True)}
+    row |= {"hr_avg": 100 * average.mean, "hr_avg_low": 100 * average.low, "hr_avg_high": 100 * average.high}
     row |= {
         "n": len(tasks),
         "failed": sum(bool(run.failure) for run in runs.values()),

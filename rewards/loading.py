@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rewards.keys import KEYS
-from rewards.limits import Overtime, within
+from star_rl.deadline import Overtime, within
 from star_rl.errors import StarError
 from star_rl.policy.counts import COUNTS
 from star_rl.trajectory import CRITICAL, PHASES, json_block

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pytest
 
-from launch.evaluate import context_of, open_tasks, seal
 from star_rl.baselines.agents import AGENTS
 from star_rl.evaluation import runner as evaluation_runner
-from star_rl.evaluation.methods import Workflow
+from star_rl.evaluation.evaluate import context_of, open_tasks, seal
+from star_rl.evaluation.methods.agents import Workflow
 from star_rl.pipeline import chain, recipe, runner
 from star_rl.prompts import flavour_of
 from star_rl.prompts.agents import Brief, agent_messages
@@ -66,7 +66,7 @@ def test_agents_and_mars_are_shown_the_users_profile(run, tmp_path):
     world.__dict__["users"] = UserTable(pa.Table.from_pylist(own, USERS))
     context, task = context_of(world), tasks.tasks[0]
     chat = Chat(task)
-    case = context(task, 0).case(task)
+    case = context(task, 0).case()
     assert case.user == world.case(task).user == {"job": f"cook {task.user_id}"} and case.texts == {}
     method = Workflow(AGENTS["cot"](chat), 1, chat, {"remark": AGENTS["cot"](chat).remark})
     asyncio.run(evaluation_runner.run_method(method, tasks.tasks, context, tmp_path / "answers"))

@@ -1,4 +1,7 @@
-"""Yardsticks that need no language model. Those that are trained import torch when they are first asked for."""
+"""Baselines without a language model: ``Class(seed=0, **options).fit(visible).rank(context)``.
+
+Those that are trained import torch when they are first used.
+"""
 
 from __future__ import annotations
 

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from scipy.sparse import csr_array
 from torch.nn import functional as F
 
-from star_rl.baselines.learning import Learned, Log, Progress, Triples, at_least
+from star_rl.baselines.learning import Learned, Log, Triples, at_least
 
 #: Most steps of an epoch: each propagates over the whole graph.
 STEPS = 16
@@ -42,7 +41,9 @@ def _mean(table: torch.Tensor, graph: torch.Tensor, layers: int) -> torch.Tensor
 class Propagation:
     """Vectors e (U + I, d), users first, and ``A = D^-1/2 (0 R; R' 0) D^-1/2`` (U + I, U + I) over distinct pairs."""
 
-    def __init__(self, log: Log, factors: int, layers: int, rate: float, penalty: float, batch: int, seed: int) -> None:
+    def __init__(
+        self, log: Log, embedding_size: int, layers: int, learning_rate: float, reg: float, batch: int, seed: int
+    ) -> None:
         user, item = log.pairs()
         size = log.n_users + log.n_items
         ends = np.concatenate([user, item + log.n_users]), np.concatenate([item + log.n_users, user])
@@ -54,10 +55,10 @@ class Propagation:
             parts = (torch.from_numpy(part.astype(np.int64)) for part in (matrix.indptr, matrix.indices))
             self.graph = torch.sparse_csr_tensor(*parts, torch.from_numpy(matrix.data), (size, size))
         random = torch.Generator().manual_seed(seed)
-        self.table = torch.empty(size, factors).normal_(0, 0.1, generator=random).requires_grad_()
-        self.layers, self._users, self._penalty = layers, log.n_users, penalty
+        self.table = torch.empty(size, embedding_size).normal_(0, 0.1, generator=random).requires_grad_()
+        self.layers, self._users, self._reg = layers, log.n_users, reg
         self._triples = Triples(log, batch, STEPS, seed)
-        self._adam = torch.optim.Adam([self.table], lr=rate)
+        self._adam = torch.optim.Adam([self.table], lr=learning_rate)
 
     def epoch(self) -> None:
         for user, item, other in self._triples:
@@ -65,7 +66,7 @@ class Propagation:
             places = (user, item + self._users, other + self._users)
             p, q, r = (F.embedding(place, final) for place in places)
             squares = sum(F.embedding(place, self.table).square().sum() for place in places)
-            loss = -F.logsigmoid((p * (q - r)).sum(1)).sum() + self._penalty * squares
+            loss = -F.logsigmoid((p * (q - r)).sum(1)).sum() + self._reg * squares
             self._adam.zero_grad()
             (loss / len(user)).backward()
             self._adam.step()
@@ -101,34 +102,33 @@ class LightGCN(Learned):
 
     def __init__(
         self,
-        visible: pa.Table,
         seed: int = 0,
         *,
-        factors: int = 64,
+        embedding_size: int = 64,
         layers: int = 3,
-        rate: float = 0.01,
-        penalty: float = 0.0001,
+        learning_rate: float = 0.01,
+        reg: float = 0.0001,
         batch: int = 8192,
         epochs: int = 200,
         patience: int = 8,
         threads: int = 1,
-        progress: Progress | None = None,
     ) -> None:
-        at_least(1, factors=factors, batch=batch, layers=layers)
-        at_least(0, rate=rate, penalty=penalty)
-        self._options = (factors, layers, rate, penalty, batch, seed)
-        super().__init__(visible, seed, epochs=epochs, patience=patience, threads=threads, progress=progress)
-        if self._log.n_items:
-            users, model = self._log.n_users, self._model
-            self._final = model.final().numpy()
-            layer = model.table.detach()
-            stack = [layer[users:]]
-            for _ in range(layers):
-                layer = model.graph @ layer
-                stack.append(layer[users:])
-            self._own = model.table.detach().numpy()[:users]
-            self._by_layer = torch.stack(stack).numpy()  # (L + 1, I, d)
-            self._degree = model.degree[users:]
+        at_least(1, embedding_size=embedding_size, batch=batch, layers=layers)
+        at_least(0, learning_rate=learning_rate, reg=reg)
+        self._options = (embedding_size, layers, learning_rate, reg, batch, seed)
+        super().__init__(seed, epochs=epochs, patience=patience, threads=threads)
+
+    def _fitted(self) -> None:
+        users, model = self._log.n_users, self._model
+        self._final = model.final().numpy()
+        layer = model.table.detach()
+        stack = [layer[users:]]
+        for _ in range(model.layers):
+            layer = model.graph @ layer
+            stack.append(layer[users:])
+        self._own = model.table.detach().numpy()[:users]
+        self._by_layer = torch.stack(stack).numpy()  # (L + 1, I, d)
+        self._degree = model.degree[users:]
 
     def _make(self, log: Log) -> Propagation:
         return Propagation(log, *self._options)

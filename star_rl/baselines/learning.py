@@ -1,4 +1,4 @@
-"""What the trained methods share: coded interactions, a held-out item per user, early stopping, and `rank`.
+"""Shared parts of the trained baselines: coded interactions, a held-out item per user, early stopping, and `rank`.
 
 A model is trained twice. First without the last visible item of some users, to find the epoch at which it ranks those
 items best; then on everything visible for as many epochs. No task is looked at.
@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
@@ -21,10 +21,12 @@ import torch
 from star_rl.baselines.simple import ranked
 from star_rl.errors import StarError
 from star_rl.evaluation.metrics import CUTS
-from star_rl.records import CANDIDATES, Task
+from star_rl.progress import Progress
+from star_rl.records import CANDIDATES
 from star_rl.scenarios.tables import Indexed
 
-Progress = Callable[[int, int], None]
+if TYPE_CHECKING:
+    from star_rl.evaluation.methods import TaskContext
 
 #: Most users whose last item is held out, and most scored at once.
 HELD_OUT = 2000
@@ -113,7 +115,7 @@ class Model(Protocol):
         """Scores of all items for users of the log and their histories. Shape: (b, I)."""
 
 
-def fit(
+def train(
     make: Callable[[Log], Any], log: Log, epochs: int, patience: int, seed: int, progress: Progress | None = None
 ) -> tuple[Any, list[float]]:
     """Train a model as the module says.
@@ -175,26 +177,39 @@ def expected_hits(share: np.ndarray) -> np.ndarray:
 
 
 class Learned(ABC):
-    """A method that is trained when it is made. Subclasses set ``name``, ``_make`` and ``_scores``.
+    """A method that is trained by ``fit``. Subclasses set ``name``, ``_make``, ``_scores`` and, if wanted, ``_fitted``.
 
     A candidate that nobody visibly has stands after those that somebody has, ties by seed.
     """
 
     name = ""
 
-    def __init__(
-        self, visible: pa.Table, seed: int, *, epochs: int, patience: int, threads: int, progress: Progress | None
-    ) -> None:
+    def __init__(self, seed: int, *, epochs: int, patience: int, threads: int) -> None:
         at_least(1, epochs=epochs, patience=patience, threads=threads)
-        self._log, self._seed, self._threads = Log.of(visible), seed, threads
+        self._epochs, self._patience, self._seed, self._threads = epochs, patience, seed, threads
         self.curve: list[float] = []
-        if self._log.n_items:
-            with isolated(seed, threads):
-                self._model, self.curve = fit(self._make, self._log, epochs, patience, seed, progress)
 
-    def rank(self, task: Task, history: Sequence[str]) -> list[str]:
-        """The candidates, best first; see the class for users and items that were not seen."""
-        asked, seen = self._log.codes(task.candidates), self._log.codes(history)
+    def fit(self, visible: pa.Table, progress: Progress | None = None) -> Self:
+        """Train on a table of interactions.
+
+        Args:
+            progress: called with (epochs done, epochs at most).
+        """
+        self._log = Log.of(visible)
+        if self._log.n_items:
+            with isolated(self._seed, self._threads):
+                trained = train(self._make, self._log, self._epochs, self._patience, self._seed, progress)
+                self._model, self.curve = trained
+            self._fitted()
+        return self
+
+    def _fitted(self) -> None:  # noqa: B027 - a hook, not every method has one
+        """Keep what ``_scores`` needs of the trained model."""
+
+    def rank(self, context: TaskContext) -> list[str]:
+        """Return the candidates, best first; see the class for users and items that were not seen."""
+        task = context.task
+        asked, seen = self._log.codes(task.candidates), self._log.codes(context.item_ids)
         scores, known, seen = np.full(len(asked), -np.inf), asked >= 0, seen[seen >= 0]
         if known.any():
             with isolated(self._seed, self._threads):

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch.nn import functional as F
 
-from star_rl.baselines.learning import Learned, Log, Progress, Triples, at_least
+from star_rl.baselines.learning import Learned, Log, Triples, at_least
 
 #: Most steps of an epoch.
 STEPS = 64
@@ -24,22 +23,22 @@ class Factors:
     Shapes: p (U, d), q (I, d), b (I,).
     """
 
-    def __init__(self, log: Log, factors: int, rate: float, penalty: float, batch: int, seed: int) -> None:
+    def __init__(self, log: Log, size: int, learning_rate: float, reg: float, batch: int, seed: int) -> None:
         random = torch.Generator().manual_seed(seed)
-        shapes = ((log.n_users, factors), (log.n_items, factors), (log.n_items, 1))
+        shapes = ((log.n_users, size), (log.n_items, size), (log.n_items, 1))
         self.p, self.q, self.b = (
             torch.empty(shape).normal_(0, scale, generator=random).requires_grad_()
             for shape, scale in zip(shapes, (0.1, 0.1, 0.0), strict=True)
         )
-        self._penalty, self._triples = penalty, Triples(log, batch, STEPS, seed)
-        self._adam = torch.optim.Adam([self.p, self.q, self.b], lr=rate)
+        self._reg, self._triples = reg, Triples(log, batch, STEPS, seed)
+        self._adam = torch.optim.Adam([self.p, self.q, self.b], lr=learning_rate)
 
     def epoch(self) -> None:
         for user, item, other in self._triples:
             p, q, r = F.embedding(user, self.p), F.embedding(item, self.q), F.embedding(other, self.q)
             b, c = F.embedding(item, self.b)[:, 0], F.embedding(other, self.b)[:, 0]
             squares = p.square().sum() + q.square().sum() + r.square().sum() + b.square().sum() + c.square().sum()
-            loss = -F.logsigmoid((p * (q - r)).sum(1) + b - c).sum() + self._penalty * squares
+            loss = -F.logsigmoid((p * (q - r)).sum(1) + b - c).sum() + self._reg * squares
             self._adam.zero_grad()
             (loss / len(user)).backward()
             self._adam.step()
@@ -57,11 +56,11 @@ class MF(Learned):
     items, with the learnt users' mean and variance as prior. Without a history that is the average user.
 
     Args:
-        factors: length d of the vectors.
-        rate: Adam's learning rate.
-        penalty: weight of the squared norm of what a triple touches.
+        embedding_size: length d of the vectors.
+        learning_rate: Adam's learning rate.
+        reg: weight of the squared norm of what a triple touches.
         batch: triples of a step, more where an epoch would have above :data:`STEPS` steps.
-        epochs, patience: see :func:`star_rl.baselines.learning.fit`.
+        epochs, patience: see :func:`star_rl.baselines.learning.train`.
         threads: of torch.
 
     Raises:
@@ -72,28 +71,27 @@ class MF(Learned):
 
     def __init__(
         self,
-        visible: pa.Table,
         seed: int = 0,
         *,
-        factors: int = 64,
-        rate: float = 0.005,
-        penalty: float = 0.005,
+        embedding_size: int = 64,
+        learning_rate: float = 0.005,
+        reg: float = 0.005,
         batch: int = 2048,
         epochs: int = 200,
         patience: int = 8,
         threads: int = 1,
-        progress: Progress | None = None,
     ) -> None:
-        at_least(1, factors=factors, batch=batch)
-        at_least(0, rate=rate, penalty=penalty)
-        self._options = (factors, rate, penalty, batch, seed)
-        super().__init__(visible, seed, epochs=epochs, patience=patience, threads=threads, progress=progress)
-        if self._log.n_items:
-            p, q, b = (tensor.detach().double().numpy() for tensor in (self._model.p, self._model.q, self._model.b))
-            self._p, self._q, self._b = p, q, b[:, 0]
-            self._mean, self._precision = p.mean(0), 1 / np.maximum(p.var(0), 1e-4)
-            size = min(AGAINST, self._log.n_items)
-            self._against = np.random.default_rng(seed).choice(self._log.n_items, size, replace=False)
+        at_least(1, embedding_size=embedding_size, batch=batch)
+        at_least(0, learning_rate=learning_rate, reg=reg)
+        self._options = (embedding_size, learning_rate, reg, batch, seed)
+        super().__init__(seed, epochs=epochs, patience=patience, threads=threads)
+
+    def _fitted(self) -> None:
+        p, q, b = (tensor.detach().double().numpy() for tensor in (self._model.p, self._model.q, self._model.b))
+        self._p, self._q, self._b = p, q, b[:, 0]
+        self._mean, self._precision = p.mean(0), 1 / np.maximum(p.var(0), 1e-4)
+        size = min(AGAINST, self._log.n_items)
+        self._against = np.random.default_rng(self._seed).choice(self._log.n_items, size, replace=False)
 
     def _make(self, log: Log) -> Factors:
         return Factors(log, *self._options)

@@ -1,7 +1,7 @@
 """SASRec (Kang and McAuley, ICDM 2018, arXiv 1808.09781): a causal transformer over the order of a history.
 
 It is learnt by cross-entropy over all items (over a uniform sample of them where there are many) in place of the
-paper's single negative, which is what makes it a yardstick still (Klenitskiy and Vasilev, RecSys 2023, arXiv
+paper's single negative, which is what keeps it a strong baseline (Klenitskiy and Vasilev, RecSys 2023, arXiv
 2309.07602).
 
 Notation: I items, d width, b sequences of a batch, s positions.
@@ -12,12 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from star_rl.baselines.learning import Learned, Log, Progress, at_least
+from star_rl.baselines.learning import Learned, Log, at_least
 from star_rl.errors import StarError
 
 
@@ -64,25 +63,25 @@ class Encoder(nn.Module):
 
 
 class Transformer:
-    """What :func:`star_rl.baselines.learning.fit` trains. Sequences are cut into windows of ``length`` steps."""
+    """What :func:`star_rl.baselines.learning.train` trains. Sequences are cut into windows of ``length`` steps."""
 
     def __init__(
         self,
         log: Log,
-        factors: int,
+        embedding_size: int,
         length: int,
         layers: int,
         heads: int,
         dropout: float,
-        rate: float,
-        penalty: float,
+        learning_rate: float,
+        reg: float,
         batch: int,
         sample: int,
         seed: int,
     ) -> None:
         torch.manual_seed(seed)  # within `isolated`: initial weights and dropout
-        self.encoder = Encoder(log.n_items, factors, length, layers, heads, dropout)
-        self._adam = torch.optim.AdamW(self.encoder.parameters(), lr=rate, weight_decay=penalty, fused=True)
+        self.encoder = Encoder(log.n_items, embedding_size, length, layers, heads, dropout)
+        self._adam = torch.optim.AdamW(self.encoder.parameters(), lr=learning_rate, weight_decay=reg, fused=True)
         self._length, self._batch, self._sample, self._count = length, batch, sample, log.n_items
         self._random = np.random.default_rng(seed)
         self._windows = list(_windows(log, length))
@@ -159,13 +158,13 @@ class SASRec(Learned):
     without a known item in the history, the items' biases decide, which follow popularity.
 
     Args:
-        factors: width d. Divisible by ``heads``.
+        embedding_size: width d. Divisible by ``heads``.
         length: latest items that are read.
         layers, heads, dropout: of the transformer.
-        rate, penalty: AdamW's learning rate and weight decay.
+        learning_rate, reg: AdamW's learning rate and weight decay.
         batch: sequences of full length in a step; of shorter ones as many more.
         sample: items that a step's targets are held against; all, where there are no more.
-        others: see :func:`star_rl.baselines.learning.fit`.
+        others: see :func:`star_rl.baselines.learning.train`.
 
     Raises:
         StarError: an option is out of range.
@@ -175,31 +174,31 @@ class SASRec(Learned):
 
     def __init__(
         self,
-        visible: pa.Table,
         seed: int = 0,
         *,
-        factors: int = 64,
+        embedding_size: int = 64,
         length: int = 50,
         layers: int = 2,
         heads: int = 2,
         dropout: float = 0.2,
-        rate: float = 0.001,
-        penalty: float = 0.01,
+        learning_rate: float = 0.001,
+        reg: float = 0.01,
         batch: int = 32,
         sample: int = 512,
         epochs: int = 100,
         patience: int = 5,
         threads: int = 1,
-        progress: Progress | None = None,
     ) -> None:
-        at_least(1, factors=factors, length=length, layers=layers, heads=heads, batch=batch, sample=sample)
-        at_least(0, rate=rate, penalty=penalty, dropout=dropout)
-        if factors % heads:
-            raise StarError(f"factors={factors} is not divisible by heads={heads}", "change one of them")
+        at_least(
+            1, embedding_size=embedding_size, length=length, layers=layers, heads=heads, batch=batch, sample=sample
+        )
+        at_least(0, learning_rate=learning_rate, reg=reg, dropout=dropout)
+        if embedding_size % heads:
+            raise StarError(f"embedding_size={embedding_size} is not divisible by heads={heads}", "change one of them")
         if dropout >= 1:
             raise StarError(f"dropout={dropout} leaves nothing", "give a share below 1")
-        self._options = (factors, length, layers, heads, dropout, rate, penalty, batch, sample, seed)
-        super().__init__(visible, seed, epochs=epochs, patience=patience, threads=threads, progress=progress)
+        self._options = (embedding_size, length, layers, heads, dropout, learning_rate, reg, batch, sample, seed)
+        super().__init__(seed, epochs=epochs, patience=patience, threads=threads)
 
     def _make(self, log: Log) -> Transformer:
         return Transformer(log, *self._options)

@@ -1,4 +1,4 @@
-"""Random, popularity, ItemKNN and UserKNN: what every figure of a student is read against.
+"""Random, Popularity, ItemKNN and UserKNN.
 
 All of them see what the evidence store saw, the split's visible interactions, and the history of the task.
 """
@@ -6,7 +6,8 @@ All of them see what the evidence store saw, the split's visible interactions, a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,9 @@ import pyarrow as pa
 from star_rl.errors import StarError
 from star_rl.neighbours import Graph
 from star_rl.records import Task
+
+if TYPE_CHECKING:
+    from star_rl.evaluation.methods import TaskContext
 
 
 def _jitter(task: Task, seed: int) -> np.ndarray:
@@ -48,8 +52,8 @@ class Random:
     def __init__(self, seed: int = 0) -> None:
         self._seed = seed
 
-    def rank(self, task: Task, history: Sequence[str]) -> list[str]:
-        return ranked(task, np.zeros(len(task.candidates)), self._seed)
+    def rank(self, context: TaskContext) -> list[str]:
+        return ranked(context.task, np.zeros(len(context.task.candidates)), self._seed)
 
 
 class Popularity:
@@ -57,14 +61,18 @@ class Popularity:
 
     name = "popularity"
 
-    def __init__(self, visible: pa.Table, seed: int = 0) -> None:
-        graph = Graph.from_table(visible)
-        self._items, self._seed = _Items(graph), seed
-        self._users = np.append(np.bincount(graph.user_items, minlength=graph.n_items), 0)
+    def __init__(self, seed: int = 0) -> None:
+        self._seed = seed
 
-    def rank(self, task: Task, history: Sequence[str]) -> list[str]:
-        codes = self._items.codes(task.candidates)  # -1 for an unseen item: the appended zero
-        return ranked(task, self._users[codes].astype(float), self._seed)
+    def fit(self, visible: pa.Table) -> Self:
+        graph = Graph.from_table(visible)
+        self._items = _Items(graph)
+        self._users = np.append(np.bincount(graph.user_items, minlength=graph.n_items), 0)
+        return self
+
+    def rank(self, context: TaskContext) -> list[str]:
+        codes = self._items.codes(context.task.candidates)  # -1 for an unseen item: the appended zero
+        return ranked(context.task, self._users[codes].astype(float), self._seed)
 
 
 class ItemKNN:
@@ -75,19 +83,24 @@ class ItemKNN:
 
     name = "item_knn"
 
-    def __init__(self, visible: pa.Table, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0) -> None:
+        self._seed = seed
+
+    def fit(self, visible: pa.Table) -> Self:
         from scipy.sparse import csr_array
 
         graph = Graph.from_table(visible)
-        self._items, self._seed = _Items(graph), seed
+        self._items = _Items(graph)
         ones = np.ones(len(graph.user_items), np.float32)
         by_item = csr_array((ones, graph.user_items, graph.user_indptr), (graph.n_users, graph.n_items)).T.tocsr()
         norm = np.sqrt(np.maximum(by_item.sum(axis=1), 1.0))
         by_item.data /= np.repeat(norm, np.diff(by_item.indptr)).astype(np.float32)
         self._by_item = by_item
+        return self
 
-    def rank(self, task: Task, history: Sequence[str]) -> list[str]:
-        seen, asked = self._items.codes(dict.fromkeys(history)), self._items.codes(task.candidates)
+    def rank(self, context: TaskContext) -> list[str]:
+        task = context.task
+        seen, asked = self._items.codes(dict.fromkeys(context.item_ids)), self._items.codes(task.candidates)
         scores = np.zeros(len(asked))
         seen, known = seen[seen >= 0], asked >= 0
         if len(seen) and known.any():
@@ -110,18 +123,22 @@ class UserKNN:
 
     name = "user_knn"
 
-    def __init__(self, visible: pa.Table, seed: int = 0, *, neighbours: int = 200) -> None:
+    def __init__(self, seed: int = 0, *, neighbours: int = 200) -> None:
         if neighbours < 1:
             raise StarError(f"neighbours={neighbours} is below 1", "give 1 or more")
-        self._graph, self._seed, self._k = Graph.from_table(visible), seed, neighbours
+        self._seed, self._k = seed, neighbours
+
+    def fit(self, visible: pa.Table) -> Self:
+        self._graph = Graph.from_table(visible)
         self._items = _Items(self._graph)
         assert self._graph.user_ids is not None
         self._code = {name: code for code, name in enumerate(self._graph.user_ids.to_pylist())}
         self._norm = np.sqrt(np.maximum(np.diff(self._graph.user_indptr), 1))
+        return self
 
-    def rank(self, task: Task, history: Sequence[str]) -> list[str]:
-        graph = self._graph
-        seen, asked = self._items.codes(dict.fromkeys(history)), self._items.codes(task.candidates)
+    def rank(self, context: TaskContext) -> list[str]:
+        graph, task = self._graph, context.task
+        seen, asked = self._items.codes(dict.fromkeys(context.item_ids)), self._items.codes(task.candidates)
         seen = seen[seen >= 0]
         scores = np.zeros(len(asked))
         if len(seen):

@@ -24,12 +24,11 @@ examples:
 
 
 def _body(name: str) -> Callable[[argparse.Namespace], int]:
-    """``name`` in star_rl.cli.commands, or ``module:name`` in another of launch's modules."""
+    """``name`` in star_rl.cli.commands, or ``module:name``."""
     module, _, function = name.rpartition(":")
 
     def call(arguments: argparse.Namespace) -> int:
-        home = f"launch.{module}" if module else "star_rl.cli.commands"
-        code: int = getattr(importlib.import_module(home), function)(arguments)
+        code: int = getattr(importlib.import_module(module or "star_rl.cli.commands"), function)(arguments)
         return code
 
     return call
@@ -142,7 +141,7 @@ def _results(commands: Any) -> None:
         "evaluate mars mars:tools=off star:CHECKPOINT:temperature=0 --tasks runs/quickstart --out judged --limit 100",
         "evaluate cot:endpoint=http://localhost:8000/v1 --tasks runs/quickstart --out judged",
         "evaluate python:my_method.py:make --tasks tasks.parquet --world runs/quickstart --out judged",
-    ], "evaluate:evaluate")  # fmt: skip
+    ], "star_rl.evaluation.evaluate:evaluate_command")  # fmt: skip
     evaluate.add_argument("methods", nargs="+", metavar="METHOD", help="name, name:argument, name:key=value")
     _judged(evaluate)
     evaluate.add_argument("--out", required=True, help="folder of the answers; the same command goes on where it was")
@@ -153,7 +152,7 @@ def _results(commands: Any) -> None:
 
     compare = _add(commands, "compare", "evaluations in the layout of the paper's table 1, its figures beside them",
                    ["compare judged", "compare amazon goodreads yelp --out table1",
-                    "compare before after --out changed"], "evaluate:compare")  # fmt: skip
+                    "compare before after --out changed"], "star_rl.evaluation.evaluate:compare_command")  # fmt: skip
     compare.add_argument("folders", nargs="+", metavar="DIR", help="folders of star-rl evaluate, or of runs")
     compare.add_argument("--out", metavar="DIR", help="write comparison.html, .md, .tex and .json there")
 
@@ -161,7 +160,7 @@ def _results(commands: Any) -> None:
         "official runs/quickstart random popularity item_knn star:temperature=0 --tasks 100",
         "official runs/amazon star --data DIR/output_data_all --task-root DIR/task/classic/amazon",
         "official runs/quickstart star --serve 127.0.0.1:8765",
-    ], "official:official")  # fmt: skip
+    ], "star_rl.evaluation.official.command:command")  # fmt: skip
     official.add_argument("run", help="folder of a run")
     official.add_argument("methods", nargs="+", metavar="METHOD", help="as star-rl evaluate names them")
     official.add_argument("--part", choices=("train", "valid", "test"), default="test")
@@ -177,7 +176,7 @@ def _results(commands: Any) -> None:
 
     best = _add(commands, "best-of-k", "what k samples a task are worth, by oracle and by what can be deployed", [
         "evaluate star:logprobs=on --samples 16 --tasks runs/quickstart --out judged", "best-of-k judged",
-    ], "studies:best_of_k")  # fmt: skip
+    ], "star_rl.evaluation.studies.best_of_k:command")  # fmt: skip
     best.add_argument("folder", metavar="DIR", help="folder of star-rl evaluate --samples K")
     best.add_argument("methods", nargs="*", default=["star"], metavar="METHOD", help="default: star")
     best.add_argument("--bootstrap", type=int, default=2000, help="resamples of the intervals")
@@ -186,7 +185,7 @@ def _results(commands: Any) -> None:
     corpus = _add(commands, "corpus", "ranking over all items: retrieve, then re-rank in windows", [
         "corpus item_knn star --tasks runs/quickstart --out judged --depth 60",
         "corpus item_knn --tasks runs/movielens --out judged --retrieve popularity user_knn",
-    ], "studies:corpus")  # fmt: skip
+    ], "star_rl.evaluation.studies.corpus:command")  # fmt: skip
     corpus.add_argument("methods", nargs="+", metavar="METHOD", help="what re-ranks, as for evaluate")
     _judged(corpus)
     corpus.add_argument("--out", required=True, help="folder of corpus.json; the same command goes on where it was")
@@ -196,7 +195,8 @@ def _results(commands: Any) -> None:
     corpus.add_argument("--timeout", type=float, default=300.0, help="seconds for one window (default 300)")
 
     latency = _add(commands, "latency", "seconds, calls and tokens of a request: the student, MARS and MARS-Planner",
-                   ["latency runs/quickstart --tasks 50 --out judged"], "studies:latency")  # fmt: skip
+                   ["latency runs/quickstart --tasks 50 --out judged"],
+                   "star_rl.evaluation.studies.latency:command")  # fmt: skip
     latency.add_argument("run", help="folder of a run")
     latency.add_argument("--method", default="star", help="whose engine and model: star, star:sft or star:FOLDER")
     latency.add_argument(
@@ -211,7 +211,7 @@ def _results(commands: Any) -> None:
 
     ablate = _add(commands, "ablate", "train and judge the variants of the paper's table 2, and fill the table", [
         "ablate recipes/ablation.yaml", "ablate recipes/amazon.yaml source.root=DIR --only full no_tools",
-    ], "ablation:ablate")  # fmt: skip
+    ], "star_rl.evaluation.studies.ablation:command")  # fmt: skip
     ablate.add_argument("recipe", help="a chain recipe; the same command goes on where it was")
     ablate.add_argument("overrides", nargs="*", metavar="key=value", help="options over the recipe's")
     ablate.add_argument("--only", nargs="+", metavar="VARIANT", help="of full, no_tools, no_planner, no_reflector")

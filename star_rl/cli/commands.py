@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
 from argparse import Namespace
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from star_rl.errors import StarError
 from star_rl.layers import overrides
+from star_rl.progress import progress_line
 
 if TYPE_CHECKING:
-    from star_rl.pipeline.options import Recipe
-    from star_rl.pipeline.runner import Line
-
-
-@contextlib.contextmanager
-def _line(label: str) -> Iterator[Line]:
-    """A live line on stderr while something works."""
-    from star_rl.pipeline.runner import Line
-
-    line, ended = Line(f"{label}  ", sys.stderr), "stopped"
-    try:
-        yield line
-        ended = "done"
-    finally:
-        line.end(ended)
+    pass
 
 
 def run(arguments: Namespace) -> int:
@@ -63,7 +47,7 @@ def tables(arguments: Namespace) -> int:
     """``star-rl tables``."""
     from star_rl.sources import write_tables
 
-    with _line(arguments.source) as line:
+    with progress_line(arguments.source) as line:
         manifest = write_tables(
             arguments.source,
             arguments.root,
@@ -111,7 +95,7 @@ def evidence_build(arguments: Namespace) -> int:
             price_prompt=arguments.prices[0],
             price_completion=arguments.prices[1],
         )
-    with _line("evidence") as line:
+    with progress_line("evidence") as line:
         said = commands.build(
             arguments.store,
             tables=arguments.tables,
@@ -179,6 +163,7 @@ def export(arguments: Namespace) -> int:
 
 def sample(arguments: Namespace) -> int:
     """``star-rl sample``: rollouts of a checkpoint over tasks of a run, and how often they hit."""
+    from star_rl.pipeline.recipe import recipe_of
     from star_rl.pipeline.stage import Context
     from star_rl.run import Run
     from star_rl.training.sample import rollouts
@@ -195,7 +180,7 @@ def sample(arguments: Namespace) -> int:
     if not tasks:
         raise StarError(f"{folder} has no tasks of part {arguments.part}", "one of train, valid, test")
     out = Path(arguments.out or f"{arguments.stage}-{arguments.part}.jsonl")
-    with _line("sample") as line:
+    with progress_line("sample") as line:
         rollouts(
             Context(out.parent, config, recipe.seed, {}, folder, line),
             world,
@@ -222,19 +207,6 @@ def _hits(path: Path, truths: dict[str, str]) -> str:
             hits[cut] += truths[line["task_id"]] in ranked[:cut]
     shares = ", ".join(f"HR@{cut} {100 * number / max(1, count):.1f} %" for cut, number in hits.items())
     return f"{count:,} rollouts, {shares}"
-
-
-def recipe_of(folder: Path) -> Recipe:
-    """The recipe that a run folder was made by.
-
-    Raises:
-        StarError: the folder is none of a run.
-    """
-    from star_rl.pipeline.recipe import load
-
-    if not (folder / "recipe.yaml").is_file():
-        raise StarError(f"{folder} is no run folder", "name one such as runs/quickstart")
-    return load(folder / "recipe.yaml")
 
 
 # ------------------------------------------------------------------------------------------------------- on a cluster

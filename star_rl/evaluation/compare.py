@@ -1,4 +1,4 @@
-"""Evaluations side by side, in the layout of the paper's table 1, and the paper's own figures beside them.
+"""Compare evaluations in the layout of the paper's table 1, with the paper's own figures beside them.
 
 A column is a sub-task (source and scenario). Folders may hold different sub-tasks; where two hold the same one, it has
 to be the same set of tasks. A column is comparable with the paper's where its tasks and ground truths are
@@ -8,7 +8,7 @@ AgentRecBench's own; on a split of one's own the paper's figures are shown apart
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,13 @@ DEEP = ("ndcg10", "mrr")
 #: Heads of the scenarios.
 SHORT = dict(zip(SCENARIOS, ("Classic", "User-CS", "Item-CS", "Long", "Short"), strict=True))
 _DASH = "\u2013"
-#: What a row of an evaluation has to have; the rest an earlier version may have left out.
+#: Keys that every row of an evaluation has.
 _NEEDED = ("name", "n", "hr_avg", "hr_avg_low", "hr_avg_high", "calls", "samples", "format_rate", "failed")
 
 
 @dataclass(slots=True)
-class Column:
-    """One sub-task, as all folders that hold it have it."""
+class SubTask:
+    """One sub-task, a column of the table."""
 
     source: str
     scenario: str
@@ -54,7 +54,7 @@ class Column:
 
     @property
     def comparable(self) -> bool:
-        """May the paper's figure stand beside ours?"""
+        """Whether the paper's figure may stand beside ours."""
         return self.official and self.cell in paper.TABLE1["STAR"]
 
     @property
@@ -63,13 +63,13 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """One evaluation as it lies in its folder.
+class Evaluation:
+    """One evaluation.
 
     Attributes:
-        label: what tells it from the others: the end of its path.
+        label: the end of its path, which tells it from the others.
         figures: its ``metrics.json``.
-        names: of its methods in the table, by what they are called in the folder.
+        names: name of a method in the folder -> name in the table.
     """
 
     folder: Path
@@ -84,34 +84,34 @@ class Compared:
     """Several evaluations in one table.
 
     Attributes:
-        methods: method -> sub-task -> row of figures (see :func:`star_rl.evaluation.judge.judge`).
+        methods: method -> sub-task -> row of figures (see :func:`star_rl.evaluation.scores.score`).
         notes: sentences that belong to the table, with the caveats.
-        caveats: what a reader must know of data and methods before any figure.
-        short: which methods name too few ids for the figures that look further.
+        caveats: sentences on data and methods to be read before any figure.
+        short: sentences on methods that name too few ids for NDCG@10 and MRR.
         folders: the evaluations, in the order they were given.
     """
 
-    columns: list[Column] = field(default_factory=list)
+    columns: list[SubTask] = field(default_factory=list)
     methods: dict[str, dict[Cell, dict[str, Any]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    folders: list[Judged] = field(default_factory=list)
+    folders: list[Evaluation] = field(default_factory=list)
     caveats: list[str] = field(default_factory=list)
     short: list[str] = field(default_factory=list)
 
 
 def compare(folders: Sequence[Path]) -> Compared:
-    """Read evaluations: folders of ``star-rl evaluate``, or of runs that have judged.
+    """Read evaluations: folders of ``star-rl evaluate``, or of runs with the stage ``evaluate``.
 
     Raises:
         StarError: a folder is no evaluation or stands twice, its answers belong to other tasks than it says, or two
             folders have different tasks for one sub-task.
     """
     places = [_place(folder) for folder in folders]
-    found, seen = Compared(), dict[Cell, tuple[Column, Path]]()
+    found, seen = Compared(), dict[Cell, tuple[SubTask, Path]]()
     found.folders = [_read(folder, label) for folder, label in zip(places, _labels(places), strict=True)]
     for one in found.folders:
         for entry in one.figures["tasks"]["cells"]:
-            column = Column(
+            column = SubTask(
                 entry["source"], entry["scenario"], entry["n"], entry["fingerprint"], one.figures["tasks"]["official"]
             )
             known = seen.get(column.cell)
@@ -119,7 +119,7 @@ def compare(folders: Sequence[Path]) -> Compared:
                 raise StarError(
                     f"{known[1]} and {one.folder} have different tasks for {column.head} "
                     f"({known[0].n} of {known[0].fingerprint}, {column.n} of {column.fingerprint})",
-                    "judge all methods on the same tasks, with the same --limit",
+                    "evaluate all methods on the same tasks, with the same --limit",
                 )
             if not known:
                 seen[column.cell] = (column, one.folder)
@@ -138,13 +138,13 @@ def compare(folders: Sequence[Path]) -> Compared:
 
 
 def _place(folder: Path) -> Path:
-    """The evaluation itself, where a run's folder is given."""
+    """Return the folder of the evaluation, where a run's folder may be given."""
     inside = folder / "evaluate"
     return inside if not (folder / "metrics.json").exists() and (inside / "metrics.json").exists() else folder
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that differ; a run's stage is called by its run."""
+    """Return the shortest ends of the paths that differ; a run's stage is called by its run."""
     parts = [folder.resolve().parts for folder in folders]
     parts = [own[:-1] if own[-1] == "evaluate" and len(own) > 2 else own for own in parts]
     if len(set(parts)) < len(parts):
@@ -155,10 +155,11 @@ def _labels(folders: Sequence[Path]) -> list[str]:
     return ["/".join(own[-depth:]) for own in parts]
 
 
-def _name(name: str, own: Judged, folders: Sequence[Judged]) -> str:
-    """A method of several folders is one row where they hold different sub-tasks, else a row for each folder.
+def _name(name: str, own: Evaluation, folders: Sequence[Evaluation]) -> str:
+    """Return a method's name in the table.
 
-    It is one row as well where it calls no language model and its figures agree: a yardstick that every run judges.
+    A method of several folders is one row where they hold different sub-tasks, else a row for each folder. It is also
+    one row where it calls no language model and its figures agree: a baseline that every run evaluates.
     """
     mine = _cells(own, name)
     for other in folders:
@@ -169,32 +170,34 @@ def _name(name: str, own: Judged, folders: Sequence[Judged]) -> str:
     return name
 
 
-def _cells(judged: Judged, name: str) -> dict[Cell, dict[str, Any]]:
-    return {(row["source"], row["scenario"]): row for row in judged.figures["cells"] if row["name"] == name}
+def _cells(one: Evaluation, name: str) -> dict[Cell, dict[str, Any]]:
+    return {(row["source"], row["scenario"]): row for row in one.figures["cells"] if row["name"] == name}
 
 
 def _quality(row: dict[str, Any]) -> object:
-    """What has to be equal for two rows to be one; nothing is equal to that of a language model's."""
+    """Return what two rows must share to be one; rows of a language model share nothing."""
     return object() if row["calls"] else [row[key] for key in ("hr1", "hr3", "hr5", "ndcg10", "mrr")]
 
 
-def _read(folder: Path, label: str) -> Judged:
-    judged = read_json(folder / "metrics.json")
+def _read(folder: Path, label: str) -> Evaluation:
+    figures = read_json(folder / "metrics.json")
     try:
-        said = judged["tasks"]["fingerprint"]
+        expected = figures["tasks"]["fingerprint"]
         for key in ("methods", "cells", "notes"):
-            _ = judged[key]
-        for row in (*judged["methods"], *judged["cells"]):
+            _ = figures[key]
+        for row in (*figures["methods"], *figures["cells"]):
             _ = [row[key] for key in _NEEDED]
     except (KeyError, TypeError) as error:
-        raise StarError(f"{folder} is no evaluation of this version ({error} is missing)", "judge it again") from error
+        raise StarError(
+            f"{folder} is no evaluation of this version ({error} is missing)", "evaluate it again"
+        ) from error
     tasks = read_tasks(folder / "tasks.parquet")
-    if fingerprint_of(tasks) != said:
-        raise StarError(f"the figures in {folder} are those of another task set", "judge it again: star-rl evaluate")
-    return Judged(folder, label, dict(judged), tasks)
+    if fingerprint_of(tasks) != expected:
+        raise StarError(f"the figures in {folder} are those of another task set", "evaluate it again: star-rl evaluate")
+    return Evaluation(folder, label, dict(figures), tasks)
 
 
-def _order(column: Column) -> tuple[int, str, int, str]:
+def _order(column: SubTask) -> tuple[int, str, int, str]:
     source, scenario = column.cell
     return (
         paper.SOURCES.index(source) if source in paper.SOURCES else len(paper.SOURCES),
@@ -205,12 +208,12 @@ def _order(column: Column) -> tuple[int, str, int, str]:
 
 
 def is_short(row: Mapping[str, Any]) -> bool:
-    """Do a method's lists end before what :data:`DEEP` looks at?"""
+    """Return whether a method's lists are shorter than :data:`DEEP` looks."""
     return row.get("longest") is not None and row["longest"] < DEEPEST
 
 
 def _short(found: Compared) -> list[str]:
-    """Which methods' lists are too short for :data:`DEEP`; none where every method's are."""
+    """Return sentences on the methods whose lists are too short for :data:`DEEP`."""
     most: dict[str, int] = {}
     for name, cells in found.methods.items():
         known = [row["longest"] for row in cells.values() if row.get("longest") is not None]
@@ -243,12 +246,12 @@ def _comparability(found: Compared) -> list[str]:
 # ----------------------------------------------------------------------------------------------------------- the tables
 
 
-#: Our methods that the last row of the paper's table 1 sets against each other, and what they are called there.
+#: Our methods in the last row of the paper's table 1, STAR minus MARS -> their names there.
 _AGAINST = (("star", "STAR"), (paper.RULES, "MARS"), ("mars", "MARS"), ("teacher", "MARS"))
 
 
 def grid(found: Compared, figure: str = "hr_avg", head: str = "HR_avg", factor: float = 1.0) -> Grid:
-    """Table 1: sources over scenarios, n, a row a method, STAR against MARS; the paper's rows where they may stand."""
+    """Return table 1: sources over scenarios, n, a row a method, STAR minus MARS; the paper's rows if comparable."""
     lines = [Row("n", [(column.n, str(column.n)) for column in found.columns])]
     for place, (name, cells) in enumerate(found.methods.items()):
         own = (cells.get(column.cell) for column in found.columns)
@@ -288,7 +291,7 @@ def _paper_gain(cell: Cell) -> float:
 
 
 def _gain(found: Compared, figure: str, factor: float) -> list[Row]:
-    """STAR minus MARS on each sub-task, where both are among the methods."""
+    """Return the row STAR minus MARS, where both are among the methods."""
     star, *teachers = (name for name, _ in _AGAINST)
     teacher = next((name for name in teachers if name in found.methods), None)
     if figure != "hr_avg" or teacher is None or star not in found.methods:
@@ -301,8 +304,8 @@ def _gain(found: Compared, figure: str, factor: float) -> list[Row]:
     return [Row(f"{star} minus {teacher}, points", cells, ruled=True, gain=True)]
 
 
-def apart(found: Compared) -> Grid | None:
-    """The paper's whole table 1, where none of its columns is ours."""
+def paper_grid(found: Compared) -> Grid | None:
+    """Return the paper's whole table 1 if none of its columns is ours."""
     if any(column.comparable for column in found.columns):
         return None
     cells = list(paper.TABLE1["STAR"])
@@ -314,37 +317,31 @@ def apart(found: Compared) -> Grid | None:
 
 
 def grids(found: Compared, whole: bool = True) -> list[Grid]:
-    """Table 1, then NDCG, MRR and the share of valid rankings.
+    """Return table 1, then NDCG, MRR and the share of valid rankings.
 
     Args:
         whole: with the paper's table where it is of other tasks.
     """
     first, *others = (grid(found, figure, head, factor) for figure, head, factor in FIGURES)
-    beside = apart(found) if whole else None
+    beside = paper_grid(found) if whole else None
     return [first, *([beside] if beside else []), *others]
 
 
 def markdown(found: Compared, whole: bool = True) -> str:
-    """:func:`grids`, and the notes."""
+    """Return :func:`grids` and the notes as Markdown."""
     return "\n".join(map(as_markdown, grids(found, whole))) + "".join(f"\n{note}\n" for note in found.notes)
 
 
 def data(found: Compared) -> dict[str, Any]:
-    """Everything as plain data; a column's ``paper`` only where it is comparable."""
+    """Return everything as plain data; a column has ``paper`` only if it is comparable."""
+
+    def theirs(column: SubTask) -> dict[str, float] | None:
+        figures = {name: values.get(column.cell) for name, values in paper.TABLE1.items()}
+        return {name: value for name, value in figures.items() if value is not None} if column.comparable else None
+
     return {
         "columns": [
-            {
-                "source": column.source,
-                "scenario": column.scenario,
-                "n": column.n,
-                "fingerprint": column.fingerprint,
-                "official": column.official,
-                "comparable": column.comparable,
-                "paper": {name: values[column.cell] for name, values in paper.TABLE1.items()}
-                if column.comparable
-                else None,
-            }
-            for column in found.columns
+            {**asdict(column), "comparable": column.comparable, "paper": theirs(column)} for column in found.columns
         ],
         "paper": {"reference": paper.PAPER, "table": "table 1"},
         "methods": {
@@ -356,7 +353,7 @@ def data(found: Compared) -> dict[str, Any]:
 
 
 def write(found: Compared, folder: Path, more: Mapping[str, Any] | None = None, words: str = "") -> list[Path]:
-    """``comparison.md``, ``.tex`` and ``.json``.
+    """Write ``comparison.md``, ``.tex`` and ``.json``.
 
     Args:
         more: keys beside those of :func:`data`.

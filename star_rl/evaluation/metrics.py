@@ -1,15 +1,15 @@
-"""Metrics of rankings with one ground truth each, exactly as AgentRecBench's official evaluator has them.
+"""Metrics of rankings with one ground truth each, equal to AgentRecBench's official evaluator.
 
 ``HR@k = |{tasks: ground_truth in prediction[:k]}| / |all tasks|`` for k = 1, 3, 5, and ``HR_avg`` their mean
 (``websocietysimulator`` 1.0.0a30, tools/evaluation_tool.py, ``RecommendationEvaluator.calculate_hr_at_n``). The list is
-judged as it stands: duplicates and foreign ids hold their places. A task that failed is a miss and stays in the
+scored as it is: duplicates and foreign ids keep their places. A task that failed is a miss and stays in the
 denominator. The official code would search a string for the truth as a substring; here an answer that is no list is a
 failure.
 
-Everything goes through one array of ranks, so that a million lists are read once and the rest is arithmetic.
+All metrics are computed from one array of ranks, so that a million lists are read once.
 
 Notation: n tasks, m methods, B bootstrap resamples. A rank counts from 1; 0 = the truth is not in the list, -1 = the
-task failed, -2 = nobody asked, which is no miss: such a task is in no mean.
+task failed, -2 = the task was not asked, which is not a miss: such a task is in no mean.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Difference(NamedTuple):
 
 
 def rank_of(prediction: Any, truth: str) -> int:
-    """Position of the truth from 1; 0 where it is absent, -1 where the prediction is no list.
+    """Return the position of the truth from 1; 0 if it is absent, -1 if the prediction is no list.
 
     An entry matches only if it is equal as a string: ``12`` is not ``"12"``.
     """
@@ -64,7 +64,7 @@ def rank_of(prediction: Any, truth: str) -> int:
 
 
 def ranks(predictions: Sequence[Any], truths: Sequence[str]) -> Ranks:
-    """Ranks of all truths. Shape: (n,).
+    """Return the ranks of all truths. Shape: (n,).
 
     Args:
         predictions: one list of ids a task; anything else (None, a string, an error) is a failure.
@@ -86,7 +86,7 @@ def ranks(predictions: Sequence[Any], truths: Sequence[str]) -> Ranks:
 
 
 def is_valid(prediction: Any, candidates: Sequence[str], top: int | None = None) -> bool:
-    """Does the list hold the candidates and nothing else, each as often as they do, or each once?
+    """Return whether the list holds the candidates and nothing else, each as often as they do, or each once.
 
     Four official tasks name a candidate twice, so a list of the distinct ones is valid as well.
 
@@ -103,66 +103,45 @@ def is_valid(prediction: Any, candidates: Sequence[str], top: int | None = None)
 
 
 def hits(found: ArrayLike, k: int) -> Floats:
-    """1 where the truth stands among the first ``k``. Shape: as ``found``."""
+    """Return 1 where the truth is among the first ``k``. Shape: as ``found``."""
     found = np.asarray(found)
     return ((found >= 1) & (found <= k)).astype(np.float64)
 
 
 def hr_avg(found: ArrayLike) -> Floats:
-    """HR_avg of each single list: 1, 2/3, 1/3 or 0. Shape: as ``found``."""
+    """Return HR_avg of each single list: 1, 2/3, 1/3 or 0. Shape: as ``found``."""
     return sum((hits(found, k) for k in CUTS[1:]), start=hits(found, CUTS[0])) / len(CUTS)
 
 
 def by_task(found: ArrayLike) -> Floats:
-    """HR_avg of each task, mean over its samples; NaN where a sample was not asked. Shapes: (samples, n) -> (n,)."""
+    """Return HR_avg of each task over its samples; NaN if a sample was not asked. Shapes: (samples, n) -> (n,)."""
     found = np.asarray(found)
     return np.where((found == NOT_ASKED).any(axis=0), np.nan, hr_avg(found).mean(axis=0))
 
 
 def ndcg(found: ArrayLike, k: int) -> Floats:
-    """NDCG@k with one relevant item: ``1 / log2(1 + rank)`` up to ``k``, else 0. Shape: as ``found``."""
+    """Return NDCG@k with one relevant item: ``1 / log2(1 + rank)`` up to ``k``, else 0. Shape: as ``found``."""
     found = np.asarray(found)
     return np.where((found >= 1) & (found <= k), 1.0 / np.log2(1.0 + np.maximum(found, 1)), 0.0)
 
 
 def reciprocal(found: ArrayLike) -> Floats:
-    """``1 / rank``, 0 where absent; its mean is MRR. Shape: as ``found``."""
+    """Return ``1 / rank``, 0 where absent; its mean is MRR. Shape: as ``found``."""
     found = np.asarray(found)
     return np.where(found >= 1, 1.0 / np.maximum(found, 1), 0.0)
 
 
 def official(found: ArrayLike) -> dict[str, float]:
-    """``hr1``, ``hr3``, ``hr5``, ``hr_avg`` with the official evaluator's arithmetic, bit for bit; 0 without tasks."""
+    """Return ``hr1``, ``hr3``, ``hr5``, ``hr_avg`` equal to the official evaluator's bit for bit; 0 without tasks."""
     found = np.asarray(found)
     rates = [int(hits(found, k).sum()) / found.size if found.size else 0.0 for k in CUTS]
     return {**{f"hr{k}": rate for k, rate in zip(CUTS, rates, strict=True)}, "hr_avg": sum(rates) / len(CUTS)}
 
 
-def summary(found: ArrayLike, resamples: int = 2000, seed: int = 0) -> dict[str, float]:
-    """All metrics of one method over one set of tasks, as a flat dictionary.
-
-    Keys: ``n``, ``failed`` (share), ``hr1``, ``hr3``, ``hr5``, ``hr_avg`` and for each of these four ``_low`` and
-    ``_high`` (95 % bootstrap), ``ndcg5``, ``ndcg10``, ``mrr``.
-
-    Raises:
-        StarError: there are no tasks.
-    """
-    found = np.asarray(found)
-    tiers, sizes = np.unique(np.where(found > CUTS[-1], ABSENT, found), return_counts=True)
-    result: dict[str, float] = {"n": float(found.size), "failed": 0.0, **official(found)}
-    intervals = bootstrap(np.stack([*(hits(tiers, k) for k in CUTS), hr_avg(tiers)]), resamples, seed, sizes=sizes)
-    for name, interval in zip((*(f"hr{k}" for k in CUTS), "hr_avg"), intervals, strict=True):
-        result[f"{name}_low"], result[f"{name}_high"] = interval.low, interval.high
-    result["failed"] = float((found == FAILED).mean())
-    result["ndcg5"], result["ndcg10"] = float(ndcg(found, 5).mean()), float(ndcg(found, 10).mean())
-    result["mrr"] = float(reciprocal(found).mean())
-    return result
-
-
 def bootstrap(
     values: ArrayLike, resamples: int = 2000, seed: int = 0, confidence: float = 0.95, sizes: ArrayLike | None = None
 ) -> list[Interval]:
-    """Percentile bootstrap intervals of the means over tasks. Every row is resampled with the same tasks.
+    """Return percentile bootstrap intervals of the means over tasks. Every row is resampled with the same tasks.
 
     Tasks that are all misses, or all hits, resample to themselves, as if they were certain. There the far end is
     Wilson's for that many equal tasks: of 10 misses the share may still be 28 % (0.278).
@@ -186,7 +165,7 @@ def bootstrap(
 
 
 def paired(a: ArrayLike, b: ArrayLike, resamples: int = 10_000, seed: int = 0, confidence: float = 0.95) -> Difference:
-    """Paired bootstrap of ``mean(a) - mean(b)`` over the same n tasks in the same order. Shapes: (n,).
+    """Return the paired bootstrap of ``mean(a) - mean(b)`` over the same n tasks in the same order. Shapes: (n,).
 
     The p-value is twice the smaller share of resamples on either side of 0 (ties to both), never below 1 / (B + 1).
 
@@ -218,7 +197,7 @@ def _rows(values: ArrayLike) -> Floats:
 
 
 def _resampled_means(rows: Floats, resamples: int, seed: int, sizes: NDArray[np.int64] | None = None) -> Floats:
-    """Means of B resamples. Shape: (B, m).
+    """Return the means of B resamples. Shape: (B, m).
 
     Tasks with the same values are one kind of task. To draw n tasks with replacement is to draw how many of each kind,
     a multinomial variable, and hit rates have so few kinds that a million tasks cost no more than ten.
@@ -235,7 +214,7 @@ def _resampled_means(rows: Floats, resamples: int, seed: int, sizes: NDArray[np.
 
 
 def _draws(tasks: int, resamples: int, rng: np.random.Generator) -> Iterator[Floats]:
-    """How often each task is drawn, in blocks of at most 2 M numbers. Shape of each: (b, n)."""
+    """Yield how often each task is drawn, in blocks of at most 2 M numbers. Shape of each: (b, n)."""
     block = max(1, min(resamples, 2_000_000 // tasks))
     for start in range(0, resamples, block):
         size = min(block, resamples - start)

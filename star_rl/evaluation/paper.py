@@ -1,6 +1,6 @@
-"""Figures of the paper (arXiv 2602.09829), as data, each with the table it stands in. HR_avg in percent.
+"""Figures of the paper (arXiv 2602.09829), each with its table. HR_avg in percent.
 
-They were measured on AgentRecBench's own tasks, 100 a sub-task. Only figures on these tasks may be set against them.
+They were measured on AgentRecBench's own tasks, 100 a sub-task. Only figures on these tasks are comparable.
 """
 
 from __future__ import annotations
@@ -136,12 +136,12 @@ BEST_OF_K: dict[str, tuple[str, dict[str, tuple[float, ...]]]] = {
         },
     ),
 }
-#: What MARS is called here where rules stand in for its language model.
+#: Name of MARS where rules take the place of its language model.
 RULES = "MARS (rules)"
 
 
 def row_of(name: str) -> str | None:
-    """The row of table 2 that a row of ours belongs to; ``None`` where the paper has none."""
+    """Return the row of table 2 that a row of ours belongs to; ``None`` if the paper has none."""
     known = name.replace(RULES, "MARS", 1) if name.startswith(RULES) else name
     return known if known in TABLE2_AVERAGE else None
 

@@ -1,4 +1,4 @@
-"""What a method answered to each task: one Parquet row an answer, from which every table is made."""
+"""Answers as a table: one Parquet row an answer, from which every figure is made."""
 
 from __future__ import annotations
 
@@ -17,24 +17,15 @@ from star_rl.failure import Failure
 from star_rl.files import atomic_path
 from star_rl.records import Task
 
+_REQUIRED = {"method": pa.string(), "task_id": pa.string(), "source": pa.string(), "scenario": pa.string()}
+_REQUIRED |= {"sample": pa.int32(), "rank": pa.int32()}
+_OPTIONAL = {"ranking": pa.list_(pa.string()), "well_formed": pa.bool_(), "valid": pa.bool_()}
+_OPTIONAL |= dict.fromkeys(("tool_calls", "calls", "tokens", "tokens_in"), pa.int32())
+_OPTIONAL |= dict.fromkeys(("seconds", "tool_seconds", "confidence"), pa.float32())
 SCHEMA = pa.schema(
     [
-        pa.field("method", pa.string(), nullable=False),
-        pa.field("task_id", pa.string(), nullable=False),
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("scenario", pa.string(), nullable=False),
-        pa.field("sample", pa.int32(), nullable=False),
-        pa.field("ranking", pa.list_(pa.string())),
-        pa.field("rank", pa.int32(), nullable=False),
-        pa.field("well_formed", pa.bool_()),
-        pa.field("valid", pa.bool_()),
-        pa.field("tool_calls", pa.int32()),
-        pa.field("tokens", pa.int32()),
-        pa.field("seconds", pa.float32()),
-        pa.field("calls", pa.int32()),
-        pa.field("tokens_in", pa.int32()),
-        pa.field("tool_seconds", pa.float32()),
-        pa.field("confidence", pa.float32()),
+        *(pa.field(name, kind, nullable=False) for name, kind in _REQUIRED.items()),
+        *(pa.field(name, kind) for name, kind in _OPTIONAL.items()),
         pa.field("failure_kind", pa.string()),
         pa.field("failure", pa.string()),
     ]
@@ -43,19 +34,13 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One method's answer to one task.
+    """One method's answer to one task. ``None``: the method has no such thing, or it was not measured.
 
     Attributes:
-        ranking: best first, as it stands; ``None`` where there is none, which counts as a miss.
-        well_formed: for methods that write trajectories.
-        valid: whether the list names the task's candidates and nothing else, as many as were asked for; ``None`` where
-            that was not looked at.
-        tool_calls: of this answer, ``None`` where the method has none; so for all that follow.
-        tokens: written by the language model; ``tokens_in`` read by it, over all its calls.
-        seconds: wall time of this answer; ``tool_seconds`` of these in tools.
-        calls: calls of a language model that wait for one another.
-        confidence: the model's own, higher = surer.
-        failure: why there is no ranking.
+        ranking: best first, as the method wrote it; ``None`` is a failure and counts as a miss.
+        valid: whether the list names the task's candidates and nothing else, as many as were asked for.
+        tokens: written by the language model.
+        others: as of :class:`star_rl.evaluation.methods.Ranking`.
     """
 
     method: str
@@ -80,30 +65,15 @@ class Answer:
 
 
 def table_of(answers: Iterable[Answer]) -> pa.Table:
-    """Answers as a table of :data:`SCHEMA`."""
-    rows = [
-        {
-            "method": answer.method,
-            "task_id": answer.task.task_id,
-            "source": answer.task.source,
-            "scenario": answer.task.scenario,
-            "sample": answer.sample,
-            "ranking": None if answer.ranking is None else list(answer.ranking),
-            "rank": answer.rank,
-            "well_formed": answer.well_formed,
-            "valid": answer.valid,
-            "tool_calls": answer.tool_calls,
-            "tokens": answer.tokens,
-            "seconds": answer.seconds,
-            "calls": answer.calls,
-            "tokens_in": answer.tokens_in,
-            "tool_seconds": answer.tool_seconds,
-            "confidence": answer.confidence,
-            "failure_kind": answer.failure and answer.failure.kind,
-            "failure": answer.failure and str(answer.failure),
-        }
-        for answer in answers
-    ]
+    """Return answers as a table of :data:`SCHEMA`."""
+    rows = []
+    for answer in answers:
+        row = {name: getattr(answer, name) for name in ("method", "sample", "rank", *_OPTIONAL)}
+        row |= {name: getattr(answer.task, name) for name in ("task_id", "source", "scenario")}
+        row["ranking"] = None if answer.ranking is None else list(answer.ranking)
+        if answer.failure:
+            row |= {"failure_kind": answer.failure.kind, "failure": str(answer.failure)}
+        rows.append(row)
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
@@ -114,28 +84,26 @@ def write(path: str | Path, table: pa.Table) -> None:
 
 
 def read(path: str | Path) -> pa.Table:
-    """A table of answers; columns that an earlier version did not write are empty.
+    """Read a table of answers.
 
     Raises:
-        StarError: there is no such file, or it is none of answers.
+        StarError: there is no such file, or it is not a table of answers.
     """
     try:
         table = pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise StarError(f"{path} holds no answers ({error})", "write it with: star-rl evaluate") from error
-    for column in SCHEMA:
-        if column.name not in table.column_names:
-            if not column.nullable:
-                raise StarError(f"{path} has no column {column.name}", "write it with: star-rl evaluate")
-            table = table.append_column(column, pa.nulls(len(table), column.type))
+    for name in SCHEMA.names:
+        if name not in table.column_names:
+            raise StarError(f"{path} has no column {name}", "write it with: star-rl evaluate")
     return table.select(SCHEMA.names).cast(SCHEMA)
 
 
 def ranks_by_task(table: pa.Table, method: str, tasks: Sequence[Task], samples: int = 1) -> Ranks:
-    """Ranks of one method over tasks in their order, ``metrics.NOT_ASKED`` where it has none. Shape: (samples, n).
+    """Return the ranks of one method over tasks, ``metrics.NOT_ASKED`` where it has no answer. Shape: (samples, n).
 
     Raises:
-        StarError: an answer belongs to no task of the set: results of another set were mixed in.
+        StarError: an answer belongs to none of the tasks.
     """
     place = {task.task_id: index for index, task in enumerate(tasks)}
     found = np.full((samples, len(tasks)), NOT_ASKED, np.int32)
@@ -144,7 +112,7 @@ def ranks_by_task(table: pa.Table, method: str, tasks: Sequence[Task], samples: 
         if task_id not in place:
             raise StarError(
                 f"{method} has an answer to task {task_id}, which is not among the {len(tasks)} tasks",
-                "judge each task set in a folder of its own",
+                "evaluate each task set in a folder of its own",
             )
         if sample < samples:
             found[sample, place[task_id]] = rank
@@ -152,7 +120,7 @@ def ranks_by_task(table: pa.Table, method: str, tasks: Sequence[Task], samples: 
 
 
 def complete_samples(found: Ranks) -> int:
-    """How many samples every task has that has the first one: those that a mean over tasks may be taken over.
+    """Return how many samples every task has that has the first one: a mean over tasks takes these.
 
     Args:
         found: as of :func:`ranks_by_task`. Shape: (samples, n).
@@ -162,7 +130,7 @@ def complete_samples(found: Ranks) -> int:
 
 
 def mean_of(table: pa.Table, column: str) -> float | None:
-    """Mean of a column over answers; ``None`` where it was never measured."""
+    """Return the mean of a column over answers; ``None`` if it was never measured."""
     values = table[column].drop_null()
     if not len(values):
         return None

@@ -1,9 +1,8 @@
-"""A set of tasks to be judged: read, checked, shuffled, and told apart from other sets.
+"""A set of tasks to evaluate: read, checked, shuffled, and told apart from other sets by fingerprints.
 
-What would leave a score undefined is refused: a task without a ground truth, or with two. What the official evaluator
-counts as it stands is counted, and said: a ground truth that is no candidate is a miss for everybody who ranks the
-candidates, and a list of fewer than 20 is judged like any other (websocietysimulator 1.0.0a30,
-tools/evaluation_tool.py).
+A task without a ground truth, or with two, is refused: its score would be undefined. What the official evaluator counts
+is counted, with a note: a ground truth that is no candidate is a miss for every method that ranks the candidates, and
+fewer than 20 candidates are scored like any other (websocietysimulator 1.0.0a30, tools/evaluation_tool.py).
 """
 
 from __future__ import annotations
@@ -60,33 +59,32 @@ class TaskSet:
 
 
 def fingerprint_of(tasks: Iterable[Task]) -> str:
-    """What stands for a set of tasks."""
+    """Return the fingerprint of a set of tasks."""
     rows = [[t.task_id, t.source, t.scenario, t.user_id, sorted(t.candidates), t.ground_truth, t.cutoff] for t in tasks]
     return fingerprint(sorted(rows))
 
 
 def digest_of(task: Task) -> str:
-    """What stands for one task, 12 hexadecimal digits: user, cutoff, truth, and candidates in whatever order."""
+    """Return the fingerprint of one task, 12 hexadecimal digits; the order of its candidates does not count."""
     return fingerprint([task.user_id, task.cutoff, sorted(task.candidates), task.ground_truth])[:12]
 
 
 def digest(tasks: Iterable[Task]) -> dict[str, str]:
-    """:func:`digest_of` by task id. Two sets agree as far as they share ids with equal digests.
+    """Return :func:`digest_of` by task id. Ids alone tell nothing: every run calls its tasks ``test-000000`` and so on.
 
-    Ids alone tell nothing: every run calls its tasks ``test-000000`` and so on. A digest a task, and not one for the
-    set, lets a set grow, and lets a study be made on a part of it.
+    A digest for each task, and not one for the set, lets a set grow, and a study use a part of it.
     """
     return {task.task_id: digest_of(task) for task in tasks}
 
 
 def strangers(known: Mapping[str, str], tasks: Iterable[Task]) -> list[str]:
-    """Ids of ``known`` (of :func:`digest`) that are not among ``tasks``, or are another task there."""
+    """Return ids of ``known`` (of :func:`digest`) that are not among ``tasks``, or are another task there."""
     own = digest(tasks)
     return [name for name, value in known.items() if own.get(name) != value]
 
 
 def shuffled(task: Task, seed: int) -> Task:
-    """The task with its candidates in an order that seed and task decide, and the order they came in does not.
+    """Return the task with its candidates in an order that only seed and task decide.
 
     The order in which official tasks name their candidates betrays the ground truth.
     """
@@ -126,11 +124,11 @@ def task_set(
         if limit is None or taken[cell] <= limit:
             kept.append(shuffled(task, seed))
     if not kept:
-        raise StarError("there are no tasks to judge", "check the file, and a limit of 1 or more")
+        raise StarError("there are no tasks to evaluate", "check the file, and a limit of 1 or more")
     return TaskSet(tuple(kept), official, (*_SEEN.get(part, ()), *_notes(kept)), part)
 
 
-#: What a reader must know of tasks that are not held out.
+#: Notes on tasks that are not held out.
 _SEEN = {
     "train": ("These are the training tasks: students were trained on them, and figures on them are no result.",),
     "valid": ("These are the validation tasks: what was chosen by them looks better on them than elsewhere.",),
@@ -138,7 +136,7 @@ _SEEN = {
 
 
 def strange(tasks: Sequence[Task], history: Callable[[Task], Sequence[Any]], items: Container[str]) -> list[str]:
-    """What the tables do not know of the tasks, in words.
+    """Return sentences on users and items of the tasks that the tables do not know.
 
     Args:
         history: a user's interactions before the task.
@@ -167,13 +165,13 @@ def _notes(tasks: Sequence[Task]) -> Iterable[str]:
         )
     few = [task for task in tasks if len(task.candidates) < CANDIDATES]
     if few:
-        yield f"{_tasks(few)} fewer than {CANDIDATES} candidates (such as {few[0].task_id}): judged as they stand"
+        yield f"{_tasks(few)} fewer than {CANDIDATES} candidates (such as {few[0].task_id}): scored as they are"
     many = [task for task in tasks if len(task.candidates) > CANDIDATES]
     if many:
-        yield f"{_tasks(many)} more than {CANDIDATES} candidates (such as {many[0].task_id}): judged as they stand"
+        yield f"{_tasks(many)} more than {CANDIDATES} candidates (such as {many[0].task_id}): scored as they are"
     twice = [task for task in tasks if len(set(task.candidates)) < len(task.candidates)]
     if twice:
-        yield f"{_tasks(twice)} a candidate twice (such as {twice[0].task_id}): judged as they stand"
+        yield f"{_tasks(twice)} a candidate twice (such as {twice[0].task_id}): scored as they are"
 
 
 def _tasks(found: Sequence[Task]) -> str:
@@ -181,7 +179,7 @@ def _tasks(found: Sequence[Task]) -> str:
 
 
 def read_tasks(path: str | Path) -> list[Task]:
-    """Tasks of a Parquet or JSON-lines file with the columns of ``records.TASKS``.
+    """Read the tasks of a Parquet or JSON-lines file with the columns of ``records.TASKS``.
 
     Raises:
         StarError: no such file, not of this form, cut short, or a task without a ground truth or with two; names the
@@ -198,7 +196,7 @@ def read_tasks(path: str | Path) -> list[Task]:
 
 
 def _lines(file: Path) -> Iterable[Any]:
-    """Every line, whether the last one ends in a line break or not: a file cut short would be judged on fewer tasks."""
+    """Yield every line, a last one without a line break too: a file cut short must not pass for a whole one."""
     with open(file, encoding="utf-8") as handle:
         for number, line in enumerate(handle, 1):
             if line.strip():
@@ -235,5 +233,5 @@ def _task(row: Any, number: int, file: Path) -> Task:
 
 
 def write_tasks(path: str | Path, tasks: Sequence[Task]) -> None:
-    """The judged tasks beside their answers, so that another judge knows what was answered."""
+    """Write the evaluated tasks beside their answers."""
     write_table(path, tasks_to(tasks), "tasks")

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +18,10 @@ from star_rl.mars.llm import LlmBackend, LlmOptions
 from star_rl.mars.planner import TrainedPlanner
 from star_rl.mars.record import read_runs
 from star_rl.mars.rules import RuleBackend, RuleOptions, strength_of
-from star_rl.mars.teach import RUNS, Account, Progress, identity_of, teach
+from star_rl.mars.teach import RUNS, Account, identity_of, teach
 from star_rl.mars.team import Team, TeamOptions
 from star_rl.mars.view import find, show, write_page
+from star_rl.progress import progress_line
 from star_rl.prompts import PromptOptions
 from star_rl.prompts.agents import prompts_version
 from star_rl.records import Item, Task, UserTable, items_from, read_table, tasks_from
@@ -121,17 +120,18 @@ async def run_teach(arguments: argparse.Namespace) -> int:
         await asyncio.gather(backend.ready(), *([planner.ready()] if planner else []))
         model = clients[0].model if arguments.endpoint else "rules"
         evidence = fingerprint([store.fingerprint, lens]) if store is not None and arguments.tools else ""
-        account = await teach(
-            tasks,
-            team,
-            case_of,
-            arguments.out,
-            identity_of(team, prompts_version(), model, evidence),
-            arguments.passes,
-            arguments.in_flight,
-            printer(),
-            lambda: sum(client.usage.cost for client in clients),
-        )
+        with progress_line("teach") as line:
+            account = await teach(
+                tasks,
+                team,
+                case_of,
+                arguments.out,
+                identity_of(team, prompts_version(), model, evidence),
+                arguments.passes,
+                arguments.in_flight,
+                line,
+                lambda: sum(client.usage.cost for client in clients),
+            )
     finally:
         for client in clients:
             await client.close()
@@ -191,25 +191,3 @@ def _report(arguments: argparse.Namespace, account: Account, clients: list[ChatC
         f"{account.done:,} of {account.total:,} runs in {Path(arguments.out) / RUNS}: {account.found:,} found, "
         f"{account.ranked:,} ranked ({account.hits:,} hits, {account.corrected:,} sent back), failed: {failed}"
     )
-
-
-def printer(seconds: float = 1.0) -> Progress:
-    """A progress line on stderr: one that is redrawn on a terminal, else a line now and then."""
-    terminal = sys.stderr.isatty()
-    state = {"last": 0.0}
-
-    def progress(done: float, total: float | None = None, note: str = "") -> None:
-        now = time.monotonic()
-        last = total is not None and done >= total
-        if not last and now - state["last"] < (seconds if terminal else 15 * seconds):
-            return
-        state["last"] = now
-        end = "\n" if last or not terminal else ""
-        print(
-            f"{chr(13) if terminal else ''}{done:,.0f} of {total or 0:,.0f} runs, {note}",
-            end=end,
-            file=sys.stderr,
-            flush=True,
-        )
-
-    return progress

@@ -1,40 +1,35 @@
-"""Run the teacher over many tasks, several passes each; after a kill the next call resumes.
+"""Run the teacher over many tasks, several passes each; a killed run resumes with what is missing.
 
-A run is one pass over one task and one line of the file; a line cut short by a kill is dropped. The model calls of an
-interrupted run are not paid again: the chat client's response cache holds their replies.
+A run is one pass over one task, its record one line of a :class:`star_rl.ledger.Ledger`. What was paid for inside a run
+that a kill interrupted is not paid again: the chat client's response cache answers the same requests.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any
 
 from star_rl import locks
 from star_rl.errors import StarError
-from star_rl.files import atomic_open, fingerprint, read_json, write_json, writing_error
+from star_rl.files import fingerprint, read_json, write_json, writing_error
+from star_rl.ledger import Ledger, differences
 from star_rl.mars.case import Case
 from star_rl.mars.record import FORMAT, Run, from_json, run_id, run_of, to_json
 from star_rl.mars.team import Team
+from star_rl.progress import Progress
 from star_rl.records import Task
 
 RUNS, TEACHER = "runs.jsonl", "teacher.json"
 
 #: Stop after this many runs in a row that the endpoint failed.
 _OUTAGE = 24
-
-
-class Progress(Protocol):
-    """Called after each run: how many are done, of how many, and a few words."""
-
-    def __call__(self, done: float, total: float | None = None, note: str = "") -> None: ...
 
 
 @dataclass(slots=True)
@@ -137,12 +132,12 @@ async def teach(
     await asyncio.gather(team.backend.ready(), team.planner.ready())
     target = Path(folder)
     began = time.monotonic()
-    with _opened(target, identity, tasks) as (handle, done):
+    with _opened(target, identity, tasks) as ledger:
         account = Account(total=len(tasks) * passes)
         wanted = {run_id(task.task_id, sample) for task in tasks for sample in range(passes)}
-        account.found = len(wanted & done)
-        queue = iter([(t, s) for s in range(passes) for t in tasks if run_id(t.task_id, s) not in done])
-        await _Workers(team, case_of, identity, handle, account, queue, began, progress, spent).run(concurrency)
+        account.found = len(wanted & ledger.done)
+        queue = iter([(t, s) for s in range(passes) for t in tasks if run_id(t.task_id, s) not in ledger.done])
+        await _Workers(team, case_of, identity, ledger, account, queue, began, progress, spent).run(concurrency)
         account.seconds, account.cost = time.monotonic() - began, spent()
     return account
 
@@ -152,7 +147,7 @@ class _Workers:
     team: Team
     case_of: Callable[[Task], Case]
     identity: Mapping[str, Any]
-    handle: IO[str]
+    ledger: Ledger
     account: Account
     queue: Iterator[tuple[Task, int]]
     began: float
@@ -176,11 +171,7 @@ class _Workers:
             await asyncio.sleep(0)
 
     def _write(self, run: Run) -> None:
-        try:
-            self.handle.write(json.dumps(to_json(run), ensure_ascii=False) + "\n")
-            self.handle.flush()
-        except OSError as error:
-            raise writing_error(Path(self.handle.name), error) from error
+        self.ledger.append(to_json(run))
         account = self.account
         account.add(run)
         account.seconds, account.cost = time.monotonic() - self.began, self.spent()
@@ -195,21 +186,36 @@ class _Workers:
 
 
 @contextmanager
-def _opened(folder: Path, identity: Mapping[str, Any], tasks: Iterable[Task]) -> Iterator[tuple[IO[str], set[str]]]:
-    """Lock the folder; yield the file of runs, open for appending, and the ids of the runs in it."""
+def _opened(folder: Path, identity: Mapping[str, Any], tasks: Iterable[Task]) -> Iterator[Ledger]:
+    """Yield the locked file of runs. Runs that the endpoint failed are taken out of it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise writing_error(folder, error) from error
+    path, known = folder / RUNS, {task.task_id: task for task in tasks}
+
+    def stands(row: dict[str, Any]) -> bool:
+        try:
+            run = from_json(row)
+        except (ValueError, KeyError, TypeError) as error:
+            raise StarError(f"{path} has a line that is no run ({error})", "teach into another folder") from error
+        task = known.get(run.task.task_id, run.task)
+        if task != run.task:
+            raise StarError(
+                f"task {task.task_id} reads differently in {path} (fingerprints {_print(run.task)}, {_print(task)})",
+                "teach into another folder",
+            )
+        return not _endpoint_failed(run)
+
     with locks.hold(
         folder / ".lock", f"another process is teaching into {folder}", "wait for it, or choose another folder"
     ):
         _same_identity(folder, identity)
-        done = _standing(folder / RUNS, tasks)
-        with open(folder / RUNS, "a", encoding="utf-8") as handle:
-            yield handle, done
-            handle.flush()
-            os.fsync(handle.fileno())
+        ledger = Ledger(path, None, lambda row: row["id"], keep=stands)
+        try:
+            yield ledger
+        finally:
+            ledger.close()
 
 
 def _same_identity(folder: Path, identity: Mapping[str, Any]) -> None:
@@ -219,67 +225,16 @@ def _same_identity(folder: Path, identity: Mapping[str, Any]) -> None:
             raise StarError(f"{folder} holds runs but no {TEACHER}", "choose another folder")
         write_json(path, identity)
         return
-    before, now = _flat(read_json(path)), _flat(json.loads(json.dumps(identity, default=str)))
-    changed = [
-        f"{key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
-    ]
+    changed = differences(read_json(path), json.loads(json.dumps(identity, default=str)))
     if changed:
-        more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
         raise StarError(
-            f"{folder} holds runs of another teacher; changed: {'; '.join(changed[:4])}{more}",
+            f"{folder} holds runs of another teacher; changed: {changed}",
             "undo the change, or teach into another folder",
         )
 
 
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
-    if isinstance(value, Mapping):
-        found: dict[str, Any] = {}
-        for key, entry in value.items():
-            found.update(_flat(entry, f"{path}.{key}" if path else str(key)))
-        return found
-    return {path: value}
-
-
-def _standing(path: Path, tasks: Iterable[Task]) -> set[str]:
-    """Return the ids of the runs on disk; first drop a cut line and the runs that the endpoint failed."""
-    if not path.exists():
-        return set()
-    known = {task.task_id: task for task in tasks}
-    done: set[str] = set()
-    dropped: set[int] = set()
-    with open(path, encoding="utf-8") as handle:
-        for number, line in enumerate(handle, 1):
-            run = _run_in(line, path, number)
-            if run is None or _endpoint_failed(run) or run.id in done:
-                dropped.add(number)
-                continue
-            task = known.get(run.task.task_id)
-            if task is not None and task != run.task:
-                raise StarError(
-                    f"task {task.task_id} is another task in {path} (fingerprints {_print(run.task)}, {_print(task)})",
-                    "teach into another folder",
-                )
-            done.add(run.id)
-    if dropped:
-        with atomic_open(path) as target, open(path, encoding="utf-8") as handle:
-            target.writelines(line for number, line in enumerate(handle, 1) if number not in dropped)
-    return done
-
-
 def _endpoint_failed(run: Run) -> bool:
     return run.failure is not None and run.failure.kind == "endpoint"
-
-
-def _run_in(line: str, path: Path, number: int) -> Run | None:
-    """Return the run in a line; None if a kill cut it short."""
-    if not line.endswith("\n"):
-        return None
-    try:
-        return from_json(json.loads(line))
-    except (ValueError, KeyError, TypeError) as error:
-        raise StarError(f"{path}, line {number} is not a run ({error})", "teach into another folder") from error
 
 
 def _print(task: Task) -> str:

@@ -132,18 +132,18 @@ STAGES = (
     ),
     Stage(
         "evaluate",
-        _Body("launch.judging:evaluate_stage"),
+        _Body("star_rl.evaluation.stages:evaluate_stage"),
         ("tables", "tasks", "evidence", "sft", "grpo"),
         (*_STUDENT, "teacher", "loop", "engine", "evaluate"),
         packages=_VLLM,
         aside=True,
-        code=("launch.judging", "star_rl.evaluation", "star_rl.baselines", "star_rl.mars", *_LOOP, *_PROMPTS),
+        code=("star_rl.evaluation", "star_rl.baselines", "star_rl.mars", *_LOOP, *_PROMPTS),
     ),
     Stage(
         "report",
-        _Body("launch.judging:report_stage"),
+        _Body("star_rl.evaluation.stages:report_stage"),
         ("tables", "tasks", "evidence", "sft_set", "sft", "grpo_set", "grpo", "evaluate"),
         ("source", *_STUDENT, "teacher", "loop", "sample", "grpo", "evaluate"),
-        code=("launch.judging", "star_rl.report"),
+        code=("star_rl.evaluation.stages", "star_rl.report"),
     ),
 )

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from star_rl.errors import StarError
 from star_rl.layers import layers, merge, overrides, resolve
 from star_rl.pipeline.options import Recipe
 
@@ -42,3 +43,14 @@ def _override(pair: str) -> dict[str, Any]:
     if not value.strip().startswith("{"):
         name = _SHORT.get(name, name)
     return overrides([name + equals + value])
+
+
+def recipe_of(folder: Path) -> Recipe:
+    """Load the recipe that a run folder was made by.
+
+    Raises:
+        StarError: the folder is not a run's.
+    """
+    if not (folder / "recipe.yaml").is_file():
+        raise StarError(f"{folder} is not a run folder", "name one such as runs/quickstart")
+    return load(folder / "recipe.yaml")

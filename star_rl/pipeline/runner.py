@@ -6,8 +6,6 @@ import contextlib
 import os
 import signal
 import sys
-import threading
-import time
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -21,53 +19,9 @@ from star_rl.integrations import curves
 from star_rl.masking import MaskedStream, mask, masking
 from star_rl.pipeline.options import Recipe
 from star_rl.pipeline.stage import Outcome, Stage, run_stage
+from star_rl.progress import ProgressLine
 
-_REFRESH = 0.25  # seconds between two looks of a live line
-_HEARTBEAT = 15.0  # seconds between lines where the output is no terminal
 _LAST_LINES = 12  # of a stage's log, shown when it fails
-
-
-class Line:
-    """The live line of one stage: rewritten in place on a terminal, a heartbeat elsewhere.
-
-    A thread keeps the clock going, for an engine may take a minute to start before it has anything to say.
-    """
-
-    def __init__(self, label: str, out: Any = None) -> None:
-        self._label, self._out = label, out or sys.stdout
-        self._live = self._out.isatty()
-        self._began = time.monotonic()
-        self._now = ""
-        self._width = 0
-        self._ended = threading.Event()
-        self._clock = threading.Thread(target=self._tick, daemon=True)
-        self._clock.start()
-
-    def __call__(self, done: float, total: float | None = None, note: str = "") -> None:
-        share = f"{100 * done / total:3.0f} %  " if total else f"{done:,.0f}  " if done else ""
-        self._now = f"{share}{note}  "
-
-    def say(self, text: str) -> None:
-        """Write a line of its own; the live one goes on below it."""
-        self._out.write(("\r" + text + " " * max(0, self._width - len(text)) if self._live else text) + "\n")
-        self._out.flush()
-
-    def end(self, text: str) -> None:
-        """Write the last line; the live one is gone."""
-        self._ended.set()
-        self._clock.join()
-        self.say(f"{self._label}{text}")
-
-    def _tick(self) -> None:
-        while not self._ended.wait(_REFRESH if self._live else _HEARTBEAT):
-            text = f"{self._label}{self._now}{time.monotonic() - self._began:.0f} s"
-            if self._live:
-                text = text[: os.get_terminal_size(self._out.fileno()).columns - 1]
-                self._out.write("\r" + text + " " * max(0, self._width - len(text)))
-                self._width = len(text)
-            else:
-                self._out.write(text + "\n")
-            self._out.flush()
 
 
 @contextlib.contextmanager
@@ -187,7 +141,7 @@ def run(
             config = {name: options[name] for name in stage.config}
             log = folder / "logs" / f"{stage.name}.log"
             with _logged(log) as terminal:
-                line = Line(f"{number + 1:>2}/{last + 1} {stage.name:<11} ", terminal)
+                line = ProgressLine(f"{number + 1:>2}/{last + 1} {stage.name:<11} ", terminal)
                 try:
                     outcome = run_stage(stage, folder, config, recipe.seed, line, number >= again, line.say, same_code)
                 except BaseException as error:

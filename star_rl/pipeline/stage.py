@@ -18,11 +18,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import star_rl
 from star_rl.errors import StarError
 from star_rl.files import fingerprint, read_json, sha256, write_json, writing_error
+from star_rl.progress import Progress
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -33,12 +34,6 @@ ASIDE = ".old-"
 _HASH_LIMIT = 256 << 20
 _ROOT = Path(star_rl.__file__).resolve().parents[1]
 _SOURCES = (".py", ".c", ".jinja")
-
-
-class Progress(Protocol):
-    """Called by a running stage: how far it is, of how much, and a few words."""
-
-    def __call__(self, done: float, total: float | None = None, note: str = "") -> None: ...
 
 
 @dataclass(slots=True)
@@ -52,7 +47,7 @@ class Context:
         seed: the run's seed.
         inputs: folders of the stages it reads, by name.
         run: the run's folder.
-        progress: see :class:`Progress`.
+        progress: told how far the stage is.
     """
 
     folder: Path

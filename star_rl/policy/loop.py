@@ -22,8 +22,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 from uuid import uuid4
 
+from star_rl import deadline
 from star_rl.options import Count, Positive, Size, options
-from star_rl.policy import threads
 from star_rl.policy.counts import COUNTS, Stop
 from star_rl.policy.tokens import Tokenizer, tokens_of
 from star_rl.tools import ToolAnswer
@@ -292,8 +292,8 @@ class _Run:
     async def _await(self, call: ToolCall) -> ToolAnswer:
         """In a thread: a store that hangs holds up nothing but this rollout, and that one not for long."""
         try:
-            return await threads.ask(functools.partial(self._ask, call), self.budget.tool_seconds)
-        except threads.Overdue as error:
+            return await deadline.ask(functools.partial(self._ask, call), self.budget.tool_seconds)
+        except deadline.Overdue as error:
             raise _ToolFault(f"{call.name} {error}") from error
 
     def _counted(self, answer: ToolAnswer) -> str:

@@ -7,21 +7,22 @@ so that a killed run goes on with what is missing.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from star_rl import locks
 from star_rl.errors import StarError
-from star_rl.evaluation.identity import of_model
-from star_rl.files import atomic_open, fingerprint, read_jsonl, write_jsonl, writing_error
+from star_rl.files import fingerprint, read_jsonl, write_jsonl, writing_error
+from star_rl.fingerprints import of_model
+from star_rl.ledger import Ledger, read_rows
 from star_rl.options import Number, Size, TopP, Whole, options
 from star_rl.policy.counts import FAULTS
 from star_rl.policy.engines import EngineOptions, open_engine, within
 from star_rl.policy.loop import Budget, Engine, Rollout, render_prompt, rollout
+from star_rl.progress import Progress
 from star_rl.tools import TOOL_SCHEMAS, Evidence, Lens, ToolBox
 
 #: Ends that say nothing of the model and may come out otherwise; a prompt that is too long stays so.
@@ -62,17 +63,6 @@ class SamplingOptions:
         return {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where sampling stands: rollouts done (of them found done before), in all, tokens generated, seconds."""
-
-    done: int
-    resumed: int
-    total: int
-    model_tokens: int
-    seconds: float
-
-
 def tasks_of_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[PolicyTask]:
     """Policy tasks from rows of a GRPO parquet (``prompt`` and ``extra_info``)."""
     for row in rows:
@@ -87,21 +77,20 @@ def sample(
     out: str | Path,
     options: SamplingOptions | None = None,
     engine: EngineOptions | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
-    """Sample every task and write ``out`` (JSON lines, sorted by task and sample when whole). Where it holds all that
-    is asked for, by the same settings, weights, evidence and seed, it stays as it is.
+    """Sample every task and write ``out`` (JSON lines, sorted by task and sample when whole). A file that already holds
+    all rollouts, by the same settings, weights, evidence and seed, is kept.
 
     Fields of a line: ``task_id, sample, stop, error, model_text, messages, counts, prompt_tokens, seconds,
     engine_seconds, tool_seconds, task``. ``seconds`` is wall time from the rollout's start to its end, waiting in the
-    engine included; ``task`` stands for all that decides it, prompt and candidates too: a rollout of others is not gone
-    on from.
+    engine included. ``task`` is a hash of prompt, candidates and settings; other rollouts are sampled again.
 
     Raises:
         StarError: the model or the engine is missing, the engine or the store failed in some rollouts, two tasks share
         an id, ``out`` was begun with other settings, weights or evidence, or another process samples into it.
     """
-    return asyncio.run(sample_async(model, tasks, store, out, options, engine, on_progress))
+    return asyncio.run(sample_async(model, tasks, store, out, options, engine, progress))
 
 
 async def sample_async(
@@ -111,7 +100,7 @@ async def sample_async(
     out: str | Path,
     options: SamplingOptions | None = None,
     engine: EngineOptions | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """:func:`sample` inside a running event loop."""
     options, target, wanted = options or SamplingOptions(), Path(out), list(tasks)
@@ -129,20 +118,21 @@ async def sample_async(
         raise writing_error(target.parent, error) from error
     mark = target.with_name(f".{target.name}.lock")
     with locks.hold(mark, f"another process samples into {target}", "wait for it, or choose another file"):
-        lines = _Lines(target, settings, digests)
+        part = _part_of(target)
+        ledger = Ledger(part, settings, _key, keep=lambda row: row["stop"] not in _AGAIN and _same(row, digests))
         missing = [
             (task, number)
             for task in wanted
             for number in range(options.samples)
-            if (task.task_id, number) not in lines.done
+            if (task.task_id, number) not in ledger.done
         ]
-        resumed, total = len(lines.done), len(lines.done) + len(missing)
-        if missing:
-            async with open_engine(model, engine) as opened:
-                await _sample_all(
-                    opened, _tokenizer(model), missing, store, options, lines, resumed, total, on_progress
-                )
-        lines.finish({task_id: place for place, task_id in enumerate(ids)})
+        try:
+            if missing:
+                async with open_engine(model, engine) as opened:
+                    await _sample_all(opened, _tokenizer(model), missing, store, options, ledger, digests, progress)
+        finally:
+            ledger.close()
+        _finish(part, target, ids)
     return target
 
 
@@ -152,17 +142,16 @@ async def _sample_all(
     missing: Sequence[tuple[PolicyTask, int]],
     store: Evidence,
     options: SamplingOptions,
-    lines: _Lines,
-    resumed: int,
-    total: int,
-    on_progress: Callable[[Progress], None] | None,
+    ledger: Ledger,
+    digests: Mapping[str, str],
+    progress: Progress | None,
 ) -> None:
     replicas = getattr(engine, "alive", 1)  # several behind one engine, star_rl.policy.replicas
     gate, started = asyncio.Semaphore(options.in_flight * replicas), time.monotonic()
     prompts: dict[str, list[int]] = {}
     budget = within(options.budget, engine)
     schemas = TOOL_SCHEMAS if options.show_tools else None
-    done, tokens = resumed, 0
+    done, tokens, total = len(ledger.done), 0, len(ledger.done) + len(missing)
     failures: list[str] = []
 
     async def one(task: PolicyTask, number: int) -> None:
@@ -179,12 +168,13 @@ async def _sample_all(
                 budget,
                 options.engine_parameters(),
             )
-            lines.append(record(task.task_id, number, result, time.monotonic() - begun))
+            row = record(task.task_id, number, result, time.monotonic() - begun)
+            ledger.append({**row, "task": digests[task.task_id]})
         if result.stop in _AGAIN:
             failures.append(result.error or result.stop)
         done, tokens = done + 1, tokens + int(result.counts["model_tokens"])
-        if on_progress is not None:
-            on_progress(Progress(done, resumed, total, tokens, time.monotonic() - started))
+        if progress is not None:
+            progress(done, total, f"{tokens / max(1e-9, time.monotonic() - started):,.0f} tokens/s")
 
     await asyncio.gather(*(one(task, number) for task, number in missing))
     if failures:
@@ -217,10 +207,12 @@ def _tokenizer(model: str | Path) -> Any:
     return AutoTokenizer.from_pretrained(str(model))
 
 
-def _settings(model: str | Path, store: Evidence, options: SamplingOptions, engine: EngineOptions | None = None) -> str:
+def _settings(
+    model: str | Path, store: Evidence, options: SamplingOptions, engine: EngineOptions | None = None
+) -> dict[str, Any]:
     folder, seed = Path(model).resolve(), (engine or EngineOptions()).seed
     known = {"model": str(folder), "weights": of_model(folder), "evidence": getattr(store, "fingerprint", None)}
-    return fingerprint({**known, "options": asdict(options), "seed": seed})
+    return {**known, "options": asdict(options), "seed": seed}
 
 
 def _part_of(target: Path) -> Path:
@@ -235,43 +227,17 @@ def _holds(target: Path, wanted: Sequence[tuple[str, int, str]]) -> bool:
     return [(row.get("task_id"), row.get("sample"), row.get("task")) for row in rows] == list(wanted)
 
 
-class _Lines:
-    """The output while it grows: ``<name>.part`` with a first line that names the settings; removed when all is whole.
+def _key(row: Mapping[str, Any]) -> tuple[str, int]:
+    return row["task_id"], row["sample"]
 
-    At any moment every rollout that has ended stands in a whole file: a kill costs those under way.
-    """
 
-    def __init__(self, target: Path, settings: str, digests: Mapping[str, str]) -> None:
-        self._target, self._part = target, _part_of(target)
-        self._digests = digests
-        self.done: set[tuple[str, int]] = set()
-        self._settings = settings
-        kept: list[str] = []
-        if self._part.exists():
-            rows = list(read_jsonl(self._part))  # a line cut short by a kill is passed over
-            if rows and rows[0].get("settings") != settings:
-                raise StarError(f"{self._part} was begun with other settings", "delete it, or choose another file")
-            for row in rows[1:]:
-                key, same = (row["task_id"], row["sample"]), row["task"] == digests.get(row["task_id"], row["task"])
-                if same and key not in self.done and row["stop"] not in _AGAIN:
-                    self.done.add(key)
-                    kept.append(json.dumps(row, ensure_ascii=False))
-        with atomic_open(self._part) as handle:
-            handle.writelines(f"{line}\n" for line in (json.dumps({"settings": settings}), *kept))
-        self._handle = open(self._part, "a", encoding="utf-8")  # noqa: SIM115 - closed by `finish`
+def _same(row: Mapping[str, Any], digests: Mapping[str, str]) -> bool:
+    """Return whether a rollout is of the task that has its id today, or of none."""
+    return bool(row["task"] == digests.get(row["task_id"], row["task"]))
 
-    def append(self, row: dict[str, Any]) -> None:
-        row = {**row, "task": self._digests[row["task_id"]]}
-        try:
-            self._handle.write(json.dumps(row, ensure_ascii=False) + "\n")
-            self._handle.flush()
-        except OSError as error:
-            raise writing_error(self._part, error) from error
 
-    def finish(self, order: Mapping[str, int]) -> None:
-        self._handle.close()
-        rows = [row for row in read_jsonl(self._part) if "task_id" in row]
-        rows = [row for row in rows if row["task_id"] in order]
-        rows.sort(key=lambda row: (order[row["task_id"]], row["sample"]))
-        write_jsonl(self._target, rows)
-        self._part.unlink()
+def _finish(part: Path, target: Path, ids: Sequence[str]) -> None:
+    order = {task_id: place for place, task_id in enumerate(ids)}
+    rows = {_key(row): row for row in read_rows(part) if row["task_id"] in order}
+    write_jsonl(target, sorted(rows.values(), key=lambda row: (order[row["task_id"]], row["sample"])))
+    part.unlink()

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from star_rl.evaluation.compare import Judged
+from star_rl.evaluation.compare import Evaluation
 from star_rl.evaluation.metrics import FAILED
 from star_rl.evaluation.runner import ledgers
 from star_rl.failure import Failure
@@ -56,7 +56,7 @@ class Group:
 
 
 #: One side of a case: its heading, and the evaluations that may hold its answer, each with the method's name there.
-_Side = tuple[str, list[tuple[Judged, str]]]
+_Side = tuple[str, list[tuple[Evaluation, str]]]
 #: Label of an evaluation, the method's name there, place of the task.
 _Place = tuple[str, str, int]
 
@@ -115,7 +115,7 @@ def _filled(found: Findings, plan: Sequence[tuple[Group, list[int], list[_Side]]
     keys = {judged.label: {key_of(task) for task in judged.tasks} for judged in found.compared.folders}
     writers = {(judged.label, name) for one in found.methods.values() if _follows(one) for judged, name in one.sources}
 
-    def where(own: list[tuple[Judged, str]], place: int) -> _Place | None:
+    def where(own: list[tuple[Evaluation, str]], place: int) -> _Place | None:
         key = key_of(found.tasks[place])
         return next(((judged.label, name, place) for judged, name in own if key in keys[judged.label]), None)
 
@@ -177,11 +177,8 @@ def _answers(found: Findings, wanted: Collection[_Place]) -> dict[_Place, Rollou
 
 
 def _rows(folder: Path, name: str, wanted: set[str]) -> Iterator[dict[str, Any]]:
-    """Yield a method's answers to these tasks, sample 0; for a run's student, its rollouts."""
-    files = [path for path, head in ledgers(folder / "answers") if head.get("method") == name]
-    for path in files or [folder / f"{name}.jsonl"]:
-        if not path.is_file():
-            continue
+    """Lines of a method's answers to these tasks, sample 0."""
+    for path in [path for path, settings in ledgers(folder / "answers") if settings.get("method") == name]:
         with open(path, encoding="utf-8", errors="replace") as handle:
             for line in handle:
                 begins = _HEAD.match(line)

@@ -13,8 +13,9 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from star_rl.errors import StarError
-from star_rl.evaluation import bestofk, corpus, latency, paper
-from star_rl.evaluation.compare import DEEP, SHORT, apart, grid, grids, is_short
+from star_rl.evaluation import paper
+from star_rl.evaluation.compare import DEEP, SHORT, grid, grids, is_short, paper_grid
+from star_rl.evaluation.studies import best_of_k, corpus, latency
 from star_rl.files import write_text
 from star_rl.records import CANDIDATES
 from star_rl.report.cases import anchors, choose
@@ -168,7 +169,7 @@ def _studied(found: Findings, name: str) -> list[Grid]:
             if name == "corpus":
                 own = [corpus.grid(study["rows"])]
             elif name == "best_of_k":
-                own = [bestofk.grid(one) for one in study["methods"]]
+                own = [best_of_k.grid(one) for one in study["methods"]]
             elif study.get("base"):
                 own = [latency.grid(study["rows"], study["ratios"], study["base"])]
         except (KeyError, TypeError, IndexError) as error:
@@ -209,7 +210,7 @@ def render_evaluation(found: Findings, made: Sequence[Change], table2: Mapping[s
         differences=_differences(found),
         difference_chart=differences(found),
         table1=_table1(found),
-        apart=apart(found.compared),
+        apart=paper_grid(found.compared),
         subtasks=subtasks(found),
         figures=figures(found, table2),
         chance=CHANCE,

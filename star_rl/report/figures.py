@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from star_rl.errors import StarError
-from star_rl.evaluation import latency, paper
+from star_rl.evaluation import paper
+from star_rl.evaluation.studies import latency
 from star_rl.records import SCENARIOS
 from star_rl.report.charts import Bar, Chart, Point, Trace, interval_chart, number, xy_chart
 from star_rl.report.findings import Findings

@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 
 from star_rl.errors import StarError
 from star_rl.evaluation import metrics, results
-from star_rl.evaluation.compare import Compared, Judged, compare
-from star_rl.evaluation.judge import judge
+from star_rl.evaluation.compare import Compared, Evaluation, compare
 from star_rl.evaluation.metrics import FAILED, Difference, Floats
+from star_rl.evaluation.scores import score
 from star_rl.evaluation.tasks import strangers
 from star_rl.files import read_json
 from star_rl.records import Task
@@ -36,8 +36,8 @@ class Found:
     """One method.
 
     Attributes:
-        figures: its row over all its tasks (:func:`star_rl.evaluation.judge.judge`).
-        values: HR_avg of each task, a share, mean over samples; NaN where the task was not asked. Shape: (n,).
+        figures: its row over all its tasks (:func:`star_rl.evaluation.scores.score`).
+        values: HR_avg of each task, a share, mean over samples; NaN where it was not asked. Shape: (n,).
         ranks: of the first sample; 0 = absent, -1 = failed. Shape: (n,).
         sources: the folders of its answers, and its name there.
         difference: this method minus the best, in percentage points.
@@ -48,7 +48,7 @@ class Found:
     figures: dict[str, Any]
     values: Floats
     ranks: np.ndarray
-    sources: list[tuple[Judged, str]]
+    sources: list[tuple[Evaluation, str]]
     difference: Difference | None = None
     problems: list[str] = field(default_factory=list)
 
@@ -97,8 +97,8 @@ class Change:
     """
 
     method: str
-    before: Judged
-    after: Judged
+    before: Evaluation
+    after: Evaluation
     n: int
     difference: Difference
     gained: list[int]
@@ -193,10 +193,10 @@ def _together(entry: Found, resamples: int) -> dict[str, Any]:
     samples = max(
         row["samples"] for one, name in entry.sources for row in one.figures["methods"] if row["name"] == name
     )
-    return dict(judge(pa.concat_tables(tables), tasks, samples, resamples, seed, pairs=())["methods"][0])
+    return dict(score(pa.concat_tables(tables), tasks, samples, resamples, seed, pairs=())["methods"][0])
 
 
-def _studies(one: Judged) -> dict[str, Any]:
+def _studies(one: Evaluation) -> dict[str, Any]:
     found = {}
     for name in STUDIES:
         file = one.folder / f"{name}.json"
@@ -254,7 +254,7 @@ def changes(found: Findings) -> list[Change]:
     return [one for one in made if one is not None]
 
 
-def _change(found: Findings, name: str, before: Judged, after: Judged) -> Change | None:
+def _change(found: Findings, name: str, before: Evaluation, after: Evaluation) -> Change | None:
     old, new = _values(found, before, name), _values(found, after, name)
     both = [place for place, task in enumerate(found.tasks) if key_of(task) in old.keys() & new.keys()]
     if not both:
@@ -273,7 +273,7 @@ def _change(found: Findings, name: str, before: Judged, after: Judged) -> Change
     )
 
 
-def _values(found: Findings, judged: Judged, name: str) -> dict[tuple[str, str, str], float]:
+def _values(found: Findings, judged: Evaluation, name: str) -> dict[tuple[str, str, str], float]:
     """Return HR_avg by task that was asked, a share."""
     values = found.scores[judged.label, name]
     return {key_of(task): float(value) for task, value in zip(judged.tasks, values, strict=True) if value == value}

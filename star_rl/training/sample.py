@@ -21,7 +21,6 @@ def rollouts(
     samples: int,
     temperature: float,
     top_p: float,
-    label: str = "",
 ) -> Path:
     """Sample a checkpoint over tasks with the policy loop; one line a rollout in ``out``."""
     from star_rl.policy.engines import EngineOptions
@@ -46,9 +45,7 @@ def rollouts(
         out,
         options,
         EngineOptions(**{"seed": context.seed, **engine["options"]}),
-        lambda now: context.progress(
-            now.done, now.total, f"{label}{now.model_tokens / max(1e-9, now.seconds):,.0f} tokens/s"
-        ),
+        context.progress,
     )
 
 

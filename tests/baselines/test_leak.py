@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from star_rl.baselines import MF, ItemKNN, LightGCN, Popularity, SASRec, UserKNN
+from star_rl.evaluation.methods import TaskContext
 from star_rl.records import INTERACTIONS, ITEMS, USERS
 from star_rl.scenarios import Histories, Tables, split
 
@@ -22,9 +23,9 @@ METHODS = {
     Popularity: {},
     ItemKNN: {},
     UserKNN: {"neighbours": 5},
-    MF: {"factors": 8, "batch": 32, "epochs": 3},
-    LightGCN: {"factors": 8, "batch": 32, "epochs": 3},
-    SASRec: {"factors": 16, "batch": 4, "epochs": 3, "length": 10},
+    MF: {"embedding_size": 8, "batch": 32, "epochs": 3},
+    LightGCN: {"embedding_size": 8, "batch": 32, "epochs": 3},
+    SASRec: {"embedding_size": 16, "batch": 4, "epochs": 3, "length": 10},
 }
 OPTIONS = {"test": "last", "train_per_user": 2, "min_history": 2}
 
@@ -64,14 +65,14 @@ def test_what_comes_from_the_cutoff_on_changes_no_score(cls):
     made = split(other, OPTIONS, 0)
     assert not other.interactions.equals(world.interactions) and made.visible.equals(parts.visible)
     pairs = set(zip(made.visible["user_id"].to_pylist(), made.visible["item_id"].to_pylist(), strict=True))
-    first, again = cls(parts.visible, 3, **METHODS[cls]), cls(made.visible, 3, **METHODS[cls])
+    first, again = cls(3, **METHODS[cls]).fit(parts.visible), cls(3, **METHODS[cls]).fit(made.visible)
     histories, others = Histories(world.interactions), Histories(other.interactions)
     for task in parts.test:
         assert (task.user_id, task.ground_truth) not in pairs
         cut = replace(task, cutoff=min(t.cutoff for t in parts.tasks if t.user_id == task.user_id))
         before, after = ([event[0] for event in h.history(cut)] for h in (histories, others))
         assert before == after
-        assert first.rank(task, before) == again.rank(task, after)
+        assert first.rank(TaskContext.of_ids(task, before)) == again.rank(TaskContext.of_ids(task, after))
         if hasattr(first, "_log"):
             assert np.array_equal(scores_of(first, task, before), scores_of(again, task, after))
 
@@ -79,14 +80,14 @@ def test_what_comes_from_the_cutoff_on_changes_no_score(cls):
 @pytest.mark.parametrize("cls", METHODS)
 def test_the_truth_of_the_task_is_not_read_and_its_place_tells_nothing(cls):
     parts = split(tables(BLOCKS), OPTIONS, 0)
-    method = cls(parts.visible, 3, **METHODS[cls])
+    method = cls(3, **METHODS[cls]).fit(parts.visible)
     histories = Histories(BLOCKS)
     for task in parts.test:
         history = [event[0] for event in histories.history(task)]
-        ranked = method.rank(task, history)
+        ranked = method.rank(TaskContext.of_ids(task, history))
         for truth in ("", task.candidates[-1], "no candidate"):
-            assert method.rank(replace(task, ground_truth=truth), history) == ranked
-        turned = method.rank(replace(task, candidates=task.candidates[::-1]), history)
+            assert method.rank(TaskContext.of_ids(replace(task, ground_truth=truth), history)) == ranked
+        turned = method.rank(TaskContext.of_ids(replace(task, candidates=task.candidates[::-1]), history))
         if hasattr(method, "_log"):
             scores = dict(zip(method._log.items, scores_of(method, task, history).tolist(), strict=True))
             values = [scores.get(item, -np.inf) for item in ranked]

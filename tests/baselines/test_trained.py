@@ -13,6 +13,7 @@ import torch
 from star_rl.baselines import MF, LightGCN, SASRec
 from star_rl.baselines.learning import Log, Triples, expected_hits
 from star_rl.errors import StarError
+from star_rl.evaluation.methods import TaskContext
 
 _spec = importlib.util.spec_from_file_location("baseline_worlds", Path(__file__).with_name("worlds.py"))
 assert _spec and _spec.loader
@@ -21,9 +22,9 @@ _spec.loader.exec_module(worlds)
 
 BLOCKS = worlds.blocks()
 SMALL = {
-    MF: {"factors": 8, "rate": 0.05, "penalty": 0.001, "batch": 32, "epochs": 40},
-    LightGCN: {"factors": 8, "rate": 0.05, "batch": 32, "epochs": 30},
-    SASRec: {"factors": 16, "rate": 0.01, "batch": 8, "epochs": 30, "length": 10},
+    MF: {"embedding_size": 8, "learning_rate": 0.05, "reg": 0.001, "batch": 32, "epochs": 40},
+    LightGCN: {"embedding_size": 8, "learning_rate": 0.05, "batch": 32, "epochs": 30},
+    SASRec: {"embedding_size": 16, "learning_rate": 0.01, "batch": 8, "epochs": 30, "length": 10},
 }
 CASES = list(SMALL.items())
 MADE: dict[type, object] = {}
@@ -31,7 +32,7 @@ MADE: dict[type, object] = {}
 
 def made(cls):
     if cls not in MADE:
-        MADE[cls] = cls(BLOCKS, 0, **SMALL[cls])
+        MADE[cls] = cls(0, **SMALL[cls]).fit(BLOCKS)
     return MADE[cls]
 
 
@@ -48,31 +49,31 @@ def test_a_user_gets_the_items_of_the_own_group(cls):
     for user, own, other in (("a0", "a", "b"), ("b1", "b", "a")):
         history = history_of(user)
         good, bad = unseen(own, history)[:4], unseen(other, history)[:4]
-        ranked = made(cls).rank(worlds.task(user, *bad, *good), history)
+        ranked = made(cls).rank(TaskContext.of_ids(worlds.task(user, *bad, *good), history))
         assert set(ranked[:4]) == set(good)
 
 
 @pytest.mark.parametrize("cls", SMALL)
 def test_a_user_who_was_not_seen_is_served_from_the_history(cls):
     history = ["b-1", "b-4", "b-7", "nobody has this"]
-    ranked = made(cls).rank(worlds.task("new", "a-2", "b-2", "a-3", "b-3", "a-5", "b-5"), history)
+    ranked = made(cls).rank(TaskContext.of_ids(worlds.task("new", "a-2", "b-2", "a-3", "b-3", "a-5", "b-5"), history))
     assert set(ranked[:3]) == {"b-2", "b-3", "b-5"}
 
 
 @pytest.mark.parametrize("cls", SMALL)
 def test_items_that_came_after_the_training_count(cls):
     user = "a0"  # whose newer items are all of the other group
-    ranked = made(cls).rank(worlds.task(user, "a-11", "b-11"), [f"b-{n}" for n in range(11)])
+    ranked = made(cls).rank(TaskContext.of_ids(worlds.task(user, "a-11", "b-11"), [f"b-{n}" for n in range(11)]))
     assert ranked[0] == "b-11"
 
 
 @pytest.mark.parametrize("cls", SMALL)
 def test_candidates_that_nobody_has_stand_last_and_in_no_order_of_theirs(cls):
     lost = [f"lost{n}" for n in range(6)]
-    ranked = made(cls).rank(worlds.task("a0", *lost, "a-1", "b-1"), history_of("a0"))
+    ranked = made(cls).rank(TaskContext.of_ids(worlds.task("a0", *lost, "a-1", "b-1"), history_of("a0")))
     assert set(ranked[:2]) == {"a-1", "b-1"} and sorted(ranked[2:]) == lost
     assert ranked[2:] != lost
-    only = made(cls).rank(worlds.task("a0", *lost), [])
+    only = made(cls).rank(TaskContext.of_ids(worlds.task("a0", *lost), []))
     assert sorted(only) == lost
 
 
@@ -80,13 +81,13 @@ def test_candidates_that_nobody_has_stand_last_and_in_no_order_of_theirs(cls):
 def test_without_a_history_the_ranking_is_still_a_permutation(cls):
     for user in ("new", "a0"):
         for history in ([], ["nobody has this"]):
-            ranked = made(cls).rank(worlds.task(user, "a-1", "b-1", "lost"), history)
+            ranked = made(cls).rank(TaskContext.of_ids(worlds.task(user, "a-1", "b-1", "lost"), history))
             assert sorted(ranked) == ["a-1", "b-1", "lost"]
 
 
 @pytest.mark.parametrize("cls", SMALL)
 def test_nineteen_candidates_of_twenty_may_repeat(cls):
-    ranked = made(cls).rank(worlds.task("a0", "a-1", "a-1", "b-1"), ["a-2", "a-2"])
+    ranked = made(cls).rank(TaskContext.of_ids(worlds.task("a0", "a-1", "a-1", "b-1"), ["a-2", "a-2"]))
     assert sorted(ranked) == ["a-1", "a-1", "b-1"]
 
 
@@ -95,64 +96,66 @@ def test_the_seed_decides_all_and_the_world_outside_nothing(cls, options):
     options = {**options, "epochs": 3}
     tasks = [worlds.task(user, *[f"{g}-{n}" for g in "ab" for n in range(10)]) for user in ("a0", "b1", "new")]
     torch.manual_seed(1)
-    first = cls(BLOCKS, 5, **options)
+    first = cls(5, **options).fit(BLOCKS)
     torch.manual_seed(2)
     state = torch.random.get_rng_state()
-    again = cls(BLOCKS.take(np.random.default_rng(0).permutation(len(BLOCKS))), 5, **options)
+    again = cls(5, **options).fit(BLOCKS.take(np.random.default_rng(0).permutation(len(BLOCKS))))
     assert torch.equal(torch.random.get_rng_state(), state), "the caller's random state has moved"
     for task in tasks:
-        assert first.rank(task, ["a-3", "b-4"]) == again.rank(task, ["a-3", "b-4"])
-    assert cls(BLOCKS, 6, **options).curve != first.curve
+        context = TaskContext.of_ids(task, ["a-3", "b-4"])
+        assert first.rank(context) == again.rank(context)
+    assert cls(6, **options).fit(BLOCKS).curve != first.curve
 
 
 @pytest.mark.parametrize("cls", SMALL)
 def test_threads_of_torch_are_given_back(cls):
     before = torch.get_num_threads()
-    cls(BLOCKS, 0, **{**SMALL[cls], "epochs": 1})
+    cls(0, **{**SMALL[cls], "epochs": 1}).fit(BLOCKS)
     assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize("cls", SMALL)
 def test_a_world_with_nothing_or_next_to_nothing_in_it(cls):
     for rows in ([], [("u", "1")], [("u", "1"), ("v", "2")], [("u", "1"), ("u", "1"), ("u", "1")]):
-        method = cls(worlds.table(rows), 0, **{**SMALL[cls], "epochs": 2})
+        method = cls(0, **{**SMALL[cls], "epochs": 2}).fit(worlds.table(rows))
         for user in ("u", "new"):
             for history in ([], ["1"], ["1", "1", "2"]):
-                ranked = method.rank(worlds.task(user, "1", "2", "3"), history)
+                ranked = method.rank(TaskContext.of_ids(worlds.task(user, "1", "2", "3"), history))
                 assert sorted(ranked) == ["1", "2", "3"]
 
 
 @pytest.mark.parametrize("cls", SMALL)
 def test_options_out_of_range_are_named(cls):
-    for options in ({"epochs": 0}, {"factors": 0}, {"rate": float("nan")}, {"penalty": -1}, {"batch": "many"}):
+    rate = {"learning_rate": float("nan")}
+    for options in ({"epochs": 0}, {"embedding_size": 0}, rate, {"reg": -1}, {"batch": "many"}):
         with pytest.raises(StarError, match=next(iter(options))):
-            cls(BLOCKS, 0, **options)
+            cls(0, **options).fit(BLOCKS)
 
 
 def test_sasrec_refuses_heads_that_do_not_divide_and_dropout_of_all():
     with pytest.raises(StarError, match="heads=3"):
-        SASRec(BLOCKS, factors=64, heads=3)
+        SASRec(embedding_size=64, heads=3).fit(BLOCKS)
     with pytest.raises(StarError, match="dropout"):
-        SASRec(BLOCKS, dropout=1.0)
+        SASRec(dropout=1.0).fit(BLOCKS)
 
 
 def test_progress_is_told():
     told = []
-    MF(BLOCKS, 0, **{**SMALL[MF], "epochs": 4}, progress=lambda done, most: told.append((done, most)))
+    MF(0, **{**SMALL[MF], "epochs": 4}).fit(BLOCKS, progress=lambda done, most: told.append((done, most)))
     assert told and all(0 < done <= most for done, most in told) and told[-1][0] == told[-1][1]
 
 
 def test_sasrec_reads_the_order():
-    method = SASRec(worlds.cycle(), 0, **SMALL[SASRec])
+    method = SASRec(0, **SMALL[SASRec]).fit(worlds.cycle())
     for start in range(10):
         walk = [f"i{(start + step) % 10}" for step in range(4)]
         ahead = [f"i{(start + 4 + step) % 10}" for step in range(5)]
-        assert method.rank(worlds.task("new", *reversed(ahead)), walk)[0] == ahead[0]
+        assert method.rank(TaskContext.of_ids(worlds.task("new", *reversed(ahead)), walk))[0] == ahead[0]
 
 
 def test_sasrec_with_a_sample_of_the_items_learns_as_well():
-    method = SASRec(worlds.cycle(), 0, **{**SMALL[SASRec], "sample": 4})
-    assert method.rank(worlds.task("new", "i8", "i3", "i5", "i4"), ["i0", "i1", "i2"])[0] == "i3"
+    method = SASRec(0, **{**SMALL[SASRec], "sample": 4}).fit(worlds.cycle())
+    assert method.rank(TaskContext.of_ids(worlds.task("new", "i8", "i3", "i5", "i4"), ["i0", "i1", "i2"]))[0] == "i3"
 
 
 def test_sasrec_cuts_long_sequences_into_windows():

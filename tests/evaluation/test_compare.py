@@ -7,8 +7,8 @@ import pytest
 
 from star_rl.errors import StarError
 from star_rl.evaluation import compare, paper, results
-from star_rl.evaluation.judge import judge
 from star_rl.evaluation.results import Answer
+from star_rl.evaluation.scores import score
 from star_rl.evaluation.tasks import fingerprint_of, task_set, write_tasks
 from star_rl.files import read_json, write_json
 from star_rl.records import SCENARIOS, Task
@@ -38,7 +38,7 @@ def evaluation(folder, tasks, methods=("a",), official=False, hits=2):
     write_json(
         folder / "metrics.json",
         {
-            **judge(table, made.tasks, 1, 200, 0),
+            **score(table, made.tasks, 1, 200, 0),
             "tasks": {"fingerprint": made.fingerprint, "official": official, "cells": cells},
             "notes": list(made.notes),
         },
@@ -69,7 +69,7 @@ def test_only_official_tasks_stand_beside_the_papers_figures(tmp_path):
     assert [column.comparable for column in found.columns] == [True, False]
     table = compare.grid(found)
     assert table.groups == [("amazon", 1), ("goodreads", 1)] and table.heads == ["method", "Classic =", "Classic"]
-    assert [f"STAR ({paper.PAPER})", "79.0", "\u2013"] in table.lines and compare.apart(found) is None
+    assert [f"STAR ({paper.PAPER})", "79.0", "\u2013"] in table.lines and compare.paper_grid(found) is None
     assert table.lines[-1] == [f"STAR minus MARS, points ({paper.PAPER})", "+10.6", "\u2013"]
     text = compare.markdown(found)
     assert (
@@ -86,7 +86,7 @@ def test_only_official_tasks_stand_beside_the_papers_figures(tmp_path):
 def test_official_tasks_of_another_source_have_no_figure_in_the_paper(tmp_path):
     found = compare.compare([evaluation(tmp_path / "x", tasks_of("agentsociety"), official=True)])
     assert not found.columns[0].comparable
-    apart = compare.apart(found)
+    apart = compare.paper_grid(found)
     assert "not comparable" in apart.title and len(apart.heads) == 1 + 15 and apart.groups[0] == ("amazon", 5)
     assert apart.title in compare.markdown(found) and apart.title not in compare.markdown(found, whole=False)
 

@@ -8,18 +8,10 @@ import pyarrow as pa
 import pytest
 
 from star_rl.errors import StarError
-from star_rl.evaluation.methods import (
-    KNOWN,
-    Ranking,
-    TaskContext,
-    Workflow,
-    Yardstick,
-    as_ranking,
-    blind,
-    load,
-    make,
-    parse_spec,
-)
+from star_rl.evaluation.methods import Ranking, TaskContext, as_ranking, make
+from star_rl.evaluation.methods.agents import Workflow
+from star_rl.evaluation.methods.baseline import Baseline
+from star_rl.evaluation.methods.registry import MAKERS, load, parse_spec
 from star_rl.evaluation.runner import run_method
 from star_rl.failure import Failure
 from star_rl.records import INTERACTIONS, Task
@@ -51,14 +43,14 @@ def test_an_unknown_name_is_answered_with_the_known_ones():
 
 
 def test_a_method_that_is_not_there_is_answered_with_the_known_ones():
-    with pytest.raises(StarError, match=r"method x is not to be had here.*random"):
+    with pytest.raises(StarError, match=r"method x is not available.*random"):
         load("star_rl.baselines:Absent", "x")
-    with pytest.raises(StarError, match="method x is not to be had here"):
+    with pytest.raises(StarError, match="method x is not available"):
         load("star_rl.no_such_module:Absent", "x")
-    assert {"random", "item_knn", "mf", "sasrec", "teacher", "mars", "star", "cot"} <= set(KNOWN)
+    assert {"random", "item_knn", "mf", "sasrec", "teacher", "mars", "star", "cot"} <= set(MAKERS)
 
 
-def test_options_and_arguments_that_a_yardstick_has_not_are_refused():
+def test_unknown_options_and_arguments_of_a_baseline_are_refused():
     with pytest.raises(StarError, match="'random:colour=red'"):
         make("random:colour=red", WORLD, 0, None)
     with pytest.raises(StarError, match="takes no argument"):
@@ -71,7 +63,8 @@ def test_a_name_of_ones_own():
 
 
 def test_the_task_that_a_method_is_given_has_no_answer():
-    assert blind(TASK).ground_truth == "" and blind(TASK).candidates == TASK.candidates
+    context = TaskContext(TASK)
+    assert context.task.ground_truth == "" and context.task.candidates == TASK.candidates
 
 
 @pytest.mark.parametrize("found", ["7", b"7", 7, {"7": 1}, iter(["7"]), object()])
@@ -93,18 +86,18 @@ def test_a_ranking_keeps_its_figures_and_loses_a_string():
     assert as_ranking(Ranking(None, "why")).failure == Failure("error", "why")
 
 
-def test_a_yardstick_sees_the_items_of_the_history():
+def test_a_baseline_sees_the_items_of_the_history():
     class Echo:
         name = "echo"
 
-        def rank(self, task, history):
-            return [*history, task.ground_truth]
+        def rank(self, context):
+            return [*context.item_ids, context.task.ground_truth]
 
-    context = TaskContext([("a", 1, None), ("b", 2, 5.0)])
+    context = TaskContext(TASK, [("a", 1, None), ("b", 2, 5.0)])
 
     async def ask():
-        async with Yardstick.later(Echo, "echo", {}) as method:
-            return await method.rank(blind(TASK), context)
+        async with Baseline(Echo()) as method:
+            return await method.rank(context)
 
     found = asyncio.run(ask())
     assert found.ids == ["a", "b", ""] and found.seconds is not None
@@ -118,15 +111,17 @@ def test_an_agent_sees_the_case_and_its_costs_are_kept():
             costs = {"calls": 2, "tokens_in": 30, "tokens_out": 4}
             return SimpleNamespace(failure=None, ranking=list(case.candidates), messages=[{"role": "user"}], **costs)
 
-    found = asyncio.run(Workflow(Agent()).rank(blind(TASK), TaskContext([])))
+    found = asyncio.run(Workflow(Agent()).rank(TaskContext(TASK)))
     assert (found.ids, found.calls, found.tokens_in, found.tokens_out) == (list(TASK.candidates), 2, 30, 4)
     assert found.trace == {"messages": [{"role": "user"}]}
 
 
-def test_a_yardstick_is_made_only_when_it_is_entered():
-    made = []
-    method = Yardstick.later(lambda: made.append(1), "late", {})
-    assert method.name == "late" and made == []
+def test_a_baseline_is_trained_only_when_it_is_entered():
+    fitted = []
+    method = Baseline(None, name="late", fit=lambda: fitted.append(1))
+    assert method.name == "late" and fitted == []
+    asyncio.run(method.__aenter__())
+    assert fitted == [1]
 
 
 def test_a_method_that_learns_says_at_which_epoch_it_is(tmp_path):
@@ -135,11 +130,12 @@ def test_a_method_that_learns_says_at_which_epoch_it_is(tmp_path):
         for k in range(90)
     ]
     world = SimpleNamespace(run=tmp_path, visible=pa.Table.from_pylist(rows, schema=INTERACTIONS), items={}, config={})
-    method, said = make("mf:epochs=3:factors=2", world, 0, None), []
-    context = TaskContext([])
-    asyncio.run(run_method(method, [TASK], lambda *_: context, tmp_path, progress=lambda *now: said.append(now)))
-    assert said[0] == (0, 1, "mf epochs=3 factors=2 gets ready")
-    assert said[1] == (0, 1, "mf epochs=3 factors=2 gets ready, epoch 1 of at most 6")
-    assert said[-1] == (1, 1, "mf epochs=3 factors=2")
+    method, said = make("mf:epochs=3:embedding_size=2", world, 0, None), []
+    asyncio.run(
+        run_method(method, [TASK], lambda task, _: TaskContext(task), tmp_path, progress=lambda *now: said.append(now))
+    )
+    assert said[0] == (0, 1, "mf epochs=3 embedding_size=2 gets ready")
+    assert said[1] == (0, 1, "mf epochs=3 embedding_size=2 gets ready, epoch 1 of at most 6")
+    assert said[-1] == (1, 1, "mf epochs=3 embedding_size=2")
     with pytest.raises(StarError, match="'mf:progress=1'"):
         make("mf:progress=1", world, 0, None)

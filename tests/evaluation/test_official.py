@@ -18,8 +18,9 @@ from star_rl import cli
 from star_rl.baselines import Random
 from star_rl.baselines.agents import BaseAgent
 from star_rl.errors import StarError
-from star_rl.evaluation.methods import Method, Ranking, TaskContext, Yardstick
-from star_rl.evaluation.official import Bridge, Judged, groups_below, simulate, table, write_layout
+from star_rl.evaluation.methods import Method, Ranking, TaskContext
+from star_rl.evaluation.methods.baseline import Baseline
+from star_rl.evaluation.official import Bridge, OfficialScore, groups_below, simulate, table, write_layout
 from star_rl.evaluation.official.bridge import events_of
 from star_rl.prompts import Behaviour
 from star_rl.records import INTERACTIONS, Task, items_from, read_table, tasks_from
@@ -105,12 +106,12 @@ def test_groups_of_a_download_take_simulated_tasks_first(tmp_path):
 
 
 class Backwards:
-    """A yardstick: candidates the user has not had, by name, backwards."""
+    """A ranker: candidates the user has not had, by name, backwards."""
 
     name = "backwards"
 
-    def rank(self, task, history):
-        return sorted(set(task.candidates) - set(history), reverse=True)
+    def rank(self, context):
+        return sorted(set(context.task.candidates) - set(context.item_ids), reverse=True)
 
 
 class Moody(Method):
@@ -125,7 +126,8 @@ class Moody(Method):
     async def __aexit__(self, *_):
         Moody.opened -= 1
 
-    async def rank(self, task, context):
+    async def rank(self, context):
+        task = context.task
         assert task.ground_truth == ""
         number = int(task.user_id[1:])
         if number == 1:
@@ -151,7 +153,7 @@ def test_the_bridge_answers_whatever_it_is_sent():
     tasks, _, _ = world()
 
     async def main():
-        async with Bridge({"moody": Moody(), "backwards": Yardstick(Backwards())}, tasks) as bridge:
+        async with Bridge({"moody": Moody(), "backwards": Baseline(Backwards())}, tasks) as bridge:
             assert (await said(bridge, asked(tasks[0])))["ranking"] == [None, "x", *tasks[0].candidates]
             assert Moody.opened == 1
             assert (await said(bridge, asked(tasks[1])))["error"].startswith("ValueError: out of sorts x")
@@ -172,7 +174,8 @@ def test_a_known_task_is_taken_with_its_own_order_and_cutoff():
     late = {"item_id": "i3", "timestamp": 1000 * tasks[0].cutoff, "stars": 5}
     early = {"item_id": "i4", "timestamp": 1000 * tasks[0].cutoff - 1000, "stars": "2"}
     bridge = Bridge({}, tasks, ITEMS)
-    task, context = bridge.read(asked(tasks[0], [late, early], [{"item_id": "i4", "title": "of the tool"}]))
+    context = bridge.read(asked(tasks[0], [late, early], [{"item_id": "i4", "title": "of the tool"}]))
+    task = context.task
     assert (task.task_id, task.candidates, task.ground_truth) == ("t0", tasks[0].candidates, "")
     assert context.history == [("i4", tasks[0].cutoff - 1, 2.0)]
     assert context.items["i4"].title.startswith("Title")
@@ -184,15 +187,15 @@ def test_agents_behind_the_bridge_see_profile_and_texts():
     early = {"item_id": "i39", "timestamp": 1000 * tasks[0].cutoff - 1000, "stars": "2", "text": "loud"}
     told = {"user_id": tasks[0].user_id, "name": "Ann", "fans": 3, "elite": []}
     row = {**asked(tasks[0], [late, early, {"item_id": "i5", "text": "no time"}]), "user": told}
-    task, context = Bridge({}, tasks, ITEMS).read(row)
-    case = context.case(task)
+    context = Bridge({}, tasks, ITEMS).read(row)
+    case = context.case()
     assert case.user == {"name": "Ann", "fans": 3} and case.texts["i39", tasks[0].cutoff - 1] == "loud"
     record = BaseAgent(None).record(case)
     assert len(record) == 1 and record[0].endswith("rated 2 | loud")
     known = Bridge({}, tasks, ITEMS, lambda user: {"name": f"{user} of the tables"})
-    assert known.read(row)[1].user == {"name": f"{tasks[0].user_id} of the tables"}
+    assert known.read(row).user == {"name": f"{tasks[0].user_id} of the tables"}
     for odd in (None, 3, []):
-        assert Bridge({}).read({**row, "user": odd})[1].user == {}
+        assert Bridge({}).read({**row, "user": odd}).user == {}
 
 
 def test_an_unknown_task_is_shuffled_and_its_items_come_from_the_tool():
@@ -203,9 +206,10 @@ def test_an_unknown_task_is_shuffled_and_its_items_come_from_the_tool():
     ]
     items = [{"item_id": "y", "name": "Caf\u00e9", "city": "Reno", "categories": "Coffee, Cake", "source": "yelp"}]
     given = Task("", "", "", "u", tuple(f"c{n:02d}" for n in range(20)), "", 0)
-    task, context = Bridge({}).read(asked(given, rows, items))
+    context = Bridge({}).read(asked(given, rows, items))
+    task = context.task
     turned = {"user_id": "u", "candidate_list": sorted(given.candidates)}
-    again, _ = Bridge({}).read({**asked(given, rows, items), "task": turned})
+    again = Bridge({}).read({**asked(given, rows, items), "task": turned}).task
     assert task == again and sorted(task.candidates) == sorted(given.candidates)
     assert list(task.candidates) not in (sorted(given.candidates), sorted(given.candidates, reverse=True))
     assert [event[0] for event in context.history] == ["g", "y"] and task.source == "yelp"
@@ -220,7 +224,7 @@ def run(python, tmp_path, methods, progress=None):
     whole = {task.task_id: task for task in tasks}
 
     def outside(task):
-        return TaskContext(histories.history(whole[task.task_id]), ITEMS)
+        return TaskContext(task, histories.history(whole[task.task_id]), ITEMS)
 
     data, out = tmp_path / "data", tmp_path / "out"
     return asyncio.run(
@@ -256,7 +260,7 @@ def held(rows, out):
 
 def test_the_whole_run_with_a_stand_in(tmp_path):
     seen = []
-    rows = run(stand_in(tmp_path), tmp_path, [Yardstick(Backwards()), Moody()], lambda *words: seen.append(words))
+    rows = run(stand_in(tmp_path), tmp_path, [Baseline(Backwards()), Moody()], lambda *words: seen.append(words))
     held(rows, tmp_path / "out")
     shown = table(rows)
     assert "6/6 alike" in shown and "DIFFER" not in shown
@@ -267,7 +271,7 @@ def test_the_whole_run_with_a_stand_in(tmp_path):
 
 @pytest.mark.skipif(not OFFICIAL.is_file(), reason=f"no simulator at {OFFICIAL} (make official installs it)")
 def test_the_whole_run_in_the_official_simulator(tmp_path):
-    rows = run(OFFICIAL, tmp_path, [Yardstick(Backwards()), Moody()])
+    rows = run(OFFICIAL, tmp_path, [Baseline(Backwards()), Moody()])
     held(rows, tmp_path / "out")
     outputs = json.loads((tmp_path / "out" / "moody" / "amazon_classic" / "outputs.json").read_text())
     assert outputs[0]["output"][:2] == [None, "x"]
@@ -275,16 +279,16 @@ def test_the_whole_run_in_the_official_simulator(tmp_path):
 
 def test_an_interpreter_without_the_package_is_named(tmp_path):
     with pytest.raises(StarError, match="has no websocietysimulator - make official"):
-        run(Path(sys.executable), tmp_path, [Yardstick(Backwards())])
+        run(Path(sys.executable), tmp_path, [Baseline(Backwards())])
     with pytest.raises(StarError, match="does not start"):
-        run(tmp_path / "no-python", tmp_path, [Yardstick(Backwards())])
+        run(tmp_path / "no-python", tmp_path, [Baseline(Backwards())])
 
 
 def test_a_simulator_that_breaks_is_told_with_its_words(tmp_path):
     python = stand_in(tmp_path)
     (tmp_path / "packages/websocietysimulator/agent.py").write_text("raise ImportError('gone astray')")
     with pytest.raises(StarError, match=r"ended with 1.*gone astray"):
-        run(python, tmp_path, [Yardstick(Backwards())])
+        run(python, tmp_path, [Baseline(Backwards())])
 
 
 def test_a_method_that_cannot_work_at_all_stops_the_run(tmp_path):
@@ -302,7 +306,7 @@ def test_a_method_that_cannot_work_at_all_stops_the_run(tmp_path):
 
 def test_figures_that_differ_are_shown():
     figures = dict.fromkeys(("hr1", "hr3", "hr5", "hr_avg"), 0.5)
-    row = Judged("m", "g", 3, 1, figures, {**figures, "hr5": 0.4999})
+    row = OfficialScore("m", "g", 3, 1, figures, {**figures, "hr5": 0.4999})
     assert not row.agreed and "DIFFER" in table([row])
 
 
@@ -333,7 +337,7 @@ def test_the_command_prints_both_figures(small_run, tmp_path, capsys):
 @pytest.mark.parametrize(
     "arguments, says",
     [
-        (["no/run", "random"], "no/run is no run folder"),
+        (["no/run", "random"], "no/run is not a run folder"),
         (["RUN", "nobody"], "there is no method 'nobody'"),
         (["RUN", "random", "--serve", "here"], "'here' is no place to listen at"),
         (["RUN", "random", "--data", "no/data"], "holds tasks and groundtruth"),
@@ -382,7 +386,7 @@ def test_the_benchmarks_own_tasks_in_the_official_simulator(tmp_path):
         ("review", [{"review_id": "r", "user_id": users[0], "item_id": ids[0], "stars": 5, "timestamp": 1}]),
     ):
         (tmp_path / f"{name}.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    methods = [Yardstick(Random(1)), Yardstick(Backwards())]
+    methods = [Baseline(Random(1)), Baseline(Backwards())]
     found = asyncio.run(simulate(methods, groups, tmp_path, tmp_path / "out", python=OFFICIAL, threads=4))
     assert sum(row.n for row in found) == 2 * len(rows) == 2 * 1172
     assert all(row.agreed and not row.failed for row in found)

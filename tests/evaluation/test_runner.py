@@ -11,9 +11,10 @@ import pytest
 
 from star_rl.errors import StarError
 from star_rl.evaluation import results, runner
-from star_rl.evaluation.apart import Apart
-from star_rl.evaluation.judge import judge
-from star_rl.evaluation.methods import Method, Ranking, TaskContext, Yardstick
+from star_rl.evaluation.methods import Method, Ranking, TaskContext
+from star_rl.evaluation.methods.baseline import Baseline
+from star_rl.evaluation.methods.isolated import Isolated
+from star_rl.evaluation.scores import score
 from star_rl.failure import Failure
 from star_rl.records import Task
 
@@ -21,25 +22,25 @@ TASKS = [Task(f"t{k}", "amazon", "classic", "u", tuple(str(n) for n in range(20)
 
 
 class Plain:
-    """A yardstick made of a function."""
+    """A ranker made of a function."""
 
     def __init__(self, function, name="plain"):
         self.function, self.name, self.asked = function, name, []
 
-    def rank(self, task, history):
-        self.asked.append(task.task_id)
-        return self.function(task)
+    def rank(self, context):
+        self.asked.append(context.task.task_id)
+        return self.function(context.task)
 
 
 def run(method, folder, tasks=TASKS, **options):
     if not isinstance(method, Method):
-        method = Yardstick(method)
-    return asyncio.run(runner.run_method(method, tasks, lambda task, sample: TaskContext([]), folder, **options))
+        method = Baseline(method)
+    return asyncio.run(runner.run_method(method, tasks, lambda task, sample: TaskContext(task), folder, **options))
 
 
 def judged(folder, tasks=TASKS, samples=1):
     table = results.table_of(runner.read_answers(folder, tasks))
-    return judge(table, tasks, samples, 200, 0)["methods"]
+    return score(table, tasks, samples, 200, 0)["methods"]
 
 
 def test_a_method_that_raises_is_a_miss_with_its_reason(tmp_path):
@@ -88,9 +89,9 @@ def test_what_came_too_late_is_asked_again_where_more_time_is_given(tmp_path):
     class Slow(Method):
         name, asked = "slow", 0
 
-        async def rank(self, task, context):
+        async def rank(self, context):
             self.asked += 1
-            await asyncio.sleep(0.2 if task.task_id == "t2" else 0)
+            await asyncio.sleep(0.2 if context.task.task_id == "t2" else 0)
             return ["7"]
 
     methods = [Slow() for _ in range(3)]
@@ -105,8 +106,8 @@ def test_an_asynchronous_method_that_hangs_is_cancelled(tmp_path):
         name = "sleeper"
         in_flight = 6
 
-        async def rank(self, task, context):
-            await asyncio.sleep(60 if task.task_id == "t5" else 0)
+        async def rank(self, context):
+            await asyncio.sleep(60 if context.task.task_id == "t5" else 0)
             return ["7"]
 
     assert run(Sleeper(), tmp_path, timeout=0.2) == {"timeout: no answer within 0.2 s": 1}
@@ -159,7 +160,7 @@ def test_a_finished_method_is_not_even_opened(tmp_path):
             Costly.opened += 1
             return self
 
-        async def rank(self, task, context):
+        async def rank(self, context):
             return Ranking(["7"])
 
     run(Costly(), tmp_path)
@@ -169,26 +170,26 @@ def test_a_finished_method_is_not_even_opened(tmp_path):
 
 def test_another_method_of_the_same_name_is_refused(tmp_path):
     plain = Plain(lambda task: ["7"])
-    run(Yardstick(plain, {"k": 1}), tmp_path)
-    with pytest.raises(StarError, match="holds answers of plain with other settings"):
-        run(Yardstick(plain, {"k": 2}), tmp_path)
+    run(Baseline(plain, {"k": 1}), tmp_path)
+    with pytest.raises(StarError, match=r"plain.jsonl holds answers with other settings .k: 1 -> 2."):
+        run(Baseline(plain, {"k": 2}), tmp_path)
 
 
 def test_what_differs_is_named(tmp_path):
     plain = Plain(lambda task: ["7"])
-    run(Yardstick(plain, {"k": 1, "depth": 2}), tmp_path)
-    with pytest.raises(StarError, match=r"with other settings \(k\)"):
-        run(Yardstick(plain, {"k": 2, "depth": 2}), tmp_path)
-    other = Yardstick(plain, {"k": 1, "depth": 2})
+    run(Baseline(plain, {"k": 1, "depth": 2}), tmp_path)
+    with pytest.raises(StarError, match=r"with other settings \(k: 1 -> 2\)"):
+        run(Baseline(plain, {"k": 2, "depth": 2}), tmp_path)
+    other = Baseline(plain, {"k": 1, "depth": 2})
     other.origin = {"source": "another file"}
-    with pytest.raises(StarError, match=r"with other settings \(source\)"):
+    with pytest.raises(StarError, match=r"with other settings \(source: absent -> another file\)"):
         run(other, tmp_path)
 
 
 def test_answers_to_other_tasks_of_the_same_ids_are_refused(tmp_path):
     others = [replace(task, user_id="v") for task in TASKS]
     run(Plain(lambda task: ["7"]), tmp_path, TASKS[:3])
-    with pytest.raises(StarError, match="an answer to another task t0 than is judged here - judge each task set in a"):
+    with pytest.raises(StarError, match="another task t0 than is evaluated here - evaluate each task set in a"):
         run(Plain(lambda task: ["7"]), tmp_path, others)
     with pytest.raises(StarError, match="an answer to another task t0"):
         runner.read_answers(tmp_path, others)
@@ -210,9 +211,9 @@ class Served(Method):
     def __init__(self, down=()):
         self.down, self.asked = set(down), []
 
-    async def rank(self, task, context):
-        self.asked.append(task.task_id)
-        gone = task.task_id in self.down
+    async def rank(self, context):
+        self.asked.append(context.task.task_id)
+        gone = context.task.task_id in self.down
         return Ranking(None, Failure("endpoint", "503")) if gone else Ranking(["7"])
 
 
@@ -261,7 +262,7 @@ def test_the_words_of_a_failure_decide_nothing(tmp_path, words):
         def __init__(self, raises):
             self.raises, self.asked = raises, 0
 
-        async def rank(self, task, context):
+        async def rank(self, context):
             self.asked += 1
             if self.raises:
                 raise RuntimeError(words)
@@ -290,10 +291,10 @@ def test_a_method_that_cannot_start_is_named(tmp_path):
         async def __aenter__(self):
             raise ValueError("no such device")
 
-        async def rank(self, task, context):
+        async def rank(self, context):
             return ["7"]
 
-    for method in (Shut(), Apart(Shut())):
+    for method in (Shut(), Isolated(Shut())):
         with pytest.raises(StarError, match=r"method shut cannot start .ValueError: no such device. - mend it"):
             run(method, tmp_path)
 
@@ -305,10 +306,10 @@ def test_a_method_that_cannot_end_is_named_and_its_answers_are_kept(tmp_path):
         async def __aexit__(self, *_):
             raise OSError("still busy")
 
-        async def rank(self, task, context):
+        async def rank(self, context):
             return ["7"]
 
-    for number, method in enumerate((Stuck(), Apart(Stuck()))):
+    for number, method in enumerate((Stuck(), Isolated(Stuck()))):
         with pytest.raises(StarError, match=r"method stuck cannot end .OSError: still busy. - mend it"):
             run(method, tmp_path / str(number))
         assert judged(tmp_path / str(number))[0]["hr1"] == 100.0
@@ -327,15 +328,15 @@ def test_a_method_that_blocks_its_loop_is_timed_out_and_opened_again(tmp_path):
         async def __aexit__(self, *_):
             self.closed += 1
 
-        async def rank(self, task, context):
-            if task.task_id == "t2":
+        async def rank(self, context):
+            if context.task.task_id == "t2":
                 release.wait(60)  # as a request does that is not asynchronous
-            if task.task_id == "t4":
+            if context.task.task_id == "t4":
                 raise SystemExit(3)
             return ["7"]
 
     method, began = Blocking(), time.monotonic()
-    failed = run(Apart(method), tmp_path, timeout=0.5)
+    failed = run(Isolated(method), tmp_path, timeout=0.5)
     release.set()
     assert failed == {"timeout: no answer within 0.5 s": 1, "error: SystemExit: 3": 1}
     assert time.monotonic() - began < 30
@@ -343,7 +344,7 @@ def test_a_method_that_blocks_its_loop_is_timed_out_and_opened_again(tmp_path):
     assert judged(tmp_path)[0]["n"] == 6
 
 
-def test_a_method_apart_is_cancelled_in_time_and_keeps_its_loop(tmp_path):
+def test_an_isolated_method_is_cancelled_in_time_and_keeps_its_loop(tmp_path):
     class Sleeper(Method):
         name, varies, in_flight, loops = "sleeper", True, 6, set()
 
@@ -355,14 +356,14 @@ def test_a_method_apart_is_cancelled_in_time_and_keeps_its_loop(tmp_path):
             self.watch("warms up")
             return self
 
-        async def rank(self, task, context):
+        async def rank(self, context):
             self.loops.add(asyncio.get_running_loop())
-            await asyncio.sleep(60 if task.task_id == "t5" else 0)
+            await asyncio.sleep(60 if context.task.task_id == "t5" else 0)
             return ["7"]
 
     said = []
-    inner = Apart(Sleeper())
-    assert (inner.varies, inner.in_flight, inner.identity) == (True, 6, {"k": 1})
+    inner = Isolated(Sleeper())
+    assert (inner.varies, inner.in_flight, inner.settings) == (True, 6, {"k": 1})
     failed = run(inner, tmp_path, timeout=0.3, progress=lambda *now: said.append(now[2]))
     assert failed == {"timeout: no answer within 0.3 s": 1}
     assert len(Sleeper.loops) == 1 and "sleeper warms up" in said
@@ -373,7 +374,7 @@ def test_what_the_user_can_mend_stops_the_run_and_says_so(tmp_path):
         name = "broken"
         in_flight = 3
 
-        async def rank(self, task, context):
+        async def rank(self, context):
             raise StarError("the endpoint refuses the key", "set it")
 
     with pytest.raises(StarError, match="refuses the key"):
@@ -385,7 +386,7 @@ def test_samples_are_taken_where_answers_vary(tmp_path):
         name = "varying"
         varies = True
 
-        async def rank(self, task, context):
+        async def rank(self, context):
             return Ranking(["7"])
 
     run(Varying(), tmp_path, samples=3)
@@ -415,7 +416,7 @@ def test_times_are_measured_only_where_tasks_do_not_wait_for_one_another(tmp_pat
         name = "parallel"
         in_flight = 4
 
-        async def rank(self, task, context):
+        async def rank(self, context):
             return ["7"]
 
     run(Parallel(), tmp_path)
@@ -434,8 +435,8 @@ def test_odd_numbers_beside_an_answer_are_plain_or_left_out(tmp_path):
     class Counts(Method):
         name = "counts"
 
-        async def rank(self, task, context):
-            return odd[int(task.task_id[1:]) % 3]
+        async def rank(self, context):
+            return odd[int(context.task.task_id[1:]) % 3]
 
     run(Counts(), tmp_path, TASKS[:3])
     first, second, third = results.table_of(runner.read_answers(tmp_path, TASKS[:3])).to_pylist()
@@ -448,7 +449,7 @@ def test_a_trace_is_kept_for_reading(tmp_path):
     class Talker(Method):
         name = "talker"
 
-        async def rank(self, task, context):
+        async def rank(self, context):
             return Ranking(["7"], trace={"messages": [{"role": "assistant", "content": "\ud800é"}]})
 
     run(Talker(), tmp_path, TASKS[:1])

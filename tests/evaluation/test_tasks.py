@@ -140,7 +140,7 @@ def test_files_that_hold_no_tasks_are_refused(tmp_path):
         read_tasks(tmp_path / "noise.jsonl")
     with pytest.raises(StarError, match="is no task"):
         read_tasks(jsonl(tmp_path, [1]))
-    with pytest.raises(StarError, match="no tasks to judge"):
+    with pytest.raises(StarError, match="no tasks to evaluate"):
         task_set([], 0)
 
 

@@ -1,6 +1,5 @@
 """The local runner: from a stage, until a stage, one process per run, and what the terminal shows."""
 
-import io
 import os
 
 import pytest
@@ -82,14 +81,6 @@ def test_a_run_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StarError, match="cannot write"):
         runner.run(Recipe(name="demo", out=str(tmp_path / "file")), STAGES)
-
-
-def test_without_a_terminal_a_line_is_written_once_at_the_end():
-    out = io.StringIO()
-    line = runner.Line("1/1 one ", out)
-    line(1, 2, "half")
-    line.end("ran")
-    assert out.getvalue() == "1/1 one ran\n"
 
 
 def test_what_a_stage_prints_goes_to_its_log_and_its_end_is_shown_when_it_fails(demo, tmp_path, capfd):

@@ -81,10 +81,12 @@ def rows(path):
 
 def test_every_task_is_sampled_as_often_as_asked_in_the_order_of_the_tasks(engine, tmp_path):
     seen = []
-    out = sample("m", TASKS, Store(), tmp_path / "o.jsonl", SamplingOptions(samples=3), on_progress=seen.append)
+    out = sample(
+        "m", TASKS, Store(), tmp_path / "o.jsonl", SamplingOptions(samples=3), progress=lambda *now: seen.append(now)
+    )
     assert [(row["task_id"], row["sample"]) for row in rows(out)] == [(f"t{t}", s) for t in range(5) for s in range(3)]
     assert rows(out)[0]["model_text"] == "task 0" and rows(out)[0]["counts"]["turns"] == 1
-    assert (seen[-1].done, seen[-1].total) == (15, 15)
+    assert seen[-1][:2] == (15, 15) and seen[-1][2].endswith(" tokens/s")
     assert not (tmp_path / "o.jsonl.part").exists()
 
 
@@ -135,7 +137,7 @@ def test_a_student_trained_again_or_other_evidence_does_not_mix_with_what_was_be
     weights.parent.mkdir()
     weights.write_text("first")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(sampler._Lines, "finish", killed)
+        patch.setattr(sampler, "write_jsonl", killed)
         sample(weights.parent, TASKS, store, tmp_path / "o.jsonl")
     for change in (lambda: weights.write_text("again"), lambda: setattr(store, "fingerprint", "other")):
         change()
@@ -147,7 +149,7 @@ def test_a_student_trained_again_or_other_evidence_does_not_mix_with_what_was_be
 def test_a_task_whose_prompt_is_another_is_sampled_anew(engine, tmp_path, monkeypatch):
     out = tmp_path / "o.jsonl"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(sampler._Lines, "finish", killed)
+        patch.setattr(sampler, "write_jsonl", killed)
         sample("m", TASKS, Store(), out)
     engine.prompts.clear()
     other = [PolicyTask("t0", [{"role": "user", "content": "another"}]), PolicyTask("t1", TASKS[1].messages, ["1"])]
@@ -187,7 +189,7 @@ def test_a_kill_while_the_file_is_written_anew_loses_nothing(engine, tmp_path, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(sampler._Lines, "finish", killed)
+        patch.setattr(sampler, "write_jsonl", killed)
         sample("m", TASKS, Store(), out)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         if moment == "ends":  # all is written, and not yet in its place, or in both

@@ -7,9 +7,9 @@ from html.parser import HTMLParser
 import pytest
 
 from star_rl.evaluation import results
-from star_rl.evaluation.judge import judge
 from star_rl.evaluation.metrics import is_valid
 from star_rl.evaluation.results import Answer
+from star_rl.evaluation.scores import score
 from star_rl.evaluation.tasks import fingerprint_of, task_set, write_tasks
 from star_rl.failure import Failure
 from star_rl.files import write_json
@@ -103,7 +103,7 @@ def evaluation():
         answers = []
         (folder / "answers").mkdir(parents=True)
         for number, (name, ranks) in enumerate(methods.items()):
-            lines = [{"method": name, "began": number, "describe": {}}]
+            lines = [{"began": number, "settings": {"method": name}}]
             for task, rank in zip(made.tasks, ranks, strict=True):
                 if rank is ...:
                     continue
@@ -135,7 +135,7 @@ def evaluation():
             {"source": one, "scenario": scenario, "n": len(own), "fingerprint": fingerprint_of(own)}
             for (one, scenario), own in made.cells.items()
         ]
-        judged = judge(table, made.tasks, 1, 200, 0)
+        judged = score(table, made.tasks, 1, 200, 0)
         for row in judged["methods"]:
             row |= more.get(row["name"], {})
         write_json(

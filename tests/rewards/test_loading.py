@@ -12,8 +12,8 @@ import pytest
 
 from rewards import loading, star
 from rewards.keys import KEYS
-from rewards.limits import Overtime, within
 from rewards.loading import NAMES, check, load, options_of, place
+from star_rl.deadline import Overtime, within
 from star_rl.errors import StarError
 
 GOOD = """

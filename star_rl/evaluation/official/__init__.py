@@ -8,11 +8,12 @@ layout      tables and tasks as the simulator reads them
 submission  the agent: the file that is handed in
 runner      runs the simulator; a script for its own interpreter
 bridge      methods behind a socket
-session     the whole run, and the official figures held to ours
+session     the whole run, and the official figures compared with ours
+command     ``star-rl official``
 """
 
 from star_rl.evaluation.official.bridge import Bridge
 from star_rl.evaluation.official.layout import Group, groups_below, write_layout
-from star_rl.evaluation.official.session import Judged, simulate, table
+from star_rl.evaluation.official.session import OfficialScore, simulate, table
 
-__all__ = ["Bridge", "Group", "Judged", "groups_below", "simulate", "table", "write_layout"]
+__all__ = ["Bridge", "Group", "OfficialScore", "groups_below", "simulate", "table", "write_layout"]

@@ -1,7 +1,7 @@
 """Any method behind a local socket, for agents that run in another interpreter: one JSON line in, one out.
 
-What an agent sends is what the simulator's tool showed it. It becomes a task without a truth and a context, and goes to
-the method's own ``rank``: nothing of the method knows where it runs.
+An agent sends what the simulator's tool showed it. It becomes a context without a ground truth for the method's own
+``rank``, so the method does not know where it runs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from star_rl.errors import StarError
-from star_rl.evaluation.methods import Method, Ranking, TaskContext, blind
+from star_rl.evaluation.methods import Method, Ranking, TaskContext, as_ranking
 from star_rl.files import fingerprint
 from star_rl.prompts import Event
 from star_rl.records import Item, Task
@@ -43,12 +43,12 @@ class Bridge:
         known: tasks that the agents may ask about; others get a name of their own and shuffled candidates.
         items: descriptions that stand before those of the simulator's tool, so that a prompt reads as in training.
         users: attributes of a user, which stand before those of the simulator's tool for the same reason.
-        outside: what a method may see of a known task without the simulator. Where it is given, methods that do not
-            vary rank that too, and ``same`` counts the answers that came out alike.
+        outside: makes the context of a known task without the simulator. Where it is given, methods that do not vary
+            rank that too, and ``same`` counts equal answers.
         host, port: where to listen; port 0 = a free one.
 
     Attributes:
-        heard: told after each answer whose it was, and whether it was none.
+        heard: called after each answer with the method's name and whether it failed.
     """
 
     def __init__(
@@ -62,8 +62,8 @@ class Bridge:
         port: int = 0,
     ) -> None:
         self._methods, self._items, self._place = dict(methods), items or {}, (host, port)
-        self._known = {_key(task.user_id, task.candidates): blind(task) for task in known}
-        self._blind = frozenset(self._known.values())
+        self._known = {_key(task.user_id, task.candidates): task for task in known}
+        self._ids = {task.task_id for task in known}
         self._lock, self._stack, self._open = asyncio.Lock(), contextlib.AsyncExitStack(), ""
         self._server: asyncio.Server | None = None
         self.address = ""
@@ -87,13 +87,13 @@ class Bridge:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             try:
-                said = await self._answer(json.loads(await reader.readline()))
+                reply = await self._answer(json.loads(await reader.readline()))
             except StarError as error:
                 self.fault = self.fault or error
-                said = {"error": str(error)}
+                reply = {"error": str(error)}
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                said = {"error": f"not understood: {type(error).__name__}: {error}"}
-            writer.write(json.dumps(said).encode() + b"\n")
+                reply = {"error": f"not understood: {type(error).__name__}: {error}"}
+            writer.write(json.dumps(reply).encode() + b"\n")
             await writer.drain()
         except ConnectionError:
             pass  # an agent that gave up waiting; the simulator has counted its miss
@@ -105,11 +105,11 @@ class Bridge:
             await self._method(row["open"])
             return {"ready": row["open"]}
         method = await self._method(row["method"])
-        task, context = self.read(row)
+        context = self.read(row)
         try:
-            ranking = await method.rank(task, context)
-            if self._outside is not None and not method.varies and task in self._blind:
-                other = await method.rank(task, self._outside(task))
+            ranking = as_ranking(await method.rank(context))
+            if self._outside is not None and not method.varies and context.task.task_id in self._ids:
+                other = as_ranking(await method.rank(self._outside(context.task)))
                 self.checked[method.name] += 1
                 self.same[method.name] += ranking.ids == other.ids
         except StarError:
@@ -136,8 +136,8 @@ class Bridge:
                 self._open = chosen
             return self._methods[chosen]
 
-    def read(self, row: Mapping[str, Any]) -> tuple[Task, TaskContext]:
-        """What an agent sent, as a task and what may be seen beside it."""
+    def read(self, row: Mapping[str, Any]) -> TaskContext:
+        """Return what an agent sent as the context of a task."""
         events = events_of(row.get("reviews") or [])
         shown = {str(entry["item_id"]): _item(entry) for entry in row.get("items") or []}
         user, candidates = str(row["task"]["user_id"]), [str(item) for item in row["task"]["candidate_list"]]
@@ -151,7 +151,7 @@ class Bridge:
         history = [event for event in events if event[1] < task.cutoff]
         seen = ChainMap(dict(self._items), shown) if shown else self._items
         about = (self._users(user) if self._users else {}) or _profile(row.get("user"))
-        return task, TaskContext(history, seen, user=about, texts=texts_of(row.get("reviews") or []))
+        return TaskContext(task, history, seen, user=about, texts=texts_of(row.get("reviews") or []))
 
 
 def _key(user: str, candidates: Sequence[str]) -> tuple[str, tuple[str, ...]]:
@@ -159,20 +159,20 @@ def _key(user: str, candidates: Sequence[str]) -> tuple[str, tuple[str, ...]]:
 
 
 def _item(row: Mapping[str, Any]) -> Item:
-    """An item as the tables would hold it."""
+    """Return an item as the tables would hold it."""
     title, categories, attributes = describe(row, 500)
     labels = tuple(dict.fromkeys(label for label in map(clean_text, categories) if label))
     return Item(str(row["item_id"]), clean_text(title) or "Untitled", labels, attributes)
 
 
 def _profile(row: Any) -> dict[str, Any]:
-    """What the tool tells of a user, without what names them."""
+    """Return the user's attributes of the simulator's tool, without the id."""
     told = row if isinstance(row, Mapping) else {}
     return {str(name): value for name, value in told.items() if name != "user_id" and value not in (None, "", [], {})}
 
 
 def texts_of(reviews: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], str]:
-    """What the user wrote, by item and time; reviews without a time or without words are left out."""
+    """Return what the user wrote, by item and time; reviews without a time or without text are dropped."""
     stamps = seconds_of([_stamp(row) for row in reviews])
     found = zip(reviews, stamps, strict=True)
     return {
@@ -187,8 +187,8 @@ def _stamp(row: Mapping[str, Any]) -> Any:
 
 
 def events_of(reviews: Sequence[Mapping[str, Any]]) -> list[Event]:
-    """Reviews as interactions, oldest first, equal times in the order given; those without a time that can be read are
-    left out."""
+    """Return reviews as interactions, oldest first, equal times in the order given; those without a valid time are
+    dropped."""
     found: list[Event] = []
     for row, stamp in zip(reviews, seconds_of([_stamp(row) for row in reviews]), strict=True):
         if stamp is not None:
@@ -198,7 +198,7 @@ def events_of(reviews: Sequence[Mapping[str, Any]]) -> list[Event]:
 
 
 def seconds_of(stamps: Sequence[Any]) -> list[int | None]:
-    """Times of any of the three domains as whole seconds."""
+    """Return times of any of the three domains as whole seconds."""
     if all(isinstance(stamp, int) for stamp in stamps):
         column = pa.array(stamps, pa.int64())
     else:
@@ -208,7 +208,7 @@ def seconds_of(stamps: Sequence[Any]) -> list[int | None]:
 
 
 def reply_of(ranking: Ranking) -> dict[str, Any]:
-    """An answer as the bridge sends it."""
+    """Return an answer as the bridge sends it."""
     if ranking.ids is None:
         return {"error": str(ranking.failure or "no ranking")}
     return {"ranking": list(ranking.ids)}

@@ -1,9 +1,9 @@
-"""Tables written the way the official simulator reads them: the inverse of :mod:`star_rl.sources.agentrecbench`.
+"""Write tables the way the official simulator reads them: the inverse of :mod:`star_rl.sources.agentrecbench`.
 
 ``item.json``, ``user.json`` and ``review.json`` (JSON lines), and a folder per sub-task,
 ``task/<scenario>/<source>/tasks/task_N.json`` with ``../groundtruth/groundtruth_N.json``. The simulator has no cutoff:
-its agents see whatever reviews stand in the file. So the file holds of a task's user only what was there before the
-task.
+its agents see whatever reviews stand in the file. So the file holds only those reviews of a task's user
+that precede the task.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _reviews(
 
 
 def item_row(item: Item, source: str) -> dict[str, Any]:
-    """An item with the names that its source gives to title and categories."""
+    """Return an item with the names that its source gives to title and categories."""
     about = {"source": source, **item.attributes, "item_id": item.item_id}
     if about["source"] == "yelp":
         return {**about, "name": item.title, "categories": ", ".join(item.categories)}
@@ -127,9 +127,9 @@ def _tasks(root: Path, tasks: Sequence[Task]) -> list[Group]:
 
 
 def groups_below(root: Path) -> list[Group]:
-    """The sub-tasks of a benchmark's own download: every folder with ``tasks`` and ``groundtruth``.
+    """Return the sub-tasks of a benchmark's own download: every folder with ``tasks`` and ``groundtruth``.
 
-    Truths stand in the order in which the simulator takes the tasks: by number, simulated ones first.
+    Truths are in the order in which the simulator takes the tasks: by number, simulated ones first.
 
     Raises:
         StarError: there is none.

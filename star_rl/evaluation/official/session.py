@@ -1,4 +1,4 @@
-"""The official simulator with our methods in it, and its figures held to ours."""
+"""Run the official simulator with our methods in it, and compare its figures with ours."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from star_rl.evaluation import metrics
 from star_rl.evaluation.methods import Method, TaskContext
 from star_rl.evaluation.official.bridge import Bridge, UserOf
 from star_rl.evaluation.official.layout import Group
-from star_rl.evaluation.runner import Progress
 from star_rl.files import read_json, write_json
+from star_rl.progress import Progress
 from star_rl.records import Item, Task
 
 HERE = Path(__file__).parent
@@ -30,15 +30,15 @@ _THEIRS = {f"hr{k}": f"top_{k}_hit_rate" for k in metrics.CUTS} | {"hr_avg": "av
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class OfficialScore:
     """One method on one sub-task, by the official evaluator and by ours.
 
     Attributes:
-        n, failed: tasks, and those of them without a ranking (misses for both).
+        n, failed: tasks, and tasks without a ranking (misses for both).
         theirs, ours: ``hr1``, ``hr3``, ``hr5``, ``hr_avg``.
-        checked, same: answers over all sub-tasks that were asked for outside of the simulator as well, and those that
-            came out alike; 0 for methods that vary.
-        reasons: of failures, the most frequent first, with their numbers.
+        checked, same: answers over all sub-tasks that were asked for outside of the simulator as well, and how many of
+            them were equal; 0 for methods that vary.
+        reasons: of failures with their numbers, the most frequent first.
     """
 
     method: str
@@ -53,7 +53,7 @@ class Judged:
 
     @property
     def agreed(self) -> bool:
-        """The same numbers to the last bit."""
+        """Whether the numbers are equal to the last bit."""
         return self.theirs == self.ours
 
 
@@ -70,7 +70,7 @@ async def simulate(
     outside: Callable[[Task], TaskContext] | None = None,
     threads: int = 16,
     progress: Progress | None = None,
-) -> list[Judged]:
+) -> list[OfficialScore]:
     """Run every method over every sub-task inside the official simulator.
 
     Leaves in ``out``: ``star_rl_agent.py`` (the submission), ``simulator.log``, and for each method and sub-task
@@ -121,14 +121,14 @@ async def simulate(
         if code:
             raise StarError(f"the simulator ended with {code}: {words}", f"see {out / 'simulator.log'}")
         return [
-            judged(name, group, places[name, group.name], bridge.checked[name], bridge.same[name])
+            read_score(name, group, places[name, group.name], bridge.checked[name], bridge.same[name])
             for name in names
             for group in groups
         ]
 
 
 def _counter(progress: Progress, total: int) -> Callable[[str, bool], None]:
-    """Answers of all methods so far, and this one's failures."""
+    """Return a listener that counts all answers and each method's failures."""
     done, failed = 0, Counter[str]()
 
     def heard(name: str, missed: bool) -> None:
@@ -140,7 +140,7 @@ def _counter(progress: Progress, total: int) -> Callable[[str, bool], None]:
 
 
 async def _run(python: Path, out: Path) -> tuple[int, str]:
-    """Exit code of the simulator, and the last line it wrote."""
+    """Return the exit code of the simulator and the last line it wrote."""
     # The interpreter is another one: what leads it to this one's packages stays here.
     surroundings = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     log = out / "simulator.log"
@@ -162,8 +162,8 @@ async def _run(python: Path, out: Path) -> tuple[int, str]:
     return code, lines[-1][:300] if lines else "no words"
 
 
-def judged(name: str, group: Group, folder: Path, checked: int = 0, same: int = 0) -> Judged:
-    """Read what the simulator left, and judge its outputs again with our own metrics."""
+def read_score(name: str, group: Group, folder: Path, checked: int = 0, same: int = 0) -> OfficialScore:
+    """Read what the simulator left, and score its outputs again with our own metrics."""
     outputs = read_json(folder / "outputs.json")
     predictions = [prediction_of(output) for output in outputs]
     found = metrics.ranks(predictions, group.truths)
@@ -172,16 +172,18 @@ def judged(name: str, group: Group, folder: Path, checked: int = 0, same: int = 
     failed = int((found == metrics.FAILED).sum())
     told = [str(output["error"]) for output in outputs if isinstance(output, dict) and "error" in output]
     reasons = Counter(" ".join(words.split())[:_WORDS] for words in told).most_common(_REASONS)
-    return Judged(name, group.name, len(outputs), failed, theirs, metrics.official(found), checked, same, reasons)
+    return OfficialScore(
+        name, group.name, len(outputs), failed, theirs, metrics.official(found), checked, same, reasons
+    )
 
 
 def prediction_of(output: Any) -> Any:
-    """One of the simulator's outputs as a prediction; an error is none."""
+    """Return one of the simulator's outputs as a prediction; ``None`` for an error."""
     return output.get("output") if isinstance(output, dict) and "error" not in output else None
 
 
-def table(rows: Sequence[Judged]) -> str:
-    """The figures in percent, the official evaluator's and whether ours are equal."""
+def table(rows: Sequence[OfficialScore]) -> str:
+    """Return a table of the official figures in percent, and whether ours are equal."""
     head = f"{'method':<28} {'sub-task':<24} {'n':>5} {'failed':>6} {'HR@1':>6} {'HR@3':>6} {'HR@5':>6} {'HR_avg':>6}"
     lines = [f"{head}  ours    outside"]
     for row in rows:

@@ -48,7 +48,7 @@ def ask(row):
     with socket.create_connection((host, int(port)), timeout=SECONDS) as line:
         line.sendall(json.dumps(row).encode() + b"\n")
         with line.makefile("rb") as answer:
-            said = json.loads(answer.readline() or b'{"error": "the bridge hung up"}')
-    if "error" in said:
-        raise RuntimeError(said["error"])
-    return said
+            reply = json.loads(answer.readline() or b'{"error": "the bridge hung up"}')
+    if "error" in reply:
+        raise RuntimeError(reply["error"])
+    return reply

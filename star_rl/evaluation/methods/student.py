@@ -1,0 +1,159 @@
+"""A student's checkpoint as a method: the policy loop that trained it, on an engine."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from star_rl import fingerprints
+from star_rl.errors import StarError
+from star_rl.evaluation.methods.base import Method, Ranking, TaskContext
+from star_rl.evaluation.methods.registry import Spec
+from star_rl.failure import Failure, Kind
+from star_rl.files import fingerprint
+from star_rl.run import Run
+from star_rl.trajectory import faults, parse, ranking, required_phases
+
+#: Options of the engine that decide what a student writes; the others decide how fast.
+_DECIDE = ("kind", "max_model_len", "extra", "seed")
+
+
+class StudentMethod(Method):
+    """A checkpoint through the policy loop.
+
+    Args:
+        run: data and recipe.
+        name: in the tables.
+        model: Hugging Face folder.
+        temperature, top_p: of the engine; temperature 0 is greedy.
+        logprobs: keep the mean log-probability of the model's own tokens as its confidence.
+        in_flight: rollouts at once; None for the recipe's, which are each replica's.
+        engine: options over the recipe's ``engine.options``.
+        seed: of the engine's draws, unless an option sets another.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        name: str,
+        model: Path,
+        temperature: float,
+        top_p: float,
+        logprobs: bool = False,
+        in_flight: int | None = None,
+        engine: Mapping[str, Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        from star_rl.policy.loop import Budget
+
+        config = run.config
+        self.name, self.model, self.varies = name, model, temperature > 0
+        self.in_flight, self._per_replica = in_flight or config["engine"]["in_flight"], in_flight is None
+        self._run, self._logprobs = run, logprobs
+        self.sampling = {"temperature": temperature, "top_p": top_p, "top_k": -1}
+        self._budget = Budget(**config["loop"]["budget"])
+        options = {"seed": seed, **config["engine"]["options"], **(engine or {})}
+        self._engine_options = {**options, "logprobs": logprobs}
+        self._required = required_phases(config["sft_set"]["setting"])
+        self._stack = contextlib.AsyncExitStack()
+        self._engine: Any = None
+        self._tokenizer: Any = None
+
+    @property
+    def describe(self) -> dict[str, Any]:
+        shown = {"prompt": asdict(self._run.prompt), "tools": self._run.config["tools"]}
+        loop = {"budget": asdict(self._budget), **self.sampling, "logprobs": self._logprobs}
+        engine = {name: value for name, value in self._engine_options.items() if name in _DECIDE}
+        if not self.varies:  # greedy: nothing is drawn
+            del engine["seed"]
+        return {
+            "model": str(Path(self.model).resolve()),
+            "weights": fingerprints.of_model(Path(self.model)),
+            "evidence": self._run.store.fingerprint,
+            "student": fingerprint(shown),
+            **loop,
+            **engine,
+        }
+
+    async def __aenter__(self) -> Method:
+        from transformers import AutoTokenizer
+
+        from star_rl.policy.engines import EngineOptions, open_engine
+
+        options = EngineOptions(**self._engine_options)
+        self._engine = await self._stack.enter_async_context(open_engine(self.model, options))
+        if self._per_replica:
+            self.in_flight, self._per_replica = self.in_flight * getattr(self._engine, "alive", 1), False
+        self._tokenizer = AutoTokenizer.from_pretrained(str(self.model))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    def widen(self) -> None:
+        """Open the engine with the model's whole context, not with the recipe's limit for its student."""
+        self._engine_options["max_model_len"] = None
+
+    @property
+    def opened(self) -> tuple[Any, Any]:
+        """Engine and tokenizer, inside the block."""
+        return self._engine, self._tokenizer
+
+    async def rank(self, context: TaskContext) -> Ranking:
+        from star_rl.policy.counts import FAULTS
+        from star_rl.policy.engines import within
+        from star_rl.policy.loop import render_prompt, rollout
+        from star_rl.prompts import student_messages
+
+        run, task = self._run, context.task
+        messages = student_messages(task, list(context.history), context.items, run.prompt)
+        prompt = render_prompt(self._tokenizer, messages, run.tools)
+        budget = within(self._budget, self._engine)
+        toolbox = run.toolbox(task.candidates)
+        result = await rollout(self._engine, self._tokenizer, prompt, toolbox, budget, self.sampling)
+        if result.stop in ("engine_error", "aborted"):
+            raise StarError(f"the engine failed on task {task.task_id}: {result.error or result.stop}", "run again")
+        trajectory, counts = parse(result.model_text), result.counts
+        ids = ranking(trajectory)
+        failure = None if ids is not None else Failure("malformed", f"wrote no ranking ({result.stop})")
+        if result.stop in FAULTS:  # a store that fails is not the student's fault: the task is asked again
+            kind: Kind = "endpoint" if result.stop == "tool_error" else "error"
+            failure = Failure(kind, f"{result.stop}: {result.error}")
+        own = [p for p, mine in zip(result.logprobs or (), result.response_mask, strict=False) if mine]
+        return Ranking(
+            ids,
+            failure,
+            well_formed=not faults(trajectory, self._required),
+            tool_calls=int(counts["tool_calls"]),
+            calls=int(counts["turns"]),
+            # Turns continue one context, so every token is read once: the prompt, and what the tools answered.
+            tokens_in=len(prompt) + int(counts["tool_tokens"]),
+            tokens_out=int(counts["model_tokens"]),
+            tool_seconds=result.tool_seconds,
+            confidence=sum(own) / len(own) if self._logprobs and own else None,
+            trace={"messages": result.messages, "model_text": result.model_text},
+        )
+
+
+def make_student(run: Run, spec: Spec, seed: int, folder: Path) -> Method:
+    """Make ``star`` (the run's GRPO checkpoint), ``star:sft`` (before GRPO) or ``star:FOLDER``, with ``temperature``,
+    ``top_p``, ``logprobs=on``, ``in_flight`` and options of the engine."""
+    from star_rl.policy.engines import EngineOptions
+
+    where = spec.argument or "grpo"
+    model = run.run / where / "final" if where in ("sft", "grpo") else Path(where)
+    if not (model / "config.json").is_file():
+        raise StarError(f"there is no checkpoint at {model}", "give star:FOLDER, star:sft or star:grpo")
+    options = dict(spec.options)
+    chosen = {name: options.pop(name, run.config["evaluate"][name]) for name in ("temperature", "top_p")}
+    logprobs, in_flight = bool(options.pop("logprobs", False)), options.pop("in_flight", None)
+    for key in options:
+        if key not in EngineOptions.__dataclass_fields__:
+            known = ("temperature", "top_p", "logprobs", "in_flight", *EngineOptions.__dataclass_fields__)
+            raise StarError(f"method {spec.text!r} has no option {key}", f"one of {', '.join(known)}")
+    name = {"grpo": "star", "sft": "sft"}.get(where, f"star:{where}")
+    name += "".join(f" {key}={value}" for key, value in spec.options.items() if key in chosen)
+    return StudentMethod(run, name, model, **chosen, logprobs=logprobs, in_flight=in_flight, engine=options, seed=seed)

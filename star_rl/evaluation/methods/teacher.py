@@ -1,0 +1,107 @@
+"""MARS as a method: the recipe's teacher, or with parts switched off."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from star_rl.errors import StarError
+from star_rl.evaluation.methods.base import Method, Ranking, TaskContext
+from star_rl.evaluation.methods.registry import Spec
+from star_rl.evaluation.paper import RULES
+from star_rl.files import fingerprint
+from star_rl.mars import Outcome, TeamOptions
+from star_rl.run import Run
+from star_rl.teacher import open_teacher
+from star_rl.trajectory import faults, required_phases, to_messages
+
+#: Options that say where a model is served: option -> (part of the teacher's options, field of it).
+_SERVED = {
+    "endpoint": ("chat", "endpoints"),
+    "model": ("chat", "model"),
+    "planner_endpoint": ("planner_chat", "endpoints"),
+    "planner_model": ("planner_chat", "model"),
+}
+
+
+class TeacherMethod(Method):
+    """MARS, by rules or on an endpoint.
+
+    Args:
+        run: data and recipe.
+        name: in the tables.
+        config: the recipe with the method's options in it.
+        folder: of the response cache.
+    """
+
+    varies = True
+
+    def __init__(self, run: Run, name: str, config: Mapping[str, Any], seed: int, folder: Path) -> None:
+        self.name, self._run, self._config, self._seed = name, run, config, seed
+        self._cache = folder / f"{name.replace(' ', '_').replace('/', '')}.sqlite"
+        self._required = required_phases(config["sft_set"]["setting"])
+        self._stack = contextlib.AsyncExitStack()
+        self._team: Any = None
+
+    @property
+    def describe(self) -> dict[str, Any]:
+        parts = {part: self._config[part] for part in ("teacher", "sft_set", "prompt", "tools")}
+        return {"teacher": fingerprint([parts, self._run.store.fingerprint]), "seed": self._seed}
+
+    async def __aenter__(self) -> Method:
+        opened = await self._stack.enter_async_context(open_teacher(self._run, self._config, self._seed, self._cache))
+        self._team, self.in_flight = opened.team, opened.in_flight
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def rank(self, context: TaskContext) -> Ranking:
+        return ranking_of_outcome(await self._team.run(context.case(), context.sample), self._required)
+
+
+def ranking_of_outcome(outcome: Outcome, required: Sequence[str]) -> Ranking:
+    """Return one pass of the teacher as a ranking."""
+    return Ranking(
+        None if outcome.failure else list(outcome.ranking),
+        outcome.failure,
+        well_formed=not faults(outcome.trajectory, required, own_text=False),
+        tool_calls=len(outcome.trajectory.calls),
+        calls=outcome.waiting,
+        tokens_in=sum(step.prompt_tokens for step in outcome.steps),
+        tokens_out=sum(step.completion_tokens for step in outcome.steps),
+        trace={"messages": to_messages(outcome.trajectory)},
+    )
+
+
+def make_teacher(run: Run, spec: Spec, seed: int, folder: Path) -> Method:
+    """Make ``teacher`` (or ``mars``) with ``planner=off``, ``reflector=off``, ``tools=off``, any option of the team,
+    and ``endpoint=``, ``model=``, ``planner_endpoint=``, ``planner_model=``."""
+    spec.no_argument()
+    config = copy.deepcopy(dict(run.config))
+    options = config["teacher"]["options"] = dict(config["teacher"]["options"])
+    off, other = [], []
+    for key, value in spec.options.items():
+        if key in _SERVED:
+            part, field = _SERVED[key]
+            options[part] = {**(options.get(part) or {}), field: [value] if field == "endpoints" else value}
+            if key == "endpoint":
+                config["teacher"]["backend"] = "llm"
+            continue
+        if key not in TeamOptions.__dataclass_fields__:
+            known = (*TeamOptions.__dataclass_fields__, *_SERVED)
+            raise StarError(f"method {spec.text!r} has no option {key}", f"one of {', '.join(known)}")
+        options[key] = value
+        if value is False:
+            off.append(key)
+        elif value is not True:
+            other.append(f"{key}={value}")
+    if options.get("planner_chat") and config["teacher"]["backend"] != "llm":
+        raise StarError(f"method {spec.text!r} has a planner's endpoint alone", "give endpoint= as well")
+    name = f"{spec.name}-planner" if "planner_endpoint" in spec.options else spec.name
+    name = RULES if config["teacher"]["backend"] == "rules" else name  # nobody may take it for the paper's
+    name += "".join(f" w/o {part}" for part in off) + "".join(f" {part}" for part in other)
+    return TeacherMethod(run, name, config, seed, folder)
