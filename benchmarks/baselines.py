@@ -99,12 +99,12 @@ def work(name: str, seed: int, setting: int, epochs: int) -> dict[str, Any]:
     histories = read_json(folder / "histories.json")
     began = time.perf_counter()
     if name in OURS:
-        method = getattr(baselines, OURS[name])(seed, epochs=epochs, patience=PATIENCE)
+        method = getattr(baselines, OURS[name])(seed=seed, epochs=epochs, patience=PATIENCE).fit(visible)
     else:
         from benchmarks.recommenders import GRIDS, Peer
 
-        method = Peer(name, seed, GRIDS[name][setting], epochs=epochs, patience=PATIENCE)
-    method.fit(visible)
+        peer = Peer(name=name, setting=GRIDS[name][setting], seed=seed, epochs=epochs, patience=PATIENCE)
+        method = peer.fit(visible)
     trained = time.perf_counter() - began
     contexts = [TaskContext.of_ids(task, history) for task, history in zip(tasks, histories, strict=True)]
     rankings = [method.rank(context) for context in contexts]

@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from star_rl.baselines.learning import Learned, Log
+from star_rl.baselines.learning import Log, Trained
 
 #: Settings of each peer's grid; the one that ranks the held-out items best is the one that is judged. Embeddings have
 #: 64 numbers everywhere. What a setting does not name is the library's default. A batch of LightGCN is about ours: each
@@ -34,21 +35,22 @@ GRIDS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-class Peer(Learned):
-    """A peer's model; ranks by the vector it learnt for the user."""
+@dataclass(kw_only=True)
+class Peer(Trained):
+    """A peer's model; ranks by the vector it was trained to for the user."""
 
-    def __init__(self, name: str, seed: int, setting: dict[str, Any], **training: Any) -> None:
-        self.name, self._setting = name, {**setting, "seed": seed}
-        super().__init__(seed, threads=1, **training)
+    name: str
+    setting: dict[str, Any]
 
-    def _make(self, log: Log) -> Any:
+    def model_of(self, log: Log) -> Any:
+        setting = {**self.setting, "seed": self.seed}
         if self.name == "cornac_bpr":
-            return CornacBPR(log, self._setting)
-        return RecBole(log, {"recbole_bpr": "BPR", "recbole_lightgcn": "LightGCN"}[self.name], self._setting)
+            return CornacBPR(log, setting)
+        return RecBole(log, {"recbole_bpr": "BPR", "recbole_lightgcn": "LightGCN"}[self.name], setting)
 
-    def _scores(self, user: int | None, history: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    def score_items(self, user: int | None, history: np.ndarray, asked: np.ndarray) -> np.ndarray:
         assert user is not None, "every user of this benchmark is visible"
-        return self._model.scores(np.array([user]), [history])[0][asked]
+        return self.model.scores(np.array([user]), [history])[0][asked]
 
 
 class CornacBPR:

@@ -1,4 +1,4 @@
-"""Trajectories through the builders: serialised, filtered, written as an SFT set; seconds and peak memory.
+"""Trajectories through the builders: filtered and written as an SFT set; seconds and peak memory.
 
     python -m benchmarks.trajectories [--runs 10000] [--profile full] [--out FILE]
 
@@ -18,7 +18,6 @@ from typing import Any
 
 from benchmarks.harness import read_options, write_json
 from data_builders.sft_set import SftOptions, build_sft
-from data_builders.trajectories import filter_runs
 from star_rl.mars import Case, RuleBackend, RuleOptions, Team, TeamOptions, identity_of, strength_of, teach
 from star_rl.prompts import PromptOptions
 from star_rl.records import SCENARIOS, Item, Task
@@ -86,22 +85,18 @@ def main() -> None:
         )
         figures["teach_seconds"] = round(time.perf_counter() - began, 2)
         began, work = time.perf_counter(), time.process_time()
-        filter_runs(root / "runs", root / "kept.jsonl", "ranked")
-        figures["filter_seconds"] = round(time.perf_counter() - began, 2)
-        began = time.perf_counter()
         audit = build_sft(
-            root / "kept.jsonl",
+            root / "runs",
             lambda task: histories[task.user_id],
             items,
             root / "sft",
             SftOptions(prompt=PromptOptions(options.profile), keep="ranked", per_task=_PASSES),
         )
-        figures["sft_seconds"] = round(time.perf_counter() - began, 2)
+        figures["seconds"] = round(time.perf_counter() - began, 2)
         figures["cpu_seconds"] = round(time.process_time() - work, 2)
         figures["kept"] = audit["kept"]
         figures["prompt_tokens_p50"] = audit["tokens"]["prompt"]["p50"]
         figures["mebibytes"] = round((root / "sft" / "sft.parquet").stat().st_size / 2**20, 1)
-    figures["seconds"] = round(figures["filter_seconds"] + figures["sft_seconds"], 2)
     figures["peak_mebibytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     for name, value in figures.items():
         print(f"{name:18} {value}")

@@ -1,13 +1,10 @@
-"""How often a checkpoint solved each instance: the sampler's rollouts, read and counted (paper, section 3.5)."""
+"""Difficulty of an instance: how often the SFT checkpoint solved it (paper, section 3.5)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from star_rl.errors import StarError
 from star_rl.files import read_jsonl
@@ -16,60 +13,42 @@ from star_rl.records import Task
 from star_rl.trajectory import parse, ranking
 
 
-def read_records(path: str | Path) -> Iterator[dict[str, Any]]:
-    """Rollout records of the sampler: JSON lines or Parquet.
+def read_records(path: Path) -> Iterator[dict[str, Any]]:
+    """Read the sampler's rollouts, one JSON line each.
 
     Raises:
-        StarError: there is no such file, it is neither, or a line is no record.
+        StarError: the file is missing, or a line holds no rollout.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise StarError(f"there are no rollouts at {file}", "sample the checkpoint first: star-rl sample")
-    if file.suffix == ".parquet":
-        try:
-            for batch in pq.ParquetFile(file).iter_batches(1024):
-                yield from batch.to_pylist()
-        except pa.ArrowInvalid as error:
-            raise StarError(f"{file} is no Parquet file ({error})", "give the sampler's output") from error
-    elif file.suffix == ".jsonl":
-        for record in read_jsonl(file):
-            if not isinstance(record, dict):
-                raise StarError(f"{file} holds {str(record)[:40]}, which is no rollout", "give the sampler's output")
-            yield record
-    else:
-        raise StarError(f"{file} is neither .jsonl nor .parquet", "give the sampler's output")
+    if not path.is_file():
+        raise StarError(f"there are no rollouts at {path}", "sample the checkpoint first: star-rl sample")
+    for record in read_jsonl(path):
+        if not isinstance(record, dict):
+            raise StarError(f"{path} holds {str(record)[:40]}, which is no rollout", "give the sampler's output")
+        yield record
 
 
 def solved(record: Mapping[str, Any], task: Task) -> bool | None:
-    """Was this rollout a success (HR@1)? None where it says nothing of the model: an engine or a tool failed.
-
-    Reads ``stop`` (:data:`star_rl.policy.counts.FAULTS` are neither success nor failure), then the first of ``hit``
-    (bool or None), ``ranking`` (a list), ``model_text``.
+    """Return whether a rollout is a success (HR@1), None where an engine or a tool failed (``stop`` in FAULTS).
 
     Raises:
-        StarError: the record has none of the three.
+        StarError: the record has no ``model_text``.
     """
     if record.get("stop") in FAULTS:
         return None
-    if "hit" in record:
-        return None if record["hit"] is None else bool(record["hit"])
-    if "ranking" in record:
-        first = record["ranking"]
-    elif "model_text" in record:
-        text = record["model_text"]
-        first = ranking(parse(text if isinstance(text, str) else ""))
-    else:
-        raise StarError(f"a rollout of task {task.task_id} has no hit, ranking or model_text", "sample again")
-    return isinstance(first, (list, tuple)) and bool(first) and first[0] == task.ground_truth
+    if "model_text" not in record:
+        raise StarError(f"a rollout of task {task.task_id} has no model_text", "sample again")
+    text = record["model_text"]
+    found = ranking(parse(text if isinstance(text, str) else ""))
+    return found is not None and found[:1] == [task.ground_truth]
 
 
 def count_successes(
     records: Iterable[Mapping[str, Any]], tasks: Mapping[str, Task], samples: int
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """Successes of every instance with all its samples, and how many records or instances were left out, by reason.
+    """Count the successes of each instance, and by reason the records and instances that were left out.
 
-    A sample recorded twice (a sampler that was killed and resumed) counts once. An instance with fewer usable samples
-    than ``samples`` is left out: its count would be compared with bounds that are not its own.
+    A sample that a resumed sampler recorded twice counts once. An instance with fewer than ``samples`` usable samples
+    is left out, since the bounds are for ``samples`` of them.
 
     Raises:
         StarError: a record of a task that is not in ``tasks``, without its number, or with more than ``samples``.

@@ -66,7 +66,7 @@ SCHEMA = pa.schema(
 )
 
 Messages = Sequence[Mapping[str, str]]
-Prompts = Mapping[str, Messages] | Callable[[Task], Messages]
+Prompts = Callable[[Task], Messages]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class GrpoSet:
 
 
 def bounds_for(samples: int) -> dict[str, tuple[int, int]]:
-    """Successes of each bucket: 6-7, 3-5 and 1-2 of 8; for another number the same shares, rounded up.
+    """Return the (fewest, most) successes of each bucket: 6-7, 3-5, 1-2 of 8; else the same shares, rounded up.
 
     Raises:
         StarError: fewer than 4 samples cannot tell three buckets apart.
@@ -127,7 +127,7 @@ def compose(total: int, ratio: Mapping[str, int] = RATIO) -> dict[str, int]:
 
 
 def largest_total(available: Mapping[str, int], ratio: Mapping[str, int] = RATIO) -> int:
-    """The largest total whose composition every bucket can fill."""
+    """Return the largest total whose composition every bucket can fill."""
     parts = sum(ratio.values())
     # rounding adds less than one to a bucket, so no total beyond this can fit
     total = min((available.get(name, 0) + 1) * parts // share for name, share in ratio.items() if share)
@@ -137,8 +137,8 @@ def largest_total(available: Mapping[str, int], ratio: Mapping[str, int] = RATIO
 
 
 def build(context: Context) -> dict[str, Any]:
-    """Rate the sampled tasks by successes and compose the set 3:4:3; validation rows beside it."""
-    world = Run(context.run, context.config)
+    """Write ``train.parquet``, sampled tasks composed 3:4:3 by difficulty, and ``valid.parquet``."""
+    run = Run(context.run, context.config)
     options = GrpoSetOptions(
         total=context.config["grpo_set"]["total"],
         samples=context.config["sample"]["n"],
@@ -146,12 +146,12 @@ def build(context: Context) -> dict[str, Any]:
         required=required_phases(context.config["sft_set"]["setting"]),
         top=context.config["prompt"]["top"],
     )
-    by_id = {task.task_id: task for task in world.tasks("train")}
+    by_id = {task.task_id: task for task in run.tasks("train")}
     records = list(read_records(context.inputs["sample"] / "rollouts.jsonl"))
     tasks = [by_id[name] for name in dict.fromkeys(record["task_id"] for record in records)]
-    made = build_grpo(records, tasks, world.messages, options)
+    made = build_grpo(records, tasks, run.messages, options)
     write(context.folder, made)
-    valid = rows_for(world.tasks("valid")[: context.config["grpo_set"]["validation"]], world.messages, "valid", options)
+    valid = rows_for(run.tasks("valid")[: context.config["grpo_set"]["validation"]], run.messages, "valid", options)
     if valid:
         write(context.folder, GrpoSet(valid, {"total": len(valid)}), "valid")
     taken = ", ".join(f"{name} {count}" for name, count in made.audit["taken"].items())
@@ -173,12 +173,12 @@ def build_grpo(
     """Compose a GRPO set from sampled rollouts. Pure: the same input gives the same rows in the same order.
 
     Args:
-        records: rollouts with ``task_id``, ``sample`` and what :func:`data_builders.difficulty.solved` reads.
+        records: rollouts with ``task_id``, ``sample``, ``stop`` and ``model_text``.
         tasks: the instances that were sampled.
-        prompts: the messages of a task, by id or made on demand; asked for the chosen instances alone.
+        prompts: makes the messages of a task; called for the chosen instances alone.
 
     Raises:
-        StarError: options out of range, a faulty task, a record that does not belong, or a task without a prompt.
+        StarError: an option out of range, a faulty task, or a record that does not belong.
     """
     options = options or GrpoSetOptions()
     bounds = _checked(options)
@@ -200,7 +200,7 @@ def build_grpo(
     rows = [
         row(
             by_id[task_id],
-            _prompt(prompts, by_id[task_id]),
+            prompts(by_id[task_id]),
             index,
             split,
             bucket_of[task_id],
@@ -249,7 +249,7 @@ def row(
     successes: int = -1,
     options: GrpoSetOptions | None = None,
 ) -> dict[str, Any]:
-    """One row of :data:`SCHEMA`; ``unrated`` and -1 for an instance that was not sampled (validation)."""
+    """Return one row of :data:`SCHEMA`; ``unrated`` and -1 for an instance without samples (validation)."""
     options = options or GrpoSetOptions()
     prompt = [{"role": message["role"], "content": message["content"]} for message in messages]
     if not prompt or prompt[-1]["role"] != "user":
@@ -280,11 +280,9 @@ def row(
 def rows_for(
     tasks: Iterable[Task], prompts: Prompts, split: str, options: GrpoSetOptions | None = None
 ) -> list[dict[str, Any]]:
-    """Rows of tasks that are not rated: a validation set, in the order given."""
+    """Return the rows of unrated tasks, a validation set, in the order given."""
     by_id = _by_id(tasks)
-    return [
-        row(task, _prompt(prompts, task), index, split, options=options) for index, task in enumerate(by_id.values())
-    ]
+    return [row(task, prompts(task), index, split, options=options) for index, task in enumerate(by_id.values())]
 
 
 def write(folder: str | Path, grpo_set: GrpoSet, name: str = "train") -> Path:
@@ -304,28 +302,6 @@ def write(folder: str | Path, grpo_set: GrpoSet, name: str = "train") -> Path:
         pq.write_table(table, temporary, compression="zstd")
     write_json(target.with_name(f"{name}.audit.json"), grpo_set.audit)
     return target
-
-
-def describe(audit: Mapping[str, Any]) -> str:
-    """The audit in a few lines of text."""
-    lines = [
-        f"{audit['total']} instances ({audit['requested']} requested) from {audit['rated']} rated of {audit['tasks']}, "
-        f"HR@1 {100 * audit['hr1']:.1f} %",
-        f"{'':10}{'bounds':>8}{'available':>11}{'wanted':>8}{'taken':>7}{'short':>7}",
-    ]
-    for name, (low, high) in audit["bounds"].items():
-        lines.append(
-            f"{name:10}{f'{low}-{high}':>8}{audit['available'][name]:>11}{audit['wanted'][name]:>8}"
-            f"{audit['taken'][name]:>7}{audit['shortfall'][name]:>7}"
-        )
-    dropped = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in audit["dropped"].items() if count)
-    lines.append(f"dropped: {dropped or 'none'}")
-    width = max((len(f"{entry['source']}/{entry['scenario']}") for entry in audit["histogram"]), default=0)
-    lines.append(f"successes of {audit['samples']}:")
-    for entry in audit["histogram"]:
-        counts = "".join(f"{count:>6}" for count in entry["successes"])
-        lines.append(f"  {entry['source'] + '/' + entry['scenario']:{width}}{counts}")
-    return "\n".join(lines)
 
 
 def _checked(options: GrpoSetOptions) -> dict[str, tuple[int, int]]:
@@ -365,20 +341,12 @@ def _by_id(tasks: Iterable[Task]) -> dict[str, Task]:
     return by_id
 
 
-def _prompt(prompts: Prompts, task: Task) -> Messages:
-    if callable(prompts):
-        return prompts(task)
-    if task.task_id not in prompts:
-        raise StarError(f"task {task.task_id} has no prompt", "build the prompts of all sampled tasks")
-    return prompts[task.task_id]
-
-
 def _bucket(successes: int, bounds: Mapping[str, tuple[int, int]]) -> str | None:
     return next((name for name, (low, high) in bounds.items() if low <= successes <= high), None)
 
 
 def _lot(seed: int, task_id: str) -> bytes:
-    """A draw that depends on the seed and the instance alone, so that other instances do not change who is taken."""
+    """Return a sort key that depends on seed and instance alone, so that other instances do not change the choice."""
     return hashlib.blake2b(f"{seed}/{task_id}".encode(errors="surrogatepass"), digest_size=16).digest()
 
 
@@ -389,7 +357,7 @@ def _histogram(
     chosen: set[str],
     samples: int,
 ) -> list[dict[str, Any]]:
-    """Per source and scenario: instances by successes (0 .. samples), and those taken by bucket."""
+    """Count, per source and scenario, instances by successes (0 .. samples) and taken ones by bucket."""
     groups: dict[tuple[str, str], dict[str, Any]] = {}
     for task_id, count in successes.items():
         task = tasks[task_id]

@@ -1,4 +1,4 @@
-"""Stage ``neighbours``: ItemCF of every visible item, UserCF of the users that some task asks for."""
+"""Stage ``neighbours``: ItemCF of every visible item, UserCF of the users of tasks."""
 
 from __future__ import annotations
 

@@ -14,12 +14,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_builders.trajectories import Keep, reason_against
 from star_rl.errors import StarError
 from star_rl.files import atomic_path, sha256, write_json, write_text
 from star_rl.mars.record import Run as TeacherRun
@@ -30,12 +29,15 @@ from star_rl.prompts import STUDENT_VERSION, Event, PromptOptions, estimate_toke
 from star_rl.records import Item, Task
 from star_rl.run import Run
 from star_rl.tools import TOOL_SCHEMAS
-from star_rl.trajectory import LACKING, Setting, Trajectory, to_messages
+from star_rl.trajectory import CRITICAL, LACKING, PHASE_OF, Setting, Trajectory, faults, render, to_messages
 from star_rl.trajectory.grammar import PLAN, REFLECTION
 
 SETTINGS: tuple[Setting, ...] = get_args(Setting)
 _ROWS = 256  # rows a row group: what is in memory at a time
 _LISTED = 50  # ids of over-long samples named in the audit
+
+#: Which runs are kept: those whose first item is the truth, or all that ranked.
+Keep = Literal["top1", "ranked"]
 
 #: The history of a task, oldest first.
 HistoryOf = Callable[[Task], Sequence[Event]]
@@ -54,7 +56,7 @@ SFT = pa.schema(
 
 @options
 class SftOptions:
-    """What goes into a set. Everything here affects results.
+    """Options of an SFT set. All of them affect results.
 
     Attributes:
         setting: which ablation.
@@ -82,7 +84,7 @@ class SftOptions:
 
     @property
     def student(self) -> PromptOptions:
-        """The prompt of a student that lacks what the setting lacks."""
+        """The prompt of a student without the part that the setting lacks."""
         if self.setting == "planner_only":
             return replace(self.prompt, scope="plan", tools=False)
         lacks = LACKING.get(self.setting)
@@ -96,7 +98,7 @@ class SftOptions:
 
 @dataclass(slots=True)
 class _Sample:
-    """What is kept in memory of a sample while the sets are chosen; the rest lies in the spool."""
+    """A sample's part in memory while samples are chosen; its text is in the spool file."""
 
     row: int
     task_id: str
@@ -108,10 +110,27 @@ class _Sample:
     cut: int
 
 
-def sample_of(run: TeacherRun, setting: str) -> tuple[Trajectory | None, bool, str]:
-    """(trajectory, native, reason) of a run in a set: native runs lacked the part, others have it taken out.
+def reason_against(run: TeacherRun, keep: Keep = "top1") -> str:
+    """Return why a run is no training sample (paper, section 4.1); empty where it is one.
 
-    ``reason`` says why it has no place there: ``other_teacher``, ``corrected``, ``no_plan``.
+    ``failed_<kind>``; ``miss``: the truth is not first; ``malformed``: the grammar finds a fault; ``not_identical``:
+    text to trajectory to text is not the same text.
+    """
+    if run.failure:
+        return f"failed_{run.failure.kind}"
+    if keep == "top1" and not run.hit:
+        return "miss"
+    team, trajectory = run.configuration["team"], run.trajectory
+    lacks = {phase for part, phase in PHASE_OF.items() if not team.get(part, True)}
+    if faults(trajectory, [phase for phase in CRITICAL if phase not in lacks], own_text=False):
+        return "malformed"
+    return "" if render(trajectory) == run.text else "not_identical"
+
+
+def sample_of(run: TeacherRun, setting: str) -> tuple[Trajectory | None, bool, str]:
+    """Return (trajectory, native, reason): native runs lacked the part, from others it is removed.
+
+    ``reason`` says why a run is dropped: ``other_teacher``, ``corrected``, ``no_plan``.
     """
     team = run.configuration["team"]
     lacking = {part for part in ("planner", "reflector", "tools") if not team[part]}
@@ -131,7 +150,7 @@ def sample_of(run: TeacherRun, setting: str) -> tuple[Trajectory | None, bool, s
 
 
 def build(context: Context) -> dict[str, Any]:
-    """Filter the runs to those that hit, and write them as ms-swift parquet with an audit and a card."""
+    """Write the teacher's hits as Parquet for ms-swift, with an audit and a card."""
     world = Run(context.run, context.config)
     options = context.config["sft_set"]
     audit = build_sft(
@@ -213,7 +232,7 @@ def _spool(
         nonlocal read
         for run in read_runs(runs):
             read += 1
-            reason = reason_against(run, "top1" if options.keep == "top1" else "ranked")
+            reason = reason_against(run, options.keep)
             trajectory, native = None, True
             if not reason:
                 trajectory, native, reason = sample_of(run, options.setting)
@@ -258,7 +277,7 @@ def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 
 
 def _choose(samples: Sequence[_Sample], options: SftOptions, dropped: Counter[str]) -> list[_Sample]:
-    """Native samples where there are any; then bounded per task, balanced over groups, bounded in all."""
+    """Choose native samples if there are any, then limit per task, balance over groups, limit in total."""
     kept = list(samples)
     if any(sample.native for sample in kept):
         dropped["derived"] += sum(not sample.native for sample in kept)
@@ -290,7 +309,7 @@ def _choose(samples: Sequence[_Sample], options: SftOptions, dropped: Counter[st
 
 
 def _write(path: Path, spool: Path, rows: set[int]) -> None:
-    """The chosen rows, in the order of the runs: the trainer shuffles. Without tools there is no column of them."""
+    """Write the chosen rows in the order of the runs (the trainer shuffles); no column ``tools`` without tools."""
     start = 0
     with atomic_path(path) as temporary, pq.ParquetFile(spool) as source:
         first = next(source.iter_batches(1, columns=["tools"]))["tools"][0].as_py()
@@ -339,7 +358,7 @@ def percentiles(values: Sequence[int]) -> dict[str, int]:
 
 
 def card(audit: Mapping[str, Any]) -> str:
-    """The dataset card."""
+    """Return the dataset card as Markdown."""
     lines = [
         f"# SFT set `{audit['set']}`",
         "",

@@ -33,7 +33,7 @@ class Case:
 
 
 def ids(rank: int = 1) -> list[str]:
-    """All candidates with the truth at a rank; 0 leaves it out."""
+    """Return all candidates with the truth at a rank; 0 leaves it out."""
     return [*_OTHERS[: rank - 1], TRUTH, *_OTHERS[rank - 1 :]] if rank else list(_OTHERS)
 
 
@@ -48,7 +48,7 @@ def response(
     plan: str = '<plan>\n<Thinking>What is known.</Thinking>\n<JSON>["User_Profile_Summary"]</JSON>\n</plan>\n',
     reflection: str = _REFLECTION,
 ) -> str:
-    """A whole response around the inside of the last ``<JSON>``; by default well formed with the truth first."""
+    """Build a response around the last ``<JSON>``'s content; by default well formed with the truth first."""
     ranked = json.dumps(ids()) if final is None else final
     return (
         f"{before}{plan}<user_profile>\n<Thinking>{thinking}</Thinking>\n<tool_call>\n{call}\n</tool_call>\n"
@@ -224,7 +224,7 @@ CASES = tuple(_cases())
 
 
 def table() -> list[dict[str, object]]:
-    """Name, bytes, format, rank and the score of :mod:`rewards.star` and :mod:`rewards.gated`, as they come out."""
+    """Return each case's format, rank and scores by :mod:`rewards.star` and :mod:`rewards.gated`."""
     from rewards import gated, star
 
     rows: list[dict[str, object]] = []
@@ -247,7 +247,7 @@ def table() -> list[dict[str, object]]:
 
 
 def main() -> int:
-    """Print the table; 1 where a case is not worth what it should be."""
+    """Print the table; return 1 if a case has an unexpected score."""
     rows = table()
     width = max(len(str(entry["name"])) for entry in rows)
     print(f"{'response':{width}}  characters  format  rank   star  gated")

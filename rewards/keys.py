@@ -1,4 +1,4 @@
-"""What every reward returns, and the one reading of a response that all of them share.
+"""The keys that every reward returns, and the parsing of a response that all rewards share.
 
 ``solution_str`` is what the model wrote: its turns joined by a newline, no prompt and no tool output. The ranking is
 judged as it stands, position by position (as AgentRecBench's evaluator does): duplicates and foreign ids hold their
@@ -37,7 +37,7 @@ KEYS = {
 
 @dataclass(slots=True)
 class Reading:
-    """What a reward needs to know of a response.
+    """A response as a reward reads it.
 
     Attributes:
         ranks: ids in the order of the list; ``None`` for an entry that is no string. Empty where there is no list.
@@ -58,7 +58,7 @@ class Reading:
     phases: int
 
     def scores(self, score: float) -> dict[str, float]:
-        """All of :data:`KEYS` with ``score`` in its place."""
+        """Return all of :data:`KEYS` with this ``score``."""
         acc, hr3, hr5 = hits(self.rank)
         return {
             "score": float(score),
@@ -80,7 +80,7 @@ class Reading:
 
 
 def hits(rank: int) -> tuple[float, float, float]:
-    """HR@1, HR@3, HR@5 of one list. Their mean is the paper's tier: 1 at rank 1, 2/3 at 2-3, 1/3 at 4-5, else 0."""
+    """Return HR@1, HR@3, HR@5. Their mean is the paper's tier: 1 at rank 1, 2/3 at 2-3, 1/3 at 4-5, else 0."""
     return float(rank == 1), float(1 <= rank <= 3), float(1 <= rank <= 5)
 
 
@@ -121,7 +121,7 @@ def read(solution_str: str, ground_truth: str, extra_info: Mapping[str, Any] | N
 
 
 def _made(rollout: Mapping[str, Any]) -> tuple[int, int, int, int]:
-    """Of the loop's counts: calls made, those that do not parse, those made before, those that no tool can answer."""
+    """Return of the loop's counts: calls, unparsable calls, repeated calls, calls that no tool can answer."""
     get = rollout.get
     unread = int(get("unparsable_calls") or 0)
     made = int(get("tool_calls") or 0) + unread + int(get("refused_calls") or 0)
@@ -134,7 +134,7 @@ def _made(rollout: Mapping[str, Any]) -> tuple[int, int, int, int]:
 
 
 def strings(value: Iterable[Any] | None, default: tuple[str, ...]) -> tuple[str, ...]:
-    """Parquet hands over lists or arrays; absent means the default, an empty list means none."""
+    """Return Parquet's list or array as a tuple of strings; the default if the value is missing."""
     if value is None:
         return default
     entries = tuple(value)

@@ -1,4 +1,4 @@
-"""From the name of a reward to a function that has been tried before anything starts.
+"""Load a reward by its name and try it before a training starts.
 
 A spec is a short name (``star``), ``path/to/file.py[:function]`` or ``pkg://module[:function]``; the function is
 ``compute_score`` unless named.
@@ -34,7 +34,7 @@ _CANDIDATES = [str(number) for number in range(100, 120)]
 
 
 def _canned() -> tuple[tuple[str, str], ...]:
-    """(name, response): a good one, none at all, and noise."""
+    """Return (name, response) pairs: a good one, an empty one, and noise."""
     results: dict[str, Any] = {"reflection": {"correct": "yes"}, "recommend": _CANDIDATES}
     good = "\n".join(
         f"<{tag}>\n<Thinking>well</Thinking>\n<JSON>{json_block(results.get(tag, ['a'])).raw}</JSON>\n</{tag}>"
@@ -48,7 +48,7 @@ def _canned() -> tuple[tuple[str, str], ...]:
 
 
 def _info() -> dict[str, Any]:
-    """``extra_info`` as in training: a row's (data_builders/grpo_set.py) and the loop's counts."""
+    """Return ``extra_info`` as in training: a row's (data_builders/grpo_set.py) and the loop's counts."""
     return {
         "index": 0,
         "split": "train",
@@ -65,7 +65,7 @@ def _info() -> dict[str, Any]:
 
 
 def place(spec: str) -> tuple[str, str]:
-    """``(module, function)`` as verl's ``reward.custom_reward_function`` takes them: ``path`` and ``name``.
+    """Resolve a spec to (module, function): ``path`` and ``name`` of verl's ``reward.custom_reward_function``.
 
     The module is ``pkg://module`` or the absolute path of a file.
 
@@ -93,7 +93,7 @@ def place(spec: str) -> tuple[str, str]:
 
 
 def load(spec: str) -> Reward:
-    """The function that a spec names.
+    """Load the function that a spec names.
 
     Raises:
         StarError: there is no such module, file or function, or importing it fails.
@@ -112,12 +112,12 @@ def load(spec: str) -> Reward:
         raise
     except Overtime as error:
         raise StarError(
-            f"reward={spec} is not imported after {PATIENCE:g} s", "move what takes so long out of the import"
+            f"reward={spec} could not be imported within {PATIENCE:g} s", "move the slow work out of the import"
         ) from error
     except (Exception, SystemExit) as error:  # a user's file may fail in any way when it is imported
         raise StarError(
             f"reward={spec} cannot be imported: {type(error).__name__}: {error}",
-            "mend the file, or install what it needs",
+            "fix the file, or install what it imports",
         ) from error
     function = getattr(module, name, None)
     if not callable(function):
@@ -126,7 +126,7 @@ def load(spec: str) -> Reward:
 
 
 def options_of(verl: Mapping[str, Any]) -> dict[str, Any]:
-    """The reward's own options in the ``verl:`` part of a GRPO recipe: ``reward_kwargs``, with or without Hydra's +."""
+    """Return the reward's options in a recipe's ``verl:`` section: ``reward_kwargs``, with or without Hydra's +."""
     function = (verl.get("reward") or {}).get("custom_reward_function") or {}
     return dict(function.get("+reward_kwargs") or function.get("reward_kwargs") or {})
 
@@ -140,7 +140,7 @@ def check(function: Reward, name: str = "the reward", **options: Any) -> tuple[s
         options: the recipe's own (verl's ``reward_kwargs``).
 
     Raises:
-        StarError: it cannot be called with the four arguments by name, raises or exits, takes longer than
+        StarError: it cannot be called with the four arguments by name, raises, exits, takes longer than
             :data:`PATIENCE`, returns no dictionary of finite numbers, lacks ``score`` or ``acc``, has a key ``reward``
             or ``loop_..``, changes its keys, or scores noise above a right answer.
     """
@@ -157,7 +157,7 @@ def check(function: Reward, name: str = "the reward", **options: Any) -> tuple[s
             answer = within(PATIENCE, lambda given=arguments: function(**given, **options))  # type: ignore[misc]
         except Overtime as error:
             raise StarError(
-                f"{name} has not scored {label} after {PATIENCE:g} s", "a reward is called for every rollout: mend it"
+                f"{name} did not score {label} within {PATIENCE:g} s", "make it faster: it is called for every rollout"
             ) from error
         except (Exception, SystemExit) as error:  # whatever it raises, it would raise in the middle of a training
             raise StarError(

@@ -1,4 +1,4 @@
-"""The four tables that everything is built from, their Arrow schemas, and the task as the code sees it.
+"""The Arrow schemas of the four tables, and the records that code works with.
 
 Ids are strings throughout. ``timestamp`` counts seconds since 1970 (UTC); a source that knows only the order of a
 user's interactions stores the position instead, and says so in its manifest (``time = "position"``).
@@ -91,7 +91,7 @@ class Item:
 
 
 def read_table(path: str | Path, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read one of the four tables and hold it to its schema.
+    """Read one of the four tables and check it against its schema.
 
     Args:
         path: a Parquet file, or the folder that holds ``<name>.parquet``.
@@ -134,13 +134,13 @@ def read_interactions(path: str | Path, columns: Sequence[str] = INTERACTIONS.na
 
 
 def count_of(path: str | Path, name: str) -> int:
-    """Rows of one of the four tables; arguments and errors as of :func:`read_table`."""
+    """Count the rows of a table; arguments and errors as :func:`read_table`."""
     with _reading(path, name) as file:
         return int(file.metadata.num_rows)
 
 
 def interaction_batches(path: str | Path, rows: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """Interactions of a file or folder in batches of at most ``rows``; errors as of :func:`read_table`."""
+    """Yield the interactions of a file or folder in batches of at most ``rows``; errors as :func:`read_table`."""
     with _reading(path, "interactions") as file:
         schema = _chosen("interactions", columns)
         for batch in file.iter_batches(rows, columns=schema.names):
@@ -148,7 +148,7 @@ def interaction_batches(path: str | Path, rows: int, columns: Sequence[str] | No
 
 
 def rows_of_users(interactions: pa.Table, users: Collection[str], columns: Sequence[str]) -> pa.Table:
-    """These users' rows, of strings or of dictionary codes."""
+    """Select these users' rows, of strings or of dictionary codes."""
     wanted = pa.array(sorted(users), pa.string())
     column = interactions["user_id"]
     if pa.types.is_dictionary(column.type):
@@ -161,7 +161,7 @@ def rows_of_users(interactions: pa.Table, users: Collection[str], columns: Seque
 
 @contextlib.contextmanager
 def _reading(path: str | Path, name: str) -> Iterator[pq.ParquetFile]:
-    """One of the four tables opened, its columns found complete; an unreadable byte is an error with a remedy."""
+    """Open one of the four tables and check its columns; an unreadable file is an error with a remedy."""
     file = Path(path)
     if file.is_dir():
         file = file / f"{name}.parquet"
@@ -192,7 +192,7 @@ def write_table(path: str | Path, table: pa.Table, name: str) -> None:
 
 
 def tasks_from(table: pa.Table) -> Iterator[Task]:
-    """Rows of ``tasks`` as :class:`Task`."""
+    """Yield the rows of ``tasks`` as :class:`Task`."""
     for row in table.to_pylist():
         yield Task(
             row["task_id"],
@@ -220,12 +220,12 @@ def tasks_to(tasks: Iterable[Task]) -> pa.Table:
 
 
 def items_from(table: pa.Table) -> dict[str, Item]:
-    """Rows of ``items`` by id."""
+    """Return the rows of ``items`` by id."""
     return {item.item_id: item for batch in table.to_batches(_ITEMS) for item in map(_item, batch.to_pylist())}
 
 
 class ItemTable(Mapping[str, Item]):
-    """Rows of ``items`` by id, made into objects only when asked for: a tenth of the memory of :func:`items_from`."""
+    """Rows of ``items`` by id, made into objects on access: a tenth of the memory of :func:`items_from`."""
 
     def __init__(self, table: pa.Table) -> None:
         self._table = table.select(ITEMS.names).combine_chunks()
@@ -258,7 +258,7 @@ def _item(row: dict[str, Any]) -> Item:
 
 
 class UserTable:
-    """Attributes of users by id, read only when asked for: most sources know nothing of most users."""
+    """Attributes of users by id, decoded on access: most sources have none for most users."""
 
     def __init__(self, table: pa.Table) -> None:
         told = table.select(USERS.names).filter(pc.not_equal(table["attributes"], "{}"))
@@ -266,11 +266,11 @@ class UserTable:
 
     @classmethod
     def read(cls, folder: Path) -> UserTable:
-        """Of a folder of tables; where it has none of users, nothing is known of anybody."""
+        """Read the ``users`` of a folder of tables; without that table every user's attributes are empty."""
         file = folder / "users.parquet"
         return cls(read_table(file, "users") if file.is_file() else USERS.empty_table())
 
     def __call__(self, user_id: str) -> dict[str, Any]:
-        """Empty where nothing is known."""
+        """Return a user's attributes, empty if there are none."""
         place = pc.index(self._ids, user_id).as_py()
         return {} if place < 0 else dict(json.loads(self._attributes[place].as_py()))

@@ -1,13 +1,11 @@
-"""Baselines without a language model: ``Class(seed=0, **options).fit(visible).rank(context)``.
-
-Those that are trained import torch when they are first used.
-"""
+"""Baselines that need no language model. The trained ones import torch when they are first asked for."""
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from star_rl.baselines.base import Baseline
 from star_rl.baselines.simple import ItemKNN, Popularity, Random, UserKNN
 
 if TYPE_CHECKING:
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
 
 _TRAINED = {"MF": "matrix", "LightGCN": "graph", "SASRec": "sequential"}
 
-__all__ = ["MF", "ItemKNN", "LightGCN", "Popularity", "Random", "SASRec", "UserKNN"]
+__all__ = ["MF", "Baseline", "ItemKNN", "LightGCN", "Popularity", "Random", "SASRec", "UserKNN"]
 
 
 def __getattr__(name: str) -> Any:

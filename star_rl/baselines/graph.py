@@ -1,9 +1,10 @@
-"""LightGCN (He et al., SIGIR 2020, arXiv 2002.02126): propagation over the user-item graph, learnt by BPR."""
+"""LightGCN (He et al., SIGIR 2020, arXiv 2002.02126): propagation over the user-item graph, trained with BPR."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from scipy.sparse import csr_array
 from torch.nn import functional as F
 
-from star_rl.baselines.learning import Learned, Log, Triples, at_least
+from star_rl.baselines.learning import Log, Trained, Triples, at_least
 
 #: Most steps of an epoch: each propagates over the whole graph.
 STEPS = 16
@@ -41,9 +42,7 @@ def _mean(table: torch.Tensor, graph: torch.Tensor, layers: int) -> torch.Tensor
 class Propagation:
     """Vectors e (U + I, d), users first, and ``A = D^-1/2 (0 R; R' 0) D^-1/2`` (U + I, U + I) over distinct pairs."""
 
-    def __init__(
-        self, log: Log, embedding_size: int, layers: int, learning_rate: float, reg: float, batch: int, seed: int
-    ) -> None:
+    def __init__(self, log: Log, options: LightGCN) -> None:
         user, item = log.pairs()
         size = log.n_users + log.n_items
         ends = np.concatenate([user, item + log.n_users]), np.concatenate([item + log.n_users, user])
@@ -54,11 +53,11 @@ class Propagation:
             warnings.simplefilter("ignore", UserWarning)
             parts = (torch.from_numpy(part.astype(np.int64)) for part in (matrix.indptr, matrix.indices))
             self.graph = torch.sparse_csr_tensor(*parts, torch.from_numpy(matrix.data), (size, size))
-        random = torch.Generator().manual_seed(seed)
-        self.table = torch.empty(size, embedding_size).normal_(0, 0.1, generator=random).requires_grad_()
-        self.layers, self._users, self._reg = layers, log.n_users, reg
-        self._triples = Triples(log, batch, STEPS, seed)
-        self._adam = torch.optim.Adam([self.table], lr=learning_rate)
+        random = torch.Generator().manual_seed(options.seed)
+        self.table = torch.empty(size, options.embedding_size).normal_(0, 0.1, generator=random).requires_grad_()
+        self.layers, self._users, self._reg = options.layers, log.n_users, options.reg
+        self._triples = Triples(log, options.batch_size, STEPS, options.seed)
+        self._adam = torch.optim.Adam([self.table], lr=options.learning_rate)
 
     def epoch(self) -> None:
         for user, item, other in self._triples:
@@ -81,66 +80,62 @@ class Propagation:
         return (final[torch.from_numpy(users)] @ final[self._users :].T).numpy()
 
 
-class LightGCN(Learned):
-    """LightGCN, learnt by BPR.
+@dataclass(kw_only=True)
+class LightGCN(Trained):
+    """LightGCN, trained with BPR.
 
-    A user whose history is the one that was learnt has the propagated vector. Any other is attached to the learnt graph
-    by the edges of the history: its layers are the weighted sums of its items' layers, and its own vector (layer 0) is
-    the learnt one, or zero for a user absent from ``visible``. A user without a history leaves all scores equal; the
-    candidates then stand by their number of visible users.
+    A user whose history is the one that was trained on has the propagated vector. Any other is attached to the trained
+    graph by the edges of the history: its layers are the weighted sums of its items' layers, and its own vector
+    (layer 0) is the trained one, or zero for a user absent from ``visible``. A user without a history leaves all scores
+    equal; the candidates then stand by their number of visible users.
 
     Args:
+        embedding_size: length d of the vectors.
         layers: hops of the propagation.
-        batch: triples of a step, more where an epoch would have above :data:`STEPS` steps.
-        others: as :class:`star_rl.baselines.matrix.MF`.
-
-    Raises:
-        StarError: an option is out of range.
+        learning_rate: Adam's.
+        reg: weight of the squared norm of what a triple touches.
+        batch_size: triples of a step, more where an epoch would have above :data:`STEPS` steps.
+        others: see :class:`star_rl.baselines.learning.Trained`.
     """
 
+    embedding_size: int = 64
+    layers: int = 3
+    learning_rate: float = 0.01
+    reg: float = 0.0001
+    batch_size: int = 8192
     name = "lightgcn"
 
-    def __init__(
-        self,
-        seed: int = 0,
-        *,
-        embedding_size: int = 64,
-        layers: int = 3,
-        learning_rate: float = 0.01,
-        reg: float = 0.0001,
-        batch: int = 8192,
-        epochs: int = 200,
-        patience: int = 8,
-        threads: int = 1,
-    ) -> None:
-        at_least(1, embedding_size=embedding_size, batch=batch, layers=layers)
-        at_least(0, learning_rate=learning_rate, reg=reg)
-        self._options = (embedding_size, layers, learning_rate, reg, batch, seed)
-        super().__init__(seed, epochs=epochs, patience=patience, threads=threads)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(1, embedding_size=self.embedding_size, batch_size=self.batch_size, layers=self.layers)
+        at_least(0, learning_rate=self.learning_rate, reg=self.reg)
 
-    def _fitted(self) -> None:
-        users, model = self._log.n_users, self._model
-        self._final = model.final().numpy()
-        layer = model.table.detach()
+    def model_of(self, log: Log) -> Propagation:
+        return Propagation(log, self)
+
+    def _prepare(self) -> None:
+        users, layer = self.log.n_users, self.model.table.detach()
+        self.final = self.model.final().numpy()
+        self.own = layer.numpy()[:users]
         stack = [layer[users:]]
-        for _ in range(model.layers):
-            layer = model.graph @ layer
+        for _ in range(self.layers):
+            layer = self.model.graph @ layer
             stack.append(layer[users:])
-        self._own = model.table.detach().numpy()[:users]
         self._by_layer = torch.stack(stack).numpy()  # (L + 1, I, d)
-        self._degree = model.degree[users:]
+        self._degree = self.model.degree[users:]
 
-    def _make(self, log: Log) -> Propagation:
-        return Propagation(log, *self._options)
-
-    def _scores(self, user: int | None, history: np.ndarray, asked: np.ndarray) -> np.ndarray:
-        items = self._final[self._log.n_users :][asked]
-        if user is not None and np.isin(history, self._log.of_user(user)).all():
-            return items @ self._final[user]
-        own = np.zeros(items.shape[1], np.float32) if user is None else self._own[user]
-        history = np.unique(history)
+    def score_items(self, user: int | None, history: np.ndarray, asked: np.ndarray) -> np.ndarray:
+        items = self.final[self.log.n_users :][asked]
+        if user is not None and np.isin(history, self.log.of_user(user)).all():
+            return items @ self.final[user]
         if not len(history):
             return self._degree[asked].astype(float)
+        own = np.zeros(items.shape[1], np.float32) if user is None else self.own[user]
+        return items @ self.attached(own, history)
+
+    def attached(self, own: np.ndarray, history: np.ndarray) -> np.ndarray:
+        """The vector of a user with this own vector and this history, attached to the trained graph. Shape: (d,)."""
+        history = np.unique(history)
         weight = 1 / np.sqrt(self._degree[history] * len(history))
         hops = np.einsum("h,lhd->d", weight, self._by_layer[:-1, history])
-        return items @ ((own + hops) / len(self._by_layer))
+        return (own + hops) / len(self._by_layer)

@@ -1,4 +1,4 @@
-"""Shared parts of the trained baselines: coded interactions, a held-out item per user, early stopping, and `rank`.
+"""What the trained baselines share: coded interactions, a held-out item per user, early stopping, and scoring.
 
 A model is trained twice. First without the last visible item of some users, to find the epoch at which it ranks those
 items best; then on everything visible for as many epochs. No task is looked at.
@@ -8,25 +8,22 @@ Notation: U users, I items, n interactions, b users scored at once.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from star_rl.baselines.simple import ranked
+from star_rl.baselines.base import Baseline, codes_of
 from star_rl.errors import StarError
 from star_rl.evaluation.metrics import CUTS
 from star_rl.progress import Progress
-from star_rl.records import CANDIDATES
+from star_rl.records import CANDIDATES, Task
 from star_rl.scenarios.tables import Indexed
-
-if TYPE_CHECKING:
-    from star_rl.evaluation.methods import TaskContext
 
 #: Most users whose last item is held out, and most scored at once.
 HELD_OUT = 2000
@@ -72,18 +69,14 @@ class Log:
         return len(self.items)
 
     def of_user(self, user: int) -> np.ndarray:
-        """Item codes of a user, oldest first."""
+        """Return the item codes of a user, oldest first."""
         return self.item[self.start[user] : self.start[user + 1]]
 
     def pairs(self) -> tuple[np.ndarray, np.ndarray]:
-        """Distinct (user, item) pairs, sorted. Shapes: (p,), (p,)."""
+        """Return distinct (user, item) pairs, sorted. Shapes: (p,), (p,)."""
         user = np.repeat(np.arange(self.n_users), np.diff(self.start))
         keys = np.unique(user * max(self.n_items, 1) + self.item)
         return keys // max(self.n_items, 1), keys % max(self.n_items, 1)
-
-    def codes(self, ids: Sequence[str]) -> np.ndarray:
-        """Codes of items by id, -1 for one that nobody visibly has."""
-        return np.array([self.items.get(name, -1) for name in ids], np.int64)
 
     def hold_out(self, rng: np.random.Generator) -> tuple[Log, np.ndarray, np.ndarray]:
         """The log without the last item of up to :data:`HELD_OUT` users, those users, and their items.
@@ -106,19 +99,19 @@ class Log:
 
 
 class Model(Protocol):
-    """What :func:`fit` trains."""
+    """The interface of a model that :func:`train` trains."""
 
     def epoch(self) -> None:
         """Pass once over the training data."""
 
     def scores(self, users: np.ndarray, histories: Sequence[np.ndarray]) -> np.ndarray:
-        """Scores of all items for users of the log and their histories. Shape: (b, I)."""
+        """Score all items for users of the log and their histories. Shape: (b, I)."""
 
 
 def train(
     make: Callable[[Log], Any], log: Log, epochs: int, patience: int, seed: int, progress: Progress | None = None
 ) -> tuple[Any, list[float]]:
-    """Train a model as the module says.
+    """Train a model twice, as the module says.
 
     Args:
         make: a new :class:`Model` for a log; the same log gives the same model.
@@ -176,58 +169,61 @@ def expected_hits(share: np.ndarray) -> np.ndarray:
     return sum(binom.cdf(k - 1, CANDIDATES - 1, np.clip(share, 0, 1)) for k in CUTS) / len(CUTS)
 
 
-class Learned(ABC):
-    """A method that is trained by ``fit``. Subclasses set ``name``, ``_make``, ``_scores`` and, if wanted, ``_fitted``.
+@dataclass(kw_only=True)
+class Trained(Baseline):
+    """A baseline that is trained by ``fit``. Subclasses set ``name``, ``model_of`` and ``score_items``.
 
     A candidate that nobody visibly has stands after those that somebody has, ties by seed.
+
+    Args:
+        seed: of initial values, batches, negatives and ties.
+        epochs, patience: see :func:`train`.
+        threads: of torch.
+
+    Raises:
+        StarError: an option is out of range.
     """
 
-    name = ""
+    seed: int = 0
+    epochs: int = 200
+    patience: int = 8
+    threads: int = 1
 
-    def __init__(self, seed: int, *, epochs: int, patience: int, threads: int) -> None:
-        at_least(1, epochs=epochs, patience=patience, threads=threads)
-        self._epochs, self._patience, self._seed, self._threads = epochs, patience, seed, threads
-        self.curve: list[float] = []
+    def __post_init__(self) -> None:
+        at_least(1, epochs=self.epochs, patience=self.patience, threads=self.threads)
 
     def fit(self, visible: pa.Table, progress: Progress | None = None) -> Self:
-        """Train on a table of interactions.
-
-        Args:
-            progress: called with (epochs done, epochs at most).
-        """
-        self._log = Log.of(visible)
-        if self._log.n_items:
-            with isolated(self._seed, self._threads):
-                trained = train(self._make, self._log, self._epochs, self._patience, self._seed, progress)
-                self._model, self.curve = trained
-            self._fitted()
+        """Train on the visible interactions; ``curve`` holds the held-out HR_avg after each epoch."""
+        self.log, self.curve = Log.of(visible), list[float]()
+        if self.log.n_items:
+            with isolated(self.seed, self.threads):
+                self.model, self.curve = train(self.model_of, self.log, self.epochs, self.patience, self.seed, progress)
+            self._prepare()
         return self
 
-    def _fitted(self) -> None:  # noqa: B027 - a hook, not every method has one
-        """Keep what ``_scores`` needs of the trained model."""
-
-    def rank(self, context: TaskContext) -> list[str]:
-        """Return the candidates, best first; see the class for users and items that were not seen."""
-        task = context.task
-        asked, seen = self._log.codes(task.candidates), self._log.codes(context.item_ids)
-        scores, known, seen = np.full(len(asked), -np.inf), asked >= 0, seen[seen >= 0]
+    def scores(self, task: Task, history: Sequence[str]) -> np.ndarray:
+        asked, seen = codes_of(self.log.items, task.candidates), codes_of(self.log.items, history)
+        scores, known = np.full(len(asked), -np.inf), asked >= 0
         if known.any():
-            with isolated(self._seed, self._threads):
-                scores[known] = self._scores(self._log.users.get(task.user_id), seen, asked[known])
-        return ranked(task, scores, self._seed)
+            with isolated(self.seed, self.threads):
+                scores[known] = self.score_items(self.log.users.get(task.user_id), seen[seen >= 0], asked[known])
+        return scores
+
+    def _prepare(self) -> None:
+        """Keep what scoring reads of the trained model."""
 
     @abstractmethod
-    def _make(self, log: Log) -> Any:
-        """An untrained model of the log's users and items."""
+    def model_of(self, log: Log) -> Any:
+        """Return an untrained :class:`Model` of the log's users and items."""
 
     @abstractmethod
-    def _scores(self, user: int | None, history: np.ndarray, asked: np.ndarray) -> np.ndarray:
-        """Scores of the items asked for; ``user`` is None where the log does not hold it. Shape: as ``asked``."""
+    def score_items(self, user: int | None, history: np.ndarray, asked: np.ndarray) -> np.ndarray:
+        """Score items by code; ``user`` is None where the log does not hold it. Shape: as ``asked``."""
 
 
 @contextmanager
 def isolated(seed: int, threads: int) -> Iterator[None]:
-    """Torch with its own random state and so many threads; both are given back afterwards."""
+    """Run torch with its own random state and this many threads; restore both afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

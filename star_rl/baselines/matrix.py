@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from star_rl.baselines.learning import Learned, Log, Triples, at_least
+from star_rl.baselines.learning import Log, Trained, Triples, at_least
 
 #: Most steps of an epoch.
 STEPS = 64
@@ -23,15 +24,16 @@ class Factors:
     Shapes: p (U, d), q (I, d), b (I,).
     """
 
-    def __init__(self, log: Log, size: int, learning_rate: float, reg: float, batch: int, seed: int) -> None:
-        random = torch.Generator().manual_seed(seed)
+    def __init__(self, log: Log, options: MF) -> None:
+        random = torch.Generator().manual_seed(options.seed)
+        size = options.embedding_size
         shapes = ((log.n_users, size), (log.n_items, size), (log.n_items, 1))
         self.p, self.q, self.b = (
             torch.empty(shape).normal_(0, scale, generator=random).requires_grad_()
             for shape, scale in zip(shapes, (0.1, 0.1, 0.0), strict=True)
         )
-        self._reg, self._triples = reg, Triples(log, batch, STEPS, seed)
-        self._adam = torch.optim.Adam([self.p, self.q, self.b], lr=learning_rate)
+        self._reg, self._triples = options.reg, Triples(log, options.batch_size, STEPS, options.seed)
+        self._adam = torch.optim.Adam([self.p, self.q, self.b], lr=options.learning_rate)
 
     def epoch(self) -> None:
         for user, item, other in self._triples:
@@ -48,56 +50,45 @@ class Factors:
             return (self.p[torch.from_numpy(users)] @ self.q.T + self.b[:, 0]).numpy()
 
 
-class MF(Learned):
-    """Matrix factorisation, learnt by BPR.
+@dataclass(kw_only=True)
+class MF(Trained):
+    """Matrix factorisation, trained with BPR.
 
-    A user whose history is the one that was learnt has the learnt vector. Any other (absent from ``visible``, or with
-    items since) is folded in: the vector that maximises BPR's likelihood of the history against a fixed sample of
-    items, with the learnt users' mean and variance as prior. Without a history that is the average user.
+    A user whose history is the one that was trained on has the trained vector. Any other (absent from ``visible``, or
+    with items since) is folded in: the vector that maximises BPR's likelihood of the history against a fixed sample of
+    items, with the trained users' mean and variance as prior. Without a history that is the average user.
 
     Args:
         embedding_size: length d of the vectors.
-        learning_rate: Adam's learning rate.
+        learning_rate: Adam's.
         reg: weight of the squared norm of what a triple touches.
-        batch: triples of a step, more where an epoch would have above :data:`STEPS` steps.
-        epochs, patience: see :func:`star_rl.baselines.learning.train`.
-        threads: of torch.
-
-    Raises:
-        StarError: an option is out of range.
+        batch_size: triples of a step, more where an epoch would have above :data:`STEPS` steps.
+        others: see :class:`star_rl.baselines.learning.Trained`.
     """
 
+    embedding_size: int = 64
+    learning_rate: float = 0.005
+    reg: float = 0.005
+    batch_size: int = 2048
     name = "mf"
 
-    def __init__(
-        self,
-        seed: int = 0,
-        *,
-        embedding_size: int = 64,
-        learning_rate: float = 0.005,
-        reg: float = 0.005,
-        batch: int = 2048,
-        epochs: int = 200,
-        patience: int = 8,
-        threads: int = 1,
-    ) -> None:
-        at_least(1, embedding_size=embedding_size, batch=batch)
-        at_least(0, learning_rate=learning_rate, reg=reg)
-        self._options = (embedding_size, learning_rate, reg, batch, seed)
-        super().__init__(seed, epochs=epochs, patience=patience, threads=threads)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(1, embedding_size=self.embedding_size, batch_size=self.batch_size)
+        at_least(0, learning_rate=self.learning_rate, reg=self.reg)
 
-    def _fitted(self) -> None:
-        p, q, b = (tensor.detach().double().numpy() for tensor in (self._model.p, self._model.q, self._model.b))
+    def model_of(self, log: Log) -> Factors:
+        return Factors(log, self)
+
+    def _prepare(self) -> None:
+        p, q, b = (tensor.detach().double().numpy() for tensor in (self.model.p, self.model.q, self.model.b))
         self._p, self._q, self._b = p, q, b[:, 0]
         self._mean, self._precision = p.mean(0), 1 / np.maximum(p.var(0), 1e-4)
-        size = min(AGAINST, self._log.n_items)
-        self._against = np.random.default_rng(self._seed).choice(self._log.n_items, size, replace=False)
+        size = min(AGAINST, self.log.n_items)
+        self._against = np.random.default_rng(self.seed).choice(self.log.n_items, size, replace=False)
 
-    def _make(self, log: Log) -> Factors:
-        return Factors(log, *self._options)
-
-    def _scores(self, user: int | None, history: np.ndarray, asked: np.ndarray) -> np.ndarray:
-        if user is not None and np.isin(history, self._log.of_user(user)).all():
+    def score_items(self, user: int | None, history: np.ndarray, asked: np.ndarray) -> np.ndarray:
+        if user is not None and np.isin(history, self.log.of_user(user)).all():
             vector = self._p[user]
         else:
             vector = self.folded(history)

@@ -1,6 +1,6 @@
 """SASRec (Kang and McAuley, ICDM 2018, arXiv 1808.09781): a causal transformer over the order of a history.
 
-It is learnt by cross-entropy over all items (over a uniform sample of them where there are many) in place of the
+It is trained with cross-entropy over all items (over a uniform sample of them where there are many) in place of the
 paper's single negative, which is what keeps it a strong baseline (Klenitskiy and Vasilev, RecSys 2023, arXiv
 2309.07602).
 
@@ -10,13 +10,14 @@ Notation: I items, d width, b sequences of a batch, s positions.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from star_rl.baselines.learning import Learned, Log, at_least
+from star_rl.baselines.learning import Log, Trained, at_least
 from star_rl.errors import StarError
 
 
@@ -44,13 +45,14 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """Items and places to the vector of what comes next; item vectors are shared with the output."""
 
-    def __init__(self, count: int, width: int, length: int, layers: int, heads: int, dropout: float) -> None:
+    def __init__(self, count: int, options: SASRec) -> None:
         super().__init__()
-        self.items, self.places = nn.Embedding(count, width), nn.Embedding(length, width)
+        width, dropout = options.embedding_size, options.dropout
+        self.items, self.places = nn.Embedding(count, width), nn.Embedding(options.max_length, width)
         self.bias = nn.Parameter(torch.zeros(count))
         for table in (self.items, self.places):
             nn.init.normal_(table.weight, 0, width**-0.5)
-        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width, options.heads, dropout) for _ in range(options.layers))
         self.last, self.dropout = nn.LayerNorm(width), dropout
 
     def forward(self, items: torch.Tensor) -> torch.Tensor:
@@ -65,26 +67,15 @@ class Encoder(nn.Module):
 class Transformer:
     """What :func:`star_rl.baselines.learning.train` trains. Sequences are cut into windows of ``length`` steps."""
 
-    def __init__(
-        self,
-        log: Log,
-        embedding_size: int,
-        length: int,
-        layers: int,
-        heads: int,
-        dropout: float,
-        learning_rate: float,
-        reg: float,
-        batch: int,
-        sample: int,
-        seed: int,
-    ) -> None:
-        torch.manual_seed(seed)  # within `isolated`: initial weights and dropout
-        self.encoder = Encoder(log.n_items, embedding_size, length, layers, heads, dropout)
-        self._adam = torch.optim.AdamW(self.encoder.parameters(), lr=learning_rate, weight_decay=reg, fused=True)
-        self._length, self._batch, self._sample, self._count = length, batch, sample, log.n_items
-        self._random = np.random.default_rng(seed)
-        self._windows = list(_windows(log, length))
+    def __init__(self, log: Log, options: SASRec) -> None:
+        torch.manual_seed(options.seed)  # within `isolated`: initial weights and dropout
+        self.encoder = Encoder(log.n_items, options)
+        self._adam = torch.optim.AdamW(
+            self.encoder.parameters(), lr=options.learning_rate, weight_decay=options.reg, fused=True
+        )
+        self._length, self._batch, self._negatives = options.max_length, options.batch_size, options.negatives
+        self._count, self._random = log.n_items, np.random.default_rng(options.seed)
+        self._windows = list(windows(log, options.max_length))
         self._lengths = np.array([len(window) for window in self._windows], np.int64)
 
     def epoch(self) -> None:
@@ -120,9 +111,9 @@ class Transformer:
 
     def _loss(self, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         table, bias = self.encoder.items.weight, self.encoder.bias
-        if self._count <= self._sample:
+        if self._count <= self._negatives:
             return F.cross_entropy(states @ table.T + bias, targets)
-        drawn = torch.from_numpy(self._random.integers(0, self._count, self._sample))
+        drawn = torch.from_numpy(self._random.integers(0, self._count, self._negatives))
         own = (states * F.embedding(targets, table)).sum(1) + F.embedding(targets, bias[:, None])[:, 0]
         others = states @ F.embedding(drawn, table).T + F.embedding(drawn, bias[:, None])[:, 0]
         others = others.masked_fill(drawn == targets[:, None], -torch.inf)
@@ -144,7 +135,7 @@ class Transformer:
             return self.encoder(torch.from_numpy(items))[torch.arange(len(lengths)), torch.from_numpy(lengths - 1)]
 
 
-def _windows(log: Log, length: int) -> Iterator[np.ndarray]:
+def windows(log: Log, length: int) -> Iterator[np.ndarray]:
     """Each user's sequence from its end backwards in windows of up to ``length`` steps, which share one item."""
     for user in range(log.n_users):
         row = log.of_user(user)
@@ -153,59 +144,52 @@ def _windows(log: Log, length: int) -> Iterator[np.ndarray]:
             row = row[: -length or None] if len(row) > length else row[:0]
 
 
-class SASRec(Learned):
+@dataclass(kw_only=True)
+class SASRec(Trained):
     """SASRec. It reads the history of the task alone, so a user absent from ``visible`` is served like any other;
     without a known item in the history, the items' biases decide, which follow popularity.
 
     Args:
         embedding_size: width d. Divisible by ``heads``.
-        length: latest items that are read.
+        max_length: latest items that are read.
         layers, heads, dropout: of the transformer.
         learning_rate, reg: AdamW's learning rate and weight decay.
-        batch: sequences of full length in a step; of shorter ones as many more.
-        sample: items that a step's targets are held against; all, where there are no more.
-        others: see :func:`star_rl.baselines.learning.train`.
-
-    Raises:
-        StarError: an option is out of range.
+        batch_size: sequences of full length in a step; of shorter ones as many more.
+        negatives: items that a step's targets are held against; all, where there are no more.
+        others: see :class:`star_rl.baselines.learning.Trained`.
     """
 
+    embedding_size: int = 64
+    max_length: int = 50
+    layers: int = 2
+    heads: int = 2
+    dropout: float = 0.2
+    learning_rate: float = 0.001
+    reg: float = 0.01
+    batch_size: int = 32
+    negatives: int = 512
+    epochs: int = 100
+    patience: int = 5
     name = "sasrec"
 
-    def __init__(
-        self,
-        seed: int = 0,
-        *,
-        embedding_size: int = 64,
-        length: int = 50,
-        layers: int = 2,
-        heads: int = 2,
-        dropout: float = 0.2,
-        learning_rate: float = 0.001,
-        reg: float = 0.01,
-        batch: int = 32,
-        sample: int = 512,
-        epochs: int = 100,
-        patience: int = 5,
-        threads: int = 1,
-    ) -> None:
-        at_least(
-            1, embedding_size=embedding_size, length=length, layers=layers, heads=heads, batch=batch, sample=sample
-        )
-        at_least(0, learning_rate=learning_rate, reg=reg, dropout=dropout)
-        if embedding_size % heads:
-            raise StarError(f"embedding_size={embedding_size} is not divisible by heads={heads}", "change one of them")
-        if dropout >= 1:
-            raise StarError(f"dropout={dropout} leaves nothing", "give a share below 1")
-        self._options = (embedding_size, length, layers, heads, dropout, learning_rate, reg, batch, sample, seed)
-        super().__init__(seed, epochs=epochs, patience=patience, threads=threads)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("embedding_size", "max_length", "layers", "heads", "batch_size", "negatives"):
+            at_least(1, **{name: getattr(self, name)})
+        at_least(0, learning_rate=self.learning_rate, reg=self.reg, dropout=self.dropout)
+        if self.embedding_size % self.heads:
+            raise StarError(
+                f"embedding_size={self.embedding_size} is not divisible by heads={self.heads}", "change one of them"
+            )
+        if self.dropout >= 1:
+            raise StarError(f"dropout={self.dropout} leaves nothing", "give a share below 1")
 
-    def _make(self, log: Log) -> Transformer:
-        return Transformer(log, *self._options)
+    def model_of(self, log: Log) -> Transformer:
+        return Transformer(log, self)
 
-    def _scores(self, user: int | None, history: np.ndarray, asked: np.ndarray) -> np.ndarray:
-        encoder = self._model.encoder
+    def score_items(self, user: int | None, history: np.ndarray, asked: np.ndarray) -> np.ndarray:
+        encoder = self.model.encoder
         if not len(history):
             return encoder.bias.detach().numpy()[asked]
-        state = self._model.states([history])[0].numpy()
+        state = self.model.states([history])[0].numpy()
         return encoder.items.weight.detach().numpy()[asked] @ state + encoder.bias.detach().numpy()[asked]

@@ -1,115 +1,98 @@
-"""Random, Popularity, ItemKNN and UserKNN.
-
-All of them see what the evidence store saw, the split's visible interactions, and the history of the task.
-"""
+"""Random, popularity, ItemKNN and UserKNN: baselines that are counted, not trained."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Self
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
 
+from star_rl.baselines.base import Baseline, codes_of
 from star_rl.errors import StarError
 from star_rl.neighbours import Graph
+from star_rl.progress import Progress
 from star_rl.records import Task
 
-if TYPE_CHECKING:
-    from star_rl.evaluation.methods import TaskContext
 
-
-def _jitter(task: Task, seed: int) -> np.ndarray:
-    """Tie-breaking noise in (0, 1), shape (candidates,): the order of the candidates must not decide."""
-    digest = hashlib.sha256(f"{seed}:{task.task_id}".encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:8], "little")).random(len(task.candidates))
-
-
-def ranked(task: Task, scores: np.ndarray, seed: int) -> list[str]:
-    """The candidates by falling score, ties by seed. Shape of scores: (candidates,)."""
-    order = np.lexsort((_jitter(task, seed), -scores))
-    return [task.candidates[index] for index in order]
-
-
-class _Items:
-    """Codes of a graph's items by id; faster than :meth:`Graph.item_codes` for the few ids of one task."""
-
-    def __init__(self, graph: Graph) -> None:
-        assert graph.item_ids is not None, "a graph made from a table has ids"
-        self._code = {name: code for code, name in enumerate(graph.item_ids.to_pylist())}
-
-    def codes(self, ids: Iterable[str]) -> np.ndarray:
-        """-1 for an item that nobody visibly has. Shape: (n,) int64."""
-        return np.array([self._code.get(name, -1) for name in ids], np.int64)
-
-
-class Random:
+@dataclass
+class Random(Baseline):
     """A uniformly random order: HR_avg 15 % in expectation over 20 candidates."""
 
+    seed: int = 0
     name = "random"
 
-    def __init__(self, seed: int = 0) -> None:
-        self._seed = seed
-
-    def rank(self, context: TaskContext) -> list[str]:
-        return ranked(context.task, np.zeros(len(context.task.candidates)), self._seed)
-
-
-class Popularity:
-    """Candidates by the number of visible users who have them."""
-
-    name = "popularity"
-
-    def __init__(self, seed: int = 0) -> None:
-        self._seed = seed
-
-    def fit(self, visible: pa.Table) -> Self:
-        graph = Graph.from_table(visible)
-        self._items = _Items(graph)
-        self._users = np.append(np.bincount(graph.user_items, minlength=graph.n_items), 0)
+    def fit(self, visible: pa.Table, progress: Progress | None = None) -> Self:
         return self
 
-    def rank(self, context: TaskContext) -> list[str]:
-        codes = self._items.codes(context.task.candidates)  # -1 for an unseen item: the appended zero
-        return ranked(context.task, self._users[codes].astype(float), self._seed)
+    def scores(self, task: Task, history: Sequence[str]) -> np.ndarray:
+        return np.zeros(len(task.candidates))
 
 
-class ItemKNN:
+class Counted(Baseline):
+    """A baseline that reads the bipartite graph. Subclasses set up what they need in ``_prepare``."""
+
+    def fit(self, visible: pa.Table, progress: Progress | None = None) -> Self:
+        self.graph = Graph.from_table(visible)
+        assert self.graph.item_ids is not None, "a graph made from a table has ids"
+        self._code = {name: code for code, name in enumerate(self.graph.item_ids.to_pylist())}
+        self._prepare()
+        return self
+
+    def _prepare(self) -> None:
+        pass
+
+    def _codes(self, task: Task, history: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Codes of the candidates (-1: nobody visibly has it) and the distinct known items of the history."""
+        seen = codes_of(self._code, dict.fromkeys(history))
+        return codes_of(self._code, task.candidates), seen[seen >= 0]
+
+
+@dataclass
+class Popularity(Counted):
+    """Candidates by the number of visible users who have them."""
+
+    seed: int = 0
+    name = "popularity"
+
+    def scores(self, task: Task, history: Sequence[str]) -> np.ndarray:
+        asked, _ = self._codes(task, history)
+        users = np.append(np.diff(self.graph.item_indptr), 0)  # an unseen item's -1 reads the appended zero
+        return users[asked].astype(float)
+
+
+@dataclass
+class ItemKNN(Counted):
     """Candidates by their summed cosine to the items of the history, over visible users.
 
     ``score(c) = sum over h in history of |users(h) & users(c)| / sqrt(|users(h)| |users(c)|)``
     """
 
+    seed: int = 0
     name = "item_knn"
 
-    def __init__(self, seed: int = 0) -> None:
-        self._seed = seed
-
-    def fit(self, visible: pa.Table) -> Self:
+    def _prepare(self) -> None:
         from scipy.sparse import csr_array
 
-        graph = Graph.from_table(visible)
-        self._items = _Items(graph)
-        ones = np.ones(len(graph.user_items), np.float32)
+        graph = self.graph
+        ones = np.ones(graph.n_edges, np.float32)
         by_item = csr_array((ones, graph.user_items, graph.user_indptr), (graph.n_users, graph.n_items)).T.tocsr()
         norm = np.sqrt(np.maximum(by_item.sum(axis=1), 1.0))
         by_item.data /= np.repeat(norm, np.diff(by_item.indptr)).astype(np.float32)
         self._by_item = by_item
-        return self
 
-    def rank(self, context: TaskContext) -> list[str]:
-        task = context.task
-        seen, asked = self._items.codes(dict.fromkeys(context.item_ids)), self._items.codes(task.candidates)
-        scores = np.zeros(len(asked))
-        seen, known = seen[seen >= 0], asked >= 0
+    def scores(self, task: Task, history: Sequence[str]) -> np.ndarray:
+        asked, seen = self._codes(task, history)
+        scores, known = np.zeros(len(asked)), asked >= 0
         if len(seen) and known.any():
             profile = self._by_item[seen].sum(axis=0)
             scores[known] = self._by_item[asked[known]] @ np.asarray(profile).ravel()
-        return ranked(task, scores, self._seed)
+        return scores
 
 
-class UserKNN:
+@dataclass
+class UserKNN(Counted):
     """Candidates by the summed weight of the most similar visible users who have them.
 
     ``score(c) = sum over the k nearest users v that have c of cosine(history, items(v))``, where the cosine of two sets
@@ -119,40 +102,39 @@ class UserKNN:
 
     Args:
         neighbours: k. Users as similar as the last of them count as well.
+
+    Raises:
+        StarError: ``neighbours`` is below 1.
     """
 
+    seed: int = 0
+    neighbours: int = 200
     name = "user_knn"
 
-    def __init__(self, seed: int = 0, *, neighbours: int = 200) -> None:
-        if neighbours < 1:
-            raise StarError(f"neighbours={neighbours} is below 1", "give 1 or more")
-        self._seed, self._k = seed, neighbours
+    def __post_init__(self) -> None:
+        if self.neighbours < 1:
+            raise StarError(f"neighbours={self.neighbours} is below 1", "give 1 or more")
 
-    def fit(self, visible: pa.Table) -> Self:
-        self._graph = Graph.from_table(visible)
-        self._items = _Items(self._graph)
-        assert self._graph.user_ids is not None
-        self._code = {name: code for code, name in enumerate(self._graph.user_ids.to_pylist())}
-        self._norm = np.sqrt(np.maximum(np.diff(self._graph.user_indptr), 1))
-        return self
+    def _prepare(self) -> None:
+        assert self.graph.user_ids is not None, "a graph made from a table has ids"
+        self._users = {name: code for code, name in enumerate(self.graph.user_ids.to_pylist())}
+        self._norm = np.sqrt(np.maximum(np.diff(self.graph.user_indptr), 1))
 
-    def rank(self, context: TaskContext) -> list[str]:
-        graph, task = self._graph, context.task
-        seen, asked = self._items.codes(dict.fromkeys(context.item_ids)), self._items.codes(task.candidates)
-        seen = seen[seen >= 0]
+    def scores(self, task: Task, history: Sequence[str]) -> np.ndarray:
+        asked, seen = self._codes(task, history)
         scores = np.zeros(len(asked))
         if len(seen):
-            shared = np.bincount(np.concatenate([self._users(item) for item in seen]), minlength=graph.n_users)
+            shared = np.bincount(np.concatenate([self._users_of(item) for item in seen]), minlength=self.graph.n_users)
             weight = shared / self._norm / np.sqrt(len(seen))
-            own = self._code.get(task.user_id)
+            own = self._users.get(task.user_id)
             if own is not None:
                 weight[own] = 0.0
-            if self._k < len(weight):
-                weight[weight < np.partition(weight, -self._k)[-self._k]] = 0.0
+            if self.neighbours < len(weight):
+                weight[weight < np.partition(weight, -self.neighbours)[-self.neighbours]] = 0.0
             for place, item in enumerate(asked):
                 if item >= 0:
-                    scores[place] = weight[self._users(item)].sum()
-        return ranked(task, scores, self._seed)
+                    scores[place] = weight[self._users_of(item)].sum()
+        return scores
 
-    def _users(self, item: int) -> np.ndarray:
-        return self._graph.item_users[self._graph.item_indptr[item] : self._graph.item_indptr[item + 1]]
+    def _users_of(self, item: int) -> np.ndarray:
+        return self.graph.item_users[self.graph.item_indptr[item] : self.graph.item_indptr[item + 1]]

@@ -106,7 +106,7 @@ class Graph:
         return _both_ways(indptr, indices, None, n_items, None, None)
 
     def extended(self, interactions: pa.Table) -> Graph:
-        """The graph with further interactions; equal to building it from all of them at once.
+        """Return the graph with further interactions; equal to building it from all of them at once.
 
         Raises:
             StarError: this graph has no ids, or the table is malformed.
@@ -126,11 +126,11 @@ class Graph:
         return Graph.from_table(pa.concat_tables([mine, more]), times=self.user_times is not None)
 
     def users_of_edges(self) -> np.ndarray:
-        """The user code of each entry of ``user_items``. Shape: (n_edges,) int32."""
+        """Return the user code of each entry of ``user_items``. Shape: (n_edges,) int32."""
         return np.repeat(np.arange(self.n_users, dtype=np.int32), np.diff(self.user_indptr))
 
     def user_codes(self, ids: Sequence[str] | np.ndarray | pa.Array) -> np.ndarray:
-        """Codes of users by id; codes pass through. -1 for an id that the graph does not hold. Shape: (n,) int32."""
+        """Look up user codes by id, -1 for an id that the graph does not hold; codes pass through. Shape: (n,)."""
         return _look_up(ids, self.user_ids, self.n_users, "user")
 
     def item_codes(self, ids: Sequence[str] | np.ndarray | pa.Array) -> np.ndarray:

@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Walk:
-    """All that a block of rows needs: plain arrays, so that it travels to other processes by shared memory.
+    """The input of a block of rows: plain arrays, so that processes share it by shared memory.
 
     A walk goes row -> mid -> target over two CSR matrices. ``weight(row, j) = S * target_scale[j] * row_scale[row]``
     with ``S = sum over mids of mid_values[edge] * mid_factor[mid] * target_values[edge]``; a missing array counts as
@@ -69,7 +69,7 @@ class Walk:
 
     @property
     def unweighted(self) -> bool:
-        """Whether paths are merely counted, so that integer counters do."""
+        """Whether paths are only counted, so that integer counters suffice."""
         return self.target_kinds is not None
 
 
@@ -117,7 +117,7 @@ PIECE = 1 << 17
 
 
 def builders() -> int:
-    """Threads that build a graph: two have most of what there is to gain, as memory is what they wait for."""
+    """Return how many threads build a graph: at most two, since memory bandwidth limits them."""
     return min(2, len(os.sched_getaffinity(0)))
 
 
@@ -132,7 +132,7 @@ def in_pieces(piece: Callable[[int, int], Result], n: int, threads: int) -> list
 
 
 def pointers(keys: np.ndarray, n_keys: int, what: str) -> tuple[np.ndarray, bool]:
-    """Row pointers of the int32 codes ``keys``, and whether they ascend.
+    """Return row pointers of the int32 codes ``keys``, and whether they ascend.
 
     Returns:
         indptr, shape (n_keys + 1,) int64; True if ``keys`` ascend.
@@ -168,7 +168,7 @@ def scatter(
 def transpose(
     indptr: np.ndarray, indices: np.ndarray, n_columns: int, times: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """The transposed CSR pattern (and times): rows of the result hold their indices in ascending order."""
+    """Transpose a CSR pattern (and times): rows of the result hold their indices in ascending order."""
     to, _ = pointers(indices, n_columns, "columns")
     out, out_times = np.empty_like(indices), None if times is None else np.empty_like(times)
     n_rows = len(indptr) - 1
@@ -190,7 +190,7 @@ def transpose(
 
 
 def ascends(indptr: np.ndarray, indices: np.ndarray) -> bool:
-    """Whether the indices of every row ascend strictly."""
+    """Return whether the indices of every row ascend strictly."""
 
     def piece(low: int, high: int) -> bool:
         return bool(library().star_ascends(_n(high - low), _at(indptr[low : high + 1]), _at(indices)))
@@ -201,7 +201,7 @@ def ascends(indptr: np.ndarray, indices: np.ndarray) -> bool:
 def dedupe(
     indptr: np.ndarray, indices: np.ndarray, times: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Adjacent equal indices of a row merged, the latest time kept. The arguments are consumed."""
+    """Merge adjacent equal indices of a row, keep the latest time. The arguments are consumed."""
     kept = library().star_dedupe(_n(len(indptr) - 1), _at(indptr), _at(indices), _at(times))
     if kept == len(indices):
         return indptr, indices, times
@@ -209,7 +209,7 @@ def dedupe(
 
 
 def work(walk: Walk, rows: np.ndarray, threads: int = 1) -> np.ndarray:
-    """Two-hop paths of each row: what it costs, and an upper bound of its neighbours. Shape: (n_rows,), int64."""
+    """Count the two-hop paths of each row: its cost, and an upper bound of its neighbours. Shape: (n_rows,), int64."""
     steps = np.empty(len(rows), np.int64)
     hops = _at(walk.mid_indptr), _at(walk.mid_indices), _at(walk.target_indptr)
 
@@ -221,9 +221,9 @@ def work(walk: Walk, rows: np.ndarray, threads: int = 1) -> np.ndarray:
 
 
 def pack(walk: Walk, threads: int = 1) -> Walk:
-    """The walk with its targets beside their kinds, which spares it a look-up per target, for 4 bytes an edge.
+    """Pack the targets with their kinds, which saves a look-up per target, for 4 bytes an edge.
 
-    The same walk where that brings nothing: in a weighted walk, or beyond 32 bits.
+    Returns the same walk where that saves nothing: in a weighted walk, or beyond 32 bits.
     """
     kinds = walk.target_kinds
     if kinds is None or max(walk.n_targets - 1, 0).bit_length() + walk.kind_bits > 32:

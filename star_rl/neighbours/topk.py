@@ -54,18 +54,18 @@ class Neighbours:
         return len(self.codes)
 
     def row(self, at: int) -> list[tuple[str, float, int]]:
-        """Row number ``at`` as (neighbour id, weight, support), best first."""
+        """Return row number ``at`` as (neighbour id, weight, support), best first."""
         span = slice(int(self.indptr[at]), int(self.indptr[at + 1]))
         names = _names(self.ids, self.indices[span])
         return list(zip(names, self.weights[span].tolist(), self.support[span].tolist(), strict=True))
 
     def rows(self) -> Iterator[tuple[str, list[tuple[str, float, int]]]]:
-        """Every row as (key, its neighbours), in the order asked for."""
+        """Yield every row as (key, its neighbours), in the order asked for."""
         for at in range(len(self)):
             yield (str(self.codes[at]) if self.keys is None else self.keys[at].as_py()), self.row(at)
 
     def to_arrow(self) -> pa.Table:
-        """One row a key: key string, neighbours list<string>, weights list<float>, support list<int32>."""
+        """Return one row a key: key string, neighbours list<string>, weights list<float>, support list<int32>."""
         import pyarrow as pa
 
         if len(self.indices) > np.iinfo(np.int32).max:
@@ -95,7 +95,7 @@ def item_neighbours(
     threads: int | None = None,
     ray: str | None = None,
 ) -> Neighbours:
-    """ItemCF: for each item, the k items that weigh most over shared users.
+    """Return for each item (ItemCF) the k items that weigh most over shared users.
 
     Args:
         items: ids (or an array of codes), in the order wanted; None for all items.
@@ -120,14 +120,14 @@ def user_neighbours(
     threads: int | None = None,
     ray: str | None = None,
 ) -> Neighbours:
-    """UserCF: for each user, the k users that weigh most over shared items. Arguments as :func:`item_neighbours`."""
+    """Return for each user (UserCF) the k users that weigh most over shared items, as :func:`item_neighbours`."""
     return _neighbours(graph, "user", users, k, Weighting(weight, alpha, decay), threads, ray)
 
 
 def liked_items(
     graph: Graph, similar: Neighbours, k: int = 50, *, threads: int | None = None, ray: str | None = None
 ) -> Neighbours:
-    """What each user's similar users like: items by the sum of those users' weights, without the user's own items.
+    """Return the items that similar users have, by the sum of those users' weights, without the user's own items.
 
     Args:
         similar: the result of :func:`user_neighbours` on the same graph.
@@ -186,7 +186,7 @@ def _neighbours(
 
 
 def walk_of(graph: Graph, side: str, k: int, weighting: Weighting) -> Walk:
-    """The walk item -> user -> item (side ``"item"``) or user -> item -> user (``"user"``) with its scales.
+    """Build the walk item -> user -> item (side ``"item"``) or user -> item -> user (``"user"``) with its scales.
 
     Raises:
         StarError: the weighting decays but the graph has no times.

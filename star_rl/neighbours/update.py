@@ -1,4 +1,4 @@
-"""New interactions without a rebuild: only the rows they touch are walked again.
+"""New interactions without a rebuild: only the affected rows are computed again.
 
 What a new or renewed pair (user, item) changes, for the side "item" (the side "user" mirrors it):
 
@@ -43,7 +43,7 @@ def update(
     threads: int | None = None,
     ray: str | None = None,
 ) -> Updated:
-    """Bring the neighbours of ``graph`` up to date with further interactions; equal to a rebuild on all of them.
+    """Update the neighbours of ``graph`` with further interactions; equal to a rebuild on all of them.
 
     Args:
         neighbours: from :func:`item_neighbours` or :func:`user_neighbours` on ``graph``. If they were complete, rows

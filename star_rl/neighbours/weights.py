@@ -40,7 +40,7 @@ class Decay:
     now: Whole | None = None
 
     def values(self, timestamps: np.ndarray) -> np.ndarray:
-        """The value of each interaction. Shape: as ``timestamps``, float64 in (0, 1]."""
+        """Return the value of each interaction. Shape: as ``timestamps``, float64 in (0, 1]."""
         if not len(timestamps):
             return np.zeros(0)
         now = int(timestamps.max()) if self.now is None else self.now
@@ -54,7 +54,7 @@ class Weighting:
 
     Args:
         name: ``cosine``, ``conditional`` or ``log``.
-        alpha: popularity correction of ``conditional``, 0 (none) to 1; other weights take no notice of it.
+        alpha: popularity correction of ``conditional``, 0 (none) to 1; other weights ignore it.
         decay: forgetting, or None.
     """
 
@@ -67,7 +67,7 @@ class Weighting:
         return 1.0 / np.log2(1.0 + np.maximum(degrees, 1)) if self.name == "log" else None
 
     def scales(self, masses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What a sum is multiplied by, for row and for target, from the masses m. Shapes: (n,), (n,) float64."""
+        """Return the factors of a sum, for row and for target, from the masses m. Shapes: (n,), (n,) float64."""
         safe = np.where(
             masses > 0, masses, 1.0
         )  # a row without interactions has no neighbour, so its scale is never used

@@ -1,4 +1,4 @@
-"""The five scenarios of AgentRecBench told from data.
+"""Tell the five scenarios of AgentRecBench from the data.
 
 AgentRecBench publishes its tasks, not the rules that made them; these are ours, stated so that they can be argued with.
 The first that holds counts, all of them judged at the task's cutoff:
@@ -43,7 +43,7 @@ class Thresholds:
 def classify(
     data: Indexed, user: np.ndarray, truth: np.ndarray, cutoff: np.ndarray, rules: Thresholds, seconds: bool = True
 ) -> np.ndarray:
-    """Scenario of each task, shape: (t,), strings.
+    """Return the scenario of each task. Shape: (t,), strings.
 
     Args:
         data: all interactions.
@@ -73,7 +73,7 @@ def classify(
 
 
 def _earlier(stamp: np.ndarray, low: np.ndarray, high: np.ndarray, cutoff: np.ndarray) -> np.ndarray:
-    """First place from ``low`` on, below ``high``, whose stamp is not before the cutoff; stamps ascend in between.
+    """Return the first place in ``low .. high`` whose stamp is not before the cutoff; stamps ascend there.
 
     Shapes: stamp (n,), the others and the result (t,).
     """

@@ -1,4 +1,4 @@
-"""Histories of tasks, and the guard that nothing a task must not see is visible."""
+"""Histories of tasks, and the check that ``visible`` holds nothing that a task must not see."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Event = tuple[str, int, float | None]
 
 
 class Histories:
-    """Looks up what a user did, by row ranges of the sorted interactions."""
+    """Look up a user's interactions, by row ranges of the sorted table."""
 
     def __init__(self, interactions: pa.Table) -> None:
         data = Indexed.of(interactions)
@@ -31,7 +31,7 @@ class Histories:
         self._order = None if (np.diff(order.astype(np.int64)) == 1).all() else order
 
     def _rows(self, user_id: str) -> tuple[int, int]:
-        """First row of a user and the end, by bisection: a dict of all users would be larger than their rows."""
+        """Return the first row of a user and the end, by bisection: a dict of all users would outgrow their rows."""
 
         def name(place: int) -> str:
             return str(self._users[place if self._order is None else int(self._order[place])].as_py())
@@ -43,7 +43,7 @@ class Histories:
         return int(self._start[number]), int(self._start[number + 1])
 
     def history(self, task: Task) -> list[Event]:
-        """The user's interactions strictly before the task's cutoff, oldest first.
+        """Return the user's interactions strictly before the task's cutoff, oldest first.
 
         They also end before the user's first contact with the ground truth, should a task's cutoff be later than that
         (the protocol of the paper's evaluation data). Unknown users have no history.
@@ -57,7 +57,7 @@ class Histories:
         return events
 
     def of_user(self, user_id: str, before: int | None = None) -> list[Event]:
-        """All interactions of a user, or those before a timestamp, oldest first."""
+        """Return all interactions of a user, or those before a timestamp, oldest first."""
         start, stop = self._rows(user_id)
         if before is not None:
             stop = start + int(np.searchsorted(self._stamp[start:stop], before, side="left"))
@@ -76,7 +76,7 @@ class Histories:
 
 
 def first_contact(interactions: pa.Table, pairs: Sequence[tuple[str, str]]) -> list[int | None]:
-    """Timestamp of each (user, item) pair's first interaction; None where there is none."""
+    """Return the timestamp of each (user, item) pair's first interaction, None where the pair has no interaction."""
     wanted = set(pairs)
     rows = rows_of_users(interactions, {user for user, _ in wanted}, ["user_id", "item_id", "timestamp"])
     first: dict[tuple[str, str], int] = {}
@@ -87,7 +87,7 @@ def first_contact(interactions: pa.Table, pairs: Sequence[tuple[str, str]]) -> l
 
 
 def assert_no_leak(visible: pa.Table, tasks: Iterable[Task]) -> None:
-    """Refuse interactions that hold what a task must not see.
+    """Refuse visible interactions that a task must not see.
 
     Args:
         visible: a table of interactions (or its first three columns), in any order.

@@ -29,7 +29,7 @@ class Untouched:
         self.count = n_items - np.diff(self._start)
 
     def items(self, users: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-        """The untouched items of these ranks. Shapes: users (n,), ranks and result (n, width)."""
+        """Return the untouched items of these ranks. Shapes: users (n,), ranks and result (n, width)."""
         rows = users[:, None]
         touched_before = np.searchsorted(self._below, rows * self._width + ranks, side="right") - self._start[rows]
         return ranks + touched_before
@@ -44,7 +44,7 @@ class Untouched:
 
 
 def _distinct(counts: np.ndarray, wanted: int, rng: np.random.Generator) -> np.ndarray:
-    """Distinct numbers of ``range(count)`` for each count >= wanted, uniformly. Shape: (n, wanted) int64."""
+    """Draw distinct numbers of ``range(count)`` uniformly, for each count >= wanted. Shape: (n, wanted) int64."""
     out = np.empty((len(counts), wanted), np.int64)
     few = counts < 4 * wanted
     if few.any():  # drawing until they differ would take long: the order of random lots decides instead

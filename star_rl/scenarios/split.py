@@ -1,4 +1,4 @@
-"""Training, validation and test tasks of one source, and what is visible beside them."""
+"""Split one source into training, validation and test tasks and the visible interactions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NEVER = np.iinfo(np.int64).max
 
 @options
 class SplitOptions(Thresholds):
-    """How tasks are cut from a source. Thresholds of the scenarios matter with ``scenario = "auto"`` only."""
+    """Options of a split. The scenarios' thresholds matter with ``scenario = "auto"`` only."""
 
     #: ``users``: held-out users, each with the last item; ``last``: everybody's last item (validation: last but one);
     #: ``tasks``: the source's own evaluation tasks.
@@ -139,7 +139,7 @@ class _Cutter:
         return out
 
     def rows(self, own: list[Task] | None) -> dict[str, np.ndarray]:
-        """Rows of the interactions that become ground truths, by part."""
+        """Return the rows of the interactions that become ground truths, by part."""
         o, users = self.o, len(self.data.user_ids)
         who = self.data.user[self.first]
         empty = np.zeros(0, np.int64)
@@ -221,7 +221,7 @@ class _Cutter:
         ]
 
     def _even(self, names: np.ndarray, most: int) -> np.ndarray:
-        """Places of ``most`` rows, drawn evenly over the scenarios as far as each has enough, in their old order."""
+        """Draw ``most`` rows evenly over the scenarios, as far as each has enough; keep their order."""
         pools = {name: self.rng.permutation(np.flatnonzero(names == name)).tolist() for name in np.unique(names)}
         picked: list[int] = []
         while len(picked) < most:
@@ -233,7 +233,7 @@ class _Cutter:
         return np.sort(np.array(picked, np.int64))
 
     def shown(self, tasks: list[Task]) -> np.ndarray:
-        """For each user the rows before the earliest cutoff of that user's tasks, so no ground truth. Ascending."""
+        """Return each user's rows before the earliest cutoff of that user's tasks, so no ground truth. Ascending."""
         data = self.data
         number = {user: k for k, user in enumerate(data.user_ids)}
         known = [task for task in tasks if task.user_id in number]

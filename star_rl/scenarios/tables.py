@@ -103,7 +103,7 @@ class Indexed:
 
 
 def coded(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
-    """Ids as numbers in the order of first sight, and the ids. Shapes: (n,) int64, (distinct,)."""
+    """Return codes of ids in order of first appearance, and the ids. Shapes: (n,) int64, (distinct,)."""
     whole = column.unify_dictionaries() if pa.types.is_dictionary(column.type) else column
     array = _whole(whole).dictionary_encode()
     codes, names = array.indices.to_numpy().astype(np.int64), array.dictionary

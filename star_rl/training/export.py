@@ -32,7 +32,7 @@ def export(run: str | Path, out: str | Path, stage: str = "grpo") -> Path:
     if stage not in STAGES:
         raise StarError(f"stage {stage!r} has no checkpoint", f"choose one of {', '.join(STAGES)}")
     if not run.is_dir():
-        raise StarError(f"there is not a run folder {run}", "name one such as runs/quickstart")
+        raise StarError(f"there is no run folder {run}", "name one such as runs/quickstart")
     if manifest_of(run / stage) is None:
         raise StarError(f"{run} has not finished stage {stage}", f"star-rl run .. --until {stage}, or --stage sft")
     source = run / stage / "final"

@@ -30,7 +30,7 @@ BLOCKS = (THINKING, JSON, CALL, RESPONSE)
 
 
 def _inside(tag: str) -> str:
-    """What may stand in a block: anything up to its own closing tag, or to the end of the text."""
+    """Pattern of a block's content: anything up to its own closing tag, or to the end of the text."""
     return rf"[^<]*+(?:<(?!/{tag}>)[^<]*+)*+"
 
 
@@ -63,7 +63,7 @@ _OPEN, _CLOSE = "\u2039", "\u203a"
 
 
 def neutral(text: str) -> str:
-    """Foreign text with every tag and special token defused (``<`` becomes a look-alike that no tokenizer maps to one).
+    """Defuse every tag and special token of foreign text (``<`` becomes a look-alike that no tokenizer maps to one).
 
     Titles and tool answers are untrusted: one that holds ``</tool_response><recommend>`` would otherwise end the
     environment's turn and forge a ranking. Lone surrogates, which no UTF-8 file can hold, become U+FFFD.
@@ -74,7 +74,7 @@ def neutral(text: str) -> str:
 
 
 def compact_json(value: Any) -> str:
-    """JSON on one line with every ``<`` that could open a tag escaped, so that a string never closes its block.
+    """Write JSON on one line, each ``<`` that could open a tag escaped, so that a string never closes its block.
 
     Raises:
         ValueError: the value holds NaN or an infinity, which are not JSON.

@@ -1,4 +1,4 @@
-"""What a trajectory is made of: phases, and in a phase thinking, tool calls, tool responses and one JSON result.
+"""The classes of a trajectory: phases, and in a phase thinking, tool calls, tool responses and one JSON result.
 
 Blocks are not meant to be changed. They are not frozen all the same: a reward makes some twenty of them in 100 us, and
 a frozen dataclass takes twice as long to make.
@@ -111,7 +111,7 @@ class Trajectory:
 
     @property
     def tags(self) -> list[str]:
-        """Those of the phases, in order; without what stands outside."""
+        """Tags of the phases in order, without text outside any phase."""
         return [phase.tag for phase in self.phases if phase.tag]
 
     def of(self, tag: str) -> list[Phase]:
@@ -153,7 +153,7 @@ _BLANKS = " \t\n\r"
 
 
 def all_strings(values: Iterable[Any]) -> bool:
-    """Whether there is nothing but strings, found at C's speed: nothing else can be joined."""
+    """Return whether all values are strings, at C's speed: nothing else can be joined."""
     try:
         "".join(values)
     except TypeError:

@@ -1,4 +1,4 @@
-"""A short cut for rewards: what a response says, without the trajectory.
+"""A shortcut for rewards: the outline of a response, without building a trajectory.
 
 Most phases are regular: thoughts and calls, then one result. A trained policy writes little else, and one pattern finds
 them in a fraction of the time of :func:`star_rl.trajectory.parse`. From the first phase of another form on, the tags
@@ -20,7 +20,7 @@ _PHASES = frozenset(PHASES)
 
 @dataclass(slots=True)
 class Outline:
-    """What :func:`parse`, :func:`faults` and :func:`ranking` together would tell.
+    """The result of :func:`parse`, :func:`faults` and :func:`ranking` together.
 
     Attributes:
         tags: of the phases, in the order they were written.
@@ -36,7 +36,7 @@ class Outline:
 
 
 def outline(text: str, required: Sequence[str] = CRITICAL) -> Outline:
-    """The outline of what the model wrote. Linear in the text; never raises.
+    """Return the outline of a model's text. Linear in the text; never raises.
 
     Args:
         text: what the model wrote.
@@ -76,7 +76,7 @@ def outline(text: str, required: Sequence[str] = CRITICAL) -> Outline:
 
 @dataclass(slots=True)
 class _Walked:
-    """What a text says that is not regular."""
+    """Return the outline of a text that is not regular."""
 
     tags: list[str] = field(default_factory=list)
     calls: list[ToolCall | BadCall] = field(default_factory=list)

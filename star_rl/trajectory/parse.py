@@ -124,7 +124,7 @@ def unclosed_call(inside: str) -> BadCall:
 
 
 def ranking(trajectory: Trajectory) -> list[str | None] | None:
-    """The list in the last ``<recommend>`` phase, position by position, as AgentRecBench's evaluator would take it.
+    """Return the list in the last ``<recommend>`` phase, position by position, as AgentRecBench's evaluator reads it.
 
     Returns ``None`` when there is no closed phase with a JSON list. Entries that are no strings become ``None``:
     they hold their position and match nothing. Duplicates and foreign ids stay.

@@ -57,7 +57,7 @@ def render(trajectory: Trajectory) -> str:
 
 
 def to_messages(trajectory: Trajectory) -> list[dict[str, str]]:
-    """Assistant and tool messages in turn. Consecutive responses become consecutive ``tool`` messages.
+    """Return assistant and tool messages in turn. Consecutive responses become consecutive ``tool`` messages.
 
     The assistant's text holds its calls inline: structured ``tool_calls`` do not survive Parquet, where Arrow pads each
     arguments struct with the other calls' keys.

@@ -26,7 +26,7 @@ def required_phases(setting: str) -> tuple[str, ...]:
 
 
 def repeated(tags: Sequence[str]) -> list[str]:
-    """Those of the phases' tags that came once too often: a second plan or ranking, an expert that ran again unasked.
+    """Return the phases that stand once too often: a second plan or ranking, an expert that ran again unasked.
 
     A reflection may send experts back to work (paper, section 3.2), so each may run once between two reflections.
     """
@@ -73,7 +73,7 @@ def result_fault(tag: str, value: Any, error: str) -> str:
 
 
 def faults(trajectory: Trajectory, required: Sequence[str] = CRITICAL, own_text: bool = True) -> list[str]:
-    """Every fault, as ``code:detail``; an empty list means well formed. Linear in the trajectory.
+    """Return every fault as ``code:detail``; an empty list means well formed. Linear in the trajectory.
 
     Args:
         trajectory: as parsed.
@@ -89,12 +89,12 @@ def faults(trajectory: Trajectory, required: Sequence[str] = CRITICAL, own_text:
 
 
 def tag_faults(trajectory: Trajectory) -> list[str]:
-    """The faults (see :func:`faults`) of tags that do not balance."""
+    """Return the faults (see :func:`faults`) of tags that do not balance."""
     return [f"tags:{code}" for code, _ in trajectory.problems]
 
 
 def block_faults(trajectory: Trajectory, own_text: bool = True) -> list[str]:
-    """The faults (see :func:`faults`) of what stands in the phases."""
+    """Return the faults (see :func:`faults`) of the phases' content."""
     found: list[str] = []
     for phase in trajectory.phases:
         result: Json | None = None
@@ -120,7 +120,7 @@ def block_faults(trajectory: Trajectory, own_text: bool = True) -> list[str]:
 
 
 def plan_of(trajectory: Trajectory) -> list[str]:
-    """The expert names that the plan chose, unknown ones left out; empty where there is no plan that parses."""
+    """Return the experts that the plan chose, without unknown ones; empty if no plan parses."""
     for phase in trajectory.of(PLAN):
         value = phase.result.value if phase.result else None
         if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Yardsticks: permutations of the candidates, no trust in their order, and the right winner by hand."""
+"""Baselines: permutations of the candidates, no trust in their order, and the right winner by hand."""
 
 import pyarrow as pa
 import pytest

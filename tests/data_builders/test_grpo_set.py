@@ -19,7 +19,6 @@ from data_builders.grpo_set import (
     bounds_for,
     build_grpo,
     compose,
-    describe,
     largest_total,
     row,
     rows_for,
@@ -28,6 +27,7 @@ from data_builders.grpo_set import (
 from star_rl.errors import StarError
 from star_rl.files import write_jsonl
 from star_rl.records import Task
+from star_rl.trajectory import compact_json
 
 CANDIDATES = tuple(str(number) for number in range(20))
 
@@ -40,11 +40,15 @@ def prompt(one: Task) -> list[dict[str, str]]:
     return [{"role": "system", "content": "Rank."}, {"role": "user", "content": f"User {one.user_id}"}]
 
 
+def answer(hit: bool, truth: str = "7") -> str:
+    return f"<recommend><JSON>{compact_json([truth if hit else '8'])}</JSON></recommend>"
+
+
 def sampled(counts: list[int], samples: int = 8) -> tuple[list[Task], list[dict[str, Any]]]:
     """One task for each number of successes."""
     tasks = [task(number, ("amazon", "yelp")[number % 2]) for number in range(len(counts))]
     records = [
-        {"task_id": one.task_id, "sample": number, "hit": number < count}
+        {"task_id": one.task_id, "sample": number, "model_text": answer(number < count)}
         for one, count in zip(tasks, counts, strict=True)
         for number in range(samples)
     ]
@@ -108,7 +112,6 @@ def test_a_bucket_that_is_too_small_stays_short() -> None:
     assert built.audit["taken"] == {"easy": 30, "medium": 40, "hard": 10}
     assert built.audit["shortfall"] == {"easy": 0, "medium": 0, "hard": 20}
     assert built.audit["total"] == len(built.rows) == 80
-    assert "20" in describe(built.audit)
 
 
 def test_max_keeps_the_ratio() -> None:
@@ -163,22 +166,17 @@ def test_success_is_the_truth_in_the_first_place() -> None:
     assert solved({"model_text": said.replace("7", "8")}, one) is False
     assert solved({"model_text": None}, one) is False
     assert solved({"model_text": "noise <JSON>"}, one) is False
-    assert solved({"ranking": ["7"]}, one) is True
-    assert solved({"ranking": None}, one) is False
-    assert solved({"ranking": "7"}, one) is False
-    assert solved({"ranking": [7]}, one) is False
-    assert solved({"hit": 1}, one) is True
-    assert solved({"hit": None}, one) is None
-    assert solved({"hit": True, "stop": "engine_error"}, one) is None
+    assert solved({"model_text": said.replace('"7"', "7")}, one) is False
+    assert solved({"model_text": said, "stop": "engine_error"}, one) is None
     assert solved({"model_text": said, "stop": "answered"}, one) is True
-    with pytest.raises(StarError, match="no hit, ranking or model_text"):
+    with pytest.raises(StarError, match="no model_text"):
         solved({}, one)
 
 
 def test_incomplete_and_repeated_samples() -> None:
     tasks, records = sampled([4, 4, 4, 4])
     records = [entry for entry in records if entry["task_id"] != "t3"]
-    records[0]["hit"] = None  # t0, sample 0: the engine failed
+    records[0]["stop"] = "engine_error"  # t0, sample 0: the engine failed
     records = [*records, {**records[8]}]  # t1, sample 0, twice
     audit = build_grpo(records, tasks, prompt, GrpoSetOptions(total=1)).audit
     assert audit["rated"] == 2 and audit["dropped"]["incomplete"] == 1 and audit["dropped"]["not_sampled"] == 1
@@ -237,12 +235,10 @@ def test_faulty_tasks_are_refused() -> None:
         build_grpo([], [foreign], prompt)
 
 
-def test_a_task_without_a_prompt_is_named() -> None:
+def test_a_prompt_must_end_with_the_users_message() -> None:
     tasks, records = sampled([4])
-    with pytest.raises(StarError, match="t0 has no prompt"):
-        build_grpo(records, tasks, {}, GrpoSetOptions(total=1))
     with pytest.raises(StarError, match="does not end with the user's message"):
-        build_grpo(records, tasks, {"t0": []}, GrpoSetOptions(total=1))
+        build_grpo(records, tasks, lambda task: [], GrpoSetOptions(total=1))
 
 
 def test_rows_as_verl_reads_them(tmp_path: Path) -> None:
@@ -250,7 +246,7 @@ def test_rows_as_verl_reads_them(tmp_path: Path) -> None:
     built = build_grpo(
         records,
         tasks,
-        {one.task_id: prompt(one) for one in tasks},
+        prompt,
         GrpoSetOptions(total=10, required=("plan", "recommend"), top=5),
     )
     path = write(tmp_path / "set", built)
@@ -295,24 +291,15 @@ def test_an_empty_set_is_an_error(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_records_are_read_from_lines_and_from_parquet(tmp_path: Path) -> None:
-    import pyarrow as pa
-
+def test_records_are_read_from_lines(tmp_path: Path) -> None:
     _, records = sampled([3, 5])
     write_jsonl(tmp_path / "a.jsonl", records)
-    pq.write_table(pa.Table.from_pylist(records), tmp_path / "a.parquet")
-    assert list(read_records(tmp_path / "a.jsonl")) == list(read_records(tmp_path / "a.parquet")) == records
+    assert list(read_records(tmp_path / "a.jsonl")) == records
     with pytest.raises(StarError, match="there are no rollouts"):
         list(read_records(tmp_path / "b.jsonl"))
-    (tmp_path / "c.txt").write_text("")
-    with pytest.raises(StarError, match="neither"):
-        list(read_records(tmp_path / "c.txt"))
     (tmp_path / "d.jsonl").write_text("[1]\n")
     with pytest.raises(StarError, match=r"d\.jsonl holds \[1\], which is no rollout"):
         list(read_records(tmp_path / "d.jsonl"))
-    (tmp_path / "e.parquet").write_text("no")
-    with pytest.raises(StarError, match=r"e\.parquet is no Parquet file"):
-        list(read_records(tmp_path / "e.parquet"))
 
 
 @pytest.mark.parametrize("text", [None, 5, ["<recommend>"], {}])
@@ -322,7 +309,9 @@ def test_a_response_that_is_no_text_is_no_success(text: Any) -> None:
 
 def test_ugly_ids_and_titles_survive(tmp_path: Path) -> None:
     ugly = Task("t\x00\u2028/..", "yelp", "long_term", "'; --", ("a\n", "\U0001f4da", "</plan>"), "</plan>", 1)
-    records = [{"task_id": ugly.task_id, "sample": number, "hit": number < 4} for number in range(8)]
+    records = [
+        {"task_id": ugly.task_id, "sample": number, "model_text": answer(number < 4, "</plan>")} for number in range(8)
+    ]
     built = build_grpo(records, [ugly], prompt, GrpoSetOptions(total="max", ratio={"easy": 0, "medium": 1, "hard": 0}))
     (read,) = pq.read_table(write(tmp_path, built)).to_pylist()
     assert read["extra_info"]["task_id"] == ugly.task_id and read["reward_model"]["ground_truth"] == "</plan>"

@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_builders.sft_set import SETTINGS, SftOptions, build_sft, percentiles
-from data_builders.trajectories import filter_runs, hit_rates
 from star_rl.errors import StarError
 from star_rl.mars import identity_of, read_runs, teach, to_json
 from star_rl.prompts import PromptOptions, student_messages
@@ -52,28 +51,24 @@ def rows(folder):
     return pq.read_table(folder / "sft.parquet").to_pylist()
 
 
-def test_filter_keeps_top_one_and_says_why_the_rest_went(runs, tmp_path):
-    audit = filter_runs(runs / "full", tmp_path / "kept.jsonl")
-    everything, kept = list(read_runs(runs / "full")), list(read_runs(tmp_path / "kept.jsonl"))
-    assert [r.id for r in kept] == [r.id for r in everything if r.hit] and kept
-    assert audit["read"] == 240 == audit["kept"] + sum(audit["dropped"].values())
-    assert audit["dropped"] == {"miss": 240 - len(kept)}
-    assert audit["teacher"]["overall"]["n"] == 240 and len(audit["teacher"]) == 6
-    assert json.loads((tmp_path / "kept.jsonl.audit.json").read_text()) == audit
+def test_the_filter_keeps_top_one_and_says_why_the_rest_went(world, runs, tmp_path):
+    hits = [run for run in read_runs(runs / "full") if run.hit]
+    audit = build(world, runs / "full", tmp_path, keep="top1")
+    assert audit["read"] == 240 and audit["kept"] == len(hits) and audit["dropped"] == {"miss": 240 - len(hits)}
+    texts = [render(from_messages(row["messages"])) for row in rows(tmp_path)]
+    assert texts == [run.text for run in hits] and texts
 
 
-def test_filter_counts_failures_and_malformed_runs(runs, tmp_path):
+def test_failures_and_malformed_runs_are_counted(world, runs, tmp_path):
     lines = [to_json(run) for run in read_runs(runs / "full")][:4]
     lines[0].update(failure={"kind": "malformed", "message": "no list", "agent": "Ranker"}, ranking=[])
     lines[1].update(text=lines[1]["text"].replace("</plan>", ""))
     lines[2].update(text=lines[2]["text"] + "\n")
     (tmp_path / "runs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    audit = filter_runs(tmp_path / "runs.jsonl", tmp_path / "out" / "kept.jsonl", "ranked")
+    audit = build(world, tmp_path / "runs.jsonl", tmp_path / "out")
     assert audit["dropped"] == {"failed_malformed": 1, "malformed": 1, "not_identical": 1} and audit["kept"] == 1
-    with pytest.raises(StarError):
-        filter_runs(tmp_path / "runs.jsonl", tmp_path / "x", "best")
     with pytest.raises(StarError, match="no runs"):
-        filter_runs(tmp_path / "none", tmp_path / "x")
+        build(world, tmp_path / "none", tmp_path / "x")
 
 
 def test_full_set_is_prompt_and_trajectory_to_the_letter(world, runs, tmp_path):
@@ -167,8 +162,6 @@ def test_card_says_what_is_in_it(world, runs, tmp_path):
 
 
 def test_figures():
-    assert hit_rates([1, 2, 4, 0]) == {"n": 4, "hr1": 0.25, "hr3": 0.5, "hr5": 0.75, "hr_avg": 0.5}
-    assert hit_rates([])["hr_avg"] == 0
     assert percentiles([5]) == {"min": 5, "p50": 5, "p90": 5, "p99": 5, "max": 5}
 
 

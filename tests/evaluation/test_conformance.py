@@ -12,7 +12,7 @@ from star_rl.evaluation.methods import TaskContext, as_ranking, make
 from star_rl.evaluation.methods.registry import AGENTS, MAKERS
 
 #: What keeps a method small here.
-SMALL = "epochs=2:embedding_size=4:batch=64"
+SMALL = "epochs=2:embedding_size=4:batch_size=64"
 OPTIONS = dict.fromkeys(MAKERS, "") | {"mf": SMALL, "lightgcn": SMALL, "sasrec": f"{SMALL}:heads=1"}
 OPTIONS |= {"star": "in_flight=1:temperature=0"} | dict.fromkeys(AGENTS, "endpoint=http://localhost:1/v1")
 OWN = """
