@@ -133,7 +133,7 @@ def test_the_tree_is_the_repository():
     listed = set()
     for line in tree.splitlines():
         name = line.split()[0]
-        parents = parents[: (len(line) - len(line.lstrip())) // 2] + [Path(name)]
+        parents = [*parents[: (len(line) - len(line.lstrip())) // 2], Path(name)]
         path = Path(*parents)
         assert (ROOT / path).exists(), f"the tree names {path}"
         listed.add(path.as_posix())
@@ -143,7 +143,7 @@ def test_the_tree_is_the_repository():
 
 def test_options_of_baselines_are_those_of_their_classes():
     table = (ROOT / "docs/baselines.md").read_text().partition("\n## ")[0]
-    rows = dict(re.findall(r"^\| `(\w+)` \|[^|]*\| (.*) \|$", table, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `(\w+)` \|[^|]*\|(.*)\|$", table, re.MULTILINE))
     assert list(rows) == list(BASELINES)
     for name, options in rows.items():
         parameters = inspect.signature(load(BASELINES[name], name)).parameters
