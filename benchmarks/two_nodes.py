@@ -40,7 +40,7 @@ import psutil
 
 from benchmarks.harness import CACHE, ROOT, machine, write_json
 from star_rl.files import read_json, read_jsonl
-from star_rl.integrations.verl import processes
+from star_rl.integrations import processes
 
 FIRST_LINE, NOTICE, PATIENCE = 30.0, 180.0, 900.0
 KILLS = ("worker", "node", "rollouts")

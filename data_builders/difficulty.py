@@ -8,7 +8,7 @@ from typing import Any
 
 from star_rl.errors import StarError
 from star_rl.files import read_jsonl
-from star_rl.policy.counts import FAULTS
+from star_rl.policy.rollout_stats import FAILED
 from star_rl.records import Task
 from star_rl.trajectory import parse, ranking
 
@@ -28,12 +28,12 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def solved(record: Mapping[str, Any], task: Task) -> bool | None:
-    """Return whether a rollout is a success (HR@1), None where an engine or a tool failed (``stop`` in FAULTS).
+    """Return whether a rollout is a success (HR@1), None where an engine or a tool failed (``stop`` in FAILED).
 
     Raises:
         StarError: the record has no ``model_text``.
     """
-    if record.get("stop") in FAULTS:
+    if record.get("stop") in FAILED:
         return None
     if "model_text" not in record:
         raise StarError(f"a rollout of task {task.task_id} has no model_text", "sample again")

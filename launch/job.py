@@ -16,7 +16,7 @@ from typing import Any
 
 from launch import compiled, preflight, reserve, secret
 from star_rl.errors import StarError
-from star_rl.integrations import curves
+from star_rl.integrations import wandb_run
 from star_rl.masking import MaskedStream
 from star_rl.pipeline.stage import Context, Stage, manifest_of
 
@@ -104,7 +104,7 @@ def run(spec: dict[str, Any]) -> None:
         recipe = load(file)
     folder = Path(recipe.out) / recipe.name
     left = preflight.within(10.0, recipe.out, lambda: still_to_write(needs.disk, folder))
-    needs = dataclasses.replace(needs, disk=left, wandb=curves.server(os.environ))
+    needs = dataclasses.replace(needs, disk=left, wandb=wandb_run.server(os.environ))
     print("\n".join(preflight.run(needs)), flush=True)
     check_recipe(recipe, spec.get("until"))
     runner.run(recipe, guarded(chain.STAGES, needs), spec.get("start"), spec.get("until"))

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from star_rl.errors import StarError
-from star_rl.integrations import curves, gpus
+from star_rl.integrations import gpus, wandb_run
 from star_rl.pins import same_release
 
 T = TypeVar("T")
@@ -103,7 +103,7 @@ def probe(needs: Mapping[str, Any], token: str) -> dict[str, Any]:
         "versions": versions(tuple(needs["pins"])),
         "store": None,
         "shared": "",
-        "wandb": not needs["wandb"] or curves.reachable(needs["wandb"]),
+        "wandb": not needs["wandb"] or wandb_run.reachable(needs["wandb"]),
     }
     if needs["shared"]:
         said["shared"] = _touch(Path(needs["shared"]), token, said["host"])
@@ -359,7 +359,7 @@ def run(needs: Needs, address: str = "auto") -> list[str]:
         + (f", store {needs.store} the same everywhere" if needs.store else "")
         + (f", {network}" if network else "")
         + f" ({time.monotonic() - began:.1f} s)",
-        *([curves.offline(needs.wandb, cut_off)] if cut_off else []),
+        *([wandb_run.offline(needs.wandb, cut_off)] if cut_off else []),
     ]
 
 

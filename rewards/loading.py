@@ -17,7 +17,7 @@ from typing import Any
 from rewards.keys import KEYS
 from star_rl.deadline import Overtime, within
 from star_rl.errors import StarError
-from star_rl.policy.counts import COUNTS
+from star_rl.policy.rollout_stats import COUNTS
 from star_rl.trajectory import CRITICAL, PHASES, json_block
 
 Reward = Callable[..., Mapping[str, float]]

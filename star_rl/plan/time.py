@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from star_rl.integrations.verl.sizes import ranks, sequence_parallel
+from star_rl.integrations.verl.config_checks import ranks, sequence_parallel
 from star_rl.options import Positive, Size, options
 from star_rl.plan.model import GIB
 from star_rl.plan.shapes import Shape

@@ -3,7 +3,7 @@
     tools       the two tools, answered from an evidence store
     threads     calls that may never return
     tokens      a tokenizer's ids and texts, as soon as they can be had
-    counts      how a rollout may end, and what is counted in it
+    rollout_stats  how a rollout may end, and what is counted in it
     loop        one rollout: generate, answer the calls, go on; over token ids, whatever the engine
     engines     engines behind the loop: vLLM in this process, plain transformers
     replicas    several vLLM engines behind one, each in a Ray actor

@@ -28,8 +28,8 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 from verl.trainer.ppo.reward import get_custom_reward_fn
 
 from rewards.loading import NEEDED, check
-from star_rl.policy.counts import FAULTS
 from star_rl.policy.loop import Budget, Generation, Rollout, render_prompt, rollout
+from star_rl.policy.rollout_stats import FAILED
 from star_rl.tools import TOOL_SCHEMAS, Evidence, Lens, ToolBox
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ _YOUNG = 50_000
 
 
 class _ServerEngine:
-    """verl's server client as an engine; remembers the weight versions that took part in the rollout."""
+    """verl's server client as an engine; keeps the weight versions that took part in the rollout."""
 
     def __init__(self, client: Any, priority: int) -> None:
         self._client = client
@@ -59,7 +59,7 @@ class _ServerEngine:
 
 @functools.lru_cache(maxsize=4)
 def open_store(path: str, opener: str) -> Evidence:
-    """The evidence store at ``path``, opened once per process by the function ``module:name``."""
+    """Open the evidence store at ``path`` with the function ``module:name``, once a process."""
     module, _, name = opener.partition(":")
     return operator.attrgetter(name)(importlib.import_module(module))(path)
 
@@ -123,7 +123,7 @@ class StarAgentLoop(AgentLoopBase):
     async def _score(
         self, row: Mapping[str, Any], result: Rollout, task: dict[str, Any]
     ) -> tuple[float, dict[str, float]]:
-        """The reward of the model's own text, with the loop's counts and CPU seconds beside its components."""
+        """Score the model's own text; return the score and its components with the loop's statistics."""
         working = time.thread_time()
         answer = self._reward(
             data_source=row["data_source"],
@@ -143,7 +143,7 @@ class StarAgentLoop(AgentLoopBase):
         response_ids, mask, logprobs = result.response_ids, result.response_mask, result.logprobs
         if not response_ids:  # verl needs one token to carry the score; it is not trained on
             response_ids, mask, logprobs = [self.tokenizer.convert_tokens_to_ids("<|im_end|>")], [0], [0.0]
-        if result.stop in FAULTS:
+        if result.stop in FAILED:
             mask = [0] * len(mask)
         return AgentLoopOutput(
             # verl pads prompts to prompt_length and refuses longer ones; those have ended as `prompt_too_long`
@@ -167,7 +167,7 @@ class StarAgentLoop(AgentLoopBase):
 
 
 def _once_a_config(make: Callable[[Any], Made]) -> Callable[[Any], Made]:
-    """Keep what is made of a configuration: every rollout asks for it, and OmegaConf takes its time to read."""
+    """Cache a function of the configuration: every rollout calls it, and reading OmegaConf is slow."""
     kept: dict[int, tuple[Any, Made]] = {}  # with the configuration, so that no other gets its id
 
     @functools.wraps(make)
@@ -180,13 +180,13 @@ def _once_a_config(make: Callable[[Any], Made]) -> Callable[[Any], Made]:
 
 
 class _Limits(NamedTuple):
-    """What verl's configuration says of lengths: the prompt's, and fields of :class:`Budget`."""
+    """verl's lengths: the prompt's, and fields of :class:`Budget`."""
 
     prompt: int
     budget: dict[str, int]
 
     def hold(self, own: Mapping[str, Any]) -> Budget:
-        """A budget with no length above verl's; one of 0 has no limit of its own."""
+        """Return a budget with no length above verl's; 0 means verl's."""
         lengths = {name: min(own.get(name) or most, most) for name, most in self.budget.items()}
         return Budget(**{**own, **lengths})
 
@@ -201,7 +201,7 @@ def _limits(config: Any) -> _Limits:
 
 @functools.lru_cache(maxsize=1)
 def _settle() -> None:
-    """Keep the garbage collector out of the way, once a process.
+    """Make garbage collection rare, once a process.
 
     With verl, torch and vLLM's client loaded a full collection stops all rollouts of a worker for some 0.4 s, and what
     is loaded stays loaded. A young collection goes through the token lists of every rollout under way, and rollouts
@@ -214,7 +214,7 @@ def _settle() -> None:
 
 
 def routing_key(config: Any, uid: Any) -> str | None:
-    """The request id by which verl's router chooses a replica; None for one of the rollout's own.
+    """Return the request id by which verl's router chooses a replica; None for an id of the rollout's own.
 
     The router sends all requests of one id to one replica, and a new id to the least loaded
     (``GlobalRequestLoadBalancer``, verl/workers/rollout/router.py:139). The samples of a prompt share ``uid``, so with
@@ -227,7 +227,7 @@ def routing_key(config: Any, uid: Any) -> str | None:
 
 @_once_a_config
 def _shares_replicas(config: Any) -> bool:
-    """Whether the samples of a prompt go to one replica."""
+    """Return whether the samples of a prompt go to one replica."""
     if config.actor_rollout_ref.rollout.get("full_determinism"):
         return False
     gpus = int(config.trainer.nnodes) * int(config.trainer.n_gpus_per_node)
@@ -235,18 +235,18 @@ def _shares_replicas(config: Any) -> bool:
     return int(config.data.train_batch_size) >= replicas
 
 
-#: Prompts of the samples that are under way, by what they were rendered of.
+#: Token ids of recent prompts, by their messages.
 _PROMPTS: OrderedDict[tuple[Any, ...], list[int]] = OrderedDict()
 _PROMPTS_KEPT = 256
 
 
 def forget_prompts() -> None:
-    """Render each prompt anew from here on."""
+    """Clear the cache of prompts."""
     _PROMPTS.clear()
 
 
 def _prompt_ids(tokenizer: Any, messages: Sequence[Mapping[str, Any]], tools: list[dict[str, Any]] | None) -> list[int]:
-    """Token ids of a prompt, rendered once for all of its samples. Shape: (P,)."""
+    """Return the token ids of a prompt, rendered once for all of its samples. Shape: (P,)."""
     words = [entry for message in messages for pair in message.items() for entry in pair]
     key = (id(tokenizer), tools is None, *map(str, words))
     ids = _PROMPTS.get(key)
@@ -258,7 +258,7 @@ def _prompt_ids(tokenizer: Any, messages: Sequence[Mapping[str, Any]], tools: li
 
 
 def _plain(value: Any) -> Any:
-    """A copy, with lists in the place of arrays. The samples of a prompt share a row, and a reward may change it."""
+    """Copy a row with lists for arrays: the samples of a prompt share it, and a reward may change it."""
     if isinstance(value, dict):
         return {name: _plain(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -267,9 +267,9 @@ def _plain(value: Any) -> Any:
 
 
 def held_to(answer: Any, keys: Sequence[str]) -> dict[str, float]:
-    """A reward's numbers under exactly the keys that it had when it was tried: curves need them for every sample.
+    """Return a reward's numbers under exactly the keys of its check: curves need them for every sample.
 
-    A missing one becomes 0 and a further one is dropped, both counted in ``loop_reward_key_faults``: neither decides
+    A missing key becomes 0 and an extra one is dropped, both counted in ``loop_reward_key_faults``: neither decides
     what is learned, so neither ends a long training.
 
     Raises:
@@ -295,7 +295,7 @@ def _number(name: str, value: Any) -> float:
 
 @_once_a_config
 def _reward_function(config: Any) -> tuple[Callable[..., Any], tuple[str, ...]]:
-    """verl's own loader of ``reward.custom_reward_function``, and the keys of that reward."""
+    """Load ``reward.custom_reward_function`` with verl's loader; return it and its keys."""
     function = get_custom_reward_fn(config)
     if function is None:
         raise ValueError("star_agent needs reward.custom_reward_function.path")

@@ -44,13 +44,13 @@ class EngineOptions:
     kind          vllm, transformers, or auto: vllm where it is installed
     max_model_len tokens of prompt and response together, None for the model's own
     max_num_seqs  sequences in one batch; further requests wait in the engine
-    threads       threads of a CPU engine, None to leave them alone; on a busy machine a tiny model is several times
+    threads       threads of a CPU engine, None for the default; on a busy machine a tiny model is several times
                   faster with one, because threads that spin for each other cost more than the arithmetic
     logprobs      whether to return the log-probabilities of the sampled tokens
     replicas      engines side by side, each in a Ray actor with GPUs of its own (vllm only); None: as many as there are
                   GPUs for, one on a CPU. A single one lives in this process
-    seed          of the engine, not of a request (vLLM's CPU build has none such): the same samples come out only
-                  where requests arrive in the same order
+    seed          of the engine, not of a request (vLLM's CPU build has none): the same samples come out only if
+                  requests arrive in the same order
     extra         further arguments of vLLM's ``AsyncEngineArgs``
     """
 
@@ -66,10 +66,10 @@ class EngineOptions:
 
 @contextlib.asynccontextmanager
 async def open_engine(model: str | Path, options: EngineOptions | None = None) -> AsyncIterator[Engine]:
-    """Open an engine on a Hugging Face folder; closed at the end of the block.
+    """Open an engine on a Hugging Face folder; it closes with the block.
 
     Raises:
-        StarError: there is no model at the path, or the wanted engine is not installed.
+        StarError: there is no model at the path, or the engine is not installed.
     """
     options = options or EngineOptions()
     if not (Path(model) / "config.json").is_file():
@@ -95,9 +95,9 @@ async def open_engine(model: str | Path, options: EngineOptions | None = None) -
 
 
 def within(budget: Budget, engine: Any) -> Budget:
-    """The budget with no more context than the engine holds (its ``window``, in tokens, where it has one).
+    """Limit a budget's context to the engine's ``window`` (tokens, if it has one).
 
-    What does not fit then ends a rollout as too long. The engine would refuse it, and that is a fault of the engine's.
+    A rollout that does not fit then ends as too long; the engine would refuse it, which counts as its failure.
     """
     known = [tokens for tokens in (budget.context_tokens, getattr(engine, "window", 0)) if tokens]
     return replace(budget, context_tokens=min(known, default=0))
@@ -110,8 +110,8 @@ def _replicas(options: EngineOptions) -> int:
 
 
 class VllmEngine:
-    """vLLM's asynchronous engine. Prefixes are cached: the samples of one task share its prompt, turns share what
-    came before. ``window``: tokens of prompt and response that it holds."""
+    """vLLM's asynchronous engine with prefix caching: samples share their prompt, turns share what came before.
+    ``window``: tokens of prompt and response that it holds."""
 
     def __init__(self, model: str | Path, options: EngineOptions) -> None:
         arguments: dict[str, Any] = {
@@ -160,7 +160,7 @@ class VllmEngine:
         return Generation(list(said.token_ids), logprobs, "aborted" if said.finish_reason == "abort" else "stop")
 
     async def reset_prefix_cache(self) -> None:
-        """Forget all prefixes: they are of weights or prompts that are gone, or the next measurement starts cold."""
+        """Clear the prefix cache, after a change of weights or before a cold measurement."""
         await self._engine.reset_prefix_cache()
 
     def close(self) -> None:
@@ -211,7 +211,7 @@ class TransformersEngine:
                 results = await asyncio.to_thread(
                     self._run, [entry[0] for entry in batch], [entry[1] for entry in batch]
                 )
-            except Exception as error:  # every waiting rollout learns of it, none hangs
+            except Exception as error:  # every waiting rollout gets it, none hangs
                 for _, _, future in batch:
                     if not future.done():
                         future.set_exception(error)

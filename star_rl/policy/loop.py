@@ -1,10 +1,9 @@
-"""One rollout of the policy: generate a turn, answer its tool calls, go on. Over token ids, and the same for every
-engine.
+"""Run one rollout of the policy over token ids: generate a turn, answer its tool calls, repeat.
 
-Sampling for difficulty, GRPO rollouts, evaluation and serving all run :func:`rollout`; what differs is the engine
-behind it. Three things hold whatever the model writes:
+Sampling for difficulty, GRPO rollouts, evaluation and serving all run :func:`rollout`, with different engines. Three
+things hold whatever the model writes:
 
-- a token that the model sampled is never decoded and encoded again: the context grows by appending,
+- a sampled token is never decoded and encoded again: the context grows by appending,
 - ``response_mask`` is 1 for exactly the model's tokens,
 - nothing raises and nothing hangs: each way to end has its own ``stop``.
 
@@ -24,7 +23,7 @@ from uuid import uuid4
 
 from star_rl import deadline
 from star_rl.options import Count, Positive, Size, options
-from star_rl.policy.counts import COUNTS, Stop
+from star_rl.policy.rollout_stats import COUNTS, Stop
 from star_rl.policy.tokens import Tokenizer, tokens_of
 from star_rl.tools import ToolAnswer
 from star_rl.trajectory import BadCall, ToolCall, tool_calls
@@ -37,9 +36,8 @@ _JSON = json.JSONEncoder(sort_keys=True, default=str).encode
 class Generation(NamedTuple):
     """One turn as the engine returns it.
 
-    ``token_ids`` include the token that ended the turn; ``logprobs`` (natural log, of the sampled tokens, under the
-    sampling distribution) are as long or None; ``stop_reason`` is ``aborted`` where the engine gave up, else
-    anything.
+    ``token_ids`` include the token that ended the turn. ``logprobs`` (natural log, of the sampled tokens, under the
+    sampling distribution) have the same length, or are None. ``stop_reason`` is ``aborted`` if the engine gave up.
     """
 
     token_ids: Sequence[int]
@@ -57,9 +55,8 @@ class Engine(Protocol):
 class Tools(Protocol):
     """Answers one call; :class:`star_rl.tools.ToolBox`.
 
-    Where it has an attribute ``immediate`` that is true, a call never waits for anything outside this process. Such
-    calls are made in the event loop: a thread would answer them no sooner, and a busy event loop keeps it waiting for
-    the interpreter for milliseconds.
+    An attribute ``immediate`` that is true says that a call never waits for anything outside this process. Such calls
+    are made in the event loop: a thread would not answer sooner, and would wait milliseconds for the interpreter.
     """
 
     def call(self, name: str, arguments: Mapping[str, Any], /) -> ToolAnswer: ...
@@ -67,13 +64,13 @@ class Tools(Protocol):
 
 @options
 class Budget:
-    """What one rollout may use. Tokens unless the name says otherwise.
+    """Limits of one rollout, in tokens unless the name says otherwise.
 
-    prompt_tokens     P at most, 0 for no limit of its own; a longer prompt is never cut, its rollout ends at once
-    response_tokens   R at most: the model's tokens and the environment's
-    context_tokens    P + R at most, 0 for no limit of its own (then the engine's)
+    prompt_tokens     most P, 0 for no limit; a longer prompt is never cut, its rollout ends at once
+    response_tokens   most R: the model's tokens and the environment's
+    context_tokens    most P + R, 0 for the engine's limit
     turns             assistant turns
-    calls             calls answered in the whole rollout; further ones get a refusal
+    calls             calls answered in the whole rollout; further ones are refused
     calls_per_turn    calls answered in one turn; the paper makes three at once
     answer_tokens     a longer tool answer is cut at its end
     tool_seconds      a call that takes longer ends the rollout
@@ -93,7 +90,7 @@ class Budget:
 
 @dataclass(slots=True)
 class Rollout:
-    """What came of one rollout.
+    """The result of one rollout.
 
     Shape: ``response_ids``, ``response_mask`` and ``logprobs`` (where not None) are of length R; ``logprobs`` is 0
     where the mask is 0. ``turns`` holds what the model wrote, turn by turn, without the token that ended it;
@@ -123,7 +120,7 @@ class Rollout:
 def render_prompt(
     tokenizer: Any, messages: Sequence[Mapping[str, Any]], tools: Sequence[dict[str, Any]] | None
 ) -> list[int]:
-    """Prompt token ids of a conversation, ending in the generation prompt. Shape: (P,)."""
+    """Return the token ids of a conversation with the generation prompt at its end. Shape: (P,)."""
     text = tokenizer.apply_chat_template(
         [dict(message) for message in messages],
         tools=list(tools) if tools else None,
@@ -134,8 +131,7 @@ def render_prompt(
 
 
 def tool_turn(answers: Sequence[str]) -> str:
-    """What stands between a turn that called tools and the next, as Qwen3's template renders consecutive tool
-    messages."""
+    """Render the tool answers between two assistant turns, as Qwen3's template does."""
     responses = "\n".join(f"<tool_response>\n{answer}\n</tool_response>" for answer in answers)
     return f"\n<|im_start|>user\n{responses}<|im_end|>\n<|im_start|>assistant\n"
 
@@ -152,8 +148,8 @@ async def rollout(
     """Run the policy once from ``prompt_ids`` (P,) to its end.
 
     Args:
-        sampling: engine parameters (temperature, top_p ..); ``max_tokens`` and the stop token are the loop's own.
-        request_id: one id for all turns; made up where None.
+        sampling: engine parameters (temperature, top_p ..); the loop sets ``max_tokens`` and the stop token.
+        request_id: one id for all turns; default random.
     """
     run = _Run(engine, tokenizer, toolbox, budget, dict(sampling), request_id or uuid4().hex, Rollout(list(prompt_ids)))
     await run.play()
@@ -161,16 +157,16 @@ async def rollout(
 
 
 def _key(call: ToolCall) -> str | tuple[str, str, str]:
-    """The same for calls that ask the same."""
-    if len(call.arguments) == 1:  # as nearly all calls are; to write JSON takes much longer
+    """Return a key that equal calls share."""
+    if len(call.arguments) == 1:  # nearly all calls; JSON takes much longer
         ((name, value),) = call.arguments.items()
         if isinstance(value, str):
             return call.name, name, value
     return _JSON([call.name, call.arguments])
 
 
-class _ToolFault(Exception):
-    """The store or a tool failed, through no fault of the model."""
+class _ToolError(Exception):
+    """The store or a tool failed; the model did nothing wrong."""
 
 
 class _Run:
@@ -217,8 +213,8 @@ class _Run:
                 return
             try:
                 answers = await self._answer(calls)
-            except _ToolFault as fault:
-                self.out.stop, self.out.error = "tool_error", str(fault)
+            except _ToolError as error:
+                self.out.stop, self.out.error = "tool_error", str(error)
                 return
             if not self._append_environment(tool_turn(answers)):
                 self.out.stop = "length"
@@ -226,14 +222,14 @@ class _Run:
             self.out.messages.extend({"role": "tool", "content": answer} for answer in answers)
 
     async def _generate(self) -> str | None:
-        """One assistant turn; its text where it is whole, None where the rollout has ended with it."""
+        """Generate one assistant turn; return its text, or None if the rollout ended with it."""
         out, room = self.out, self.limit - len(self.out.response_ids)
         sampling = {**self.sampling, "max_tokens": room, "stop_token_ids": [self.tokens.end]}
         started = self._rest()
         try:
             async with asyncio.timeout(self.budget.engine_seconds):
                 turn = await self.engine.generate(list(self.context), sampling, self.request_id)
-        except Exception as error:  # an engine may fail in any way; the rollout ends and says how
+        except Exception as error:  # an engine may fail in any way
             out.stop, out.error = "engine_error", f"{type(error).__name__}: {error}"
             return None
         finally:
@@ -254,7 +250,7 @@ class _Run:
         return None
 
     async def _answer(self, calls: Sequence[ToolCall | BadCall]) -> list[str]:
-        """The answers to all calls of a turn, in order; look-ups that may wait run at the same time."""
+        """Answer all calls of a turn, in order; calls that may wait run concurrently."""
         pending = [self._admit(call, position) for position, call in enumerate(calls)]
         asked = [entry for entry in pending if isinstance(entry, ToolCall)]
         started = self._rest()
@@ -269,7 +265,7 @@ class _Run:
         return [self._counted(next(given)) if isinstance(entry, ToolCall) else entry for entry in pending]
 
     def _admit(self, call: ToolCall | BadCall, position: int) -> ToolCall | str:
-        """The call, or the sentence that answers it where no tool is asked."""
+        """Return the call, or the text that answers it if no tool is asked."""
         counts = self.out.counts
         if isinstance(call, BadCall):
             counts["unparsable_calls"] += 1
@@ -286,15 +282,15 @@ class _Run:
     def _ask(self, call: ToolCall) -> ToolAnswer:
         try:
             return self.toolbox.call(call.name, call.arguments)
-        except (Exception, SystemExit) as error:  # a store may fail in any way; the rollout ends and says how
-            raise _ToolFault(f"{call.name}: {type(error).__name__}: {error}") from error
+        except (Exception, SystemExit) as error:  # a store may fail in any way
+            raise _ToolError(f"{call.name}: {type(error).__name__}: {error}") from error
 
     async def _await(self, call: ToolCall) -> ToolAnswer:
         """In a thread: a store that hangs holds up nothing but this rollout, and that one not for long."""
         try:
             return await deadline.ask(functools.partial(self._ask, call), self.budget.tool_seconds)
         except deadline.Overdue as error:
-            raise _ToolFault(f"{call.name} {error}") from error
+            raise _ToolError(f"{call.name} {error}") from error
 
     def _counted(self, answer: ToolAnswer) -> str:
         self.out.counts["tool_calls_ok"] += answer.ok
@@ -304,7 +300,7 @@ class _Run:
 
     def _cut(self, text: str) -> str:
         limit = self.budget.answer_tokens
-        if len(text.encode()) <= limit:  # a token holds one byte at least
+        if len(text.encode()) <= limit:  # a token has at least one byte
             return text
         ids = self.tokens.encode(text)
         if len(ids) <= limit:
@@ -315,7 +311,7 @@ class _Run:
     def _append_environment(self, text: str) -> bool:
         ids = self.tokens.encode(text)
         if len(self.out.response_ids) + len(ids) >= self.limit:
-            return False  # no room for a further token of the model, so the answer would be of no use
+            return False  # no room for another token of the model
         self._append(ids, 0, [0.0] * len(ids))
         return True
 
@@ -330,7 +326,7 @@ class _Run:
             out.logprobs.extend(logprobs[: len(ids)])
 
     def _rest(self) -> float:
-        """From here on others work: the engine, the tools, other rollouts. Returns the time."""
+        """Stop counting this rollout's CPU time while others work; return the time."""
         self.out.own_seconds += time.thread_time() - self.working
         return time.perf_counter()
 

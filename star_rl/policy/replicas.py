@@ -1,8 +1,7 @@
 """One engine, several replicas: Ray actors with a vLLM engine each, behind the same ``generate``.
 
-All turns of a rollout go to one replica, and rollouts of the same prompt go there too as long as it is not busier than
-the others: both share a prefix in its cache. A replica that dies takes no rollout with it; its turns are asked of the
-others.
+All turns of a rollout go to one replica, and so do rollouts of the same prompt while that replica is not busier than
+the others: they share a prefix in its cache. A replica that dies loses no rollout: its turns go to the others.
 """
 
 from __future__ import annotations
@@ -24,17 +23,17 @@ from star_rl.policy.engines import CPU_VARIABLES, EngineOptions, VllmEngine, has
 from star_rl.policy.loop import Engine, Generation
 
 ROOT = Path(__file__).resolve().parents[2]
-#: Rollouts that a prompt's own replica may have more than the idlest before another takes the next.
+#: How many more rollouts than the idlest a prompt's own replica may have before another takes the next.
 SLACK = 8
 _REMEMBERED = 1 << 17
-#: Seconds between two words on replicas that do not stand yet.
-TELL = 60.0
+#: Seconds between two log lines while replicas are not ready.
+LOG_EVERY = 60.0
 _log = logging.getLogger(__name__)
 
 
 def count(options: EngineOptions) -> int:
-    """How many replicas there will be: as asked, else as many as there are GPUs for (of the cluster where a job runs
-    on one, else of this machine), and one on a CPU."""
+    """Return the number of replicas: as set, else as many as the GPUs allow (the cluster's in a job, else this
+    machine's), and one on a CPU."""
     if options.replicas is not None:
         return options.replicas
     if not has_accelerator():
@@ -56,7 +55,7 @@ def _gpus_each(options: EngineOptions) -> int:
 
 @contextlib.contextmanager
 def _ray() -> Any:
-    """Ray, joined or started for the block; a job's process joins the cluster that runs it (``RAY_ADDRESS``)."""
+    """Join or start Ray for the block; a job's process joins the cluster that runs it (``RAY_ADDRESS``)."""
     import ray
 
     joined = not ray.is_initialized()
@@ -80,7 +79,7 @@ def _ray() -> Any:
 
 
 class Server:
-    """What an actor runs: one engine."""
+    """The class of the actors: one engine each."""
 
     def __init__(self, model: str, options: EngineOptions) -> None:
         self._engine = VllmEngine(model, options)
@@ -92,7 +91,7 @@ class Server:
         return list(said.token_ids), said.logprobs, said.stop_reason
 
     async def ready(self) -> int:
-        """The engine's window in tokens, once it stands."""
+        """Return the engine's window in tokens, once it is ready."""
         return self._engine.window
 
     async def close(self) -> None:
@@ -103,9 +102,9 @@ class Replicas:
     """Routes turns to replicas.
 
     Args:
-        servers: name -> what continues token ids there; raises what ``lost`` recognises when the replica is gone.
-        lost: whether an exception says that.
-        window: tokens of prompt and response that each holds, 0 where nothing says.
+        servers: number -> a function that continues token ids there.
+        lost: whether an exception of that function means that the replica is gone.
+        window: tokens of prompt and response that each holds, 0 if unknown.
     """
 
     def __init__(
@@ -120,7 +119,7 @@ class Replicas:
         return len(self._servers)
 
     async def generate(self, prompt_ids: list[int], sampling_params: dict[str, Any], request_id: str) -> Generation:
-        """As :meth:`star_rl.policy.loop.Engine.generate`.
+        """Continue ``prompt_ids``, see :meth:`star_rl.policy.loop.Engine.generate`.
 
         Raises:
             StarError: no replica is left.
@@ -154,9 +153,9 @@ class Replicas:
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether a replica will not answer again: its actor is away, or the engine within, a process of its own on GPUs.
+    """Return whether a replica will not answer again: its actor died, or the engine process of that actor.
 
-    An actor whose engine died fails all it is asked at once. It would always be the idlest, and get the next.
+    An actor whose engine died fails at once. It would always be the idlest, and get the next rollout.
     """
     from ray import exceptions as ray
 
@@ -169,12 +168,12 @@ def is_lost(error: BaseException) -> bool:
 
 @contextlib.asynccontextmanager
 async def open_replicas(model: str | Path, options: EngineOptions, number: int) -> AsyncIterator[Engine]:
-    """Start ``number`` replicas, each with GPUs of its own where there are any; ended at the end of the block.
+    """Start ``number`` replicas, each with its own GPUs if there are any; they end with the block.
 
     Replica k samples with ``options.seed + k``: equal prompts must not give equal samples.
 
     Raises:
-        StarError: a replica does not start, for instance for want of GPUs.
+        StarError: there are too few GPUs, or a replica does not start.
     """
     with _ray() as ray:
         gpus = _gpus_each(options) if has_accelerator() else 0
@@ -194,44 +193,36 @@ async def open_replicas(model: str | Path, options: EngineOptions, number: int) 
         ]
         try:
             try:
-                windows = await _all_standing([server.ready.remote() for server in servers], ray.available_resources)
+                windows = await all_ready([server.ready.remote() for server in servers], ray.available_resources)
             except ray.exceptions.RayError as error:
                 cause = (str(error).strip().splitlines() or [type(error).__name__])[-1]
                 raise StarError(f"a replica of {model} does not start: {cause}", "see Ray's logs") from error
-            yield Replicas({k: _caller(server) for k, server in enumerate(servers)}, is_lost, min(windows))
+            yield Replicas({k: server.generate.remote for k, server in enumerate(servers)}, is_lost, min(windows))
         finally:
             for server in servers:
                 with contextlib.suppress(ray.exceptions.RayError, asyncio.TimeoutError):
-                    await asyncio.wait_for(_value(server.close.remote()), 20)
+                    await asyncio.wait_for(server.close.remote(), 20)
                 ray.kill(server)
 
 
-async def _all_standing(
-    references: Sequence[Awaitable[int]], available: Callable[[], Mapping[str, float]]
-) -> list[int]:
-    """What all replicas answer, once they stand. They wait for GPUs that others use, and every minute that is said."""
-    tasks = [asyncio.ensure_future(_value(reference)) for reference in references]
-    pending = set(tasks)
+async def all_ready(replies: Sequence[Awaitable[int]], available: Callable[[], Mapping[str, float]]) -> list[int]:
+    """Wait until every replica is ready; log once a minute how many still wait for GPUs.
+
+    Args:
+        replies: what each replica returns once it is ready.
+        available: returns Ray's free resources.
+    """
+    tasks = [asyncio.ensure_future(reply) for reply in replies]
+    pending: set[Any] = set(tasks)
     try:
         while pending:
-            done, pending = await asyncio.wait(pending, timeout=TELL, return_when=asyncio.FIRST_EXCEPTION)
+            done, pending = await asyncio.wait(pending, timeout=LOG_EVERY, return_when=asyncio.FIRST_EXCEPTION)
             for task in done:
                 task.result()
             if pending:
                 free = available().get("GPU", 0)
-                _log.warning("%d of %d replicas do not stand yet; GPUs free: %g", len(pending), len(tasks), free)
+                _log.warning("%d of %d replicas are not ready; GPUs free: %g", len(pending), len(tasks), free)
     finally:
         for task in pending:
             task.cancel()
     return [task.result() for task in tasks]
-
-
-def _caller(server: Any) -> Callable[..., Any]:
-    async def call(*arguments: Any) -> Any:
-        return await server.generate.remote(*arguments)
-
-    return call
-
-
-async def _value(reference: Any) -> Any:
-    return await reference

@@ -1,9 +1,9 @@
-"""A tokenizer as the policy loop uses it: exactly the ids and texts of its ``encode`` and ``decode``, sooner.
+"""Encode and decode as a tokenizer's ``encode`` and ``decode`` do, but faster.
 
 A tool turn is encoded between two requests to the engine, while its rollout waits. What ``encode`` of transformers does
-beside encoding (strategies of padding, a batch of one, offsets, a ``BatchEncoding``) takes longer than the encoding,
-so a tokenizer of the ``tokenizers`` library is asked itself. The samples of a prompt ask for the same evidence, so the
-ids of the last texts are kept.
+besides encoding (padding strategies, offsets, a ``BatchEncoding``) takes longer than the encoding, so the tokenizer of
+the ``tokenizers`` library is called directly. The samples of a prompt ask for the same evidence, so the ids of the last
+texts are cached.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any, Protocol
 from star_rl.errors import StarError
 
 TURN_END = "<|im_end|>"
-#: Texts whose ids stay: about 5 kB each where an answer has 512 tokens.
-_KEPT = 4096
+#: Cached texts: about 5 kB each if an answer has 512 tokens.
+_CACHED = 4096
 
 
 class Tokenizer(Protocol):
-    """What the loop needs of a Hugging Face tokenizer."""
+    """The methods of a Hugging Face tokenizer that the loop calls."""
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
     def decode(self, ids: Sequence[int], **kwargs: Any) -> str: ...
@@ -33,7 +33,7 @@ class Tokens:
 
     Attributes:
         end: id of :data:`TURN_END`.
-        encode: text to ids, no special tokens added; the last texts are remembered.
+        encode: text to ids, without special tokens; cached.
 
     Raises:
         StarError: the tokenizer has no token :data:`TURN_END`.
@@ -46,7 +46,7 @@ class Tokens:
         self.end = end
         self._tokenizer: Any = tokenizer
         self._backend = _backend(tokenizer)
-        self.encode: Callable[[str], tuple[int, ...]] = functools.lru_cache(maxsize=_KEPT)(self._encode)
+        self.encode: Callable[[str], tuple[int, ...]] = functools.lru_cache(maxsize=_CACHED)(self._encode)
 
     def _encode(self, text: str) -> tuple[int, ...]:
         backend = self._backend
@@ -56,7 +56,7 @@ class Tokens:
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, special tokens and all."""
+        """Return the text of ids, with special tokens."""
         if self._backend is not None:
             return self._backend.decode(ids, skip_special_tokens=False)
         return self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
@@ -64,12 +64,12 @@ class Tokens:
 
 @functools.lru_cache(maxsize=8)
 def tokens_of(tokenizer: Tokenizer) -> Tokens:
-    """The :class:`Tokens` of a tokenizer, one a process."""
+    """Return the :class:`Tokens` of a tokenizer, one a process."""
     return Tokens(tokenizer)
 
 
 def _backend(tokenizer: Any) -> Any:
-    """The ``tokenizers.Tokenizer`` within, where it alone makes the ids and the text; else None."""
+    """Return the tokenizer's ``tokenizers.Tokenizer`` if that alone decides ids and text, else None."""
     if not hasattr(tokenizer, "backend_tokenizer") or getattr(tokenizer, "split_special_tokens", False):
         return None
     from transformers import PreTrainedTokenizerFast

@@ -101,7 +101,7 @@ def test_ids_and_loss_mask_equal_the_rollout(processor, system, template, kwargs
             assert got == rollout(processor, messages, tools, **kwargs), f"seed {seed}"
 
 
-def test_short_way_equals_ms_swift_on_any_row(processor):
+def test_fast_path_equals_ms_swift_on_any_row(processor):
     """Rows of the short way and rows it must hand on: both ways give the same encoding."""
     from swift.template import Template, get_template
 
@@ -131,8 +131,8 @@ def test_short_way_equals_ms_swift_on_any_row(processor):
             theirs = Template.encode(template, copy.deepcopy(row), return_length=length)
             assert mine == theirs, row
     assert short >= 80
-    assert template._short_way
-    assert not get_template(processor, template_type="star", loss_scale="last_round")._short_way
+    assert template._fast_path
+    assert not get_template(processor, template_type="star", loss_scale="last_round")._fast_path
 
 
 def test_trained_tokens_are_what_the_model_writes(processor):

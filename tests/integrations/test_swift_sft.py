@@ -15,10 +15,10 @@ import yaml
 
 from star_rl import locks
 from star_rl.errors import StarError
+from star_rl.integrations import processes
 from star_rl.integrations.swift import sft
 from star_rl.integrations.swift.recipe import BASE, OFFLINE, arguments, compose, load_overlay
 from star_rl.integrations.swift.recipe import RECIPES as FOLDER
-from star_rl.integrations.verl import processes
 from star_rl.student.template import render
 from star_rl.student.tokenizer import train_tokenizer
 
@@ -357,8 +357,9 @@ def test_workers_that_outlive_a_killed_driver_are_ended_before_the_next_run(stud
     out = tmp_path / "run"
     out.mkdir()
     driver = (
-        "import os, sys, time; from pathlib import Path; from star_rl.integrations.swift.sft import _group\n"
-        f"with _group([sys.executable, '-c', {LAUNCHER!r}], Path({str(out / 'swift.log')!r}), os.environ):\n"
+        "import sys, time; from pathlib import Path; from star_rl.integrations.processes import running\n"
+        f"run = Path({str(out)!r})\n"
+        f"with running([sys.executable, '-c', {LAUNCHER!r}], {{}}, run, run / 'swift.log'):\n"
         "    time.sleep(600)"
     )
     parent = subprocess.Popen([sys.executable, "-c", driver])
@@ -375,24 +376,10 @@ def test_workers_that_outlive_a_killed_driver_are_ended_before_the_next_run(stud
     assert not processes.members(out)
 
 
-def test_the_block_ends_workers_of_sessions_of_their_own(tmp_path):
-    log = tmp_path / "swift.log"
-    with sft._group([sys.executable, "-c", LAUNCHER], log, os.environ):
-        while not log.read_text().endswith("\n"):
-            time.sleep(0.05)
-        assert int(log.read_text()) in [process.pid for process in processes.members(tmp_path)]
-    assert not processes.members(tmp_path)
-
-
-def test_its_log_and_the_end_of_it_keep_no_secret(tmp_path, monkeypatch):
+def test_the_end_of_a_log_shows_no_secret(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_0123456789")
-    log = tmp_path / "swift.log"
-    with sft._group(
-        [sys.executable, "-c", "import os; print('key', os.environ['HF_TOKEN'])"], log, os.environ
-    ) as child:
-        child.wait()
-        assert sft.tail(log) in ("key ***", f"key {'*' * 13}")
-    assert log.read_text() == f"key {'*' * 13}\n"
+    (tmp_path / "swift.log").write_text("key hf_0123456789\n")
+    assert sft.tail(tmp_path / "swift.log") == "key ***"
 
 
 def test_two_never_train_in_one_folder(student, data, no_engine, tmp_path):

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from star_rl.errors import StarError
-from star_rl.integrations.verl import processes
+from star_rl.integrations import processes
 from star_rl.integrations.verl.grpo import export, last_checkpoint, read_metrics, run_grpo
 from star_rl.integrations.verl.recipe import Paths, load_recipe
 
@@ -130,24 +130,24 @@ def spoilt(world, name):
     return Paths(world.run.with_name(name), world.model, train, world.store)
 
 
-def test_faulted_rollouts_are_left_out_of_a_step(world):
+def test_failed_rollouts_are_left_out_of_a_step(world):
     paths = spoilt(world, "spoilt")
     assert run_grpo(recipe(world, 1), paths).steps == 1
     details = [json.loads(line) for line in (paths.details / "1.jsonl").read_text().splitlines()]
     bad = [row for row in details if row["stop"] == "prompt_too_long"]
     assert len(bad) == SAMPLES and {row["task_id"] for row in bad} == {"t2"} and "at most 128" in bad[0]["error"]
     (metrics,) = read_metrics(paths)
-    assert metrics["rollout/faults/share"] == 1 / PROMPTS
+    assert metrics["rollout/failed/share"] == 1 / PROMPTS
     healthy = [row["scores"]["score"] for row in details if row not in bad]
     assert metrics["critic/score/mean"] == pytest.approx(sum(healthy) / len(healthy), abs=1e-4)
     assert metrics["actor/grad_norm"] > 0
 
 
 @pytest.mark.slow
-def test_too_many_faulted_rollouts_stop_the_training_with_the_first_of_them(world):
+def test_too_many_failed_rollouts_stop_the_training_with_the_first_of_them(world):
     paths = spoilt(world, "stopped")
-    with pytest.raises(StarError, match=r"4 of 16 rollouts of this step are faulted.*t2: prompt_too_long"):
-        run_grpo(recipe(world, 1, sampler={"+max_faults": 0.2}), paths)
+    with pytest.raises(StarError, match=r"4 of 16 rollouts of this step failed.*t2: prompt_too_long"):
+        run_grpo(recipe(world, 1, sampler={"+max_failed": 0.2}), paths)
     assert not processes.members(paths.run)
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from star_rl import integrations
 from star_rl.errors import StarError
-from star_rl.integrations.verl import grpo, processes
+from star_rl.integrations import processes
+from star_rl.integrations.verl import grpo
 from star_rl.integrations.verl.grpo import (
     GrpoResult,
     _death,

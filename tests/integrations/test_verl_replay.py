@@ -24,12 +24,12 @@ def test_means_sums_and_the_shares_of_groups():
 
 
 def test_a_rollout_that_is_not_trained_on_is_no_signal_and_in_no_mean_of_the_reward():
-    from star_rl.integrations.verl.faults import left_out
+    from star_rl.integrations.verl.failed_rollouts import excluded
     from star_rl.integrations.verl.replay import summary
 
     rows = [row("a", 0, 1.0), row("a", 1, -1.0, stop="tool_error"), row("a", 2, 1.0)]
     rows += [row("b", 0, 2.0, 1.0), row("b", 1, -1.0, stop="aborted"), row("b", 2, -1.0, stop="aborted")]
-    found = summary(rows, left_out(rows))
+    found = summary(rows, excluded(rows))
     assert found["groups/without_signal"] == 1.0, "all samples that are trained on score the same"
     assert found["reward/score/mean"] == 1.0 and found["reward/acc/mean"] == 0.0
     assert found["rollout/tool_calls/sum"] == 12.0 and found["rollout/stop_answered/mean"] == 0.5

@@ -94,7 +94,7 @@ def test_an_overlay_takes_a_step_with_its_settings(models, name, tied):
 
 
 def test_verl_s_fused_kernels_still_fail_with_an_untied_lm_head(models, alone):
-    """Where an upgrade of verl makes this pass, lift the refusal in star_rl/integrations/verl/sizes.py."""
+    """Where an upgrade of verl makes this pass, lift the refusal in star_rl/integrations/verl/config_checks.py."""
     fused = {"actor_rollout_ref": {"model": {"use_fused_kernels": True}}}
     failed = train("table5", models[False], 2, overrides=fused)
     assert isinstance(failed, str) and "DTensor" in failed

@@ -11,7 +11,7 @@ import pytest
 from launch import job, preflight
 from launch.preflight import Needs, check_answers, check_driver, check_free, check_model, check_nodes
 from star_rl.errors import StarError
-from star_rl.integrations import curves
+from star_rl.integrations import wandb_run
 
 
 def node(host, gpus=0, alive=True):
@@ -230,6 +230,7 @@ def test_checkpoints_that_stand_already_are_not_asked_for_again(tmp_path):
 def test_a_server_of_curves_that_is_out_of_reach(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     given = {"WANDB_API_KEY": "k", "WANDB_BASE_URL": "http://127.0.0.1:9"}
-    assert curves.server(given) == "http://127.0.0.1:9" and curves.server({**given, "WANDB_MODE": "offline"}) == ""
-    assert not curves.reachable("http://127.0.0.1:9")
+    assert wandb_run.server(given) == "http://127.0.0.1:9"
+    assert wandb_run.server({**given, "WANDB_MODE": "offline"}) == ""
+    assert not wandb_run.reachable("http://127.0.0.1:9")
     assert not preflight.probe(asdict(Needs(wandb="http://127.0.0.1:9")), "t")["wandb"]

@@ -197,7 +197,7 @@ def test_overrides_change_the_plan_of_an_overlay():
     shared = ["verl.actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size=2"]
     (halved,) = plan_recipe("recipes/grpo/table5.yaml", shared)
     assert "sequences over 2" in halved.title
-    with pytest.raises(StarError, match="train_batch_size=many is no size"):
+    with pytest.raises(StarError, match="train_batch_size=many is not a positive integer"):
         plan_recipe("recipes/grpo/table5.yaml", ["verl.data.train_batch_size=many"])
     with pytest.raises(StarError, match="rollout is not known"):
         plan_recipe("recipes/grpo/table5.yaml", ["rollout.n=16"])

@@ -7,8 +7,8 @@ import time
 import pytest
 
 from star_rl.errors import StarError
-from star_rl.policy.counts import COUNTS, STOPS
 from star_rl.policy.loop import Budget, Generation, rollout, tool_turn
+from star_rl.policy.rollout_stats import COUNTS, STOPS
 from star_rl.tools import ToolAnswer, ToolBox
 
 END = 0

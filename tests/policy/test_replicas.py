@@ -109,13 +109,13 @@ def test_a_replica_whose_engine_died_is_lost_and_one_that_refused_a_request_is_n
 
 def test_replicas_that_wait_for_gpus_say_so_and_one_that_fails_ends_the_waiting(monkeypatch):
     told = []
-    monkeypatch.setattr(replicas, "TELL", 0.01)
+    monkeypatch.setattr(replicas, "LOG_EVERY", 0.01)
     monkeypatch.setattr(replicas._log, "warning", lambda text, *values: told.append(text % values))
 
     async def work(last):
         futures = [asyncio.get_running_loop().create_future() for _ in range(3)]
         futures[0].set_result(64)
-        waiting = asyncio.ensure_future(replicas._all_standing(futures, lambda: {"GPU": 1.0}))
+        waiting = asyncio.ensure_future(replicas.all_ready(futures, lambda: {"GPU": 1.0}))
         while not told:
             await asyncio.sleep(0.01)
         last(futures)
@@ -126,7 +126,7 @@ def test_replicas_that_wait_for_gpus_say_so_and_one_that_fails_ends_the_waiting(
             future.set_result(32)
 
     assert asyncio.run(asyncio.wait_for(work(stand), 10)) == [64, 32, 32]
-    assert told[0] == "2 of 3 replicas do not stand yet; GPUs free: 1"
+    assert told[0] == "2 of 3 replicas are not ready; GPUs free: 1"
     told.clear()
     with pytest.raises(Gone, match="no memory"):
         asyncio.run(asyncio.wait_for(work(lambda futures: futures[2].set_exception(Gone("no memory"))), 10))

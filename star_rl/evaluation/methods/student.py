@@ -103,9 +103,9 @@ class StudentMethod(Method):
         return self._engine, self._tokenizer
 
     async def rank(self, context: TaskContext) -> Ranking:
-        from star_rl.policy.counts import FAULTS
         from star_rl.policy.engines import within
         from star_rl.policy.loop import render_prompt, rollout
+        from star_rl.policy.rollout_stats import FAILED
         from star_rl.prompts import student_messages
 
         run, task = self._run, context.task
@@ -119,7 +119,7 @@ class StudentMethod(Method):
         trajectory, counts = parse(result.model_text), result.counts
         ids = ranking(trajectory)
         failure = None if ids is not None else Failure("malformed", f"wrote no ranking ({result.stop})")
-        if result.stop in FAULTS:  # a store that fails is not the student's fault: the task is asked again
+        if result.stop in FAILED:  # a store that fails is not the student's fault: the task is asked again
             kind: Kind = "endpoint" if result.stop == "tool_error" else "error"
             failure = Failure(kind, f"{result.stop}: {result.error}")
         own = [p for p, mine in zip(result.logprobs or (), result.response_mask, strict=False) if mine]

@@ -1,4 +1,4 @@
-"""What ms-swift loads through `external_plugins`: two templates, an agent template, an optimizer.
+"""Templates and an optimizer for ms-swift, loaded through `external_plugins`.
 
 Stock `qwen3` with `hermes` differs from Qwen3's own chat template and from verl's token builder in four places: an
 empty think block on every turn, no newline between text and `<tool_call>`, a blank line before `# Tools` where there is
@@ -43,15 +43,15 @@ class StarAgentTemplate(HermesAgentTemplate):
 
 
 class StarTemplate(Template):
-    """The non-thinking template, with a short way for the rows of an SFT set.
+    """The non-thinking template, with a fast path for the rows of an SFT set.
 
-    ms-swift encodes a row again each time it is drawn, at 2 to 3 ms: copies, regular expressions, one tokenizer call
-    for each context. A row of plain text needs one batched call. Whatever is not such a row goes the usual way, and a
-    test holds both ways to the same ids and labels.
+    ms-swift encodes a row again each time it is drawn, in 2 to 3 ms: copies, regular expressions, one tokenizer call
+    for each context. A row of plain text needs one batched call. All other rows take ms-swift's path; a test holds both
+    paths to the same ids and labels.
     """
 
     def encode(self, inputs: Any, return_template_inputs: bool = False, return_length: bool = False) -> dict[str, Any]:
-        row = None if return_template_inputs or not self._short_way else _plain_row(inputs)
+        row = None if return_template_inputs or not self._fast_path else _plain_row(inputs)
         if row is None:
             return super().encode(inputs, return_template_inputs, return_length)
         segments = _segments(*row, self.agent_template)
@@ -69,8 +69,8 @@ class StarTemplate(Template):
         return encoded
 
     @property
-    def _short_way(self) -> bool:
-        """Whether this template is set up as the short way assumes."""
+    def _fast_path(self) -> bool:
+        """Whether this template is configured as the fast path assumes."""
         return (
             self.mode == "train"
             and self.task_type == "causal_lm"
@@ -88,7 +88,7 @@ _COLUMNS = {"messages", "tools", "dataset"}
 
 
 def _plain_row(row: Any) -> tuple[list[dict[str, str]], list[Any]] | None:
-    """(messages, tools) of a row that ends with an answer and is nothing but text; None for any other."""
+    """Return (messages, tools) of a row of plain text that ends with an answer; None for any other row."""
     if not isinstance(row, dict) or any(
         row.get(k) is not None for k in row if k not in ("messages", "tools", "dataset")
     ):
@@ -116,7 +116,7 @@ def _plain_row(row: Any) -> tuple[list[dict[str, str]], list[Any]] | None:
 
 
 def _segments(messages: list[dict[str, str]], tools: list[Any], agent: HermesAgentTemplate) -> list[tuple[str, bool]]:
-    """The conversation as (text, trained) pieces: what the model writes, `<|im_end|>` included, is trained."""
+    """Split a conversation into (text, trained): what the model writes, `<|im_end|>` included, is trained."""
     segments: list[tuple[str, bool]] = []
     system = messages[0]["content"] if messages[0]["role"] == "system" else None
     if tools:
@@ -167,7 +167,7 @@ class MuonAdamW(Optimizer):
 
 
 def split_parameters(model: torch.nn.Module) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
-    """The trainable parameters as (hidden matrices, all others: embedding, head, norms)."""
+    """Return the trainable parameters as (hidden matrices, all others: embedding, head, norms)."""
     hidden: list[torch.nn.Parameter] = []
     rest: list[torch.nn.Parameter] = []
     for name, p in model.named_parameters():
@@ -178,7 +178,7 @@ def split_parameters(model: torch.nn.Module) -> tuple[list[torch.nn.Parameter], 
 
 
 def parse_optim_args(text: str | None) -> dict[str, float]:
-    """`muon_lr=1.5e-2,momentum=0.95` as a dict. Known keys: muon_lr, momentum."""
+    """Parse `muon_lr=1.5e-2,momentum=0.95`. Known keys: muon_lr, momentum."""
     pairs = dict(part.split("=", 1) for part in (text or "").replace(" ", "").split(",") if part)
     unknown = set(pairs) - {"muon_lr", "momentum"}
     if unknown:
@@ -215,7 +215,7 @@ class MuonCallback(OptimizerCallback):
 
 
 def register() -> None:
-    """Registers the names above; harmless when called again."""
+    """Register the names above. Idempotent."""
     agent_template_map[AGENT_TEMPLATE] = StarAgentTemplate
     optimizers_map[OPTIMIZER] = MuonCallback
     common = {"suffix": ["<|im_end|>"], "agent_template": AGENT_TEMPLATE, "default_system": None}

@@ -1,6 +1,6 @@
-"""An SFT recipe as ms-swift reads it: short overlays (`recipes/sft/*.yaml`) over what every run sets; the last wins.
+"""Compose ms-swift's configuration: short overlays (`recipes/sft/*.yaml`) over :data:`BASE`; the last wins.
 
-An overlay that says what differs from another names it as `base: other.yaml`, relative to itself.
+An overlay can name another one that it extends as `base: other.yaml`, relative to itself.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from star_rl.layers import layers
 RECIPES = Path(__file__).parents[3] / "recipes" / "sft"
 PLUGIN = Path(__file__).with_name("plugin.py")
 
-#: What every run sets, because ms-swift's default differs or looks for a network. See docs of ms-swift 4.6.0.
+#: Settings of every run, where ms-swift's default differs or needs a network. See the docs of ms-swift 4.6.0.
 BASE: dict[str, Any] = {
     "ENV": {
         "USE_HF": "1",  # the other default is ModelScope
@@ -37,25 +37,25 @@ BASE: dict[str, Any] = {
     "save_steps": 25,
     "save_total_limit": 2,
     "logging_steps": 5,
-    "logging_nan_inf_filter": False,  # it would show the mean of the losses before in the place of NaN
+    "logging_nan_inf_filter": False,  # it would replace NaN by the mean of earlier losses
     "ddp_timeout": 1800,  # seconds; ms-swift's 208 days never notice a rank that hangs
     "weight_decay": 0.0,
     "gradient_checkpointing": True,
     "report_to": ["none"],
     "seed": 42,
 }
-#: Set for a model that is a folder on this machine: nothing may ask a hub.
+#: Set for a model that is a local folder: nothing may ask a hub.
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-#: Chosen by :func:`run_sft`; a recipe that names one would be overruled silently.
+#: Set by the run; a recipe that names one is refused.
 OWNED = ("dataset", "output_dir", "resume_from_checkpoint", "external_plugins")
 
 
 def load_overlay(recipe: str | Path | Mapping[str, Any], bases: bool = True) -> dict[str, Any]:
-    """One overlay over the one that its `base:` names: a mapping, a path, or a file of `recipes/sft` by its stem.
+    """Load an overlay over its base: a mapping, a path, or the stem of a file in `recipes/sft`.
 
     Args:
         recipe: see above; a mapping has no base.
-        bases: False leaves the base out, for an overlay that is laid over others.
+        bases: False ignores the base, for an overlay that is laid over others.
 
     Raises:
         StarError: see :func:`star_rl.layers.layers`.
@@ -67,7 +67,7 @@ def load_overlay(recipe: str | Path | Mapping[str, Any], bases: bool = True) -> 
 
 
 def layered(recipes: Sequence[str | Path | Mapping[str, Any]]) -> dict[str, Any]:
-    """Overlays over each other, see :func:`compose`."""
+    """Merge overlays, see :func:`compose`."""
     return _merged([load_overlay(recipe, bases=not number) for number, recipe in enumerate(recipes)])
 
 
@@ -102,18 +102,18 @@ def compose(
     model: str | Path | None = None,
     resume: Path | None = None,
 ) -> dict[str, Any]:
-    """The whole ms-swift configuration: base, then the overlays in order, then the paths.
+    """Return the whole ms-swift configuration: base, then the overlays in order, then the paths.
 
     Args:
-        recipes: overlays, see :func:`load_overlay`. `ENV` mappings are merged key by key; `null` removes a key. The
-            first one's `base:` lies under it; the others are laid over what there is, their bases left out.
+        recipes: overlays, see :func:`load_overlay`. `ENV` mappings are merged key by key; `null` removes a key. Only
+            the first one's `base:` is read.
         data: Parquet with `messages` and `tools`.
         out: ms-swift's output folder.
-        model: folder or hub id; overrules the recipes' `model`.
-        resume: checkpoint to go on from.
+        model: folder or hub id; wins over the recipes' `model`.
+        resume: checkpoint to resume from.
 
     Raises:
-        StarError: no model named, or a key that this function sets itself.
+        StarError: no model is named, or a recipe sets a key of :data:`OWNED`.
     """
     config: dict[str, Any] = {k: dict(v) if isinstance(v, dict) else v for k, v in BASE.items()}
     for number, recipe in enumerate(recipes):
@@ -150,7 +150,7 @@ def compose(
 
 
 def _kernels_fit(config: Mapping[str, Any]) -> None:
-    """Refuse what ms-swift 4.6.0 and liger 0.8.5 fail at in the first step.
+    """Refuse combinations at which ms-swift 4.6.0 and liger 0.8.5 fail in the first step.
 
     ms-swift cuts the logits to the trained suffix (swift/trainers/mixin.py, ``use_logits_to_keep``); with two rows the
     slice is not contiguous, and liger views it (liger_kernel/transformers/model/loss_utils.py).
@@ -174,7 +174,7 @@ def _kernels_fit(config: Mapping[str, Any]) -> None:
 
 
 def arguments(config: Mapping[str, Any]) -> list[str]:
-    """`config` without `ENV` as the command-line arguments that `swift sft file.yaml` makes of it."""
+    """Return `config` without `ENV` as command-line arguments, as `swift sft file.yaml` reads it."""
     out: list[str] = []
     for key, value in config.items():
         if key != "ENV":

@@ -1,23 +1,18 @@
-"""Supervised fine-tuning by ms-swift: writes its YAML, runs it, watches it, hands back a checkpoint.
+"""Run supervised fine-tuning by ms-swift: write its YAML, start it, watch it, return a checkpoint.
 
-ms-swift runs in a process group of its own with its output in `swift.log`; nothing of it is imported here, so this
-module loads at once. Its launcher starts workers in sessions of their own, which outlive a killed parent, so all
-carry the run's folder as a mark and are ended by it.
+ms-swift runs in processes of its own with its output in `swift.log`, see :mod:`star_rl.integrations.processes`; nothing
+of it is imported here, so this module loads at once.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import json
 import math
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,14 +22,13 @@ import yaml
 
 from star_rl import locks
 from star_rl.errors import StarError
-from star_rl.integrations import copy_tokenizer, curves
+from star_rl.integrations import copy_tokenizer, processes, wandb_run
 from star_rl.integrations.swift.recipe import PLUGIN, arguments, compose
-from star_rl.integrations.verl import processes
-from star_rl.masking import mask, masking
+from star_rl.masking import mask
 
-#: Seconds without a line of `logging.jsonl` after which a run counts as hung, unless ten of its intervals are longer.
+#: Seconds without a line of `logging.jsonl` after which a run counts as hung, or ten of its intervals if longer.
 SILENCE = 1800.0
-_LOST_LINES = 3  # logged in a row with a loss that is no number
+_LOST_LINES = 3  # logged in a row whose loss is not finite
 
 #: `progress(step, total, loss)`; `loss` is None before the first logged one.
 Progress = Callable[[int, int, float | None], None]
@@ -66,22 +60,22 @@ class SftResult:
 
 
 def command(config: Mapping[str, Any], file: Path) -> list[str]:
-    """The command line. One process starts ms-swift's script at once; several go through its launcher (torchrun)."""
+    """Return the command line: ms-swift's script for one process, its launcher (torchrun) for several."""
     env = {**config["ENV"], **os.environ}
     if env.get("NPROC_PER_NODE") or env.get("NNODES"):
         return [sys.executable, "-m", "swift.cli.main", "sft", str(file)]
     spec = find_spec("swift")
     if spec is None or spec.origin is None:
         raise StarError("ms-swift is not installed", "pip install -e '.[cpu]' (or '.[gpu]')")
-    # `swift sft` would import half of itself only to start this same script: about 4 s
+    # `swift sft` would first import half of itself (4 s) and start this script in a process that outlives it
     return [sys.executable, str(Path(spec.origin).parent / "cli" / "sft.py"), *arguments(config)]
 
 
 def newest_checkpoint(out: Path) -> tuple[Path | None, int]:
-    """The newest whole `checkpoint-N` in `out` and its step; (None, 0) if there is none.
+    """Return the newest whole `checkpoint-N` in `out` and its step; (None, 0) if there is none.
 
-    `trainer_state.json` is what the trainer writes last, so a folder without it was cut off while being written; it is
-    removed, for the trainer would take it for whole.
+    The trainer writes `trainer_state.json` last. A folder without it is incomplete and is deleted, because the trainer
+    would resume from it.
     """
     best: tuple[Path | None, int] = (None, 0)
     for folder in sorted(out.glob("checkpoint-*")):
@@ -96,7 +90,7 @@ def newest_checkpoint(out: Path) -> tuple[Path | None, int]:
 
 
 def finished(checkpoint: Path, config: Mapping[str, Any]) -> bool:
-    """Whether `checkpoint` is the end of the run that `config` asks for (the trainer would add a step to it)."""
+    """Return whether `checkpoint` is the end of the run that `config` asks for (the trainer would add a step)."""
     state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     steps = int(config.get("max_steps") or -1)
     if steps > 0:
@@ -106,7 +100,7 @@ def finished(checkpoint: Path, config: Mapping[str, Any]) -> bool:
 
 
 def _tokenizer(model: str | Path) -> Any:
-    """The `tokenizers.Tokenizer` of a model's folder or hub id."""
+    """Load the `tokenizers.Tokenizer` of a model's folder or hub id."""
     from tokenizers import Tokenizer
 
     if (file := Path(model) / "tokenizer.json").is_file():
@@ -118,18 +112,18 @@ def _tokenizer(model: str | Path) -> Any:
     except (OSError, ValueError, AttributeError) as e:
         raise StarError(
             f"no tokenizer of {model} to count tokens with ({str(e).splitlines()[0]})",
-            "download the model and give its folder, or mend the way to the hub",
+            "download the model and give its folder, or fix the access to the hub",
         ) from e
 
 
 def sieve_long_rows(data: Path, model: str | Path, max_length: int, kept: Path) -> tuple[Path, int, int, float]:
-    """Takes out the rows over `max_length` tokens, which ms-swift would drop without a word.
+    """Drop the rows over `max_length` tokens, which ms-swift would drop silently.
 
     Returns:
         (the file to train on: `data` itself if nothing was dropped, else `kept`; rows kept; rows dropped; mean length)
 
     Raises:
-        StarError: the file is no SFT set, the model has no tokenizer that can be had, or no row is left.
+        StarError: the file is not an SFT set, the model's tokenizer is unavailable, or no row is left.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -168,7 +162,7 @@ def run_sft(
     env: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> SftResult:
-    """Runs ms-swift to the end; goes on from the newest checkpoint in `out` if there is one.
+    """Run ms-swift to the end; resume from the newest checkpoint in `out` if there is one.
 
     Args:
         recipes, data, model: see :func:`compose`.
@@ -183,7 +177,7 @@ def run_sft(
     out = out.resolve()
     (out / "swift").mkdir(parents=True, exist_ok=True)
     with locks.hold(out / "lock", f"another process trains in {out}", "wait for it, or choose another folder"):
-        processes.end(out)  # what an earlier, killed run may have left: it would write into the same checkpoints
+        processes.end(out)  # workers of a killed run, which would write into the same checkpoints
         return _run(recipes, data, out, model, env, progress)
 
 
@@ -199,7 +193,7 @@ def _run(
     work, final, file, log = out / "swift", out / "final", out / "sft.yaml", out / "swift.log"
     checkpoint, resumed = newest_checkpoint(work)
     config = compose(recipes, data=data.resolve(), out=work, model=model, resume=checkpoint)
-    told = curves.variables(out, {**config["ENV"], **os.environ}, name=f"{out.parent.name}-{out.name}")
+    told = wandb_run.variables(out, {**config["ENV"], **os.environ}, name=f"{out.parent.name}-{out.name}")
     config["ENV"] |= told  # also for who runs the file by hand
     longest = int(config.get("max_length") or sys.maxsize)
     kept, rows, dropped, mean_length = sieve_long_rows(
@@ -226,40 +220,6 @@ def _run(
     )
 
 
-def _die_with_parent() -> None:
-    """In the child: be killed when this process is killed, so that a second run never trains beside a first."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, Linux only
-
-
-@contextlib.contextmanager
-def _group(argv: list[str], log: Path, env: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """`argv` in a process group of its own, ended with the block whatever happens, and all that carry the folder's mark
-    with it."""
-    run = log.parent
-    with log.open("ab") as sink:
-        child = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-            env={**env, processes.MARK: str(run.resolve())},
-            start_new_session=True,
-            preexec_fn=_die_with_parent,
-        )
-    with masking(log):
-        try:
-            yield child
-        finally:
-            for sig, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(child.pid, sig)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    child.wait(patience)
-                    break
-            processes.end(run)
-
-
 def _watch(
     config: Mapping[str, Any],
     file: Path,
@@ -268,11 +228,12 @@ def _watch(
     env: Mapping[str, str],
     progress: Progress | None,
 ) -> tuple[int, float | None]:
-    """Runs ms-swift and follows `logging.jsonl`; returns (last step, last loss)."""
+    """Run ms-swift and follow `logging.jsonl`; return (last step, last loss)."""
     journal = work / "logging.jsonl"
     at = journal.stat().st_size if journal.exists() else 0
     step, loss, sound, lost, pulse = 0, None, 0, 0, _Pulse()
-    with _group(command(config, file), log, {**config["ENV"], **os.environ, **env}) as child:
+    variables = {**config["ENV"], **os.environ, **env}
+    with processes.running(command(config, file), variables, log.parent, log, cwd=Path.cwd()) as child:
         while True:
             ended = child.poll() is not None
             if journal.exists():
@@ -314,7 +275,7 @@ def _watch(
 
 
 class _Pulse:
-    """Tells a run that hangs by the time since its last line; before the second one its pace is not known."""
+    """Detects a run that hangs by the time since its last line; its pace is known from the second line on."""
 
     def __init__(self) -> None:
         self._last, self._lines, self._longest = 0.0, 0, 0.0
@@ -332,7 +293,7 @@ class _Pulse:
 
 
 def _logged(line: bytes) -> tuple[int, int, float | None] | None:
-    """(step, total, loss) of a line of `logging.jsonl`, None for its other lines."""
+    """Return (step, total, loss) of a line of `logging.jsonl`, None for its other lines."""
     try:
         row = json.loads(line)
         step, total = map(int, row["global_step/max_steps"].split("/"))
@@ -342,7 +303,7 @@ def _logged(line: bytes) -> tuple[int, int, float | None] | None:
 
 
 def tail(log: Path, lines: int = 15) -> str:
-    """The last `lines` lines of a log, progress bars and secrets left out."""
+    """Return the last `lines` lines of a log without progress bars, secrets masked."""
     with log.open("rb") as f:
         f.seek(max(0, log.stat().st_size - 65536))
         text = f.read().decode("utf-8", "replace")
@@ -351,7 +312,7 @@ def tail(log: Path, lines: int = 15) -> str:
 
 
 def export(checkpoint: Path, config: Mapping[str, Any], out: Path) -> None:
-    """Makes `out` a folder that transformers, vLLM and verl load, from a trainer's checkpoint.
+    """Export a trainer's checkpoint to `out`, a folder that transformers, vLLM and verl load.
 
     Full fine-tuning: weights and configuration are copied without optimizer state, the tokenizer byte for byte from the
     model that was trained. LoRA: the adapter is merged by `swift export` first.
@@ -365,7 +326,7 @@ def export(checkpoint: Path, config: Mapping[str, Any], out: Path) -> None:
         argv = [sys.executable, "-m", "swift.cli.export", "--adapters", str(checkpoint), "--merge_lora", "true",
                 "--output_dir", str(fresh), "--external_plugins", str(PLUGIN)]  # fmt: skip
         log = out.with_name("export.log")
-        with _group(argv, log, {**config["ENV"], **os.environ}) as child:
+        with processes.running(argv, {**config["ENV"], **os.environ}, log.parent, log, cwd=Path.cwd()) as child:
             code = child.wait()
         if code:
             raise StarError(f"merging {checkpoint} failed; the end of {log}:\n{tail(log)}", "mend what it names")

@@ -1,7 +1,7 @@
 """Training engines and rollout replica for the CPU, loaded by ``actor_rollout_ref.model.external_lib``.
 
-verl imports that module in the trainer and in every training worker (verl/workers/config/model.py), before engines
-are looked up. On a machine with an accelerator importing it changes nothing, so that one recipe serves both.
+verl imports this module in the trainer and in every training worker (verl/workers/config/model.py), before it looks up
+engines. With an accelerator the import changes nothing, so that one recipe serves both.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class _WithoutOffload:
 
 
 def _take_cores() -> None:
-    """Threads of a trainer: the cores, shared among the ranks of this machine. Ray gives each actor one thread
-    (``OMP_NUM_THREADS``), which is right for all the others; while the trainer computes, those wait."""
+    """Set the trainer's threads to its share of this machine's cores. Ray gives each actor one thread
+    (``OMP_NUM_THREADS``), which suits all other actors: they wait while the trainer computes."""
     ranks = int(os.environ.get("RAY_LOCAL_WORLD_SIZE", 1))
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks))
 
@@ -68,11 +68,10 @@ _ROWS = 2048
 
 
 def logprobs_of(logits: torch.Tensor, labels: torch.Tensor, inplace_backward: bool = True) -> torch.Tensor:
-    """Log-probabilities of ``labels`` under ``logits``, shapes (tokens,) and (tokens, vocabulary).
+    """Return the log-probabilities of ``labels`` under ``logits``, shapes (tokens,) and (tokens, vocabulary).
 
-    As verl's (verl/utils/torch_functional.py:197), which without flash attention goes row by row to save memory. Its
-    rows are sequences where batches are padded and tokens where they are packed, as here: tens of thousands of Python
-    calls a step, and as many nodes for the backward pass.
+    verl's own (verl/utils/torch_functional.py:197) goes row by row without flash attention. A packed batch has a row a
+    token: tens of thousands of Python calls a step, and as many nodes for the backward pass.
     """
     picked = torch.gather(logits, -1, labels.unsqueeze(-1)).squeeze(-1)
     return picked - torch.cat([torch.logsumexp(rows, -1) for rows in logits.split(_ROWS)])
@@ -85,7 +84,7 @@ def register_cpu_engines() -> None:
             if "cpu" not in EngineRegistry._engines.get(model_type, {}).get(backend, {}):
                 EngineRegistry.register(model_type=model_type, backend=backend, device="cpu")(engine)
     RolloutReplicaRegistry.register("vllm", _load_vllm_replica)
-    transformer_impl.logprobs_from_logits = logprobs_of  # a patch of verl: its own goes token by token
+    transformer_impl.logprobs_from_logits = logprobs_of  # patches verl
 
 
 if get_device_name() == "cpu":

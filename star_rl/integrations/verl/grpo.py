@@ -1,10 +1,10 @@
-"""Run GRPO: the unmodified ``python -m verl.trainer.main_ppo``, started, followed and ended from here.
+"""Run GRPO: start the unmodified ``python -m verl.trainer.main_ppo``, follow it and end it.
 
 >>> run_grpo(load_recipe("recipes/grpo/tiny.yaml"), Paths(run, model, train, store), on_step=print)   # doctest: +SKIP
 
 In the run folder: ``train.log`` (all output), ``metrics.jsonl`` (one line a step), ``rollouts/<step>.jsonl``,
-``checkpoints/``, ``wandb/``, ``overrides.txt``, ``agent_loops.yaml``. Running again in the same folder continues from
-the last checkpoint, with the data order kept, under the same W&B run id.
+``checkpoints/``, ``wandb/``, ``overrides.txt``, ``agent_loops.yaml``. Running again in the same folder resumes from the
+last checkpoint, with the same data order and W&B run.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from rewards import loading
 from star_rl import locks
 from star_rl.errors import StarError
 from star_rl.files import read_json, read_jsonl, write_jsonl, write_text
-from star_rl.integrations import copy_tokenizer
-from star_rl.integrations.verl import processes, sizes
+from star_rl.integrations import copy_tokenizer, processes
+from star_rl.integrations.verl import config_checks
 from star_rl.integrations.verl.overrides import overrides_of
 from star_rl.integrations.verl.recipe import (
     GrpoRecipe,
@@ -38,14 +38,14 @@ from star_rl.integrations.verl.recipe import (
     ray_folder,
     verl_tree,
 )
-from star_rl.masking import mask, masking
+from star_rl.masking import mask
 
 _POLL_SECONDS = 0.5
 _TAIL_LINES = 25
-_LOST_STEPS = 3  # in a row without a gradient that is a number
+_LOST_STEPS = 3  # in a row whose gradient is not finite
 #: The line of a traceback that names the exception; Ray puts the actor in brackets before it.
 _CAUSE = re.compile(r"^(?:\(.*?\)\s*)?[\w.]*(?:Error|Exception)(?:: |$)")
-#: How Ray says that an actor went without an exception of its own, and where it was.
+#: Ray's words for an actor that died without an exception of its own, and where it ran.
 _DIED = re.compile(r"because its (worker process|node) has died")
 _NODE = re.compile(r"\(raylet(?:, ip=(\S+?))?\).*Raylet is terminated|has been marked dead")
 _PLACE = re.compile(r"^\s*(?:\(.*?\)\s*)?ip: (\S+)\s*$", re.MULTILINE)
@@ -63,8 +63,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class GrpoResult:
-    """What a finished run left behind. ``startup_seconds`` is from the launch to the end of the first step, less that
-    step."""
+    """A finished run. ``startup_seconds`` are from the launch to the start of the first step."""
 
     steps: int
     checkpoint: Path
@@ -76,10 +75,10 @@ class GrpoResult:
 
 
 def check(recipe: GrpoRecipe, paths: Paths, name: str = "grpo") -> list[str]:
-    """Compose and validate a run without starting it; returns verl's overrides.
+    """Compose and validate a run without starting it; return verl's overrides.
 
     Raises:
-        StarError: a path is absent, the reward breaks its contract, verl refuses a key, sizes do not fit together, or
+        StarError: a path is missing, the reward breaks its contract, verl refuses a key, sizes do not fit together, or
             verl is to validate and there are no rows for it.
     """
     for what, path in (("model", paths.model), ("training set", paths.train), ("evidence store", paths.store)):
@@ -88,14 +87,14 @@ def check(recipe: GrpoRecipe, paths: Paths, name: str = "grpo") -> list[str]:
     loading.check(loading.load(recipe.reward), f"the reward {recipe.reward}", **loading.options_of(recipe.verl))
     overrides = overrides_of(verl_tree(recipe, paths, name))
     config = compose(overrides)
-    rows = _rows(paths.train)
-    validation = sizes.validation(config, paths.val is not None)
-    sizes.hold([*sizes.problems(config, tied=_tied(paths.model)), *sizes.enough(config, rows), *validation])
+    problems = config_checks.problems(config, tied=_tied(paths.model))
+    problems += config_checks.row_problems(config, _rows(paths.train))
+    config_checks.refuse(problems + config_checks.validation_problems(config, paths.val is not None))
     return overrides
 
 
 def _tied(model: Path) -> bool | None:
-    """Whether a model folder's ``lm_head`` is its embedding."""
+    """Return whether a model's ``lm_head`` is its embedding; None if unknown."""
     file = model / "config.json"
     return bool(read_json(file).get("tie_word_embeddings", False)) if file.is_file() else None
 
@@ -103,7 +102,7 @@ def _tied(model: Path) -> bool | None:
 def run_grpo(
     recipe: GrpoRecipe, paths: Paths, name: str = "grpo", on_step: Callable[[Step], None] | None = None
 ) -> GrpoResult:
-    """Train to the end of the recipe, or go on from the last checkpoint in ``paths.run``.
+    """Train to the end of the recipe; resume from the last checkpoint in ``paths.run`` if there is one.
 
     Raises:
         StarError: the recipe does not fit (see :func:`check`), another process trains in this folder, or training
@@ -111,13 +110,12 @@ def run_grpo(
     """
     overrides = check(recipe, paths, name)
     total = _total_steps(overrides, paths)
-    with _sole_owner(paths.run), contextlib.ExitStack() as stack:
+    with _sole_owner(paths.run):
         processes.end(paths.run)  # what an earlier, killed launcher may have left running
         resumed = last_checkpoint(paths) or 0
-        if resumed >= total:  # killed after its last checkpoint: nothing is left to train
+        if resumed >= total:  # killed after its last checkpoint
             merge_metrics(paths)
             return _result(paths, resumed, resumed_from=resumed)
-        stack.enter_context(masking(paths.log))
         attempt = _prepare(recipe, paths, overrides)
         variables = environment(recipe, paths, attempt, resumed)
         overrides += cluster_overrides(recipe, variables)
@@ -132,8 +130,7 @@ def run_grpo(
                 if on_step is not None:
                     on_step(step)
         finally:
-            # Also after success: Ray's daemons outlive the driver by some seconds. Also on Ctrl-C and on errors of
-            # `on_step`.
+            # after success too: Ray's daemons outlive the driver by some seconds
             processes.end(paths.run)
             with contextlib.suppress(Exception):
                 trainer.wait(timeout=10)
@@ -144,7 +141,7 @@ def run_grpo(
             what = f"GRPO failed with exit code {trainer.returncode}{_death(lines)}"
             raise StarError(
                 f"{what}; the end of {paths.log}:\n{_tail(lines)}",
-                "mend the cause and run again: training continues from its last checkpoint",
+                "fix the cause and run again: training resumes from its last checkpoint",
             )
         latest = last_checkpoint(paths)
         if latest is None:
@@ -162,15 +159,15 @@ def _result(
 
 
 def export(result: GrpoResult, target: Path, trained: Path | None = None) -> Path:
-    """Make a Hugging Face model folder of a checkpoint: copied where verl saved one, else merged from shards.
+    """Export a checkpoint as a Hugging Face folder: copied if verl saved one, else merged from shards.
 
-    FSDP has it in ``huggingface`` where ``hf_model`` is saved; Megatron in ``model/huggingface``, unless it keeps
-    shards of its own (``use_dist_checkpointing``; verl/utils/megatron_utils.py:1081).
+    FSDP saves it in ``huggingface`` with ``hf_model``; Megatron in ``model/huggingface``, unless it has its own shards
+    (``use_dist_checkpointing``; verl/utils/megatron_utils.py:1081).
 
     Args:
         result: names the checkpoint.
         target: the folder to write.
-        trained: the model that training began with; its tokenizer's files take the place of those saved anew.
+        trained: the model that training started from; its tokenizer files replace those of the checkpoint.
 
     Raises:
         StarError: merging failed.
@@ -198,13 +195,13 @@ def export(result: GrpoResult, target: Path, trained: Path | None = None) -> Pat
 
 
 def last_checkpoint(paths: Paths) -> int | None:
-    """The step verl would resume from (its own tracker file), None where there is none.
+    """Return the step verl would resume from (its own tracker file), None if there is none.
 
-    verl writes that file last, and not at once: a kill or a full disk leaves it empty. All else of the newest
-    checkpoint is there then, so its number is put back; verl itself would not start.
+    verl writes that file last, and a kill or a full disk can leave it empty. The newest checkpoint is whole, so its
+    number is restored; verl itself would not start.
 
     Raises:
-        OSError: the file is there and cannot be read. Taken for none, all checkpoints would be dropped.
+        OSError: the file cannot be read. Treated as missing, all checkpoints would be deleted.
     """
     tracker = paths.checkpoints / "latest_checkpointed_iteration.txt"
     try:
@@ -232,7 +229,7 @@ def _step_of(checkpoint: Path) -> int:
 
 
 def read_metrics(paths: Paths) -> list[dict[str, float]]:
-    """Metrics of all attempts, one mapping a step with the key ``step``; where a step ran twice, the later run's."""
+    """Return the metrics of all attempts, one mapping a step with the key ``step``; the later run of a step wins."""
     by_step: dict[int, dict[str, float]] = {}
     for attempt in sorted((paths.run / "attempts").glob("*.jsonl")):
         rows = list(_logged(attempt))
@@ -245,14 +242,14 @@ def read_metrics(paths: Paths) -> list[dict[str, float]]:
 
 
 def _logged(file: Path) -> Iterator[dict[str, Any]]:
-    """verl's lines, ``step`` and ``data``, without those that say nothing and without NaN, which it writes as null."""
+    """Yield verl's lines, ``step`` and ``data``, without empty ones and without NaN, which verl writes as null."""
     for row in read_jsonl(file, strict=False):
         if data := {name: value for name, value in (row.get("data") or {}).items() if value is not None}:
             yield {"step": row["step"], "data": data}
 
 
 def _validates(row: Mapping[str, Any]) -> bool:
-    """Whether a line is of a validation before training. It stands at the step that training goes on from."""
+    """Return whether a line is of a validation before training; its step is the one that training resumes from."""
     return all(name.startswith("val-") for name in row["data"])
 
 
@@ -271,7 +268,7 @@ def _sole_owner(run: Path) -> Iterator[None]:
 
 
 def _prepare(recipe: GrpoRecipe, paths: Paths, overrides: list[str]) -> int:
-    """Write the files verl reads, drop a half-written checkpoint and those past ``max_actor_ckpt_to_keep``; returns
+    """Write the files verl reads, delete a half-written checkpoint and those past ``max_actor_ckpt_to_keep``; return
     the number of this attempt, from 1."""
     write_text(paths.agent_loops, yaml.safe_dump(agent_loops(recipe, paths), sort_keys=False))
     write_text(paths.run / "overrides.txt", "\n".join(overrides) + "\n")
@@ -308,7 +305,7 @@ def _follow(paths: Paths, attempt: int, started: float, total: int, ended: Calla
 
 
 def _hold_gradients(file: Path) -> None:
-    """Whether training still learns. verl leaves out an update whose gradient is not finite, and goes on for ever.
+    """Stop a training that no longer learns: verl skips an update whose gradient is not finite, and never stops.
 
     Raises:
         StarError: the norm was null, as NaN is written, in the last steps.
@@ -349,14 +346,14 @@ def _lines(log: Path, start: int) -> list[str]:
 
 
 def _tail(lines: list[str]) -> str:
-    """The last lines of a log, headed by the first line that names a cause."""
+    """Return the last lines of a log, preceded by the first line that names an exception."""
     tail = lines[-_TAIL_LINES:]
     cause = next((line for line in lines if _CAUSE.search(line)), None)
     return mask("\n".join(tail if cause is None or cause in tail else [cause, "..", *tail]))
 
 
 def _death(lines: list[str]) -> str:
-    """What was lost, where Ray says so: a kill, a machine that went away, or no memory left."""
+    """Return what died, if Ray's log says so: a process that was killed or ran out of memory, or a node."""
     text = "\n".join(lines)
     if node := _NODE.search(text):
         return f" because a node{f' ({node[1]})' if node[1] else ''} died"
@@ -369,7 +366,7 @@ def _death(lines: list[str]) -> str:
 
 
 def launch_command(recipe: GrpoRecipe, paths: Paths, name: str = "grpo") -> tuple[list[str], dict[str, str]]:
-    """The command and the added environment of a run, for those who start it themselves (a cluster's job, a shell)."""
+    """Return the command and the added environment of a run, for callers that start it themselves."""
     overrides = check(recipe, paths, name)
     attempt = _prepare(recipe, paths, overrides)
     variables = environment(recipe, paths, attempt)

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Later layers win, branch by branch; ``+key`` and ``key`` are one key."""
+    """Merge layers, branch by branch; later ones win. ``+key`` and ``key`` are one key."""
     out: dict[str, Any] = {}
     for layer in layers:
         for key, value in layer.items():
@@ -19,12 +19,12 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def overrides_of(tree: Mapping[str, Any]) -> list[str]:
-    """A nested mapping as Hydra overrides, e.g. ``{"a": {"+b": 1}}`` as ``["+a.b=1"]``."""
+    """Return a nested mapping as Hydra overrides, e.g. ``{"a": {"+b": 1}}`` as ``["+a.b=1"]``."""
     return [f"{'+' if added else ''}{path}={_literal(value)}" for path, value, added in leaves(tree)]
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "", added: bool = False) -> Iterator[tuple[str, Any, bool]]:
-    """(path, value, whether the key is new to verl) of each entry of a nested mapping."""
+    """Yield (path, value, whether verl lacks the key) of each entry of a nested mapping."""
     for key, value in tree.items():
         path, new = prefix + str(key).removeprefix("+"), added or str(key).startswith("+")
         if isinstance(value, Mapping) and value:
@@ -34,7 +34,7 @@ def leaves(tree: Mapping[str, Any], prefix: str = "", added: bool = False) -> It
 
 
 def _literal(value: Any) -> str:
-    """A value in the grammar of Hydra's overrides."""
+    """Write a value in the grammar of Hydra's overrides."""
     if value is None:
         return "null"
     if isinstance(value, bool):

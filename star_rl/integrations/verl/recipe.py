@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from rewards.loading import place
 from star_rl.errors import StarError
-from star_rl.integrations import curves, on_cpu
+from star_rl.integrations import on_cpu, wandb_run
 from star_rl.integrations.verl.overrides import leaves, merge, overrides_of
 from star_rl.layers import layers, resolve
 from star_rl.options import Size, Text, options, read_options
@@ -254,7 +254,7 @@ def verl_tree(recipe: GrpoRecipe, paths: Paths, name: str) -> dict[str, Any]:
         },
         "ray_kwargs": {"ray_init": {key if key == "num_cpus" else f"+{key}": value for key, value in ray.items()}},
     }
-    project = {**os.environ, **recipe.env}.get("WANDB_PROJECT") or curves.PROJECT
+    project = {**os.environ, **recipe.env}.get("WANDB_PROJECT") or wandb_run.PROJECT
     named = {"trainer": {"project_name": project, "experiment_name": name}}
     synchronous = recipe.verl.get("trainer", {}).get("v1", {}).get("trainer_mode", "sync") == "sync"
     strict = {"path": f"pkg://{_PACKAGE}.replay", "name": "StrictReplayBuffer"}
@@ -305,7 +305,7 @@ def environment(recipe: GrpoRecipe, paths: Paths, attempt: int, resumed: int = 0
         PYTHONPATH=os.pathsep.join(entry for entry in search if entry),
         # verl opens this file anew at each start (verl/utils/tracking.py:541), so each attempt has its own.
         VERL_FILE_LOGGER_PATH=str((paths.run / "attempts" / f"{attempt:03d}.jsonl").resolve()),
-        **curves.variables(paths.run, {**os.environ, **recipe.env}, rewind_to=resumed),
+        **wandb_run.variables(paths.run, {**os.environ, **recipe.env}, rewind_to=resumed),
     )
     if paths.model.exists():
         fixed.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")

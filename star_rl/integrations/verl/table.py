@@ -1,7 +1,7 @@
-"""A small table of rollouts per step in W&B.
+"""Log a small table of rollouts per step to W&B.
 
-verl logs such a table for validation alone (``trainer.log_val_generations``), and its loggers take numbers only, so the
-table goes to the run that verl has begun in this process.
+verl logs such a table for validation only (``trainer.log_val_generations``), and its loggers take only numbers, so the
+table goes to the W&B run that verl started in this process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ COLUMNS = ("task", "sample", "stop", *(name.removeprefix("loop_") for name in NU
 
 
 def rows(details: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
-    """Best and worst rollout of the groups whose scores lie furthest apart, as :data:`COLUMNS`."""
+    """Return the best and the worst rollout of the groups with the widest range of scores, as :data:`COLUMNS`."""
     groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in details:
         groups[row["group"]].append(row)
@@ -37,7 +37,7 @@ def _row(row: Mapping[str, Any]) -> list[Any]:
 
 
 def log_table(details: Sequence[Mapping[str, Any]], step: int) -> bool:
-    """Add the table ``rollouts`` to a step of the W&B run of this process; False where there is no run."""
+    """Add the table ``rollouts`` to a step of this process's W&B run; return False if there is no run."""
     wandb = sys.modules.get("wandb")
     if wandb is None or wandb.run is None or not details:
         return False

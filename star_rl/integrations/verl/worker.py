@@ -1,9 +1,9 @@
-"""The extension verl loads into vLLM's worker process; here it keeps linear weights reloadable on a CPU.
+"""Keep vLLM's linear weights reloadable on a CPU: the extension that verl loads into vLLM's worker process.
 
 vLLM's CPU build packs a linear weight for oneDNN and then drops it: ``layer.weight`` becomes an empty parameter
 without a weight loader (vllm/model_executor/layers/linear.py:198), and the first weight synchronisation fails. vLLM's
-own argument ``remove_weight=False`` keeps it; verl's loader copies into it and packs again. Costs the linear weights
-a second time.
+own argument ``remove_weight=False`` keeps it; verl's loader copies into it and packs again. This doubles the memory of
+the linear weights.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
 
 
 def keep_unpacked_weights() -> None:
-    """The one patch of vLLM: pack linear weights without dropping them. Idempotent."""
+    """Patch vLLM to pack linear weights without dropping them. Idempotent."""
     import vllm.model_executor.layers.utils as layers
 
     original = layers.dispatch_cpu_unquantized_gemm

@@ -35,7 +35,7 @@ def awaited(look):
 def test_a_lost_worker_and_then_a_lost_node_are_told(cluster, monkeypatch):
     import ray
 
-    from star_rl.integrations.verl import presence
+    from star_rl.integrations.verl import watchdog
     from star_rl.integrations.verl.grpo import _death
 
     class AgentLoopWorkerTQ:
@@ -48,7 +48,7 @@ def test_a_lost_worker_and_then_a_lost_node_are_told(cluster, monkeypatch):
     other = ray.remote(AgentLoopWorkerTQ).options(num_cpus=0, resources={"second": 1}).remote()
     second = ray.get(worker.node.remote())
     assert second == ray.get(other.node.remote())
-    watched, spare = presence.Presence(), cluster.add_node(num_cpus=1)
+    watched, spare = watchdog.Watchdog(), cluster.add_node(num_cpus=1)
     assert watched.lost() == ("", False)
     cluster.remove_node(spare)  # nothing of this job was there
     assert watched.lost() == ("", False)
@@ -61,7 +61,7 @@ def test_a_lost_worker_and_then_a_lost_node_are_told(cluster, monkeypatch):
     cluster.remove_node(next(each for each in cluster.list_all_nodes() if each.node_id == second))
     said, node = awaited(lambda: watched.lost() if watched.lost()[1] else None)
     assert node and _death(said.splitlines()) == " because a node died"
-    monkeypatch.setattr(presence, "INTERVAL", 0.0)
+    monkeypatch.setattr(watchdog, "INTERVAL", 0.0)
     with pytest.raises(RuntimeError, match="has been marked dead"):
         watched.check()
 
@@ -69,8 +69,8 @@ def test_a_lost_worker_and_then_a_lost_node_are_told(cluster, monkeypatch):
 def test_without_ray_there_is_nothing_to_look_for():
     import ray
 
-    from star_rl.integrations.verl.presence import Presence
+    from star_rl.integrations.verl.watchdog import Watchdog
 
     assert not ray.is_initialized()
-    Presence().check()
+    Watchdog().check()
     assert not ray.is_initialized()

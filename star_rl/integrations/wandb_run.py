@@ -1,7 +1,7 @@
-"""Where W&B's curves of a run folder go: one run for each training stage, the same after a resume.
+"""The W&B run of a training stage: one a run folder, the same after a resume.
 
-Online where a key (``WANDB_API_KEY``) or a server with a login (``WANDB_BASE_URL`` and its entry in ``~/.netrc``) is
-there, else offline into the folder. What the user's own variables say always stands.
+Online with a key (``WANDB_API_KEY``) or with a server that has a login (``WANDB_BASE_URL`` and its entry in
+``~/.netrc``), else offline into the folder. The user's own variables always win.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from urllib.parse import urlsplit
 from star_rl.files import write_text
 
 PROJECT = "star_rl"
-#: Set to 1: a resume cuts the W&B run back to the checkpoint, so that no step of an undone attempt stays.
+#: Set to 1: a resume rewinds the W&B run to the checkpoint, so that no step of an undone attempt stays.
 REWIND = "STAR_RL_WANDB_REWIND"
 
 
 def run_id(folder: Path) -> str:
-    """The W&B run id of a folder, made once: a resumed run continues its curves."""
+    """Return the W&B run id of a folder; created once, so that a resumed run continues its curves."""
     file = folder / "wandb_id"
     if not file.exists():
         write_text(file, secrets.token_hex(4) + "\n")
@@ -33,7 +33,7 @@ def run_id(folder: Path) -> str:
 
 
 def mode(given: Mapping[str, str]) -> str:
-    """``WANDB_MODE``, or what the credentials at hand allow."""
+    """Return ``WANDB_MODE``, or what the credentials allow: online or offline."""
     if given.get("WANDB_MODE"):
         return given["WANDB_MODE"]
     server = given.get("WANDB_BASE_URL", "")
@@ -41,12 +41,12 @@ def mode(given: Mapping[str, str]) -> str:
 
 
 def server(given: Mapping[str, str]) -> str:
-    """Return the address that the curves go to; empty where they stay here."""
+    """Return the address of the W&B server; empty if the run is offline."""
     return (given.get("WANDB_BASE_URL") or "https://api.wandb.ai") if mode(given) == "online" else ""
 
 
 def reachable(address: str, seconds: float = 10.0) -> bool:
-    """Return whether a server answers at all, by the proxies of the environment."""
+    """Return whether a server answers, through the environment's proxies."""
     answered = threading.Event()
 
     def ask() -> None:
@@ -58,7 +58,7 @@ def reachable(address: str, seconds: float = 10.0) -> bool:
             return
         answered.set()
 
-    # a thread: looking up a name has no limit of its own
+    # a thread, because a DNS lookup has no timeout of its own
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(seconds)
@@ -66,7 +66,7 @@ def reachable(address: str, seconds: float = 10.0) -> bool:
 
 
 def offline(address: str, hosts: Iterable[str]) -> str:
-    """Keep the curves in the run folder from here on; return the line that says so."""
+    """Set W&B offline for this process and its children; return a message that says so."""
     os.environ["WANDB_MODE"] = "offline"
     return (
         f"W&B ({address}) cannot be reached from {', '.join(sorted(hosts))}: the curves are kept offline in the run "
@@ -85,14 +85,14 @@ def _login(server: str, given: Mapping[str, str]) -> bool:
 def variables(
     folder: Path, given: Mapping[str, str] | None = None, *, name: str = "", rewind_to: int | None = None
 ) -> dict[str, str]:
-    """Variables for the process that trains in ``folder``.
+    """Return W&B's variables for the process that trains in ``folder``.
 
     Args:
-        folder: of the stage; W&B's files go to ``folder/wandb``.
+        folder: the stage's folder; W&B's files go to ``folder/wandb``.
         given: the user's variables, default this process's; they win.
-        name: of the run where the user gives none.
-        rewind_to: step of the checkpoint that training goes on from. With :data:`REWIND` the W&B run is cut back to it
-            (its server must be able to); otherwise W&B keeps what it has of the steps that are trained again.
+        name: the run's name unless the user gives one.
+        rewind_to: step of the checkpoint that training resumes from. With :data:`REWIND` the W&B run is rewound to it
+            (the server must support that); otherwise W&B keeps its values of the steps that are trained again.
     """
     given = os.environ if given is None else given
     made = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from star_rl.integrations import curves
+from star_rl.integrations import wandb_run
 from star_rl.integrations.swift import sft
 from star_rl.integrations.verl.recipe import Paths, environment, load_recipe, verl_tree
 
@@ -23,43 +23,43 @@ def no_variables_of_this_machine(monkeypatch, tmp_path):
 
 
 def test_online_with_a_key_offline_without(tmp_path):
-    assert curves.mode({}) == "offline"
-    assert curves.mode({"WANDB_API_KEY": "k"}) == "online"
-    assert curves.mode({"WANDB_API_KEY": "k", "WANDB_MODE": "disabled"}) == "disabled"
+    assert wandb_run.mode({}) == "offline"
+    assert wandb_run.mode({"WANDB_API_KEY": "k"}) == "online"
+    assert wandb_run.mode({"WANDB_API_KEY": "k", "WANDB_MODE": "disabled"}) == "disabled"
     login = tmp_path / "netrc"
     login.write_text("machine wandb.example.org login user password secret\n")
     server = {"WANDB_BASE_URL": "https://wandb.example.org:8443", "NETRC": str(login)}
-    assert curves.mode(server) == "online"
-    assert curves.mode({**server, "WANDB_BASE_URL": "https://other.example.org"}) == "offline"
-    assert curves.mode({"NETRC": str(login)}) == "offline"
+    assert wandb_run.mode(server) == "online"
+    assert wandb_run.mode({**server, "WANDB_BASE_URL": "https://other.example.org"}) == "offline"
+    assert wandb_run.mode({"NETRC": str(login)}) == "offline"
     login.write_text("not a netrc {")
-    assert curves.mode(server) == "offline"
+    assert wandb_run.mode(server) == "offline"
 
 
 def test_one_run_a_folder_and_the_user_s_variables_win(tmp_path):
-    first = curves.variables(tmp_path, {})
-    assert curves.variables(tmp_path, {}) == first and first["WANDB_RUN_ID"]
+    first = wandb_run.variables(tmp_path, {})
+    assert wandb_run.variables(tmp_path, {}) == first and first["WANDB_RUN_ID"]
     assert (first["WANDB_DIR"], first["WANDB_PROJECT"], first["WANDB_RESUME"]) == (str(tmp_path), "star_rl", "allow")
-    mine = curves.variables(tmp_path, {"WANDB_PROJECT": "mine", "WANDB_RUN_ID": "x1"}, name="n")
+    mine = wandb_run.variables(tmp_path, {"WANDB_PROJECT": "mine", "WANDB_RUN_ID": "x1"}, name="n")
     assert (mine["WANDB_PROJECT"], mine["WANDB_RUN_ID"], mine["WANDB_NAME"]) == ("mine", "x1", "n")
-    assert "WANDB_API_KEY" not in curves.variables(tmp_path, {"WANDB_API_KEY": "k"})
+    assert "WANDB_API_KEY" not in wandb_run.variables(tmp_path, {"WANDB_API_KEY": "k"})
 
 
 def test_a_resume_may_cut_the_run_back(tmp_path):
-    given = {"WANDB_API_KEY": "k", curves.REWIND: "1"}
-    made = curves.variables(tmp_path, given, rewind_to=10)
-    assert made["WANDB_RESUME_FROM"] == f"{curves.run_id(tmp_path)}?_step=10" and "WANDB_RESUME" not in made
+    given = {"WANDB_API_KEY": "k", wandb_run.REWIND: "1"}
+    made = wandb_run.variables(tmp_path, given, rewind_to=10)
+    assert made["WANDB_RESUME_FROM"] == f"{wandb_run.run_id(tmp_path)}?_step=10" and "WANDB_RESUME" not in made
     for other in (
-        curves.variables(tmp_path, given, rewind_to=0),  # nothing to go on from
-        curves.variables(tmp_path, {curves.REWIND: "1"}, rewind_to=10),  # offline
-        curves.variables(tmp_path, {"WANDB_API_KEY": "k"}, rewind_to=10),
+        wandb_run.variables(tmp_path, given, rewind_to=0),  # nothing to go on from
+        wandb_run.variables(tmp_path, {wandb_run.REWIND: "1"}, rewind_to=10),  # offline
+        wandb_run.variables(tmp_path, {"WANDB_API_KEY": "k"}, rewind_to=10),
     ):
         assert "WANDB_RESUME_FROM" not in other and other["WANDB_RESUME"] == "allow"
 
 
 @pytest.mark.engine
 def test_w_and_b_reads_these_variables(tmp_path):
-    made = curves.variables(tmp_path, {"WANDB_API_KEY": "k", curves.REWIND: "1"}, name="n", rewind_to=3)
+    made = wandb_run.variables(tmp_path, {"WANDB_API_KEY": "k", wandb_run.REWIND: "1"}, name="n", rewind_to=3)
     code = (
         "import os, wandb\ns = wandb.Settings()\ns.update_from_env_vars(os.environ)\n"
         "print(s.mode, s.project, s.run_id, s.run_name, s.resume_from.value)\n"

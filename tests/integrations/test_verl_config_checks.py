@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from star_rl.errors import StarError
+from star_rl.integrations.verl.config_checks import problems, ranks, refuse, row_problems
 from star_rl.integrations.verl.overrides import overrides_of
 from star_rl.integrations.verl.recipe import Paths, compose, load_recipe, verl_tree
-from star_rl.integrations.verl.sizes import enough, hold, problems, ranks
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,7 +41,7 @@ def test_what_does_not_fit_is_said_with_its_remedy(says, change):
     found = problems(composed("table5", **change))
     assert len(found) == 1 and says in found[0].what and found[0].remedy
     with pytest.raises(StarError, match=says.split(" ")[0]):
-        hold(found)
+        refuse(found)
 
 
 def test_sequences_are_shared_out_where_verl_says_so_today():
@@ -67,21 +67,21 @@ def test_what_ships_fits(file):
 def test_megatron_s_ranks_are_what_its_parallel_sizes_leave():
     config = composed("megatron-32b", actor={"ppo_mini_batch_size": 1}, rollout={"n": 5})
     assert "5 sequences an update do not divide over 2 ranks" in problems(config)[0].what
-    assert "need more than the 4 GPUs" in problems(config, gpus=4)[0].what
+    assert "need more than 4 GPUs" in problems(config, gpus=4)[0].what
 
 
 def test_several_faults_are_told_at_once():
     with pytest.raises(StarError, match=r"(?s)max_model_len.*lora_rank"):
-        hold(problems(composed("table5", rollout={"max_model_len": 9000}, model={"lora_rank": 8})))
+        refuse(problems(composed("table5", rollout={"max_model_len": 9000}, model={"lora_rank": 8})))
 
 
 def test_steps_beyond_the_epochs_are_refused():
     config = composed("table5", trainer={"total_training_steps": 40})
-    (problem,) = enough(config, 500)
+    (problem,) = row_problems(config, 500)
     assert "40 steps are wanted, 1 epoch(s) of 500 rows have 31" in problem.what
     assert "total_epochs=2" in problem.remedy
-    assert enough(config, 640) == [] and "a step takes 16" in enough(config, 15)[0].what
-    assert enough(composed("tiny"), 100) == []
+    assert row_problems(config, 640) == [] and "a step takes 16" in row_problems(config, 15)[0].what
+    assert row_problems(composed("tiny"), 100) == []
 
 
 @pytest.mark.engine
