@@ -29,7 +29,7 @@ def blocks(page: Path, *languages: str) -> list[str]:
 
 
 def inline(page: Path) -> list[str]:
-    return re.findall(r"`([^`\n]+)`", FENCED.sub("", page.read_text()))
+    return [" ".join(text.split()) for text in re.findall(r"`([^`]+)`", FENCED.sub("", page.read_text()))]
 
 
 def code(page: Path) -> list[str]:
