@@ -58,12 +58,13 @@ class World:
         from star_rl.policy.agent_loop import forget_prompts, open_store
         from star_rl.policy.tokens import tokens_of
 
-        self.store = EvidenceStore.open(self.path)
+        self.store = EvidenceStore.inspect(self.path)
         self.boxes: dict[str, Any] = {}
         open_store.cache_clear()
         tokens_of.cache_clear()
         forget_prompts()
-        open_store(str(self.path), "star_rl.evidence:EvidenceStore.open")
+        self.origin = {"scenario": self.store.scenario, "fingerprint": self.store.fingerprint}
+        open_store(str(self.path), **self.origin)
 
     def loop(self, name: str, server: Server) -> Any:
         """A loop as verl's worker makes one for every rollout (verl/experimental/agent_loop/agent_loop.py:684)."""
@@ -83,7 +84,7 @@ class World:
             "hf_model_type": "qwen3",
         }
         if name == "star_agent":
-            return StarAgentLoop(**shared, store=str(self.path), **self.lens, budget=self.budget)
+            return StarAgentLoop(**shared, store=str(self.path), **self.origin, **self.lens, budget=self.budget)
         return ToolAgentLoop(**shared, tools=ToolListWrap(self._tools()))
 
     def _tools(self) -> list[Any]:

@@ -9,11 +9,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_builders.tasks import PARTS
 from star_rl.files import atomic_path
 from star_rl.neighbours import Graph, Neighbours, item_neighbours, liked_items, user_neighbours
 from star_rl.pipeline.stage import Context
-from star_rl.records import read_table, read_tasks
+from star_rl.records import PARTS, read_table, read_tasks
 
 #: Keys of a row group.
 _KEYS = 1 << 16

@@ -13,10 +13,9 @@ import pyarrow.parquet as pq
 from star_rl.evidence.leak import visible_fingerprint
 from star_rl.files import atomic_path
 from star_rl.pipeline.stage import Context
-from star_rl.records import INTERACTIONS, interaction_batches, read_table, tasks_to, write_table
+from star_rl.records import INTERACTIONS, PARTS, interaction_batches, read_table, tasks_to, write_table
 from star_rl.scenarios import Tables, split
 
-PARTS = ("train", "valid", "test")
 #: Rows of a row group of ``visible.parquet``, and rows that are read at once.
 _GROUP, _PIECE = 1 << 20, 1 << 16
 

@@ -18,7 +18,8 @@ from launch import compiled, preflight, reserve, secret
 from star_rl.errors import StarError
 from star_rl.integrations import wandb_run
 from star_rl.masking import MaskedStream
-from star_rl.pipeline.stage import Context, Stage, manifest_of
+from star_rl.pipeline.stage import Context, Stage
+from star_rl.run import Run
 
 _SPEC = "job.json"
 
@@ -54,14 +55,15 @@ def guarded(stages: tuple[Stage, ...], needs: preflight.Needs) -> tuple[Stage, .
 
     def guard(body: Any) -> Any:
         def checked(context: Context) -> dict[str, Any]:
-            manifest = manifest_of(context.run / "tasks") or {"figures": {}}
+            scenario, fingerprint = Run(context.run, context.config).origin
             store = dataclasses.replace(
                 needs,
                 model="",
                 disk=0,
                 wandb="",
                 store=str(context.inputs["evidence"] / "store"),
-                fingerprint=manifest["figures"].get("visible_fingerprint", ""),
+                scenario=scenario,
+                fingerprint=fingerprint,
             )
             print("\n".join(preflight.run(store)), flush=True)
             result: dict[str, Any] = body(context)

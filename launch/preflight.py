@@ -45,7 +45,7 @@ class Needs:
         pins: distribution -> version, on every node.
         shared: folder that every node must see and may write.
         store: folder of the evidence store, if there is one already.
-        fingerprint: of the data that the store was built from; empty accepts any, but the same on all nodes.
+        scenario, fingerprint: of the data that the store was built from; a node refuses another store.
         driver_gpus: on the node of the job's driver, where SFT runs.
         model: hub id of the student's weights, to be reached from the driver; empty for a folder.
         disk: bytes that checkpoints will take on the shared folder; 0 where that is not known.
@@ -58,6 +58,7 @@ class Needs:
     pins: Mapping[str, str] = field(default_factory=dict)
     shared: str = ""
     store: str = ""
+    scenario: str = ""
     fingerprint: str = ""
     driver_gpus: int = 0
     model: str = ""
@@ -108,7 +109,7 @@ def probe(needs: Mapping[str, Any], token: str) -> dict[str, Any]:
     if needs["shared"]:
         said["shared"] = _touch(Path(needs["shared"]), token, said["host"])
     if needs["store"]:
-        said["store"] = _store(Path(needs["store"]))
+        said["store"] = _store(Path(needs["store"]), needs["scenario"], needs["fingerprint"])
     return said
 
 
@@ -126,14 +127,14 @@ def _touch(shared: Path, token: str, host: str) -> str:
     return ""
 
 
-def _store(path: Path) -> dict[str, str]:
-    """Fingerprint and checksum of a store's manifest, or why it cannot be opened."""
+def _store(path: Path, scenario: str, data: str) -> dict[str, str]:
+    """Return the checksum of a store's manifest, or why the store cannot be opened for the run's data."""
     try:
         from star_rl.evidence import EvidenceStore
         from star_rl.files import fingerprint
 
-        with EvidenceStore.open(path) as store:
-            return {"fingerprint": store.fingerprint, "manifest": fingerprint(store.manifest)}
+        with EvidenceStore.open(path, scenario, data) as store:
+            return {"manifest": fingerprint(store.manifest)}
     except Exception as error:  # an answer about this node, whatever is wrong there
         return {"error": str(error)}
 
@@ -283,11 +284,6 @@ def _check_stores(needs: Needs, answers: Mapping[str, Mapping[str, Any]]) -> lis
             wrong.append(f"{host}: evidence store: {store['error']}")
             continue
         seen[host] = store["manifest"]
-        if needs.fingerprint and store["fingerprint"] != needs.fingerprint:
-            wrong.append(
-                f"{host}: the store at {needs.store} was built from data {store['fingerprint'][:12]}, the run's are "
-                f"{needs.fingerprint[:12]}: copy the run's own store there, or run from stage evidence"
-            )
     if len(set(seen.values())) > 1:
         wrong.append(f"the stores at {needs.store} differ over {', '.join(seen)}: keep it on the shared path")
     return wrong

@@ -205,6 +205,10 @@ def tasks_from(table: pa.Table) -> Iterator[Task]:
         )
 
 
+#: Parts of a split; the stage ``tasks`` writes one file for each.
+PARTS = ("train", "valid", "test")
+
+
 def read_tasks(folder: Path, part: str) -> list[Task]:
     """Read the tasks of one part (``train``, ``valid`` or ``test``) from the folder of stage ``tasks``."""
     return list(tasks_from(read_table(folder / f"{part}.parquet", "tasks")))

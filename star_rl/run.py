@@ -8,11 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from star_rl.errors import StarError
 from star_rl.evidence import EvidenceStore
+from star_rl.evidence.leak import contains_of
 from star_rl.mars import Case
 from star_rl.pipeline.stage import manifest_of
 from star_rl.prompts import Event, PromptOptions, student_messages
-from star_rl.records import Item, Task, UserTable, items_from, read_interactions, read_table, read_tasks
+from star_rl.records import PARTS, Item, Task, UserTable, items_from, read_interactions, read_table, read_tasks
 from star_rl.scenarios import Histories
 from star_rl.tools import TOOL_SCHEMAS, ToolBox
 from star_rl.trajectory import LACKING
@@ -48,11 +50,30 @@ class Run:
 
     @cached_property
     def store(self) -> EvidenceStore:
-        return EvidenceStore.open(self.store_path)
+        every = [task for part in PARTS for task in self.tasks(part)]
+        return EvidenceStore.open(self.run / "evidence" / "store", *self.origin, every)
 
-    @property
-    def store_path(self) -> Path:
-        return self.run / "evidence" / "store"
+    @cached_property
+    def origin(self) -> tuple[str, str]:
+        """Scenario and fingerprint of the visible interactions, which the store must have been built from."""
+        made = manifest_of(self.run / "tasks")
+        if made is None:
+            raise StarError(f"{self.run} has no tasks yet", "run its recipe up to stage evidence at least")
+        split = made["key"]["config"]["split"]
+        return split["options"].get("scenario", "classic"), made["figures"]["visible_fingerprint"]
+
+    def check_tasks(self, tasks: Sequence[Task]) -> None:
+        """Refuse a task file of another world.
+
+        Raises:
+            StarError: no candidate is known here, or the visible interactions hold a task's target.
+        """
+        if not any(item in self.items for task in tasks for item in task.candidates):
+            raise StarError(
+                f"the tasks are of another world: the tables of {self.run} know none of their candidates",
+                "name the run whose tables the tasks belong to with --world RUN",
+            )
+        self.store.check_targets(tasks, contains_of(self.visible, tasks))
 
     @cached_property
     def prompt(self) -> PromptOptions:

@@ -75,7 +75,7 @@ def test_only_a_sealed_store_on_a_disk_of_this_machine_is_asked_without_a_thread
 
     with EvidenceWriter(tmp_path / "store", "classic", "f" * 16) as writer:
         writer.seal()
-    store = EvidenceStore.open(tmp_path / "store")
+    store = EvidenceStore.inspect(tmp_path / "store")
     monkeypatch.setattr(tools, "on_local_disk", lambda path: True)
     assert ToolBox(store).immediate
     assert not ToolBox(Store()).immediate

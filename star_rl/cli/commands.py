@@ -172,9 +172,7 @@ def sample(arguments: Namespace) -> int:
     recipe = recipe_of(folder)
     config = asdict(recipe)
     world = Run(folder, config)
-    for name, path in (("tasks", folder / "tasks"), ("evidence store", world.store_path)):
-        if not path.exists():
-            raise StarError(f"{folder} has no {name} yet", "run its recipe up to stage evidence at least")
+    _ = world.store  # a store of another world is refused before the engine starts
     model = Path(arguments.model) if arguments.model else folder / arguments.stage / "final"
     tasks = world.tasks(arguments.part)[: arguments.tasks]
     if not tasks:

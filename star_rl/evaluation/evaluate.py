@@ -58,7 +58,7 @@ def open_tasks(
         seed: in place of the run's.
 
     Raises:
-        StarError: no run, no tasks, or tasks that cannot be evaluated.
+        StarError: no run, no tasks, tasks that cannot be evaluated, or tasks of another world than the run's.
     """
     from star_rl.pipeline.recipe import recipe_of
 
@@ -66,14 +66,16 @@ def open_tasks(
     folder = path if path.is_dir() else _run_of(path, world)
     recipe = recipe_of(folder)
     run = Run(folder, asdict(recipe))
-    if not run.store_path.exists():
-        raise StarError(f"{folder} has no evidence store yet", "run its recipe up to stage evidence at least")
+    _ = run.store  # a store of another world is refused before any method is made
     file = path if path.is_file() else folder / "tasks" / f"{part}.parquet"
     if not file.is_file():
         raise StarError(f"{folder} has no tasks of part {part}", "one of train, valid, test")
     own = file.stem if file.resolve().parent == (folder / "tasks").resolve() else ""
     seed = recipe.seed if seed is None else seed
-    return run, seed, task_set(read_tasks(file), seed, own == "test" and is_official(folder), limit, own)
+    tasks = task_set(read_tasks(file), seed, own == "test" and is_official(folder), limit, own)
+    if not own:
+        run.check_tasks(tasks.tasks)
+    return run, seed, tasks
 
 
 def _run_of(path: Path, world: str | Path | None) -> Path:

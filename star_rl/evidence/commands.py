@@ -33,7 +33,7 @@ def verify(path: str | Path) -> str:
     Raises:
         StarError: the store is damaged, unsealed or absent.
     """
-    with EvidenceStore.open(path) as store:
+    with EvidenceStore.inspect(path) as store:
         report = store.verify()
         lines = [
             f"{path}: sound. {report['entries']:,} entries, {report['bytes']:,} bytes in {report['shards']} shard(s)",
@@ -52,7 +52,7 @@ def inspect(path: str | Path, tool: str, key: str, most: int = 20) -> str:
     Raises:
         StarError: the store does not hold it, or cannot be opened.
     """
-    with EvidenceStore.open(path) as store:
+    with EvidenceStore.inspect(path) as store:
         entry = store.entry(tool, key)
         if entry is None:
             held = ", ".join(f"{name} {count:,}" for name, count in store.manifest["tools"].items())

@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from star_rl.errors import StarError
-from star_rl.evidence.store import EvidenceStore
 from star_rl.records import Task, count_of, interaction_batches, rows_of_users
 
 #: Whether the visible interactions hold a (user id, item id) pair.
@@ -88,51 +87,11 @@ def targets_of(tasks: Iterable[Task], contains: Contains) -> dict[str, Any]:
                 f"{task.ground_truth!r})",
                 "build the evidence from the interactions that are visible in the scenario",
             )
-    return {"tasks": len(rows), "digest": _digest(rows)}
+    return {"tasks": len(rows), "digest": digest_of_targets(rows)}
 
 
-def assert_no_targets(
-    store: EvidenceStore,
-    tasks: Iterable[Task],
-    fingerprint: str | None = None,
-    contains: Contains | None = None,
-) -> None:
-    """Refuse a store that may have seen the targets of ``tasks``.
-
-    Args:
-        store: the store that is to answer for them.
-        tasks: what is asked of it.
-        fingerprint: of the visible interactions at hand; the store must have been built from these.
-        contains: looks a (user, item) pair up in those interactions. Without it the store must have been sealed with
-            the proof for just these tasks (``targets`` in its manifest).
-
-    Raises:
-        StarError: other data, a visible target, or no proof.
-    """
-    rows = list(tasks)
-    if fingerprint is not None and store.fingerprint != fingerprint:
-        raise StarError(
-            f"the evidence store {store.path} was built from data {store.fingerprint}, the visible data are "
-            f"{fingerprint}",
-            "build the store again from the visible interactions of these tasks",
-        )
-    if contains is not None:
-        if fingerprint is None:
-            raise StarError(
-                "the pairs that are looked up must be those the store was built from",
-                "pass the fingerprint of the visible interactions as well",
-            )
-        targets_of(rows, contains)
-        return
-    proof = store.manifest.get("targets") or {}
-    if proof.get("digest") != _digest(rows):
-        raise StarError(
-            f"the evidence store {store.path} holds no proof that it saw no target of these {len(rows)} tasks",
-            "build it with these tasks, or look the pairs up in the visible interactions",
-        )
-
-
-def _digest(tasks: Iterable[Task]) -> str:
+def digest_of_targets(tasks: Iterable[Task]) -> str:
+    """Return a hash of the (user, truth) pairs, whatever their order."""
     digest = hashlib.sha256()
     for pair in sorted(f"{task.user_id}\0{task.ground_truth}\n" for task in tasks):
         digest.update(pair.encode())

@@ -9,9 +9,7 @@ from typing import Any
 from star_rl.errors import StarError
 from star_rl.files import fingerprint
 
-#: The format that is written, and those that are read. They differ in ``details.bin``.
-FORMAT = 2
-READ = (1, 2)
+FORMAT = 3
 KIND = "star-rl evidence store"
 MANIFEST = "manifest.json"
 
@@ -66,9 +64,9 @@ def read_manifest(path: str | Path, scenario: str | None = None, data: str | Non
     stored = manifest.pop("checksum", None)
     if fingerprint(manifest) != stored:
         raise damaged
-    if manifest.get("kind") != KIND or manifest.get("format") not in READ:
+    if manifest.get("kind") != KIND or manifest.get("format") != FORMAT:
         raise StarError(
-            f"{folder} has format {manifest.get('format')!r}, this version reads {' and '.join(map(str, READ))}",
+            f"{folder} has format {manifest.get('format')!r}, this version reads {FORMAT}",
             "build the store again",
         )
     if scenario is not None and manifest["scenario"] != scenario:

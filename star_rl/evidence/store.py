@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from xxhash import xxh3_64_intdigest
-
 from star_rl.errors import StarError
-from star_rl.evidence.details import damaged
-from star_rl.evidence.layout import Shard, hash_of, name_of
+from star_rl.evidence.details import fields_in, ids_in, key_in
+from star_rl.evidence.leak import Contains, digest_of_targets, targets_of
 from star_rl.evidence.manifest import read_manifest, shard_name
+from star_rl.evidence.shard import FILE, LONGEST, Shard, damaged, is_hashed, name_of, open_shard, shard_of, short
+from star_rl.records import Task
 
 #: Entries whose neighbours stay decoded, and whose ids do: about 30 and 12 kB each at 200 neighbours.
 _DECODED, _IDS = 1024, 4096
@@ -22,37 +23,51 @@ _DECODED, _IDS = 1024, 4096
 class EvidenceStore:
     """An immutable map from (tool, id) to a text, its neighbours and its structured evidence.
 
-    Opening maps files and reads one small JSON, so every worker of a node opens the same path and all share one page
-    cache. A store is pickled as its path. Reads change nothing: threads and forked processes may share one object.
+    Opening reads every file once to check it, then maps it: all processes of a node share one page cache. A store is
+    pickled as its path. Threads and forked processes may share one object.
 
-    A node may hold some of the shards only: :meth:`open` wants at least one, and a look-up in an absent one names it.
+    A node may hold some of the shards only: :meth:`open` needs at least one, and a look-up in a missing one names it.
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path, self.manifest = path, manifest
-        self._asked: tuple[str | None, str | None] = (None, None)
         self._prefix = {tool: name_of(tool, "") for tool in manifest["tools"]}
         self._count = len(manifest["shards"])
-        self._shards: list[Shard | None] = [None] * self._count
+        self._shards: dict[int, Shard] = {}
+        self._thread = threading.local()
         self._decoded = lru_cache(maxsize=_DECODED)(self._neighbours)
         self._ids = lru_cache(maxsize=_IDS)(self._read_ids)
 
     @classmethod
-    def open(cls, path: str | Path, scenario: str | None = None, fingerprint: str | None = None) -> EvidenceStore:
-        """Open a sealed store.
+    def open(
+        cls, path: str | Path, scenario: str, fingerprint: str, tasks: Iterable[Task] | None = None
+    ) -> EvidenceStore:
+        """Open a sealed store that answers for the data at hand.
 
         Args:
             path: the store's folder.
-            scenario: refuse a store of another scenario.
-            fingerprint: refuse a store that was built from other data.
+            scenario: of the tasks; a store of another scenario is refused.
+            fingerprint: of the visible interactions; a store built from other interactions is refused.
+            tasks: all tasks of the run; the store must hold the proof that it saw none of their targets.
 
         Raises:
-            StarError: absent, unsealed, damaged (absent or truncated file, bad manifest), of another format, scenario
-                or data, or with no shard on this machine.
+            StarError: the store is missing, unsealed, damaged, of another format, scenario or data, lacks the proof, or
+                has no shard on this machine.
         """
-        path = Path(path)
+        store = cls._read(Path(path), scenario, fingerprint)
+        if tasks is not None:
+            store.check_targets(tasks)
+        return store
+
+    @classmethod
+    def inspect(cls, path: str | Path) -> EvidenceStore:
+        """Open a store to look at it, whatever it was built from; tools never answer from it. Errors as of `open`."""
+        manifest = read_manifest(path)
+        return cls._read(Path(path), manifest["scenario"], manifest["fingerprint"])
+
+    @classmethod
+    def _read(cls, path: Path, scenario: str, fingerprint: str) -> EvidenceStore:
         store = cls(path, read_manifest(path, scenario, fingerprint))
-        store._asked = (scenario, fingerprint)
         present = store.local_shards()
         if not present:
             raise StarError(f"none of the {store._count} shards of {path} is on this machine", "copy at least one here")
@@ -61,7 +76,27 @@ class EvidenceStore:
         return store
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (EvidenceStore.open, (str(self.path), *self._asked))
+        return (EvidenceStore.open, (str(self.path), self.scenario, self.fingerprint))
+
+    def check_targets(self, tasks: Iterable[Task], contains: Contains | None = None) -> None:
+        """Refuse tasks whose targets the store may have seen.
+
+        Args:
+            tasks: what is asked of the store.
+            contains: looks a (user, item) pair up in the visible interactions whose fingerprint the store was opened
+                with. Without it, the store must have been sealed with the proof for exactly these tasks.
+
+        Raises:
+            StarError: a target is visible, or there is no proof.
+        """
+        rows = list(tasks)
+        if contains is not None:
+            targets_of(rows, contains)
+        elif (self.manifest.get("targets") or {}).get("digest") != digest_of_targets(rows):
+            raise StarError(
+                f"the evidence store {self.path} holds no proof that it saw no target of these {len(rows)} tasks",
+                "build it with these tasks",
+            )
 
     @property
     def scenario(self) -> str:
@@ -84,66 +119,74 @@ class EvidenceStore:
             name = self._prefix[tool] + key.encode()
         except (KeyError, TypeError, AttributeError, UnicodeEncodeError):
             return None  # a tool or an id that cannot have been stored: a model may write anything
-        hashed = xxh3_64_intdigest(name) >> 4
-        number = hashed % self._count
-        return (self._shards[number] or self._shard(number)).text(name, hashed)
+        try:
+            text = self._thread.text(name)
+        except AttributeError:  # the thread's first look-up
+            self._thread.text = self._transaction(0).get if self._count == 1 else self._routed
+            text = self._thread.text(name)
+        if text is None and (len(name) <= LONGEST or (text := self._thread.text(short(name))) is None):
+            return None
+        found: str = text.decode()
+        return found
+
+    def _routed(self, name: bytes) -> bytes | None:
+        """Look a text up among several shards."""
+        name = name if len(name) <= LONGEST else short(name)
+        found: bytes | None = self._transaction(shard_of(name, self._count)).get(name)
+        return found
 
     def neighbours(self, tool: str, key: str) -> list[tuple[str, float]]:
         """(id, weight) of an entry's neighbours, strongest first; empty for an unknown id.
 
-        They lie in compressed blocks, so the last that were asked for are kept decoded: items are asked for again and
-        again, and the samples of one task ask for the same.
+        The last that were asked for are kept decoded: the samples of one task ask for the same.
         """
         return list(self._decoded(tool, key)) if isinstance(key, str) and tool in self._prefix else []
 
     def neighbour_ids(self, tool: str, key: str) -> tuple[str, ...]:
         """Ids of an entry's neighbours, strongest first; empty for an unknown id.
 
-        They are stored apart, so that this takes a tenth of the time of :meth:`neighbours` for what was not asked for
-        before.
+        They are stored apart, so that this is several times as fast as :meth:`neighbours`.
         """
         return self._ids(tool, key) if isinstance(key, str) and tool in self._prefix else ()
 
     def _read_ids(self, tool: str, key: str) -> tuple[str, ...]:
-        found = self._find(tool, key)
-        return () if found is None else tuple(found[0].details.ids(found[2]))
+        details = self._details(tool, key)
+        return () if details is None else tuple(ids_in(details))
 
     def _neighbours(self, tool: str, key: str) -> tuple[tuple[str, float], ...]:
-        entry = self.entry(tool, key)
-        return () if entry is None else tuple((row[0], row[1]) for row in entry["neighbours"])
+        details = self._details(tool, key)
+        return () if details is None else tuple((row[0], row[1]) for row in fields_in(details)["neighbours"])
 
     def entry(self, tool: str, key: str) -> dict[str, Any] | None:
-        """All that is stored of an id: ``{tool, key, text, neighbours: [[id, weight, support]], structured}``."""
-        found = self._find(tool, key)
-        if found is None:
-            return None
-        shard, text, ordinal = found
-        return {"tool": tool, "key": key, "text": text.decode(), **shard.details.fields(ordinal)}
+        """Return what is stored of an id: ``{tool, key, text, neighbours: [[id, weight, support]], structured}``."""
+        text = self.get(tool, key)
+        details = None if text is None else self._details(tool, key)
+        return None if details is None else {"tool": tool, "key": key, "text": text, **fields_in(details)}
 
-    def _find(self, tool: str, key: str) -> tuple[Shard, bytes, int] | None:
-        """The shard, the text and the ordinal of an entry, all bytes on the way checked."""
+    def _details(self, tool: str, key: str) -> bytes | None:
         try:
-            name = self._prefix[tool] + key.encode()
-        except (KeyError, TypeError, AttributeError, UnicodeEncodeError):
+            name = name_of(tool, key)
+        except UnicodeEncodeError:
             return None
-        hashed = hash_of(name)
-        shard = self._shard(hashed % self._count)
-        found = shard.find(name, hashed)
-        return None if found is None else (shard, *found)
+        number = shard_of(name, self._count)
+        found: bytes | None = self._transaction(number).get(name, db=self._shard(number).details)
+        return found
 
     def keys(self, tool: str) -> Iterator[str]:
-        """Every stored id of a tool, in the store's own order (stable, not sorted), of the shards on this machine."""
+        """Every stored id of a tool, in a stable order, of the shards on this machine."""
         prefix = self._prefix.get(tool)
         if prefix is None:
             return
         for number in self.local_shards():
-            for name in self._shard(number).scan():
-                if name.startswith(prefix):
+            for name in self._shard(number).names(prefix):
+                if is_hashed(name):
+                    yield key_in(self._transaction(number).get(name, db=self._shard(number).details))
+                else:
                     yield name[len(prefix) :].decode()
 
     def shard_of(self, tool: str, key: str) -> str:
         """Name of the shard that holds an id: what a router needs where no node holds all of them."""
-        return shard_name(hash_of(name_of(tool, key)) % self._count)
+        return shard_name(shard_of(name_of(tool, key), self._count))
 
     def local_shards(self) -> list[int]:
         """Numbers of the shards that are on this machine."""
@@ -164,23 +207,19 @@ class EvidenceStore:
             if number not in present:
                 report["absent"].append(shard_name(number))
                 continue
-            for name, file in row["files"].items():
-                path = self.path / shard_name(number) / name
-                with open(path, "rb") as handle:
-                    digest = hashlib.file_digest(handle, "sha256").hexdigest()
-                if digest != file["sha256"]:
-                    raise damaged(path, f"its SHA-256 is {digest[:16]}.., not {file['sha256'][:16]}..")
-                report["bytes"] += file["bytes"]
+            file = self.path / shard_name(number) / FILE
+            with open(file, "rb") as handle:
+                digest = hashlib.file_digest(handle, "sha256").hexdigest()
+            if digest != row["sha256"]:
+                raise damaged(file, f"its SHA-256 is {digest[:16]}.., not {row['sha256'][:16]}..")
+            report["bytes"] += row["bytes"]
             report["entries"] += row["entries"]
             report["shards"] += 1
         return report
 
     def close(self) -> None:
-        """Unmap the files; the object cannot be used afterwards."""
-        for shard in self._shards:
-            if shard is not None:
-                shard.close()
-        self._shards = [None] * self._count
+        """Let the files go; they are unmapped once no store of this process reads them."""
+        self._thread, self._shards = threading.local(), {}
 
     def __enter__(self) -> EvidenceStore:
         return self
@@ -188,19 +227,20 @@ class EvidenceStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _transaction(self, number: int) -> Any:
+        """Return this thread's read transaction on a shard."""
+        mine = self._thread.__dict__.setdefault("transactions", {})
+        if number not in mine:
+            mine[number] = self._shard(number).begin()
+        return mine[number]
+
     def _shard(self, number: int) -> Shard:
-        shard = self._shards[number]
-        if shard is None:
+        if number not in self._shards:
             folder = self.path / shard_name(number)
             if not folder.is_dir():
                 raise StarError(
                     f"{shard_name(number)} of the evidence store {self.path} is not on this machine",
                     f"copy it to {folder}, or ask a node that holds it",
                 )
-            row = self.manifest["shards"][number]
-            sizes = {name: file["bytes"] for name, file in row["files"].items()}
-            block = row.get("block", 64)  # stores that do not say it have blocks of 64
-            shard = self._shards[number] = Shard(
-                folder, row["entries"], row["slots"], sizes, block, self.manifest["format"]
-            )
-        return shard
+            self._shards[number] = open_shard(folder / FILE, self.manifest["shards"][number])
+        return self._shards[number]

@@ -1,4 +1,4 @@
-"""Writing a store: an append-only journal that survives a kill, and the sealing that sorts it into its final form.
+"""Write a store: an unsealed build that survives a kill, and the sealing that writes it in its final form.
 
 The sealed bytes depend on the entries alone, not on the order in which they came nor on how often the writer was
 killed.
@@ -6,73 +6,53 @@ killed.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-import struct
-from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, TypeAlias
 
-import numpy as np
-from xxhash import xxh3_64_intdigest
+import lmdb
+import msgpack
 
 from star_rl import locks
 from star_rl.errors import StarError
-from star_rl.evidence.details import BLOCK_ENTRIES, Blocks, pack
-from star_rl.evidence.layout import (
-    DETAILS,
-    EMPTY,
-    FILES,
-    GROUP,
-    HASH_BITS,
-    INDEX,
-    RECORDS,
-    SLOT,
-    TAIL,
-    hash_of,
-    name_of,
-    table_bits,
-)
+from star_rl.evidence.details import pack
 from star_rl.evidence.manifest import FORMAT, MANIFEST, building_folder, manifest_text, shard_name
+from star_rl.evidence.shard import DETAILS, FILE, TEXTS, described, is_hashed, name_of, shard_of
 from star_rl.files import fingerprint as digest_of
 from star_rl.files import read_json, write_json, writing_error
 
-#: Journal frame: bytes and checksum of the payload; the payload: lengths of name, text, details, then
-#: these three and the outcome.
-_FRAME = struct.Struct("<IQ")
-_LENGTHS = struct.Struct("<III")
-
-
-class Encoded(NamedTuple):
-    """The bytes of one entry."""
-
-    name: bytes
-    text: bytes
-    details: bytes
-    outcome: bytes
+#: The name of an entry, and its text, details and outcome in msgpack.
+Encoded: TypeAlias = tuple[bytes, bytes]
+#: Bytes that are written in one transaction, and entries that are read in one.
+_BATCH, _PIECE = 8 << 20, 4096
+#: Addresses that LMDB reserves for a file, which is no longer than what is written.
+_LARGEST = 1 << 38
 
 
 def encoded(
     tool: str, key: str, text: str, neighbours: Sequence[Sequence[Any]], structured: Any, outcome: str
 ) -> Encoded:
-    """The bytes of one entry; arguments and errors as of :meth:`EvidenceWriter.put`."""
+    """Return the bytes of one entry; arguments and errors as of :meth:`EvidenceWriter.put`."""
     if not tool or "\0" in tool:
         raise StarError(f"{tool!r} cannot be a tool's name", "use UserCF or ItemCF")
     try:
-        return Encoded(name_of(tool, key), text.encode(), pack(neighbours, structured), outcome.encode())
+        name = name_of(tool, key)
+        details = pack(neighbours, structured, key if is_hashed(name) else None)
+        return name, msgpack.packb((text.encode(), details, outcome))
     except UnicodeEncodeError as error:
         raise StarError(f"the entry of {tool} {key!r} is not valid Unicode", "mend the source's encoding") from error
 
 
 class EvidenceWriter:
-    """Collects entries and seals them.
+    """Collect entries and seal them.
 
-    Entries go to a journal beside the store (``<path>.building``). A new writer on the same path resumes there: what is
-    already ``in`` it need not be put again. A later ``put`` of the same id replaces the earlier one. Memory: about
-    100 bytes an entry.
+    Entries go to ``<path>.building`` beside the store, a few MB at a time. A new writer on the same path resumes there:
+    what is already ``in`` it need not be put again. A later ``put`` of the same id replaces the earlier one. Memory:
+    about 100 bytes an entry.
 
     Args:
         path: the store's folder, which must not exist yet.
@@ -115,16 +95,16 @@ class EvidenceWriter:
         self._lock = locks.hold(
             self.folder / "lock", f"another process is building {self.path}", "wait for it, or stop it"
         )
-        self._journals: list[_Journal] = []
+        self._files = [self.folder / f"{shard_name(number)}.mdb" for number in range(shards)]
+        self._pending: list[dict[bytes, bytes]] = [{} for _ in self._files]
+        self._bytes = 0
         try:
             self._check_identity()
             shutil.rmtree(self.folder / "sealing", ignore_errors=True)
-            for number in range(shards):
-                self._journals.append(_Journal(self.folder / f"{shard_name(number)}.journal"))
+            self._names = {name for number in range(shards) for name, _ in self._entries(number)}
         except BaseException:
             self.close()
             raise
-        self._names = {name for journal in self._journals for name in journal.names()}
 
     def _check_identity(self) -> None:
         file = self.folder / "identity.json"
@@ -171,20 +151,51 @@ class EvidenceWriter:
 
     def put_encoded(self, entry: Encoded) -> None:
         """Append what :func:`encoded` made, perhaps in another process."""
-        hashed = hash_of(entry.name)
-        try:
-            self._journals[hashed % len(self._journals)].append(entry, hashed)
-        except OSError as error:
-            raise writing_error(self.folder, error) from error
-        self._names.add(entry.name)
+        name, value = entry
+        self._pending[shard_of(name, len(self._files))][name] = value
+        self._names.add(name)
+        self._bytes += len(name) + len(value)
+        if self._bytes > _BATCH:
+            self.flush()
 
     def flush(self) -> None:
         """After this returns, no kill and no power cut loses what was put before."""
-        for journal in self._journals:
-            journal.flush()
+        for file, pending in zip(self._files, self._pending, strict=True):
+            if not pending:
+                continue
+            try:  # opened anew for each batch: pages that stay mapped would count as this process's memory
+                with (
+                    lmdb.open(str(file), subdir=False, lock=False, map_size=_LARGEST) as environment,
+                    environment.begin(write=True) as transaction,
+                ):
+                    for name in sorted(pending):
+                        transaction.put(name, pending[name])
+            except (OSError, lmdb.Error) as error:
+                raise writing_error(self.folder, _as_os_error(error)) from error
+            pending.clear()
+        self._bytes = 0
+
+    def _entries(self, number: int) -> Iterator[tuple[bytes, Any]]:
+        """Yield name and (text, details, outcome) of what is on disk of one shard, in the order of the names."""
+        file, after, piece = self._files[number], b"", list[tuple[bytes, bytes]]()
+        while file.exists():
+            with (
+                lmdb.open(str(file), subdir=False, lock=False, readonly=True) as environment,
+                environment.begin() as transaction,
+                transaction.cursor() as cursor,
+            ):
+                found = cursor.set_range(after) if after else cursor.first()
+                if found and cursor.key() == after:
+                    found = cursor.next()
+                piece = list(islice(cursor, _PIECE)) if found else []
+            for name, value in piece:
+                yield name, msgpack.unpackb(value)
+            if not piece:
+                return
+            after = piece[-1][0]
 
     def seal(self, **facts: Any) -> Path:
-        """Write the final files and move them to ``path`` in one step; the journal is deleted.
+        """Write the final files and move them to ``path`` in one step; the unsealed build is deleted.
 
         Args:
             facts: further fields of the manifest (counts, what was checked).
@@ -199,12 +210,12 @@ class EvidenceWriter:
             tools: Counter[str] = Counter()
             outcomes: Counter[str] = Counter()
             rows: list[dict[str, Any]] = []
-            for number, journal in enumerate(self._journals):
+            for number in range(len(self._files)):
                 folder = sealing / shard_name(number)
                 folder.mkdir(parents=True)
-                entries, slots = _write_shard(journal, folder, tools, outcomes)
-                files = {name: _described(folder / name) for name in FILES}
-                rows.append({"entries": entries, "slots": slots, "block": BLOCK_ENTRIES, "files": files})
+                before = tools.total()
+                self._write_shard(number, folder / FILE, tools, outcomes)
+                rows.append({"entries": tools.total() - before, **described(folder / FILE)})
                 _sync(folder)
             fields = {
                 "scenario": self.identity["scenario"],
@@ -223,18 +234,34 @@ class EvidenceWriter:
             _sync(sealing)
             os.rename(sealing, self.path)
             _sync(self.path.parent)
-        except OSError as error:
-            raise writing_error(self.path, error) from error
+        except (OSError, lmdb.Error) as error:
+            raise writing_error(self.path, _as_os_error(error)) from error
         self.close()
         shutil.rmtree(self.folder, ignore_errors=True)
         return self.path
 
+    def _write_shard(self, number: int, file: Path, tools: Counter[str], outcomes: Counter[str]) -> None:
+        """Write a shard: all texts, then all details, each in the order of the names. Adds to the counts."""
+        with lmdb.open(
+            str(file), subdir=False, lock=False, map_size=_LARGEST, max_dbs=2, sync=False, max_spare_txns=0
+        ) as environment:
+            for place, database in enumerate((TEXTS, DETAILS)):
+                handle, entries = environment.open_db(database), self._entries(number)
+                while piece := list(islice(entries, _PIECE)):
+                    with environment.begin(handle, write=True) as transaction:
+                        for name, value in piece:
+                            transaction.put(name, value[place], append=True)
+                    if not place:
+                        tools.update(name[: name.index(b"\0")].decode() for name, _ in piece)
+                        outcomes.update(value[2] for _, value in piece)
+            environment.sync(True)
+
     def close(self) -> None:
         """Leave the build unsealed; a later writer resumes it."""
-        for journal in self._journals:
-            journal.close()
-        self._journals = []
-        self._lock.close()
+        try:
+            self.flush()
+        finally:
+            self._lock.close()
 
     def __enter__(self) -> EvidenceWriter:
         return self
@@ -243,122 +270,8 @@ class EvidenceWriter:
         self.close()
 
 
-class _Journal:
-    """One shard's append-only file of frames; a frame cut short by a kill is dropped at opening."""
-
-    def __init__(self, file: Path) -> None:
-        self.hashes, self.offsets = array("Q"), array("Q")
-        self._handle: IO[bytes] = open(file, "a+b", buffering=1 << 20)  # noqa: SIM115 - held until close
-        self._end = 0
-        size = os.fstat(self._handle.fileno()).st_size
-        self._handle.seek(0)
-        while self._end + _FRAME.size <= size:
-            length, checksum = _FRAME.unpack(self._handle.read(_FRAME.size))
-            payload = self._handle.read(length)
-            if len(payload) < length or length < _LENGTHS.size or xxh3_64_intdigest(payload) != checksum:
-                break
-            name_length = _LENGTHS.unpack_from(payload)[0]
-            self.hashes.append(hash_of(payload[_LENGTHS.size : _LENGTHS.size + name_length]))
-            self.offsets.append(self._end)
-            self._end += _FRAME.size + length
-        if self._end < size:
-            self._handle.truncate(self._end)
-        self._handle.seek(0, os.SEEK_END)
-
-    def append(self, entry: Encoded, hashed: int) -> None:
-        name, text, details, outcome = entry
-        payload = b"".join((_LENGTHS.pack(len(name), len(text), len(details)), name, text, details, outcome))
-        self._handle.write(_FRAME.pack(len(payload), xxh3_64_intdigest(payload)) + payload)
-        self.hashes.append(hashed)
-        self.offsets.append(self._end)
-        self._end += _FRAME.size + len(payload)
-
-    def read(self, offset: int) -> tuple[bytes, bytes, bytes, bytes]:
-        descriptor = self._handle.fileno()
-        length, _ = _FRAME.unpack(os.pread(descriptor, _FRAME.size, offset))
-        payload = os.pread(descriptor, length, offset + _FRAME.size)
-        name, text, details = _LENGTHS.unpack_from(payload)
-        first, second = _LENGTHS.size + name, _LENGTHS.size + name + text
-        third = second + details
-        return payload[_LENGTHS.size : first], payload[first:second], payload[second:third], payload[third:]
-
-    def names(self) -> Iterator[bytes]:
-        for offset in self.offsets:
-            yield self.read(offset)[0]
-
-    def flush(self) -> None:
-        self._handle.flush()
-        os.fsync(self._handle.fileno())
-
-    def close(self) -> None:
-        self._handle.close()
-
-
-def _ordered(journal: _Journal) -> Iterator[tuple[int, bytes, bytes, bytes, bytes]]:
-    """(hash, name, text, details, outcome) by hash, then name; of several frames of one name the last."""
-    hashes = np.frombuffer(journal.hashes, dtype=np.uint64) if len(journal.hashes) else np.empty(0, np.uint64)
-    offsets = np.frombuffer(journal.offsets, dtype=np.uint64) if len(journal.offsets) else np.empty(0, np.uint64)
-    order = np.argsort(hashes, kind="stable")  # stable: frames of one hash stay in the order they were put
-    position = 0
-    while position < len(order):
-        hashed = int(hashes[order[position]])
-        group: dict[bytes, tuple[bytes, bytes, bytes]] = {}
-        while position < len(order) and hashes[order[position]] == hashed:
-            name, *rest = journal.read(int(offsets[order[position]]))
-            group[name] = (rest[0], rest[1], rest[2])
-            position += 1
-        for name in sorted(group):
-            yield hashed, name, *group[name]
-
-
-def _write_shard(journal: _Journal, folder: Path, tools: Counter[str], outcomes: Counter[str]) -> tuple[int, int]:
-    """Write the three files of one shard; returns its entries and slots, and adds to the counts."""
-    hashes, starts, names, texts = array("Q"), array("Q"), array("I"), array("I")
-    position = 0
-    with open(folder / RECORDS, "wb", buffering=1 << 20) as records, open(folder / DETAILS, "wb") as cold:
-        blocks = Blocks(cold)
-        for ordinal, (hashed, name, text, details, outcome) in enumerate(_ordered(journal)):
-            record = name + text + struct.pack("<I", ordinal)
-            records.write(record + struct.pack("<Q", xxh3_64_intdigest(record)))
-            hashes.append(hashed)
-            starts.append(position)
-            names.append(len(name))
-            texts.append(len(text))
-            position += len(name) + len(text) + TAIL.size
-            tools[name[: name.index(b"\0")].decode()] += 1
-            outcomes[outcome.decode()] += 1
-            blocks.append(details)
-        blocks.finish()
-        _sync_file(records)
-        _sync_file(cold)
-    entries, bits = len(hashes), table_bits(len(hashes))
-    order = np.arange(entries, dtype=np.int64)
-    homes = (np.asarray(hashes, dtype=np.uint64) >> np.uint64(HASH_BITS - bits)).astype(np.int64)
-    # An entry's slot is its home, or the one after its predecessor's if that is further on.
-    places = np.maximum.accumulate(homes - order) + order if entries else order
-    slots = max(1 << bits, int(places[-1]) + 1 if entries else 0) + 1
-    table = np.zeros(slots, dtype=[("hash", "<u8"), ("start", "<u8"), ("name", "<u4"), ("text", "<u4")])
-    table["hash"] = EMPTY
-    for column, values in zip(table.dtype.names or (), (hashes, starts, names, texts), strict=True):
-        table[column][places] = values
-    written = table.tobytes()
-    step = GROUP * SLOT.size
-    with open(folder / INDEX, "wb") as handle:
-        handle.write(written)
-        sums = [xxh3_64_intdigest(written[at : at + step]) for at in range(0, len(written), step)]
-        handle.write(np.asarray(sums, dtype="<u8").tobytes())
-        _sync_file(handle)
-    return entries, slots
-
-
-def _described(file: Path) -> dict[str, Any]:
-    with open(file, "rb") as handle:
-        return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(handle, "sha256").hexdigest()}
-
-
-def _sync_file(handle: IO[bytes]) -> None:
-    handle.flush()
-    os.fsync(handle.fileno())
+def _as_os_error(error: OSError | lmdb.Error) -> OSError:
+    return error if isinstance(error, OSError) else OSError(str(error))
 
 
 def _sync(folder: Path) -> None:

@@ -24,7 +24,7 @@ from star_rl.mars.view import find, show, write_page
 from star_rl.progress import progress_line
 from star_rl.prompts import PromptOptions
 from star_rl.prompts.agents import prompts_version
-from star_rl.records import Item, Task, UserTable, items_from, read_table, tasks_from
+from star_rl.records import Item, Task, UserTable, items_from, read_interactions, read_table, tasks_from
 from star_rl.tools import LENSES, ToolBox
 
 
@@ -39,6 +39,8 @@ def _register_teach(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", help="folder for the runs; the same command goes on where it was")
     parser.add_argument("--tasks", help="Parquet file of tasks (default: tasks.parquet in the tables' folder)")
     parser.add_argument("--store", help="evidence store (needed unless --no-tools)")
+    parser.add_argument("--visible", help="interactions behind the store (default: visible.parquet by the tasks)")
+    parser.add_argument("--scenario", default="classic", help="scenario of the tasks and of the store")
     parser.add_argument("--first", type=int, default=0, metavar="N", help="only the first N tasks")
     parser.add_argument("--passes", type=int, default=1, help="runs per task")
     parser.add_argument("--in-flight", type=int, default=16, help="runs at a time")
@@ -97,7 +99,7 @@ async def run_teach(arguments: argparse.Namespace) -> int:
     tasks = _tasks(arguments, tables)
     items = items_from(read_table(tables, "items"))
     case_of = _cases(tables, items)
-    store = _store(arguments)
+    store = _store(arguments, tables, tasks)
     clients = [_client(arguments, arguments.endpoint, arguments.model)] if arguments.endpoint else []
     llm = LlmOptions(prompt_tokens=arguments.prompt_tokens, chunk=arguments.chunk)
     backend: Backend = LlmBackend(clients[0], llm) if clients else _rules(store)
@@ -153,14 +155,22 @@ def _cases(tables: Path, items: Mapping[str, Item]) -> Callable[[Task], Case]:
     return lambda task: Case.of(task, histories.history(task), items, users(task.user_id))
 
 
-def _store(arguments: argparse.Namespace) -> Any:
+def _store(arguments: argparse.Namespace, tables: Path, tasks: list[Task]) -> Any:
     if not arguments.store:
         if arguments.tools:
             raise StarError("the teacher has no evidence store", "name one with --store, or run it with --no-tools")
         return None
     from star_rl.evidence import EvidenceStore
+    from star_rl.evidence.leak import contains_of, visible_fingerprint
 
-    return EvidenceStore.open(arguments.store)
+    visible = Path(arguments.visible or Path(arguments.tasks or tables / "tasks.parquet").parent / "visible.parquet")
+    if not visible.exists():
+        raise StarError(
+            f"there are no visible interactions {visible}", "name the file the store was built from with --visible"
+        )
+    store = EvidenceStore.open(arguments.store, arguments.scenario, visible_fingerprint(visible))
+    store.check_targets(tasks, contains_of(read_interactions(visible), tasks))
+    return store
 
 
 def _rules(store: Any) -> RuleBackend:

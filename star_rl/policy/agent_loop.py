@@ -38,6 +38,10 @@ Made = TypeVar("Made")
 _YOUNG = 50_000
 
 
+#: Opens the store, unless a recipe names a function of its own.
+OPENER = "star_rl.evidence:EvidenceStore.open"
+
+
 class _ServerEngine:
     """verl's server client as an engine; keeps the weight versions that took part in the rollout."""
 
@@ -58,10 +62,14 @@ class _ServerEngine:
 
 
 @functools.lru_cache(maxsize=4)
-def open_store(path: str, opener: str) -> Evidence:
-    """Open the evidence store at ``path`` with the function ``module:name``, once a process."""
+def open_store(path: str, scenario: str, fingerprint: str, opener: str = OPENER) -> Evidence:
+    """Open the evidence store at ``path`` by the function ``module:name``, once per process.
+
+    Raises:
+        StarError: the store is damaged, or of another scenario or other data.
+    """
     module, _, name = opener.partition(":")
-    return operator.attrgetter(name)(importlib.import_module(module))(path)
+    return operator.attrgetter(name)(importlib.import_module(module))(path, scenario, fingerprint)
 
 
 class StarAgentLoop(AgentLoopBase):
@@ -72,7 +80,8 @@ class StarAgentLoop(AgentLoopBase):
 
     Args:
         store: folder of the evidence store.
-        opener: ``module:function`` that opens it.
+        scenario, fingerprint: what the store was built from; another store is refused.
+        opener: ``module:function`` that opens the store.
         lens, lens_top: how evidence is shown, see :class:`star_rl.tools.ToolBox`.
         show_tools: whether the prompt lists the tool schemas, as the SFT data did.
         budget: fields of :class:`star_rl.policy.loop.Budget`; lengths are verl's where those are shorter.
@@ -82,7 +91,9 @@ class StarAgentLoop(AgentLoopBase):
         self,
         *args: Any,
         store: str,
-        opener: str = "star_rl.evidence:EvidenceStore.open",
+        scenario: str = "",
+        fingerprint: str = "",
+        opener: str = OPENER,
         lens: Lens = "text",
         lens_top: int = 5,
         show_tools: bool = True,
@@ -92,7 +103,7 @@ class StarAgentLoop(AgentLoopBase):
         super().__init__(*args, **kwargs)
         self._limits = _limits(self.config)
         self._budget = self._limits.hold(budget or {})
-        self._store = open_store(store, opener)
+        self._store = open_store(store, scenario, fingerprint, opener)
         self._lens: Lens = lens
         self._lens_top = lens_top
         self._tools = TOOL_SCHEMAS if show_tools else None

@@ -23,7 +23,9 @@ def grpo_stage(context: Context) -> dict[str, Any]:
         run=context.folder,
         model=context.inputs["sft"] / "final",
         train=data / "train.parquet",
-        store=world.store_path,
+        store=world.store.path,
+        scenario=world.store.scenario,
+        fingerprint=world.store.fingerprint,
         val=valid if valid.exists() else None,
     )
 

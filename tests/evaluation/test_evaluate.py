@@ -313,7 +313,8 @@ def test_tasks_that_cannot_be_judged_are_refused(run, tmp_path, capsys, changes,
 
 
 def test_what_the_official_rules_count_is_counted_and_said(run, tmp_path, capsys):
-    file = bad_file(run, tmp_path, ground_truth="elsewhere", candidates=["1", "2"])
+    few = read_tasks(run / "tasks" / "test.parquet")[0].candidates[:2]
+    file = bad_file(run, tmp_path, ground_truth="elsewhere", candidates=list(few))
     assert call("evaluate", "random", "--tasks", file, "--world", run, "--out", tmp_path / "e") == 0
     out = capsys.readouterr().out
     assert "is no candidate" in out and "fewer than 20 candidates" in out
@@ -363,9 +364,8 @@ def test_answers_of_other_data_are_refused_even_to_the_same_tasks(run, tmp_path,
 
 def test_answers_copied_from_another_run_are_refused(run, tmp_path, capsys):
     rows = pq.read_table(run / "tasks" / "test.parquet").to_pylist()
-    users = [row["user_id"] for row in rows]
-    for row, user in zip(rows, users[1:] + users[:1], strict=True):
-        row["user_id"] = user
+    for row in rows:
+        row["candidates"].remove(next(item for item in row["candidates"] if item != row["ground_truth"]))
     (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     call("evaluate", "random", "--tasks", tmp_path / "tasks.jsonl", "--world", run, "--out", tmp_path / "a")
     call("evaluate", "popularity", "--tasks", run, "--out", tmp_path / "b")

@@ -14,7 +14,7 @@ from star_rl.chat import ChatOptions
 from star_rl.errors import StarError
 from star_rl.evidence import Catalogue, EvidenceStore, Template, build, commands, leak
 from star_rl.evidence.build import build_store, price
-from star_rl.evidence.leak import assert_no_targets, contains_of, visible_fingerprint
+from star_rl.evidence.leak import contains_of, visible_fingerprint
 from star_rl.evidence.ledger import Ledger
 from star_rl.evidence.llm import LanguageModel, Prices
 from star_rl.files import sha256
@@ -240,18 +240,14 @@ def test_a_store_that_saw_a_target_is_refused(tmp_path, world):
     assert not (tmp_path / "s").exists()
     facts = {"tasks": good, "contains": contains_of(table, good)}
     build_store(tmp_path / "s", sources, template, scenario="classic", fingerprint=mark, **facts)
-    store = EvidenceStore.open(tmp_path / "s")
-    assert_no_targets(store, good)
-    assert_no_targets(store, good[::-1], mark)
-    assert_no_targets(store, good[:1], mark, contains_of(table, good))
+    store = EvidenceStore.open(tmp_path / "s", "classic", mark, good[::-1])
+    store.check_targets(good[:1], contains_of(table, good))
     with pytest.raises(StarError, match="holds no proof"):
-        assert_no_targets(store, good[:1])
+        EvidenceStore.open(tmp_path / "s", "classic", mark, good[:1])
     with pytest.raises(StarError, match="was built from data"):
-        assert_no_targets(store, good, "other")
+        EvidenceStore.open(tmp_path / "s", "classic", "other", good)
     with pytest.raises(StarError, match="hold its target"):
-        assert_no_targets(store, bad, mark, contains_of(table, bad))
-    with pytest.raises(StarError, match="fingerprint of the visible interactions"):
-        assert_no_targets(store, good, None, contains_of(table, good))
+        store.check_targets(bad, contains_of(table, bad))
 
 
 @pytest.fixture
@@ -297,7 +293,7 @@ def test_commands(folder):
 
 def test_reasons_come_from_the_visible_history(folder):
     commands.build(folder / "store", **options(folder))
-    with EvidenceStore.open(folder / "store") as store:
+    with EvidenceStore.inspect(folder / "store") as store:
         assert "of the user's 2 past choices" in store.get("UserCF", "u0")
         assert "past choices" not in store.get("UserCF", "u2")
 

@@ -1,16 +1,11 @@
-"""Neighbours and structured evidence: the columns, their blocks, and stores of the format before."""
+"""Neighbours and structured evidence come back as they were stored."""
 
 import json
-import struct
 
 import pytest
-from xxhash import xxh3_64_intdigest
-from zstandard import ZstdCompressor
 
 from star_rl.errors import StarError
 from star_rl.evidence import EvidenceStore, EvidenceWriter
-from star_rl.evidence.details import LEVEL
-from star_rl.evidence.manifest import manifest_text, read_manifest
 
 
 def written(path, rows):
@@ -18,33 +13,6 @@ def written(path, rows):
         for key, (neighbours, structured) in rows.items():
             writer.put("ItemCF", key, f"text of {key}", neighbours, structured)
         return writer.seal()
-
-
-def as_format_1(path):
-    """Turn a sealed store of one shard into one of format 1, whose blocks are JSON alone."""
-    store = EvidenceStore.open(path)
-    details = {}
-    for key in store.keys("ItemCF"):
-        _, _, ordinal = store._find("ItemCF", key)
-        entry = store.entry("ItemCF", key)
-        details[ordinal] = json.dumps({name: entry[name] for name in ("neighbours", "structured")}).encode()
-    store.close()
-    blocks, ends = [], [0]
-    for first in range(0, len(details), 8):
-        pieces = [details[ordinal] for ordinal in range(first, min(first + 8, len(details)))]
-        offsets = [4 * (len(pieces) + 1)]
-        for piece in pieces:
-            offsets.append(offsets[-1] + len(piece))
-        plain = struct.pack(f"<{len(offsets)}I", *offsets) + b"".join(pieces)
-        body = struct.pack("<I", len(plain)) + ZstdCompressor(LEVEL).compress(plain)
-        blocks.append(struct.pack("<Q", xxh3_64_intdigest(body)) + body)
-        ends.append(ends[-1] + len(blocks[-1]))
-    whole = b"".join(blocks) + struct.pack(f"<{len(ends)}Q", *ends)
-    (path / "shard-00000" / "details.bin").write_bytes(whole)
-    manifest = read_manifest(path)
-    manifest["shards"][0]["files"]["details.bin"]["bytes"] = len(whole)
-    (path / "manifest.json").write_text(manifest_text({**manifest, "format": 1}))
-    return path
 
 
 ROWS = {
@@ -59,24 +27,22 @@ ROWS = {
 }
 
 
-@pytest.mark.parametrize("form", [1, 2])
 @pytest.mark.parametrize("copies", [1, 3])
-def test_details_come_back_as_they_were(tmp_path, form, copies):
+def test_details_come_back_as_they_were(tmp_path, copies):
     rows = {f"{key} {number}": row for key, row in ROWS.items() for number in range(copies)}
     path = written(tmp_path / "store", rows)
-    store = EvidenceStore.open(path if form == 2 else as_format_1(path))
-    assert store.manifest["format"] == form
+    store = EvidenceStore.inspect(path)
     for key, (neighbours, structured) in rows.items():
         assert store.neighbour_ids("ItemCF", key) == tuple(row[0] for row in neighbours)
         assert store.neighbours("ItemCF", key) == [row[:2] for row in neighbours]
-        assert all(type(weight) is float for _, weight in store.neighbours("ItemCF", key)) or form == 1
+        assert all(type(weight) is float for _, weight in store.neighbours("ItemCF", key))
         entry = store.entry("ItemCF", key)
         assert entry["neighbours"] == [list(row) for row in neighbours]
         assert entry["structured"] == structured
 
 
 def test_ids_of_what_is_not_stored(sealed):
-    store = EvidenceStore.open(sealed)
+    store = EvidenceStore.inspect(sealed)
     for tool, key in (("ItemCF", "k0"), ("Nothing", "k1"), ("ItemCF", None), ("ItemCF", ["k1"]), ("ItemCF", "\ud800")):
         assert store.neighbour_ids(tool, key) == ()
     assert store.neighbour_ids("ItemCF", "k1") == ("n1", "n2")
@@ -118,5 +84,5 @@ def test_a_build_that_an_older_version_left_is_refused(tmp_path):
     found = json.loads(identity.read_text())
     del found["format"]
     identity.write_text(json.dumps(found))
-    with pytest.raises(StarError, match=r"has format None, this one 2.*delete"):
+    with pytest.raises(StarError, match=r"has format None, this one 3.*delete"):
         EvidenceWriter(tmp_path / "store", "classic", "d")

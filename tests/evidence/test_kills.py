@@ -16,7 +16,7 @@ from star_rl.files import sha256
 
 
 def digest(folder):
-    EvidenceStore.open(folder).verify()
+    EvidenceStore.inspect(folder).verify()
     return sha256(folder)
 
 
@@ -51,7 +51,7 @@ def check_kills(tmp_path, world, mode, keys, kills, latest, seed=0):
         asked = len(lines_of(tmp_path / "killed" / "asked.log"))
         failing = len(lines_of(undisturbed / "asked.log")) - whole
         assert asked - whole <= kills * 8 + failing * (kills + 1)
-        outcomes = EvidenceStore.open(tmp_path / "killed" / "store").manifest["outcomes"]
+        outcomes = EvidenceStore.inspect(tmp_path / "killed" / "store").manifest["outcomes"]
         assert all(outcomes[name] for name in ("llm", "repaired", "fallback", "template"))
 
 

@@ -117,7 +117,9 @@ def test_the_reward_is_one_line(paths):
 
 
 def test_the_policy_s_options_reach_the_agent_loop(paths):
+    paths = dataclasses.replace(paths, scenario="classic", fingerprint="data-1")
     (loop,) = agent_loops(tiny(paths), paths)
+    assert (loop["scenario"], loop["fingerprint"]) == ("classic", "data-1")
     assert loop["name"] == "star_agent" and loop["lens"] == "candidates" and loop["store"] == str(paths.store)
 
 

@@ -11,6 +11,7 @@ import pytest
 from launch import job, preflight
 from launch.preflight import Needs, check_answers, check_driver, check_free, check_model, check_nodes
 from star_rl.errors import StarError
+from star_rl.evidence import EvidenceWriter
 from star_rl.integrations import wandb_run
 
 
@@ -170,22 +171,30 @@ def test_a_folder_that_is_local_on_each_node_is_found_out():
     assert "only 1 of 2 writings are seen here" in wrong[0]
 
 
-def test_stores_are_the_same_everywhere_and_of_the_run_s_data():
-    needs = Needs(store="/shared/store", fingerprint="f" * 64)
-    good = {"fingerprint": "f" * 64, "manifest": "m"}
+def test_the_store_is_the_same_on_every_node():
+    needs = Needs(store="/shared/store", scenario="classic", fingerprint="f" * 64)
+    good = {"manifest": "m"}
     assert check_answers(needs, {"a:1": said(store=good), "b:1": said(store=good)}, 0) == []
     wrong = check_answers(
         needs,
         {
             "a:1": said(store=good),
-            "b:1": said(store={"fingerprint": "e" * 64, "manifest": "n"}),
+            "b:1": said(store={"manifest": "n"}),
             "c:1": said(store={"error": "there is no store at /shared/store"}),
         },
         0,
     )
-    assert "b:1: the store at /shared/store was built from data eeeeeeeeeeee, the run's are ffffffffffff" in wrong[0]
-    assert "c:1: evidence store: there is no store" in wrong[1]
-    assert "differ over a:1, b:1" in wrong[2]
+    assert "c:1: evidence store: there is no store" in wrong[0]
+    assert "differ over a:1, b:1" in wrong[1]
+
+
+@pytest.mark.parametrize(("scenario", "data"), [("user_cold_start", "d"), ("classic", "other")])
+def test_a_node_refuses_a_store_of_another_world(tmp_path, scenario, data):
+    with EvidenceWriter(tmp_path / "store", scenario, data) as writer:
+        writer.put("ItemCF", "i", "text")
+        writer.seal()
+    needs = Needs(store=str(tmp_path / "store"), scenario="classic", fingerprint="d")
+    assert "not 'classic'" in (error := preflight.probe(asdict(needs), "t")["store"]["error"]) or "are d" in error
 
 
 def test_a_node_says_what_it_sees(tmp_path):

@@ -66,7 +66,7 @@ def test_no_target_and_nothing_later_reaches_evidence_or_prompts(run):
             assert task.ground_truth not in [event[0] for event in world.history(task)]
             shown = world.messages(task)[-1]["content"].split("Candidates:")[0].split()
             assert task.ground_truth not in shown
-    with EvidenceStore.open(folder / "evidence" / "store") as store:
+    with EvidenceStore.inspect(folder / "evidence" / "store") as store:
         assert store.manifest["targets"]["tasks"] == sum(len(world.tasks(part)) for part in ("train", "valid", "test"))
 
 

@@ -155,3 +155,17 @@ def test_no_length_of_a_budget_is_above_verls():
     assert (wide.prompt_tokens, wide.response_tokens, wide.context_tokens, wide.turns) == (100, 200, 310, 3)
     own = limits.hold(OmegaConf.create({"prompt_tokens": 0, "response_tokens": 50}))
     assert (own.prompt_tokens, own.response_tokens, own.context_tokens) == (100, 50, 310)
+
+
+def test_a_worker_refuses_a_store_of_another_world(tmp_path):
+    from star_rl.errors import StarError
+    from star_rl.evidence import EvidenceWriter
+    from star_rl.policy.agent_loop import open_store
+
+    with EvidenceWriter(tmp_path / "store", "classic", "data-1") as writer:
+        writer.put("ItemCF", "i", "text")
+        writer.seal()
+    assert open_store(str(tmp_path / "store"), "classic", "data-1").get("ItemCF", "i") == "text"
+    for scenario, fingerprint in (("classic", "data-2"), ("user_cold_start", "data-1"), ("", "")):
+        with pytest.raises(StarError, match="the evidence store"):
+            open_store(str(tmp_path / "store"), scenario, fingerprint)

@@ -20,7 +20,7 @@ class ToyStore:
         self._neighbours = neighbours
 
     @classmethod
-    def open(cls, path: str | Path) -> ToyStore:
+    def open(cls, path: str | Path, scenario: str = "", fingerprint: str = "") -> ToyStore:
         return cls(json.loads((Path(path) / "store.json").read_text()))
 
     def get(self, tool: str, key: str) -> str | None:

@@ -168,7 +168,7 @@ def read_by_models(folder, tables, options, seed):
     items = items_from(tables.items)
     histories = Histories(tables.interactions)
     visible = Histories(read_table(places["tasks"] / "visible.parquet", "interactions"))
-    with EvidenceStore.open(places["evidence"] / "store") as store:
+    with EvidenceStore.inspect(places["evidence"] / "store") as store:
         for task in tasks:
             for name, content in read_for(task, histories.history(task), items, store, visible).items():
                 out[task.task_id, name] = content
@@ -219,7 +219,7 @@ def check_support(folder, tables, tasks):
             owners.setdefault(item, set()).add(user)
     for task in tasks:
         assert task.user_id not in owners.get(task.ground_truth, ())
-    with EvidenceStore.open(folder / "evidence" / "store") as store:
+    with EvidenceStore.inspect(folder / "evidence" / "store") as store:
         assert set(store.keys("ItemCF")) == owners.keys()
         for item in store.keys("ItemCF"):
             for other, _, support in store.entry("ItemCF", item)["neighbours"]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,11 +11,18 @@ from star_rl.integrations.verl import grpo
 from star_rl.pipeline import chain
 from star_rl.pipeline.options import Recipe
 from star_rl.pipeline.stage import run_stage
+from star_rl.run import Run
 
 SFT, STAGE = (
     dataclasses.replace(next(stage for stage in chain.STAGES if stage.name == name), reads=(), packages=())
     for name in ("sft", "grpo")
 )
+
+
+@pytest.fixture(autouse=True)
+def store(monkeypatch):
+    """A run's store; these runs have none."""
+    monkeypatch.setattr(Run, "store", SimpleNamespace(path=Path("store"), scenario="classic", fingerprint="data-1"))
 
 
 def sections(**grpo_options):

@@ -8,7 +8,6 @@ from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
 
-from data_builders.tasks import PARTS
 from star_rl.baselines.agents import Reviews
 from star_rl.errors import StarError
 from star_rl.evaluation.methods import Method, TaskContext, make
@@ -17,7 +16,7 @@ from star_rl.evaluation.official.session import PYTHON
 from star_rl.files import write_json
 from star_rl.pipeline.recipe import recipe_of
 from star_rl.progress import progress_line
-from star_rl.records import Task, read_table
+from star_rl.records import PARTS, Task, read_table
 from star_rl.run import Run
 
 
@@ -26,6 +25,8 @@ def command(arguments: Namespace) -> int:
     folder = Path(arguments.run)
     recipe = recipe_of(folder)
     run = Run(folder, asdict(recipe))
+    if (folder / "evidence").exists():
+        _ = run.store  # a store of another world is refused before the simulator starts
     out = Path(arguments.out) if arguments.out else folder / "official"
     out.mkdir(parents=True, exist_ok=True)
     methods = [make(name, run, recipe.seed, out) for name in arguments.methods]

@@ -126,7 +126,7 @@ class PolicyOptions:
     """How the student may use the tools; the same values as in sampling and evaluation.
 
     lens, lens_top: see :class:`star_rl.tools.ToolBox`. show_tools: list the schemas in the prompt, as the SFT
-    data does. opener: ``module:function`` that opens the store, for a store of one's own. budget: fields of
+    data does. opener: ``module:function`` of (path, scenario, fingerprint) that opens the store. budget: fields of
     :class:`star_rl.policy.loop.Budget`; the response length is ``verl.data.max_response_length``.
     """
 
@@ -189,13 +189,18 @@ def choose_device(device: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """Files of one GRPO run. ``val`` may equal ``train``: verl opens it even when it never validates."""
+    """Files of one GRPO run. ``val`` may equal ``train``: verl opens it even when it never validates.
+
+    ``scenario`` and ``fingerprint`` say what the store was built from; every worker refuses another store.
+    """
 
     run: Path
     model: Path
     train: Path
     store: Path
     val: Path | None = None
+    scenario: str = ""
+    fingerprint: str = ""
 
     @property
     def checkpoints(self) -> Path:
@@ -292,7 +297,8 @@ def agent_loops(recipe: GrpoRecipe, paths: Paths) -> list[dict[str, Any]]:
     """The content of ``agent_loop_config_path``: how verl's workers build ``star_agent``."""
     options = dataclasses.asdict(recipe.policy)
     target = "star_rl.policy.agent_loop.StarAgentLoop"
-    return [{"name": "star_agent", "_target_": target, "store": str(paths.store.resolve()), **options}]
+    store = {"store": str(paths.store.resolve()), "scenario": paths.scenario, "fingerprint": paths.fingerprint}
+    return [{"name": "star_agent", "_target_": target, **store, **options}]
 
 
 def environment(recipe: GrpoRecipe, paths: Paths, attempt: int, resumed: int = 0) -> dict[str, str]:
