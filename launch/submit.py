@@ -133,12 +133,26 @@ def _sent(name: str, root: Path, option: str) -> str:
 
 
 def _inside(path: Path, root: Path, name: str) -> str:
+    """Return a path relative to the tree that is sent.
+
+    Raises:
+        StarError: Ray would not send it: it lies outside, or :func:`excludes` or .gitignore leaves it out.
+    """
+    from ray._private.runtime_env.packaging import _get_excludes, get_excludes_from_ignore_files
+
     try:
-        return path.resolve().relative_to(root).as_posix()
+        inside = path.resolve().relative_to(root)
     except ValueError:
         module = ", or install it on the nodes and write pkg://my_package.module" if name == "grpo.reward" else ""
         remedy = f"put the file into the tree that is sent{module}"
         raise StarError(f"{name}={path} lies outside {root}", remedy) from None
+    left_out = [_get_excludes(root, excludes(root)), *get_excludes_from_ignore_files(root, include_gitignore=True)]
+    for place in (inside, *inside.parents[:-1]):
+        if any(match(root / place) for match in left_out):
+            raise StarError(
+                f"{name}={path} is not sent: {place} stays here", "move the file, to a folder such as mine/"
+            )
+    return inside.as_posix()
 
 
 def needs_of(recipe: Recipe, root: Path, extra: str | None, until: str | None) -> preflight.Needs:
@@ -236,6 +250,11 @@ def project_root() -> Path:
     return here if is_checkout(here) else Path(star_rl.__file__).parents[1]
 
 
+def excludes(root: Path) -> list[str]:
+    """Return what Ray leaves out of a tree: of a checkout some folders, of site-packages all but this project."""
+    return EXCLUDES if is_checkout(root) else INSTALLED
+
+
 def is_checkout(folder: Path) -> bool:
     """Whether a folder is a checkout of the project, and not the one of an installed wheel."""
     return (folder / "setup.py").is_file() and (folder / "star_rl").is_dir()
@@ -257,8 +276,7 @@ def _send(spec: Mapping[str, Any], about: Mapping[str, Any], client: Any, held: 
     # of what an address and a file's name may hold
     name = f"star-{re.sub(r'[^A-Za-z0-9_.-]', '-', spec['name'])}-{random_source.token_hex(4)}"
     with tempfile.TemporaryDirectory(prefix="star-rl-") as folder:
-        excludes = EXCLUDES if is_checkout(root) else INSTALLED
-        runtime = {"working_dir": str(root), "excludes": excludes, **job.parcel(Path(folder), text, held)}
+        runtime = {"working_dir": str(root), "excludes": excludes(root), **job.parcel(Path(folder), text, held)}
         _hand_over(
             client,
             held,
