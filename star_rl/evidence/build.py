@@ -234,7 +234,7 @@ def _by_template(pending: Pending, template: Template, histories: Histories, wor
 
 
 def _by_model(pending: Pending, model: LanguageModel, histories: Histories) -> Iterator[Encoded]:
-    """Keep ``model.concurrency`` keys in work; yield each as it is done."""
+    """Keep ``model.chat.options.concurrency`` keys in work; yield each as it is done."""
     runner = asyncio.Runner()
     jobs = (job for tool, batch in pending for job in _read(tool, batch, histories))
     flying: set[asyncio.Task[Encoded]] = set()
@@ -243,7 +243,7 @@ def _by_model(pending: Pending, model: LanguageModel, histories: Histories) -> I
         return _encoded(job, await model.words(job.tool, job.key, job.neighbours, job.history))
 
     async def some() -> set[asyncio.Task[Encoded]]:
-        while len(flying) < model.concurrency and (job := next(jobs, None)) is not None:
+        while len(flying) < model.chat.options.concurrency and (job := next(jobs, None)) is not None:
             flying.add(asyncio.create_task(one(job)))
         if not flying:
             return set()
@@ -257,4 +257,4 @@ def _by_model(pending: Pending, model: LanguageModel, histories: Histories) -> I
                 for task in done:
                     yield task.result()
         finally:
-            runner.run(model.close())
+            runner.run(model.chat.close())
