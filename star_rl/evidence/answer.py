@@ -11,7 +11,7 @@ from star_rl.evidence.model import REPRESENTATIVES, USER_CF, Category, Neighbour
 from star_rl.evidence.words import clean
 
 
-class Group(BaseModel):
+class CategoryAnswer(BaseModel):
     """One category as a model writes it."""
 
     model_config = ConfigDict(strict=True)
@@ -22,10 +22,10 @@ class Group(BaseModel):
     why: str = Field(default="", max_length=400)
 
 
-class Answer(BaseModel):
+class EvidenceAnswer(BaseModel):
     """A model's whole answer."""
 
-    categories: list[Group] = Field(min_length=1, max_length=5)
+    categories: list[CategoryAnswer] = Field(min_length=1, max_length=5)
 
 
 def categories_in(
@@ -43,7 +43,7 @@ def categories_in(
     if start < 0 or end < start:
         return ["there is no JSON object in it"]
     try:
-        answer = Answer.model_validate(json.loads(text[start : end + 1]))
+        answer = EvidenceAnswer.model_validate(json.loads(text[start : end + 1]))
     except ValidationError as error:
         return [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
     except (ValueError, RecursionError) as error:

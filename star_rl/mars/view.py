@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from star_rl.errors import StarError
 from star_rl.files import write_text
-from star_rl.mars.record import Run, read_runs
+from star_rl.mars.record import TeacherRun, read_runs
 from star_rl.records import Item
 from star_rl.trajectory import BadCall, Json, Response, Text, Thinking, ToolCall
 from star_rl.trajectory.grammar import REFLECTION
@@ -35,14 +35,14 @@ _MAX_BLOCK = 8000  # characters of a block on the page; the record holds all
 _CONTROL = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
 
 
-def verdict_of(run: Run) -> str:
+def verdict_of(run: TeacherRun) -> str:
     """Return the reflector's verdict: ``content``, ``sent back``, or ``none`` if it did not run."""
     verdicts = [phase.result.value for phase in run.trajectory.of(REFLECTION) if phase.result]
     found = [verdict.get("correct") for verdict in verdicts if isinstance(verdict, dict)]
     return "sent back" if "no" in found else "content" if "yes" in found else "none"
 
 
-def result_of(run: Run) -> str:
+def result_of(run: TeacherRun) -> str:
     """Return ``hit``, ``miss`` or ``failed``."""
     return "failed" if run.failure else "hit" if run.hit else "miss"
 
@@ -67,7 +67,7 @@ def part_of(block: Block) -> tuple[str, str]:
 # --------------------------------------------------------------------------------------------------------- terminal
 
 
-def show(run: Run, console: Console | None = None, items: Mapping[str, Item] | None = None) -> None:
+def show(run: TeacherRun, console: Console | None = None, items: Mapping[str, Item] | None = None) -> None:
     """Print one run, phases and calls in colours."""
     from rich.console import Console, Group
     from rich.panel import Panel
@@ -110,7 +110,7 @@ def show(run: Run, console: Console | None = None, items: Mapping[str, Item] | N
         out.print(Words(words.translate(_CONTROL), style="bold green" if item_id == task.ground_truth else ""))
 
 
-def find(paths: str | Path | Iterable[str | Path], wanted: str) -> Run:
+def find(paths: str | Path | Iterable[str | Path], wanted: str) -> TeacherRun:
     """Return the run with an id, or the first run of a task.
 
     Raises:
@@ -159,7 +159,7 @@ def write_page(
     return {"read": read, "shown": len(rows), **dict(results)}
 
 
-def _row(run: Run, items: Mapping[str, Item]) -> dict[str, Any]:
+def _row(run: TeacherRun, items: Mapping[str, Item]) -> dict[str, Any]:
     known = {item_id: items[item_id].title for item_id in run.ranking if item_id in items}
     return {
         "id": run.id,
@@ -184,7 +184,7 @@ def _row(run: Run, items: Mapping[str, Item]) -> dict[str, Any]:
     }
 
 
-def _last_words(run: Run) -> str:
+def _last_words(run: TeacherRun) -> str:
     """Return the model's last reply in a failed run, which is in no phase; empty for other runs."""
     if not run.failure or not run.steps:
         return ""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from star_rl.report.model import ExampleTask, Rollout
+from star_rl.report.model import ExampleRollout, ExampleTask
 from star_rl.trajectory import (
     CRITICAL,
     BadCall,
@@ -79,7 +79,7 @@ class Panel:
     """What the page shows of one rollout; ``rollout`` is ``None`` where there is none."""
 
     heading: str
-    rollout: Rollout | None
+    rollout: ExampleRollout | None
     prompt: list[tuple[str, str]] = field(default_factory=list)
     sections: list[Section] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
@@ -163,7 +163,7 @@ def _entries(ranking: Sequence[str | None], task: ExampleTask) -> list[Entry]:
     return found
 
 
-def panel(heading: str, rollout: Rollout | None, task: ExampleTask, cut: Cutter | None = None) -> Panel:
+def panel(heading: str, rollout: ExampleRollout | None, task: ExampleTask, cut: Cutter | None = None) -> Panel:
     """Return what the page shows of one rollout. It never raises, whatever the messages hold."""
     if rollout is None:
         return Panel(heading, None)
