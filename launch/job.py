@@ -98,7 +98,7 @@ def run(spec: dict[str, Any]) -> None:
 
     needs = preflight.Needs(**spec["needs"])
     for part in compiled.adopt(Path(compiled.__file__).resolve().parents[1]):
-        print(f"{part} is not built in this image: a slower path is taken (pip install -e . builds it)", flush=True)
+        print(f"{part} is not built in this image: pip install -e . builds it", flush=True)
     print("preflight: looking at the cluster's nodes", flush=True)
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / "recipe.yaml"

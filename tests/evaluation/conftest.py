@@ -67,7 +67,7 @@ def engine(monkeypatch):
     """Put an engine in the place of vLLM."""
     from transformers import AutoTokenizer
 
-    from star_rl.policy import engines
+    from star_rl.policy import replicas
 
     def put(*said, fails=False):
         made = Engine(*said, fails=fails)
@@ -77,7 +77,7 @@ def engine(monkeypatch):
             put.options = options
             yield made
 
-        monkeypatch.setattr(engines, "open_engine", opened)
+        monkeypatch.setattr(replicas, "open_engine", opened)
         monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda *args, **kwargs: Letters())
         return made
 
