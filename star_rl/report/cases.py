@@ -18,7 +18,8 @@ from star_rl.failure import Failure
 from star_rl.report import contexts
 from star_rl.report.findings import Change, Findings, Found, key_of
 from star_rl.report.model import ExampleRollout, ExampleTask
-from star_rl.report.viewer import Cutter, Panel, panel
+from star_rl.report.viewer import Panel, panel
+from star_rl.trajectory.view import Cutter
 
 #: Tasks of each kind: best and worst of one method, gained and lost of each change, all together at most.
 EXTREMES, CHANGED, MOST = 4, 8, 60

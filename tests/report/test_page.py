@@ -21,8 +21,9 @@ from star_rl.report.model import (
     load,
 )
 from star_rl.report.page import render_page, write_report
-from star_rl.report.viewer import LIMIT, panel
+from star_rl.report.viewer import panel
 from star_rl.trajectory import Json, Phase, Response, Thinking, ToolCall, Trajectory, to_messages
+from star_rl.trajectory.view import LIMIT
 
 NASTY = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \"q\" 'q' & {{ 7*7 }} \x00\x08\ud800"
 
