@@ -1,4 +1,4 @@
-"""What a model must answer with, and how an answer is judged."""
+"""The schema of a model's answer, and its check."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from star_rl.evidence.words import clean
 
 
 class CategoryAnswer(BaseModel):
-    """One category as a model writes it."""
+    """One category in a model's answer."""
 
     model_config = ConfigDict(strict=True)
 
@@ -23,7 +23,7 @@ class CategoryAnswer(BaseModel):
 
 
 class EvidenceAnswer(BaseModel):
-    """A model's whole answer."""
+    """A model's answer."""
 
     categories: list[CategoryAnswer] = Field(min_length=1, max_length=5)
 
@@ -31,13 +31,13 @@ class EvidenceAnswer(BaseModel):
 def categories_in(
     text: str, tool: str, neighbours: Sequence[Neighbour], most: int = 5
 ) -> tuple[Category, ...] | list[str]:
-    """The categories of a model's answer, or what is wrong with it, a line a fault. Never raises.
+    """Return the categories of a model's answer, or its faults, one line each. Never raises.
 
     Args:
-        text: whatever the model wrote; the outermost JSON object in it counts.
-        tool: ``UserCF`` wants a reason of every category.
-        neighbours: the only ids that may be named, each once.
-        most: categories kept.
+        text: the model's reply; its outermost JSON object counts.
+        tool: ``UserCF`` needs a reason for every category.
+        neighbours: the ids that may be named, each once.
+        most: categories to keep.
     """
     start, end = text.find("{"), text.rfind("}")
     if start < 0 or end < start:
