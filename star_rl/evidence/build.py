@@ -16,9 +16,8 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -45,8 +44,7 @@ _MOST_WORKERS, _KEYS_OF_A_WORKER = 4, 10_000
 _COLUMNS = ("key", "neighbours", "weights", "support")
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """One key without words yet."""
 
     tool: str
@@ -125,7 +123,7 @@ def price(
     total = sum(_length(source) for source in sources.values())
     step = max(1, total // sample)
     jobs = (
-        (job.tool, job.key, job.neighbours, job.history)
+        job
         for tool, source in sources.items()
         for batch in _batches(source)
         for job in _read(tool, batch.take(pa.array(range(0, len(batch), step))), histories or _nothing)
@@ -207,16 +205,14 @@ def _entries(tool: str, schema: pa.Schema, content: bytes) -> list[Encoded]:
     assert _worker is not None
     template, histories = _worker
     batch = pa.ipc.read_record_batch(pa.py_buffer(content), schema)
-    return [
-        _encoded(job, template(job.tool, job.key, job.neighbours, job.history)) for job in _read(tool, batch, histories)
-    ]
+    return [_encoded(job, template(*job)) for job in _read(tool, batch, histories)]
 
 
 def _by_template(pending: Pending, template: Template, histories: Histories, workers: int) -> Iterator[Encoded]:
     if workers <= 1:
         for tool, batch in pending:
             for job in _read(tool, batch, histories):
-                yield _encoded(job, template(job.tool, job.key, job.neighbours, job.history))
+                yield _encoded(job, template(*job))
         return
     context = multiprocessing.get_context("fork")  # the items are shared with the workers, not copied to them
     with ProcessPoolExecutor(workers, context, _begin, (template, histories)) as pool:
@@ -239,7 +235,7 @@ def _by_model(pending: Pending, model: LanguageModel, histories: Histories) -> I
     flying: set[asyncio.Task[Encoded]] = set()
 
     async def one(job: Job) -> Encoded:
-        return _encoded(job, await model.words(job.tool, job.key, job.neighbours, job.history))
+        return _encoded(job, await model.words(*job))
 
     async def some() -> set[asyncio.Task[Encoded]]:
         while len(flying) < model.chat.options.concurrency and (job := next(jobs, None)) is not None:
