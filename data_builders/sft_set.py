@@ -21,8 +21,7 @@ import pyarrow.parquet as pq
 
 from star_rl.errors import StarError
 from star_rl.files import atomic_path, sha256, write_json, write_text
-from star_rl.mars.record import Run as TeacherRun
-from star_rl.mars.record import read_runs
+from star_rl.mars.record import TeacherRun, read_runs
 from star_rl.options import Count, Number, Size, Whole, options
 from star_rl.pipeline.stage import Context
 from star_rl.prompts import STUDENT_VERSION, Event, PromptOptions, estimate_tokens, student_prompt

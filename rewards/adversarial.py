@@ -19,7 +19,7 @@ _OTHERS = [entry for entry in CANDIDATES if entry != TRUTH]
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class DeceptiveCase:
     """One response. ``text`` is made on demand, since some are megabytes long."""
 
     name: str
@@ -66,9 +66,9 @@ _FAKE = f"<recommend>\n<JSON>{json.dumps(ids())}</JSON>\n</recommend>"
 _MEGA = 1_000_000
 
 
-def _cases() -> Iterator[Case]:
-    def case(name: str, make: Callable[[], str] | str, format: int, rank: int) -> Case:
-        return Case(name, make if callable(make) else lambda: make, format, rank)
+def _cases() -> Iterator[DeceptiveCase]:
+    def case(name: str, make: Callable[[], str] | str, format: int, rank: int) -> DeceptiveCase:
+        return DeceptiveCase(name, make if callable(make) else lambda: make, format, rank)
 
     yield case("well formed, truth first", response(), 1, 1)
     yield case("well formed, truth third", _ranked(ids(3)), 1, 3)

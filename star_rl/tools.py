@@ -42,7 +42,7 @@ TOOL_SCHEMAS: list[dict[str, Any]] = [
 _LONGEST_ECHO = 64  # characters of a model's own words that an answer repeats
 
 
-class Evidence(Protocol):
+class EvidenceReader(Protocol):
     """What a tool needs of an evidence store (``star_rl.evidence.EvidenceStore``)."""
 
     def get(self, tool: str, key: str, /) -> str | None:
@@ -50,6 +50,17 @@ class Evidence(Protocol):
 
     def neighbours(self, tool: str, key: str, /) -> Sequence[tuple[str, float]]:
         """(item id, weight), best first. A store may have ``neighbour_ids`` too, which leaves the weights out."""
+
+
+class Tools(Protocol):
+    """The two tools of one task: :class:`ToolBox`, or another that answers calls.
+
+    A true attribute ``immediate`` says that no call waits for anything outside this process. Such calls are made in
+    the event loop: a thread would not answer sooner, and would wait milliseconds for the interpreter.
+    """
+
+    def call(self, name: str, arguments: Mapping[str, Any], /) -> ToolAnswer:
+        """Answer one call; never raises for its content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +91,9 @@ class ToolBox:
         StarError: the lens is unknown or ``lens_top`` is below 1.
     """
 
-    def __init__(self, store: Evidence, candidates: Sequence[str] = (), lens: Lens = "text", lens_top: int = 5) -> None:
+    def __init__(
+        self, store: EvidenceReader, candidates: Sequence[str] = (), lens: Lens = "text", lens_top: int = 5
+    ) -> None:
         if lens not in LENSES:
             raise StarError(f"unknown lens {lens!r}", f"choose one of {', '.join(LENSES)}")
         if lens_top < 1:

@@ -21,7 +21,7 @@ from star_rl.baselines.learning import Log, Trained, at_least
 from star_rl.errors import StarError
 
 
-class Block(nn.Module):
+class AttentionBlock(nn.Module):
     """Causal self-attention and a feed-forward layer, each behind a layer norm and a dropout."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
@@ -52,7 +52,7 @@ class Encoder(nn.Module):
         self.bias = nn.Parameter(torch.zeros(count))
         for table in (self.items, self.places):
             nn.init.normal_(table.weight, 0, width**-0.5)
-        self.blocks = nn.ModuleList(Block(width, options.heads, dropout) for _ in range(options.layers))
+        self.blocks = nn.ModuleList(AttentionBlock(width, options.heads, dropout) for _ in range(options.layers))
         self.last, self.dropout = nn.LayerNorm(width), dropout
 
     def forward(self, items: torch.Tensor) -> torch.Tensor:

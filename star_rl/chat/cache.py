@@ -41,6 +41,12 @@ class Cache:
         except sqlite3.Error as error:
             raise StarError(f"cannot write the response cache {self.path} ({error})", "free disk space") from error
 
+    def totals(self) -> tuple[int, int, int]:
+        """Return (replies, prompt tokens, completion tokens) of all replies."""
+        sums = ", ".join(f"total(json_extract(reply, '$.{name}_tokens'))" for name in ("prompt", "completion"))
+        replies, prompt, completion = self._base.execute(f"SELECT count(*), {sums} FROM replies").fetchone()
+        return replies, int(prompt), int(completion)
+
     def close(self) -> None:
         self._base.close()
 

@@ -177,12 +177,10 @@ class ChatClient:
             ChatError: all attempts failed, or the endpoint rejected the request.
             StarError: the endpoint refuses the key.
         """
-        body: dict[str, Any] = {**self.describe, "messages": list(messages), **options}
-        if tools:
-            body["tools"] = list(tools)
+        body = self._body(messages, tools, options)
         content = json.dumps(body, ensure_ascii=True, separators=(",", ":"))
         self.usage.calls += 1
-        key = f"{sample}\n{json.dumps(body, sort_keys=True)}" if self._cache else ""
+        key = _key(body, sample) if self._cache else ""
         if self._cache and (found := self._cache.get(key)) is not None:
             self.usage.cached += 1
             return reply_of(found, 0.0, True)
@@ -197,6 +195,19 @@ class ChatClient:
         if self._cache:
             self._cache.put(key, data)
         return reply
+
+    def is_cached(self, messages: Sequence[Mapping[str, Any]]) -> bool:
+        """Return whether :meth:`complete` would reply from the cache."""
+        return self._cache is not None and self._cache.get(_key(self._body(messages), 0)) is not None
+
+    def _body(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        body: dict[str, Any] = {**self.describe, "messages": list(messages), **(options or {})}
+        return {**body, "tools": list(tools)} if tools else body
 
     async def _attempts(self, content: str) -> dict[str, Any]:
         fault: _Fault | None = None
@@ -265,6 +276,10 @@ class ChatClient:
         for secret in self._secrets:
             text = text.replace(secret, "[key]")
         return text if len(text) <= _MAX_ERROR else text[:_MAX_ERROR] + ".."
+
+
+def _key(body: Mapping[str, Any], sample: int) -> str:
+    return f"{sample}\n{json.dumps(body, sort_keys=True)}"
 
 
 def _retry_after(header: str) -> float:

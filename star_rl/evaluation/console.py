@@ -21,9 +21,9 @@ def summary(figures: dict[str, Any], against: str | None = None) -> str:
     from rich.console import Console
 
     from star_rl.report.grid import methods, terminal
-    from star_rl.report.model import Method
+    from star_rl.report.model import MethodRow
 
-    names = Method.__dataclass_fields__  # a terminal has no room for more
+    names = MethodRow.__dataclass_fields__  # a terminal has no room for more
     rows = [{key: value for key, value in row.items() if key in names} for row in figures["methods"]]
     out = io.StringIO()
     Console(file=out, width=_WIDTH, highlight=False).print(terminal(methods(rows)))

@@ -45,8 +45,7 @@ def evaluate_stage(context: Context) -> dict[str, Any]:
 def report_stage(context: Context) -> dict[str, Any]:
     """Write ``report.html`` and ``report.json`` into the run's folder."""
     from star_rl.report.curves import grpo_report, sft_curves
-    from star_rl.report.model import Method, Pair, Report, Sft
-    from star_rl.report.model import Run as ReportRun
+    from star_rl.report.model import MethodRow, Pair, Report, ReportRun, Sft
     from star_rl.report.page import write_report
 
     run = Run(context.run, context.config)
@@ -54,9 +53,9 @@ def report_stage(context: Context) -> dict[str, Any]:
     evaluated = read_json(context.inputs["evaluate"] / "metrics.json")
     figures = {name: (manifest_of(context.run / name) or {}) for name in _stages(context.run)}
     decoding = f"temperature {options['temperature']:g}, top_p {options['top_p']:g}"
-    fields = Method.__dataclass_fields__
+    fields = MethodRow.__dataclass_fields__
     methods = [
-        Method(
+        MethodRow(
             **{name: value for name, value in row.items() if name in fields},
             decoding=decoding if row["name"] in STUDENTS else None,
         )
@@ -103,7 +102,7 @@ def _traces(path: Path) -> dict[str, Row]:
 
 def _examples(context: Context, run: Run) -> list[Any]:
     """Return held-out tasks answered before and after GRPO: a rank gained, a rank lost, and one that stayed."""
-    from star_rl.report.model import Example, ExampleTask, HistoryItem, Rollout
+    from star_rl.report.model import Example, ExampleRollout, ExampleTask, HistoryItem
 
     lines = {name: _traces(context.inputs["evaluate"] / "answers" / f"{name}.jsonl") for name in STUDENTS}
     tasks = [task for task in run.tasks("test") if all(task.task_id in rows for rows in lines.values())]
@@ -117,9 +116,9 @@ def _examples(context: Context, run: Run) -> list[Any]:
         }
         return star.compute_score(task.source, text, task.ground_truth, info)
 
-    def rollout(task: Task, name: str) -> Rollout:
+    def rollout(task: Task, name: str) -> ExampleRollout:
         row, scores = lines[name][task.task_id], score(task, name)
-        return Rollout(
+        return ExampleRollout(
             messages=[message for message in row["messages"] if message["role"] in ("assistant", "tool")],
             ranking=ranking(parse(row["model_text"])),
             rank=int(scores["rank"]) or None,

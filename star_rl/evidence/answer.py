@@ -1,4 +1,4 @@
-"""What a model must answer with, and how an answer is judged."""
+"""The schema of a model's answer, and its check."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from star_rl.evidence.model import REPRESENTATIVES, USER_CF, Category, Neighbour
 from star_rl.evidence.words import clean
 
 
-class Group(BaseModel):
-    """One category as a model writes it."""
+class CategoryAnswer(BaseModel):
+    """One category in a model's answer."""
 
     model_config = ConfigDict(strict=True)
 
@@ -22,28 +22,28 @@ class Group(BaseModel):
     why: str = Field(default="", max_length=400)
 
 
-class Answer(BaseModel):
-    """A model's whole answer."""
+class EvidenceAnswer(BaseModel):
+    """A model's answer."""
 
-    categories: list[Group] = Field(min_length=1, max_length=5)
+    categories: list[CategoryAnswer] = Field(min_length=1, max_length=5)
 
 
 def categories_in(
     text: str, tool: str, neighbours: Sequence[Neighbour], most: int = 5
 ) -> tuple[Category, ...] | list[str]:
-    """The categories of a model's answer, or what is wrong with it, a line a fault. Never raises.
+    """Return the categories of a model's answer, or its faults, one line each. Never raises.
 
     Args:
-        text: whatever the model wrote; the outermost JSON object in it counts.
-        tool: ``UserCF`` wants a reason of every category.
-        neighbours: the only ids that may be named, each once.
-        most: categories kept.
+        text: the model's reply; its outermost JSON object counts.
+        tool: ``UserCF`` needs a reason for every category.
+        neighbours: the ids that may be named, each once.
+        most: categories to keep.
     """
     start, end = text.find("{"), text.rfind("}")
     if start < 0 or end < start:
         return ["there is no JSON object in it"]
     try:
-        answer = Answer.model_validate(json.loads(text[start : end + 1]))
+        answer = EvidenceAnswer.model_validate(json.loads(text[start : end + 1]))
     except ValidationError as error:
         return [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
     except (ValueError, RecursionError) as error:

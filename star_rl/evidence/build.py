@@ -1,7 +1,7 @@
-"""The pure step from neighbours to a sealed store, in streams: neighbours, items and histories in, one folder out.
+"""Build a sealed store from neighbours, items and histories, in batches.
 
-It may be killed at any point and run again; the sealed bytes are those of an undisturbed run. Memory holds the items,
-a few batches and about 100 bytes an entry, whatever the number of neighbours.
+A killed build resumes; the sealed bytes are those of an undisturbed one. Memory holds the items, a few batches and
+about 100 bytes per entry.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,20 +33,19 @@ from star_rl.records import Task
 
 #: A table of neighbours (``Neighbours.to_arrow()``: key, neighbours, weights, support) or its Parquet file.
 Source: TypeAlias = pa.Table | str | Path
-#: The items a user chose that are visible, oldest first.
+#: User id -> the user's visible items, oldest first.
 Histories: TypeAlias = Callable[[str], Sequence[str]]
-#: Rows to be put into words: the tool and a batch of neighbours.
+#: Rows without words yet: the tool and a batch of neighbours.
 Pending: TypeAlias = Iterator[tuple[str, pa.RecordBatch]]
 Verbaliser: TypeAlias = Template | LanguageModel
 _BATCH = 512
-#: Workers share the items with their parent; below so many keys one process is as fast as two.
+#: Workers share the items with their parent; with fewer keys one process is as fast as two.
 _MOST_WORKERS, _KEYS_OF_A_WORKER = 4, 10_000
 _COLUMNS = ("key", "neighbours", "weights", "support")
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One key that is to be put into words."""
+class Job(NamedTuple):
+    """One key without words yet."""
 
     tool: str
     key: str
@@ -72,22 +70,21 @@ def build_store(
     """Put every key of the sources into words and seal the store.
 
     Args:
-        path: the store's folder. Where it is sealed already with the same identity, nothing is done.
+        path: the store's folder; a store that is already sealed with the same settings is returned as it is.
         sources: neighbours by tool (``UserCF``, ``ItemCF``).
         verbaliser: :class:`Template` or :class:`LanguageModel`.
-        scenario, fingerprint: of the visible interactions that the neighbours were made of.
+        scenario, fingerprint: of the visible interactions behind the neighbours.
         histories: for the reasons in UserCF's evidence.
-        tasks, contains: with both, the store is sealed with the proof that it saw no target of these tasks.
+        tasks, contains: with both, the manifest proves that the store saw no target of these tasks.
         shards: see :class:`EvidenceWriter`.
-        workers: processes for the template; they do not change the result. None: one a core, where there are enough
-            keys for them.
-        progress: called with (keys done, keys in all).
+        workers: processes for the template; the result is the same. None: one per core, if there are enough keys.
+        progress: called with (keys done, all keys).
 
     Returns:
         The manifest of the sealed store.
 
     Raises:
-        StarError: a target is visible, an input is not what it should be, or the store cannot be written.
+        StarError: a target is visible, an input is invalid, or the store cannot be written.
     """
     path = Path(path)
     for tool in sources:
@@ -122,11 +119,11 @@ def build_store(
 def price(
     sources: Mapping[str, Source], model: LanguageModel, histories: Histories | None = None, sample: int = 2000
 ) -> dict[str, Any]:
-    """What :func:`build_store` with ``model`` would cost, from an even sample of about ``sample`` keys."""
+    """Estimate the cost of :func:`build_store` with ``model`` from an even sample of about ``sample`` keys."""
     total = sum(_length(source) for source in sources.values())
     step = max(1, total // sample)
     jobs = (
-        (job.tool, job.key, job.neighbours, job.history)
+        job
         for tool, source in sources.items()
         for batch in _batches(source)
         for job in _read(tool, batch.take(pa.array(range(0, len(batch), step))), histories or _nothing)
@@ -170,7 +167,7 @@ def _batches(source: Source) -> Iterator[pa.RecordBatch]:
 
 
 def _pending(sources: Mapping[str, Source], writer: EvidenceWriter) -> Pending:
-    """Batches of the rows that are not in the writer yet."""
+    """Yield the rows that are not in the writer yet, in batches."""
     for tool, source in sources.items():
         for batch in _batches(source):
             keys = batch.column("key").to_pylist()
@@ -204,20 +201,18 @@ def _begin(template: Template, histories: Histories) -> None:
 
 
 def _entries(tool: str, schema: pa.Schema, content: bytes) -> list[Encoded]:
-    """One batch into entries; runs in a worker, so that the parent only appends bytes."""
+    """Return a batch's entries; runs in a worker, so that the parent only appends bytes."""
     assert _worker is not None
     template, histories = _worker
     batch = pa.ipc.read_record_batch(pa.py_buffer(content), schema)
-    return [
-        _encoded(job, template(job.tool, job.key, job.neighbours, job.history)) for job in _read(tool, batch, histories)
-    ]
+    return [_encoded(job, template(*job)) for job in _read(tool, batch, histories)]
 
 
 def _by_template(pending: Pending, template: Template, histories: Histories, workers: int) -> Iterator[Encoded]:
     if workers <= 1:
         for tool, batch in pending:
             for job in _read(tool, batch, histories):
-                yield _encoded(job, template(job.tool, job.key, job.neighbours, job.history))
+                yield _encoded(job, template(*job))
         return
     context = multiprocessing.get_context("fork")  # the items are shared with the workers, not copied to them
     with ProcessPoolExecutor(workers, context, _begin, (template, histories)) as pool:
@@ -234,16 +229,16 @@ def _by_template(pending: Pending, template: Template, histories: Histories, wor
 
 
 def _by_model(pending: Pending, model: LanguageModel, histories: Histories) -> Iterator[Encoded]:
-    """Keep ``model.concurrency`` keys in work; yield each as it is done."""
+    """Keep as many keys in work as the client has slots; yield each as it is done."""
     runner = asyncio.Runner()
     jobs = (job for tool, batch in pending for job in _read(tool, batch, histories))
     flying: set[asyncio.Task[Encoded]] = set()
 
     async def one(job: Job) -> Encoded:
-        return _encoded(job, await model.words(job.tool, job.key, job.neighbours, job.history))
+        return _encoded(job, await model.words(*job))
 
     async def some() -> set[asyncio.Task[Encoded]]:
-        while len(flying) < model.concurrency and (job := next(jobs, None)) is not None:
+        while len(flying) < model.chat.options.concurrency and (job := next(jobs, None)) is not None:
             flying.add(asyncio.create_task(one(job)))
         if not flying:
             return set()
@@ -257,4 +252,4 @@ def _by_model(pending: Pending, model: LanguageModel, histories: Histories) -> I
                 for task in done:
                     yield task.result()
         finally:
-            runner.run(model.close())
+            runner.run(model.chat.close())

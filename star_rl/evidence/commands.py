@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from star_rl.errors import StarError
 from star_rl.evidence.build import build_store, price
 from star_rl.evidence.leak import contains_of, visible_fingerprint
-from star_rl.evidence.ledger import Ledger
-from star_rl.evidence.llm import LanguageModel, Prices
+from star_rl.evidence.llm import LanguageModel
 from star_rl.evidence.model import ITEM_CF, USER_CF, Catalogue
 from star_rl.evidence.store import EvidenceStore
 from star_rl.evidence.template import Template
@@ -98,7 +97,8 @@ def build(
         dry_run: price the job instead (with ``chat``).
         shards, workers, progress: see :func:`star_rl.evidence.build.build_store`.
 
-    The paid replies are kept in ``<path>.ledger.jsonl``, the account of the last run in ``<path>.account.json``.
+    The paid replies are kept in the client's cache (by default ``<path>.replies.db``), the account of the last run in
+    ``<path>.account.json``.
     """
     sources = {
         tool: file for tool, file in ((ITEM_CF, item_neighbours), (USER_CF, user_neighbours)) if file is not None
@@ -127,29 +127,26 @@ def build(
         if dry_run:
             raise StarError("the template costs nothing, so there is nothing to price", "name a chat endpoint")
         return _sealed(path, build_store(path, sources, template, **options))
-    ledger = Ledger(Path(f"{path}.ledger.jsonl"))
+    cache = chat.cache or f"{path}.replies.db"
+    if dry_run and not Path(cache).exists():
+        cache = ""  # an estimate writes nothing
+    model = _model(replace(chat, cache=cache), template, source, dry_run)
+    if dry_run:
+        found = price(sources, model, histories)
+        return (
+            f"{found['keys']:,} keys: about {found['prompt_tokens']:,} tokens of prompts and "
+            f"{found['completion_tokens']:,} of answers, cost {found['cost']:,} at the prices given "
+            f"({found['sampled']:,} keys sampled; {found['paid_already']:.0%} paid already)"
+        )
     try:
-        model = _model(chat, ledger, template, source, dry_run)
-        if dry_run:
-            found = price(sources, model, histories)
-            if not len(ledger):
-                ledger.path.unlink()  # pricing leaves nothing behind
-            return (
-                f"{found['keys']:,} keys: about {found['prompt_tokens']:,} tokens of prompts and "
-                f"{found['completion_tokens']:,} of answers, cost {found['cost']:,} at the prices given "
-                f"({found['sampled']:,} keys sampled; {found['paid_already']:.0%} paid already)"
-            )
-        try:
-            manifest = build_store(path, sources, model, **options)
-        finally:
-            write_json(f"{path}.account.json", model.figures())
-        return _sealed(path, manifest)
+        manifest = build_store(path, sources, model, **options)
     finally:
-        ledger.close()
+        write_json(f"{path}.account.json", model.figures())
+    return _sealed(path, manifest)
 
 
-def _model(chat: ChatOptions, ledger: Ledger, template: Template, source: str, dry_run: bool) -> LanguageModel:
-    """The verbaliser on a client of its own; a first client finds out what is served."""
+def _model(chat: ChatOptions, template: Template, source: str, dry_run: bool) -> LanguageModel:
+    """Return the verbaliser with a client of its own; a first client asks which model is served."""
     from star_rl.chat import ChatClient
 
     async def named() -> str:
@@ -159,12 +156,7 @@ def _model(chat: ChatOptions, ledger: Ledger, template: Template, source: str, d
 
     if not dry_run:
         chat = replace(chat, model=asyncio.run(named()))
-    client = ChatClient(chat)
-    prices = Prices(chat.price_prompt, chat.price_completion)
-    # The client retries by itself; a call that fails for good is not asked once more.
-    return LanguageModel(
-        client, client.describe, ledger, template, flavour_of(source), chat.concurrency, retries=0, prices=prices
-    )
+    return LanguageModel(ChatClient(chat), template, flavour_of(source))
 
 
 def _sealed(path: str | Path, manifest: dict[str, Any]) -> str:

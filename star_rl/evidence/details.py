@@ -1,4 +1,4 @@
-"""Encode what an entry holds beside its text: neighbours and structured evidence.
+"""Encode an entry's neighbours and structured evidence.
 
 An entry's details are a msgpack list: the key where the entry's name is too long to hold it, the ids of the neighbours,
 and the rest, both in zstd frames of their own. The ids stand apart because the policy's tools read them alone, in the
@@ -23,7 +23,7 @@ LEVEL = 3
 
 
 class _Zstd(threading.local):
-    """One pair a thread: they must not be shared, and to make one takes longer than a frame."""
+    """One pair per thread: they must not be shared, and creating one takes longer than a frame."""
 
     def __init__(self) -> None:
         self.compress = ZstdCompressor(LEVEL).compress

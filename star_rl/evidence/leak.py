@@ -1,7 +1,7 @@
-"""The guard against leaks: a store may answer for tasks only if it was built from data without their targets.
+"""Guard against leaks: a store may serve tasks only if it was built from data without their targets.
 
-A text cannot be searched for a leak: that similar users like the truth is what the tool is for. What can be proved is
-where it came from: the store's fingerprint is that of the visible interactions, and these hold no (user, truth) pair.
+Searching the texts proves nothing: similar users may well like the ground truth. The origin can be proved: the store's
+fingerprint is that of the visible interactions, and these hold no (user, ground truth) pair.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import pyarrow.compute as pc
 from star_rl.errors import StarError
 from star_rl.records import Task, count_of, interaction_batches, rows_of_users
 
-#: Whether the visible interactions hold a (user id, item id) pair.
+#: (user id, item id) -> whether the visible interactions hold the pair.
 Contains: TypeAlias = Callable[[str, str], bool]
 #: Rows under one step of a fingerprint, and the columns it covers.
 _ROWS, _NAMES = 1 << 16, ["user_id", "item_id", "timestamp"]
 
 
 def visible_fingerprint(visible: pa.Table | str | Path) -> str:
-    """Fingerprint of interactions: their (user, item, timestamp) rows in order, however they are chunked.
+    """Return the fingerprint of interactions: of their (user, item, timestamp) rows in order, for any chunking.
 
     Args:
-        visible: a table, or the Parquet file (or its folder) of one, of which a few rows at a time are read.
+        visible: a table, or its Parquet file or folder, which is read in batches.
     """
     if isinstance(visible, pa.Table):
         count, batches = visible.num_rows, visible.select(_NAMES).to_batches(_ROWS)
@@ -48,7 +48,7 @@ def visible_fingerprint(visible: pa.Table | str | Path) -> str:
 
 
 def _blocks(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """The same rows in tables of :data:`_ROWS`, of which the last may be shorter."""
+    """Yield the same rows in tables of :data:`_ROWS`; the last may be shorter."""
     held: list[pa.RecordBatch] = []
     count = 0
     for batch in batches:
@@ -64,17 +64,17 @@ def _blocks(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
 
 
 def contains_of(visible: pa.Table, tasks: Iterable[Task]) -> Contains:
-    """A look-up of (user, item) pairs in a table of interactions; holds the pairs of the tasks' users only."""
+    """Return a look-up of (user, item) pairs in a table of interactions, for the tasks' users only."""
     rows = rows_of_users(visible, {task.user_id for task in tasks}, _NAMES[:2])
     pairs = set(zip(rows["user_id"].to_pylist(), rows["item_id"].to_pylist(), strict=True))
     return lambda user, item: (user, item) in pairs
 
 
 def targets_of(tasks: Iterable[Task], contains: Contains) -> dict[str, Any]:
-    """Check that no task's target is visible; what the manifest keeps as proof.
+    """Check that no task's target is visible.
 
     Returns:
-        ``{"tasks": number, "digest": hash of the (user, truth) pairs}``.
+        The proof in the manifest: ``{"tasks": number, "digest": hash of the (user, truth) pairs}``.
 
     Raises:
         StarError: a target is visible; the first task is named.
@@ -91,7 +91,7 @@ def targets_of(tasks: Iterable[Task], contains: Contains) -> dict[str, Any]:
 
 
 def digest_of_targets(tasks: Iterable[Task]) -> str:
-    """Return a hash of the (user, truth) pairs, whatever their order."""
+    """Return a hash of the (user, truth) pairs in any order."""
     digest = hashlib.sha256()
     for pair in sorted(f"{task.user_id}\0{task.ground_truth}\n" for task in tasks):
         digest.update(pair.encode())

@@ -1,20 +1,16 @@
-"""The LLM verbaliser: neighbours into categories by any chat model, checked, mended once, or left to the template.
+"""The LLM verbaliser: a chat model sorts neighbours into categories; each answer is checked and asked again once.
 
-It is a pure function of the replies, and every reply is in the ledger before it is used. A run that was killed is
-therefore taken up by running it again: what was paid is read, the rest is asked.
+The words depend on the replies alone, and the chat client's cache keeps every reply. A killed build therefore resumes
+when it is run again: paid replies are read, the rest is asked.
 """
 
 from __future__ import annotations
 
-import asyncio
-import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from star_rl.errors import StarError
-from star_rl.evidence.ledger import Ledger, Paid, key_of
 from star_rl.evidence.model import Evidence, Neighbour, Words, checked
 from star_rl.evidence.template import Template
 from star_rl.evidence.words import in_words
@@ -22,121 +18,61 @@ from star_rl.prompts.evidence import EVIDENCE_VERSION, evidence_messages, mendin
 from star_rl.prompts.flavours import FLAVOURS, Flavour
 from star_rl.prompts.words import estimate_tokens, valid
 
-
-class Reply(Protocol):
-    """What of a chat reply is used (:class:`star_rl.chat.ChatReply`)."""
-
-    @property
-    def text(self) -> str: ...
-    @property
-    def prompt_tokens(self) -> int: ...
-    @property
-    def completion_tokens(self) -> int: ...
-
-
-class Chat(Protocol):
-    """Whom to ask (:class:`star_rl.chat.ChatClient`)."""
-
-    async def complete(self, messages: Sequence[Mapping[str, Any]], /) -> Reply: ...
-
-
-@dataclass(slots=True)
-class Account:
-    """What a run asked and what that cost. ``faults`` counts failed attempts by the name of the error."""
-
-    asked: int = 0
-    from_ledger: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    outcomes: Counter[str] = field(default_factory=Counter)
-    faults: Counter[str] = field(default_factory=Counter)
-
-
-@dataclass(frozen=True, slots=True)
-class Prices:
-    """Per million tokens, in any currency."""
-
-    prompt: float = 0.0
-    completion: float = 0.0
-
-    def of(self, prompt_tokens: float, completion_tokens: float) -> float:
-        return (self.prompt * prompt_tokens + self.completion * completion_tokens) / 1e6
+if TYPE_CHECKING:
+    from star_rl.chat import ChatClient
 
 
 class LanguageModel:
-    """Neighbours into words by a chat model.
+    """Put neighbours into words by a chat model.
 
     Args:
-        chat: whom to ask; its own limits and retries hold as well.
-        describe: what decides a reply beside the messages (model, temperature, ..): ``ChatClient.describe``.
-        ledger: where paid replies are kept.
-        template: stands in where the model fails; its size and budget are those of the texts.
+        chat: the client; its options set concurrency, retries, prices and the cache of replies.
+        template: replaces an answer that stays invalid; its size and budget are those of the texts.
         flavour: what items are called in the prompt.
-        concurrency: keys in work at once.
-        retries: further attempts after a call that raised, ``backoff`` seconds apart at first, doubling, with jitter.
-        patience: after so many keys in a row whose calls all failed the run stops instead of turning a dead endpoint
-            into templates.
-        prices: for the account.
+        patience: the build stops after so many keys in a row whose calls all failed, so that an endpoint that is down
+            does not fill the store with templates.
     """
 
     def __init__(
-        self,
-        chat: Chat,
-        describe: Mapping[str, Any],
-        ledger: Ledger,
-        template: Template,
-        flavour: Flavour = FLAVOURS["generic"],
-        concurrency: int = 16,
-        retries: int = 2,
-        backoff: float = 1.0,
-        patience: int = 20,
-        prices: Prices | None = None,
+        self, chat: ChatClient, template: Template, flavour: Flavour = FLAVOURS["generic"], patience: int = 20
     ) -> None:
-        if concurrency < 1 or retries < 0 or patience < 1:
-            raise StarError(
-                f"concurrency {concurrency}, retries {retries}, patience {patience}", "give at least 1, 0 and 1"
-            )
-        self.template, self.concurrency, self.ledger = template, concurrency, ledger
-        self.prices = prices or Prices()
-        self.account = Account()
-        self._chat, self._describe, self._flavour = chat, dict(describe), flavour
-        self._retries, self._backoff, self._patience = retries, backoff, patience
+        if patience < 1:
+            raise StarError(f"patience is {patience}", "give at least 1")
+        self.chat, self.template, self.flavour, self.patience = chat, template, flavour, patience
+        self.outcomes: Counter[str] = Counter()
         self._failed_in_a_row = 0
 
     def about(self) -> dict[str, Any]:
-        """What distinguishes these words from others, for the store's manifest."""
+        """Return what distinguishes these words from others, for the store's manifest."""
         return {
             **self.template.about(),
             "verbaliser": "llm",
             "prompt": EVIDENCE_VERSION,
-            "flavour": self._flavour.name,
-            "chat": self._describe,
+            "flavour": self.flavour.name,
+            "chat": self.chat.describe,
         }
 
     def figures(self) -> dict[str, Any]:
-        """The account of this run, and of the ledger as a whole (all runs), as plain data."""
-        ledger = self.ledger
-        return {
-            "asked": self.account.asked,
-            "from_ledger": self.account.from_ledger,
-            "prompt_tokens": self.account.prompt_tokens,
-            "completion_tokens": self.account.completion_tokens,
-            "cost": round(self.prices.of(self.account.prompt_tokens, self.account.completion_tokens), 6),
-            "outcomes": dict(sorted(self.account.outcomes.items())),
-            "faults": dict(sorted(self.account.faults.items())),
-            "ledger": {
-                "replies": ledger.replies,
-                "prompt_tokens": ledger.prompt_tokens,
-                "completion_tokens": ledger.completion_tokens,
-                "cost": round(self.prices.of(ledger.prompt_tokens, ledger.completion_tokens), 6),
-            },
-        }
+        """Return the calls and cost of this run, and of all runs that filled the cache, as plain data."""
+        from star_rl.chat.cache import Cache
 
-    async def close(self) -> None:
-        """Close the client, where it can be closed (within the loop it was used in)."""
-        close = getattr(self._chat, "close", None)
-        if close is not None:
-            await close()
+        figures = {**self.chat.usage.figures(), "outcomes": dict(sorted(self.outcomes.items()))}
+        if self.chat.options.cache:
+            cache = Cache(self.chat.options.cache)  # the client's own may be closed
+            replies, prompt, completion = cache.totals()
+            cache.close()
+            cost = round(self._cost(prompt, completion), 6)
+            figures["cache"] = {
+                "replies": replies,
+                "prompt_tokens": prompt,
+                "completion_tokens": completion,
+                "cost": cost,
+            }
+        return figures
+
+    def _cost(self, prompt: float, completion: float) -> float:
+        options = self.chat.options
+        return (options.price_prompt * prompt + options.price_completion * completion) / 1e6
 
     async def words(
         self,
@@ -145,83 +81,65 @@ class LanguageModel:
         neighbours: Iterable[tuple[str, float] | tuple[str, float, int]],
         history: Sequence[str] = (),
     ) -> Words:
-        """Text and evidence of one key; arguments as of :class:`star_rl.evidence.template.Template`.
+        """Return text and evidence of one key; arguments as of :class:`star_rl.evidence.template.Template`.
 
         Raises:
-            StarError: the endpoint fails again and again, refuses the key, or the ledger cannot be written.
+            StarError: ``patience`` is spent, the endpoint refuses the key, or the cache cannot be written.
         """
+        words = await self._words(tool, key, checked(tool, neighbours), history)
+        self.outcomes[words.outcome] += 1
+        return words
+
+    async def _words(self, tool: str, key: str, rows: list[Neighbour], history: Sequence[str]) -> Words:
         from star_rl.evidence.answer import categories_in  # here: pydantic is slow to import
 
-        rows = checked(tool, neighbours)
+        template = self.template
         if not rows:
-            return self._counted(self.template(tool, key, rows, history))
-        messages = evidence_messages(tool, key, rows, self.template.catalogue.items, history, self._flavour)
+            return template(tool, key, rows, history)
+        messages = evidence_messages(tool, key, rows, template.catalogue.items, history, self.flavour)
         for outcome in ("llm", "repaired"):
             text = await self._reply(messages)
             if text is None:
                 break
-            found = categories_in(text, tool, rows, self.template.categories)
+            found = categories_in(text, tool, rows, template.categories)
             if isinstance(found, tuple):
                 evidence = Evidence(tool, key, found, len(rows))
-                template = self.template
                 written = in_words(evidence, template.catalogue, template.size, template.budget, template.count)
-                return self._counted(Words(written, evidence, outcome))
+                return Words(written, evidence, outcome)
             messages = mending_messages(messages, text, found)
-        stand_in = self.template(tool, key, rows, history)
-        return self._counted(Words(stand_in.text, stand_in.evidence, "fallback"))
-
-    def _counted(self, words: Words) -> Words:
-        self.account.outcomes[words.outcome] += 1
-        return words
+        replacement = template(tool, key, rows, history)
+        return Words(replacement.text, replacement.evidence, "fallback")
 
     async def _reply(self, messages: list[dict[str, str]]) -> str | None:
-        """A paid reply, old or new; ``None`` where every attempt failed."""
-        key = key_of(self._describe, messages)
-        found = self.ledger.get(key)
-        if found is not None:
-            self.account.from_ledger += 1
-            return found.text
-        last = ""
-        for attempt in range(self._retries + 1):
-            if attempt:
-                most = self._backoff * 2 ** (attempt - 1)
-                await asyncio.sleep(random.uniform(most / 2, most))
-            try:
-                reply = await self._chat.complete(messages)
-            except StarError:
-                raise
-            except Exception as error:  # a client's errors are its own; each is counted by its name
-                last = f"{type(error).__name__}: {error}"
-                self.account.faults[type(error).__name__] += 1
-                continue
-            paid = Paid(valid(reply.text), reply.prompt_tokens, reply.completion_tokens)
-            self.account.asked += 1
-            self.account.prompt_tokens += paid.prompt_tokens
-            self.account.completion_tokens += paid.completion_tokens
-            await self.ledger.add(key, paid)
-            self._failed_in_a_row = 0
-            return paid.text
-        self._failed_in_a_row += 1
-        if self._failed_in_a_row >= self._patience:
-            raise StarError(
-                f"{self._failed_in_a_row} calls in a row failed ({' '.join(last.split())[:200]})",
-                "mend the endpoint and run the same command again: nothing paid is lost",
-            )
-        return None
+        """Return the model's reply; None if the call failed."""
+        from star_rl.chat import ChatError
+
+        try:
+            reply = await self.chat.complete(messages)
+        except ChatError as error:
+            self._failed_in_a_row += 1
+            if self._failed_in_a_row >= self.patience:
+                raise StarError(
+                    f"{self._failed_in_a_row} calls in a row failed ({error})",
+                    "fix the endpoint and run the same command again: nothing paid is lost",
+                ) from None
+            return None
+        self._failed_in_a_row = 0
+        return valid(reply.text)
 
     def estimate(
         self, jobs: Iterable[tuple[str, str, Sequence[Neighbour], Sequence[str]]], total: int, completion: int = 300
     ) -> dict[str, Any]:
-        """The price of a job before it is run (``--dry-run``); nothing is asked.
+        """Return what a build would cost (``--dry-run``); the model is not asked.
 
         Args:
-            jobs: (tool, key, neighbours, history): all of the job, or an even sample of it.
-            total: keys of the whole job.
-            completion: tokens expected of an answer.
+            jobs: (tool, key, neighbours, history): all of the build, or an even sample of it.
+            total: keys of the whole build.
+            completion: expected tokens of an answer.
 
         Returns:
-            ``{keys, sampled, prompt_tokens, completion_tokens, cost, paid_already}``: figures for the whole job, of
-            which the share ``paid_already`` is in the ledger.
+            ``{keys, sampled, prompt_tokens, completion_tokens, cost, paid_already}``: figures for the whole build;
+            the share ``paid_already`` is in the cache.
         """
         sampled = asked = paid = prompt = 0
         for tool, key, neighbours, history in jobs:
@@ -229,9 +147,9 @@ class LanguageModel:
             rows = checked(tool, neighbours)
             if not rows:
                 continue
-            messages = evidence_messages(tool, key, rows, self.template.catalogue.items, history, self._flavour)
+            messages = evidence_messages(tool, key, rows, self.template.catalogue.items, history, self.flavour)
             asked += 1
-            paid += self.ledger.get(key_of(self._describe, messages)) is not None
+            paid += self.chat.is_cached(messages)
             prompt += sum(estimate_tokens(message["content"]) + 6 for message in messages)
         scale = total / sampled if sampled else 0.0
         tokens = round(prompt * scale), round(asked * completion * scale)
@@ -240,6 +158,6 @@ class LanguageModel:
             "sampled": sampled,
             "prompt_tokens": tokens[0],
             "completion_tokens": tokens[1],
-            "cost": round(self.prices.of(*tokens), 4),
+            "cost": round(self._cost(*tokens), 4),
             "paid_already": round(paid / asked, 4) if asked else 0.0,
         }

@@ -1,4 +1,4 @@
-"""What a sealed store says of itself, and how it is held to it."""
+"""Write, read and check the manifest of a sealed store."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ def shard_name(number: int) -> str:
 
 
 def building_folder(path: str | Path) -> Path:
-    """Where the unsealed entries of the store ``path`` are kept."""
+    """Return the folder of the store's unsealed entries."""
     path = Path(path)
     return path.with_name(path.name + ".building")
 
 
 def manifest_text(fields: dict[str, Any]) -> str:
-    """The manifest as it is written: the fields, and a checksum over them."""
+    """Return the manifest's text: the fields, and a checksum over them."""
     whole = {"kind": KIND, "format": FORMAT, **fields}
     whole["checksum"] = fingerprint(whole)
     return json.dumps(whole, ensure_ascii=False, indent=1) + "\n"
 
 
 def read_manifest(path: str | Path, scenario: str | None = None, data: str | None = None) -> dict[str, Any]:
-    """The manifest of the sealed store at ``path``.
+    """Return the manifest of the sealed store at ``path``.
 
     Args:
         scenario: refuse a store of another scenario.

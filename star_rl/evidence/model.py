@@ -53,7 +53,7 @@ class Category:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What is known about one key: its groups, strongest first, of ``neighbours`` neighbours in all."""
+    """The evidence of one key: groups of its ``neighbours`` neighbours, strongest first."""
 
     tool: str
     key: str
@@ -66,10 +66,9 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """A verbaliser's answer: the text the tool gives, the evidence behind it, and how it came about.
+    """A verbaliser's answer: the tool's text and the evidence behind it.
 
-    ``outcome`` is ``template``, ``llm``, ``repaired`` (valid at the second asking) or ``fallback`` (the template stood
-    in).
+    ``outcome`` is ``template``, ``llm``, ``repaired`` (valid after a second call) or ``fallback`` (the template's).
     """
 
     text: str
@@ -78,10 +77,10 @@ class Words:
 
 
 class Catalogue:
-    """The items as verbalisers need them: titles, categories, and how common each category is.
+    """Titles and categories of the items, and how common each category is.
 
     Args:
-        items: by id (:func:`star_rl.records.items_from`), or as a table where they are many.
+        items: by id (:func:`star_rl.records.items_from`), or a table if there are many.
     """
 
     def __init__(self, items: Mapping[str, Item]) -> None:
@@ -108,19 +107,19 @@ class Catalogue:
         self._telling = {name: 0.05 + math.log(total / count) for name, count in self.frequency.items()}
 
     def telling(self, category: str) -> float:
-        """How much a category tells: the log of its inverse share of the catalogue; a little above 0 for one of all."""
+        """Return the log of a category's inverse share of the catalogue, at least 0.05."""
         return self._telling[category]
 
     def title(self, item_id: str) -> str:
         return self._titles.get(item_id, "")
 
     def categories(self, item_id: str) -> tuple[str, ...]:
-        """Distinct categories of an item, in its order."""
+        """Return the distinct categories of an item, in its order."""
         return self._categories.get(item_id, ())
 
 
 def checked(tool: str, neighbours: Iterable[tuple[str, float] | tuple[str, float, int]]) -> list[Neighbour]:
-    """Neighbours as :class:`Neighbour`, the tool's name checked."""
+    """Return neighbours as :class:`Neighbour`; check the tool's name."""
     if tool not in TOOLS:
         raise StarError(f"there is no tool {tool!r}", f"choose one of {', '.join(TOOLS)}")
     return [row if isinstance(row, Neighbour) else Neighbour(*row) for row in neighbours]

@@ -1,4 +1,4 @@
-"""Whether a folder lies on a file system that always answers."""
+"""Tell whether a folder lies on a local disk."""
 
 from __future__ import annotations
 
@@ -7,31 +7,16 @@ import os
 import re
 from pathlib import Path
 
-#: Linux's own disks and memory. A network file system is none of these: it may stop answering while a file is read.
-LOCAL = frozenset(
-    [
-        "bcachefs",
-        "btrfs",
-        "erofs",
-        "ext2",
-        "ext3",
-        "ext4",
-        "f2fs",
-        "overlay",
-        "ramfs",
-        "squashfs",
-        "tmpfs",
-        "xfs",
-        "zfs",
-    ]
-)
+#: Linux's own disks and memory. A network file system may hang while a file is read.
+_DISKS = ("bcachefs", "btrfs", "erofs", "ext2", "ext3", "ext4", "f2fs", "overlay", "squashfs", "xfs", "zfs")
+LOCAL = frozenset((*_DISKS, "ramfs", "tmpfs"))
 _MOUNTS = Path("/proc/self/mountinfo")
 _OCTAL = re.compile(r"\\([0-7]{3})")  # how it writes a blank, a tab, a newline and a backslash
 
 
 @functools.lru_cache(maxsize=64)
 def on_local_disk(folder: str | Path) -> bool:
-    """True where the folder's file system is one of :data:`LOCAL`; False where it is another or cannot be told."""
+    """Return whether the folder's file system is one of :data:`LOCAL`; False if that is unknown."""
     try:
         path = os.path.realpath(folder, strict=True)
         lines = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()

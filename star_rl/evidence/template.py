@@ -1,4 +1,4 @@
-"""The template verbaliser: neighbours grouped by category, described by counts. No model, no cost, deterministic."""
+"""The template verbaliser: group neighbours by category and describe them by counts. Deterministic, without a model."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ OTHER = "Other"
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """Neighbours into words by rule.
+    """Put neighbours into words by rules.
 
     Args:
         catalogue: the items.
         size: ``full`` or ``short`` (:func:`star_rl.evidence.words.in_words`).
-        budget: tokens of a text at most; by default 512 (full) or 48 (short).
-        categories: groups at most.
-        count: a tokenizer's count of tokens; an approximation by default.
+        budget: most tokens of a text; by default 512 (full) or 48 (short).
+        categories: most groups.
+        count: counts the tokens of a text; an estimate by default.
 
     Raises:
         StarError: an unknown size, or a budget or number of groups below 1.
@@ -51,7 +51,7 @@ class Template:
             raise StarError("an evidence text needs a budget and a number of groups of at least 1", "raise the value")
 
     def about(self) -> dict[str, Any]:
-        """What distinguishes these words from others, for the store's manifest."""
+        """Return what distinguishes these words from others, for the store's manifest."""
         budget = BUDGETS[self.size] if self.budget is None else self.budget
         return {"verbaliser": "template", "size": self.size, "budget": budget, "categories": self.categories}
 
@@ -62,7 +62,7 @@ class Template:
         neighbours: Iterable[tuple[str, float] | tuple[str, float, int]],
         history: Sequence[str] = (),
     ) -> Evidence:
-        """Group the neighbours.
+        """Return the neighbours in groups.
 
         Args:
             tool: ``UserCF`` or ``ItemCF``.
@@ -96,16 +96,16 @@ class Template:
         neighbours: Iterable[tuple[str, float] | tuple[str, float, int]],
         history: Sequence[str] = (),
     ) -> Words:
-        """Text and evidence of one key; arguments as in :meth:`evidence`."""
+        """Return text and evidence of one key; arguments as in :meth:`evidence`."""
         evidence = self.evidence(tool, key, neighbours, history)
         return Words(in_words(evidence, self.catalogue, self.size, self.budget, self.count), evidence)
 
 
 def _groups(rows: list[Neighbour], catalogue: Catalogue, most: int) -> list[tuple[str, list[Neighbour]]]:
-    """Split neighbours into groups, each under one category, the weightiest first.
+    """Split neighbours into groups, each under one category, the largest weight first.
 
-    Greedy: the category with the largest weight of neighbours not yet placed, times how telling it is (log of its
-    inverse share of the catalogue), takes them all. A category of nearly every item thus comes last.
+    Greedy: the category with the largest score takes all its neighbours that are not placed yet. The score is their
+    weight times the log of the category's inverse share of the catalogue, so a category of nearly all items comes last.
     """
     kinds = [catalogue.categories(row.id) for row in rows]
     weights = [row.weight for row in rows]
@@ -115,7 +115,7 @@ def _groups(rows: list[Neighbour], catalogue: Catalogue, most: int) -> list[tupl
             members.setdefault(name, []).append(place)
 
     def rank(name: str) -> tuple[bool, float, str]:
-        # No group of one where larger ones are left: a single item says nothing about a taste.
+        # Groups of one item come last: a single item says nothing about a taste.
         places = members[name]
         if len(places) == 1:
             return True, -weights[places[0]] * catalogue.telling(name), name

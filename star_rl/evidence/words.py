@@ -1,7 +1,7 @@
-"""Structured evidence as the words a tool answers with, within a budget of tokens.
+"""Write structured evidence as a tool's answer, within a budget of tokens.
 
-Titles, category names and ids come from outside: each is put on one line, shortened and defused, and so is the whole
-(:func:`star_rl.trajectory.neutral`), so that no title can end a tool's answer or forge a phase.
+Titles, category names and ids are untrusted: each is put on one line, shortened and escaped
+(:func:`star_rl.trajectory.neutral`), and so is the whole text. No title can end a tool's answer or forge a phase.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NONE_FOUND = {
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]+")
 _DIGITS = re.compile(r"[0-9]")
-#: (categories, items of each, characters of a title), from the richest to the barest.
+#: (categories, items of each, characters of a title), from the most to the least detail.
 _LEVELS = (
     (9, 5, 80),
     (9, 5, 40),
@@ -44,14 +44,14 @@ _LEVELS = (
 
 
 def approximate_tokens(text: str) -> int:
-    """Tokens of a Qwen-like tokenizer, on the safe side: one a digit, one for every three further UTF-8 bytes."""
+    """Return an upper estimate of a Qwen-like tokenizer's tokens: one per digit, one per three other UTF-8 bytes."""
     digits = len(_DIGITS.findall(text))
     return digits + -(-(len(text.encode("utf-8", "replace")) - digits) // 3)
 
 
 @lru_cache(maxsize=1 << 16)
 def clean(text: str, longest: int = 200) -> str:
-    """Foreign text on one line, without control characters, shortened, with every tag defused."""
+    """Return untrusted text on one line, shortened, without control characters, every tag escaped."""
     line = neutral(" ".join(_CONTROL.sub(" ", text).split()))
     return line if len(line) <= longest else line[: max(0, longest - 1)].rstrip() + "…"
 
@@ -63,13 +63,13 @@ def in_words(
     budget: int | None = None,
     count: Callable[[str], int] = approximate_tokens,
 ) -> str:
-    """The text of one piece of evidence.
+    """Return the text of one piece of evidence.
 
     Args:
         evidence: the groups, strongest first.
         catalogue: titles of the representative items.
         size: ``full``: a paragraph a group; ``short``: one line of about ten words, for a tiny student.
-        budget: tokens at most; less detail is given until it fits, and in the last resort the text is cut.
+        budget: most tokens; detail is dropped until the text fits, and at last the text is cut.
         count: a tokenizer's count; :func:`approximate_tokens` by default.
     """
     budget = BUDGETS[size] if budget is None else budget
@@ -106,14 +106,14 @@ def _named(item_id: str, catalogue: Catalogue, longest: int) -> str:
 
 
 def _short(evidence: Evidence, items: int, groups: int) -> str:
-    """One line: the two strongest groups with their counts, then the strongest ids, a group in turn."""
+    """Return one line: the strongest groups with their counts, then their strongest ids, group by group."""
     head = ", ".join(f"{clean(category.name, 24)} {category.count}" for category in evidence.categories[:groups])
     ids = _in_turn(evidence.categories[:groups], items)
     return neutral(f"{head}: {' '.join(clean(item_id, 64) for item_id in ids)}" if ids else head)
 
 
 def _in_turn(categories: tuple[Category, ...], items: int) -> list[str]:
-    """Ids in proportion to the groups' counts, each group's strongest first."""
+    """Return ids in proportion to the groups' counts, each group's strongest first."""
     total = sum(category.count for category in categories) or 1
     ids: list[str] = []
     for number, category in enumerate(categories):
@@ -124,7 +124,7 @@ def _in_turn(categories: tuple[Category, ...], items: int) -> list[str]:
 
 
 def _cut(text: str, budget: int, count: Callable[[str], int]) -> str:
-    """The longest beginning of ``text`` that fits the budget."""
+    """Return the longest prefix of ``text`` that fits the budget."""
     if count(text) <= budget:
         return text
     low, high = 0, len(text)

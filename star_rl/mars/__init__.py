@@ -13,8 +13,8 @@ view         runs in the terminal and on an HTML page
 """
 
 from star_rl.mars.agents import AGENTS, Agent, AgentFailure, Backend, Step, View
-from star_rl.mars.case import Case, Tools
-from star_rl.mars.record import Run, from_json, read_runs, to_json
+from star_rl.mars.case import Case
+from star_rl.mars.record import TeacherRun, from_json, read_runs, to_json
 from star_rl.mars.rules import RuleBackend, RuleOptions, strength_of
 from star_rl.mars.teach import Account, identity_of, teach
 from star_rl.mars.team import Outcome, Team, TeamOptions
@@ -29,11 +29,10 @@ __all__ = [
     "Outcome",
     "RuleBackend",
     "RuleOptions",
-    "Run",
     "Step",
+    "TeacherRun",
     "Team",
     "TeamOptions",
-    "Tools",
     "View",
     "from_json",
     "identity_of",

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from star_rl.failure import Failure, Kind
-from star_rl.mars.case import Case, Tools
+from star_rl.mars.case import Case
 from star_rl.trajectory import EXPERTS, Phase
 from star_rl.trajectory.grammar import PLAN, RECOMMEND, REFLECTION
 from star_rl.trajectory.model import Block
+
+if TYPE_CHECKING:
+    from star_rl.tools import Tools
 
 DIVERGENCE = "Interest_Divergence_Reasoning"
 PROFILE = "User_Profile_Summary"

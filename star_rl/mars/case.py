@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from star_rl.prompts import Behaviour, Event, before, category_of
 from star_rl.records import Item, Task
 
 if TYPE_CHECKING:
-    from star_rl.tools import ToolAnswer
-
-
-class Tools(Protocol):
-    """The two tools of one task; ``star_rl.tools.ToolBox``."""
-
-    def call(self, name: str, arguments: Mapping[str, Any], /) -> ToolAnswer:
-        """Answer one call; never raises for its content."""
+    from star_rl.tools import Tools
 
 
 #: Returns the tools of a case.
-ToolsOf = Callable[["Case"], Tools]
+ToolsOf = Callable[["Case"], "Tools"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ FORMAT = 2
 
 
 @dataclass(slots=True)
-class Run:
+class TeacherRun:
     """One pass of the teacher over one task.
 
     Attributes:
@@ -85,9 +85,9 @@ def run_id(task_id: str, sample: int) -> str:
     return f"{task_id}#{sample}"
 
 
-def run_of(task: Task, sample: int, outcome: Outcome, identity: Mapping[str, Any]) -> Run:
+def run_of(task: Task, sample: int, outcome: Outcome, identity: Mapping[str, Any]) -> TeacherRun:
     """Return the record of an outcome."""
-    return Run(
+    return TeacherRun(
         task,
         sample,
         render(outcome.trajectory),
@@ -118,16 +118,16 @@ def _step(step: Step) -> dict[str, Any]:
     }
 
 
-def to_json(run: Run) -> dict[str, Any]:
+def to_json(run: TeacherRun) -> dict[str, Any]:
     """Return plain data, with derived fields to filter by."""
-    plain = {name: getattr(run, name) for name in Run.__dataclass_fields__}
+    plain = {name: getattr(run, name) for name in TeacherRun.__dataclass_fields__}
     plain["task"] = asdict(run.task) | {"candidates": list(run.task.candidates)}
     plain["failure"] = run.failure and run.failure.to_json()
     derived = {"id": run.id, "rank": run.rank, "hit": run.hit, "corrected": run.corrected}
     return {"format": run.format, **derived, **plain}
 
 
-def from_json(value: Mapping[str, Any]) -> Run:
+def from_json(value: Mapping[str, Any]) -> TeacherRun:
     """Return the run that :func:`to_json` wrote.
 
     Raises:
@@ -135,11 +135,11 @@ def from_json(value: Mapping[str, Any]) -> Run:
     """
     if value.get("format") != FORMAT:
         raise StarError(f"a run of format {value.get('format')!r}", f"this version reads format {FORMAT}; teach again")
-    fields = {name: value[name] for name in Run.__dataclass_fields__}
+    fields = {name: value[name] for name in TeacherRun.__dataclass_fields__}
     task = dict(value["task"])
     fields["task"] = Task(**{**task, "candidates": tuple(task["candidates"])})
     fields["failure"] = Failure.from_json(value["failure"])
-    return Run(**fields)
+    return TeacherRun(**fields)
 
 
 def files_of(paths: str | Path | Iterable[str | Path]) -> list[Path]:
@@ -158,7 +158,7 @@ def files_of(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     return found
 
 
-def read_runs(paths: str | Path | Iterable[str | Path]) -> Iterator[Run]:
+def read_runs(paths: str | Path | Iterable[str | Path]) -> Iterator[TeacherRun]:
     """Yield the runs of files and folders; a last line cut short by a kill is skipped.
 
     Raises:

@@ -21,7 +21,7 @@ from star_rl.errors import StarError
 from star_rl.files import fingerprint, read_json, write_json, writing_error
 from star_rl.ledger import Ledger, differences
 from star_rl.mars.case import Case
-from star_rl.mars.record import FORMAT, Run, from_json, run_id, run_of, to_json
+from star_rl.mars.record import FORMAT, TeacherRun, from_json, run_id, run_of, to_json
 from star_rl.mars.team import Team
 from star_rl.progress import Progress
 from star_rl.records import Task
@@ -53,7 +53,7 @@ class Account:
     def done(self) -> int:
         return self.found + self.ranked + sum(self.failed.values())
 
-    def add(self, run: Run) -> None:
+    def add(self, run: TeacherRun) -> None:
         if run.failure:
             self.failed[run.failure.kind] += 1
         else:
@@ -170,7 +170,7 @@ class _Workers:
             self._write(run_of(task, sample, outcome, self.identity))
             await asyncio.sleep(0)
 
-    def _write(self, run: Run) -> None:
+    def _write(self, run: TeacherRun) -> None:
         self.ledger.append(to_json(run))
         account = self.account
         account.add(run)
@@ -233,7 +233,7 @@ def _same_identity(folder: Path, identity: Mapping[str, Any]) -> None:
         )
 
 
-def _endpoint_failed(run: Run) -> bool:
+def _endpoint_failed(run: TeacherRun) -> bool:
     return run.failure is not None and run.failure.kind == "endpoint"
 
 

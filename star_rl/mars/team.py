@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from star_rl.errors import StarError
 from star_rl.failure import Failure
@@ -26,9 +26,12 @@ from star_rl.mars.agents import (
     View,
     faulted,
 )
-from star_rl.mars.case import Case, Tools, ToolsOf
+from star_rl.mars.case import Case, ToolsOf
 from star_rl.options import Size, options
 from star_rl.trajectory import EXPERTS, Trajectory
+
+if TYPE_CHECKING:
+    from star_rl.tools import Tools
 
 
 @options

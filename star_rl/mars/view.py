@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from star_rl.errors import StarError
 from star_rl.files import write_text
-from star_rl.mars.record import Run, read_runs
+from star_rl.mars.record import TeacherRun, read_runs
 from star_rl.records import Item
-from star_rl.trajectory import BadCall, Json, Response, Text, Thinking, ToolCall
 from star_rl.trajectory.grammar import REFLECTION
-from star_rl.trajectory.model import Block
+from star_rl.trajectory.view import Cutter, sections_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,44 +29,26 @@ _COLOURS = {
     "reflection": "bright_yellow",
     "recommend": "bright_red",
 }
-_MAX_BLOCK = 8000  # characters of a block on the page; the record holds all
 #: Control characters, which must not reach a terminal.
 _CONTROL = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
 
 
-def verdict_of(run: Run) -> str:
+def verdict_of(run: TeacherRun) -> str:
     """Return the reflector's verdict: ``content``, ``sent back``, or ``none`` if it did not run."""
     verdicts = [phase.result.value for phase in run.trajectory.of(REFLECTION) if phase.result]
     found = [verdict.get("correct") for verdict in verdicts if isinstance(verdict, dict)]
     return "sent back" if "no" in found else "content" if "yes" in found else "none"
 
 
-def result_of(run: Run) -> str:
+def result_of(run: TeacherRun) -> str:
     """Return ``hit``, ``miss`` or ``failed``."""
     return "failed" if run.failure else "hit" if run.hit else "miss"
-
-
-def part_of(block: Block) -> tuple[str, str]:
-    """Return (kind, text) of a block."""
-    match block:
-        case Thinking(text):
-            return "thinking", text.strip()
-        case ToolCall(name, arguments):
-            return "call", f"{name}({', '.join(f'{key}={json.dumps(value)}' for key, value in arguments.items())})"
-        case BadCall():
-            return "bad", f"{block.text}\n(does not parse: {block.reason})"
-        case Response(text):
-            return "response", text
-        case Json(raw):
-            return "json", raw
-        case Text(text):
-            return "text", text
 
 
 # --------------------------------------------------------------------------------------------------------- terminal
 
 
-def show(run: Run, console: Console | None = None, items: Mapping[str, Item] | None = None) -> None:
+def show(run: TeacherRun, console: Console | None = None, items: Mapping[str, Item] | None = None) -> None:
     """Print one run, phases and calls in colours."""
     from rich.console import Console, Group
     from rich.panel import Panel
@@ -76,12 +57,13 @@ def show(run: Run, console: Console | None = None, items: Mapping[str, Item] | N
     styles = {
         "thinking": "italic",
         "call": "bold",
-        "bad": "bold red",
+        "call bad": "bold red",
         "response": "dim",
         "json": "",
+        "json bad": "red",
         "text": "dim red",
     }
-    marks = {"call": "-> ", "bad": "-> ", "response": "<- ", "json": "=  "}
+    marks = {"call": "-> ", "response": "<- ", "json": "=  "}
     out = console or Console()
     task = run.task
     title = Words(f"{run.id}  {task.source}/{task.scenario}  user {task.user_id}".translate(_CONTROL))
@@ -94,23 +76,22 @@ def show(run: Run, console: Console | None = None, items: Mapping[str, Item] | N
             else f"{result_of(run)}, the truth {task.ground_truth} has {rank}; {run.seconds:.2f} s"
         )
     )
-    for phase in run.trajectory.phases:
-        colour = _COLOURS.get(phase.tag, "red")
-        parts = [
-            Words((marks.get(kind, "") + words).translate(_CONTROL), style=styles[kind])
-            for kind, words in map(part_of, phase.blocks)
-            if words
-        ]
-        out.print(
-            Panel(Group(*parts), title=phase.tag or "outside every phase", title_align="left", border_style=colour)
-        )
+    for section in sections_of(run.trajectory):
+        parts = []
+        for part in section.parts:
+            words = f"{part.text}\n({part.label})" if "bad" in part.kind else part.text
+            if words:
+                mark = marks.get(part.kind.split()[0], "")
+                parts.append(Words((mark + words).translate(_CONTROL), style=styles[part.kind]))
+        colour = _COLOURS.get(section.tag, "red")
+        out.print(Panel(Group(*parts), title=section.title, title_align="left", border_style=colour))
     for place, item_id in enumerate(run.ranking, 1):
         item = (items or {}).get(item_id)
         words = f"{place:3}  {item_id}" + (f"  {item.title}" if item else "")
         out.print(Words(words.translate(_CONTROL), style="bold green" if item_id == task.ground_truth else ""))
 
 
-def find(paths: str | Path | Iterable[str | Path], wanted: str) -> Run:
+def find(paths: str | Path | Iterable[str | Path], wanted: str) -> TeacherRun:
     """Return the run with an id, or the first run of a task.
 
     Raises:
@@ -159,7 +140,12 @@ def write_page(
     return {"read": read, "shown": len(rows), **dict(results)}
 
 
-def _row(run: Run, items: Mapping[str, Item]) -> dict[str, Any]:
+def _row(run: TeacherRun, items: Mapping[str, Item]) -> dict[str, Any]:
+    sections = sections_of(run.trajectory, _page_cutter())
+    phases = [[one.tag, one.title, [[part.kind, part.label, part.text] for part in one.parts]] for one in sections]
+    left_out = sum(len(phase.blocks) for phase in run.trajectory.phases) - sum(len(one.parts) for one in sections)
+    if left_out:
+        phases.append(["outside", f"{left_out} more blocks, see the record", []])
     known = {item_id: items[item_id].title for item_id in run.ranking if item_id in items}
     return {
         "id": run.id,
@@ -177,24 +163,19 @@ def _row(run: Run, items: Mapping[str, Item]) -> dict[str, Any]:
         "calls": run.calls,
         "model": run.model,
         "ranking": [[item_id, known.get(item_id, "")] for item_id in run.ranking],
-        "phases": [
-            [phase.tag or "outside", [_shortened(*part_of(block)) for block in phase.blocks]]
-            for phase in run.trajectory.phases
-        ],
+        "phases": phases,
     }
 
 
-def _last_words(run: Run) -> str:
+def _page_cutter() -> Cutter:
+    return Cutter(where="the record")
+
+
+def _last_words(run: TeacherRun) -> str:
     """Return the model's last reply in a failed run, which is in no phase; empty for other runs."""
     if not run.failure or not run.steps:
         return ""
     said = [
         m["content"] for m in run.steps[-1].get("messages", ()) if m.get("role") == "assistant" and m.get("content")
     ]
-    return _shortened("", str(said[-1]))[1] if said else ""
-
-
-def _shortened(kind: str, words: str) -> list[str]:
-    if len(words) <= _MAX_BLOCK:
-        return [kind, words]
-    return [kind, f"{words[:_MAX_BLOCK]}\n[{len(words) - _MAX_BLOCK} more characters in the record]"]
+    return _page_cutter()(str(said[-1])) if said else ""

@@ -19,7 +19,7 @@ from star_rl.files import write_text, writing_error
 from star_rl.integrations import wandb_run
 from star_rl.masking import MaskedStream, mask, open_log
 from star_rl.pipeline.options import Recipe
-from star_rl.pipeline.stage import Outcome, Stage, run_stage
+from star_rl.pipeline.stage import Stage, StageOutcome, run_stage
 from star_rl.progress import ProgressLine
 
 _LAST_LINES = 12  # of a stage's log, shown when it fails
@@ -111,7 +111,7 @@ def run(
     start: str | None = None,
     until: str | None = None,
     same_code: bool = False,
-) -> list[Outcome]:
+) -> list[StageOutcome]:
     """Run the stages of a recipe in order.
 
     Args:

@@ -95,7 +95,7 @@ class Stage:
 
 
 @dataclass(slots=True)
-class Outcome:
+class StageOutcome:
     """How a stage ended: ``state`` is ``done`` (found), ``ran`` or ``resumed``."""
 
     name: str
@@ -195,7 +195,7 @@ def run_stage(
     force: bool = False,
     say: Callable[[str], None] = print,
     same_code: bool = False,
-) -> Outcome:
+) -> StageOutcome:
     """Run one stage, or find that nothing has to be done.
 
     Args:
@@ -226,7 +226,7 @@ def run_stage(
     apart = ("versions", "code") if same_code else ("versions",)
     if not force and manifest is not None and _same(manifest["key"], key, apart):
         _report_changes(stage.name, manifest["key"], key, say)
-        return Outcome(stage.name, "done", 0.0, manifest)
+        return StageOutcome(stage.name, "done", 0.0, manifest)
 
     begun = folder / _KEY
     before = read_json(begun) if not force and manifest is None and begun.exists() else None
@@ -253,7 +253,7 @@ def run_stage(
         "figures": figures,
     }
     write_json(folder / MANIFEST, manifest)
-    return Outcome(stage.name, "resumed" if resumes else "ran", time.monotonic() - began, manifest)
+    return StageOutcome(stage.name, "resumed" if resumes else "ran", time.monotonic() - began, manifest)
 
 
 def _empty(folder: Path, keep: Sequence[str]) -> None:

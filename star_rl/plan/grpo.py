@@ -14,7 +14,7 @@ from typing import Any
 
 from star_rl.integrations.verl.config_checks import problems, ranks, sequence_parallel
 from star_rl.plan import activations
-from star_rl.plan.model import GIB, Phase, Plan
+from star_rl.plan.model import GIB, MemoryPhase, Plan
 from star_rl.plan.shapes import Shape
 
 #: Two CUDA contexts (trainer and vLLM), NCCL, vLLM's captured graphs, the allocator's slack.
@@ -126,7 +126,7 @@ def plan_grpo(config: Any, shape: Shape, nodes: int, gpus_per_node: int, memory:
         "vLLM": 0.0 if sleeps else share,
         "CUDA, NCCL, graphs": _OVERHEAD,
     }
-    plan.hold(Phase("update", update), _update_remedies(trainer, sleeps))
+    plan.hold(MemoryPhase("update", update), _update_remedies(trainer, sleeps))
 
     served = 2 * shape.parameters / tp
     batch = activations.served(shape, int(rollout.max_num_batched_tokens), int(rollout.max_num_seqs), tp)
@@ -146,7 +146,9 @@ def plan_grpo(config: Any, shape: Shape, nodes: int, gpus_per_node: int, memory:
         "vLLM weights": served,
         "CUDA, NCCL, graphs": _OVERHEAD,
     }
-    plan.hold(Phase("weight sync", sync), ["a smaller update_weights_bucket_megabytes", "a larger TP of the rollout"])
+    plan.hold(
+        MemoryPhase("weight sync", sync), ["a smaller update_weights_bucket_megabytes", "a larger TP of the rollout"]
+    )
     sampling = {
         **stay,
         "vLLM weights": served,
@@ -154,7 +156,7 @@ def plan_grpo(config: Any, shape: Shape, nodes: int, gpus_per_node: int, memory:
         "KV cache": max(0.0, pool),
         "CUDA, NCCL, graphs": _OVERHEAD,
     }
-    plan.hold(Phase("rollout", sampling), _rollout_remedies(trainer, rollout))
+    plan.hold(MemoryPhase("rollout", sampling), _rollout_remedies(trainer, rollout))
     _cache(plan, config, shape, pool, replicas)
     _step(plan, config, shape, trainer, gpus_per_node)
     plan.problems += [f"{what}: {remedy}" for what, remedy in unfit]

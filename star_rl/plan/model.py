@@ -9,7 +9,7 @@ GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True)
-class Phase:
+class MemoryPhase:
     """One moment of a step with the memory that is held then: name of a part -> bytes per GPU."""
 
     name: str
@@ -27,18 +27,18 @@ class Plan:
     Attributes:
         title: stage, model and layout.
         memory: bytes of one GPU.
-        phases: see :class:`Phase`; a GPU must hold the largest.
+        phases: see :class:`MemoryPhase`; a GPU must hold the largest.
         facts: sentences with figures: tokens a step, KV cache, host memory.
         problems: what would overflow or be refused, each with its remedy; empty when it fits.
     """
 
     title: str
     memory: float
-    phases: list[Phase] = field(default_factory=list)
+    phases: list[MemoryPhase] = field(default_factory=list)
     facts: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
-    def hold(self, phase: Phase, remedies: Iterable[str]) -> None:
+    def hold(self, phase: MemoryPhase, remedies: Iterable[str]) -> None:
         """Add a phase; one that does not fit becomes a problem with these remedies."""
         self.phases.append(phase)
         if phase.total > self.memory:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from star_rl.plan import activations
-from star_rl.plan.model import GIB, Phase, Plan
+from star_rl.plan.model import GIB, MemoryPhase, Plan
 from star_rl.plan.shapes import Shape
 
 #: CUDA context, NCCL and the allocator's slack.
@@ -75,7 +75,7 @@ def plan_sft(config: Mapping[str, Any], shape: Shape, gpus: int, memory: float) 
         remedies.append("deepspeed: zero3_offload")
     if not lora:
         remedies.append("tuner_type: lora")
-    plan.hold(Phase("backward", parts), remedies or ["a shorter max_length, or more GPUs"])
+    plan.hold(MemoryPhase("backward", parts), remedies or ["a shorter max_length, or more GPUs"])
     batch = gpus * rows * accumulation
     plan.facts.append(
         f"step: {batch} rows ({gpus} x {rows} x {accumulation}), at most {batch * length:,} tokens; "

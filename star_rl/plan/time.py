@@ -159,7 +159,7 @@ def sft_seconds(config: Mapping[str, Any], shape: Shape, gpus: int, assumed: Ass
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class StepSeconds:
     """Seconds of the parts of a GRPO step."""
 
     rollout: float
@@ -183,7 +183,7 @@ def _prefill(shape: Shape, tokens: float, length: float, gpu: Gpu) -> float:
     return tokens * seconds(cost, gpu, masked=False)
 
 
-def grpo_step(config: Any, shape: Shape, nodes: int, gpus_per_node: int, assumed: Assumed) -> Step:
+def grpo_step(config: Any, shape: Shape, nodes: int, gpus_per_node: int, assumed: Assumed) -> StepSeconds:
     """Seconds of a step by verl's composed configuration."""
     gpu, gpus = assumed.card, nodes * gpus_per_node
     rollout, actor, model = (config.actor_rollout_ref[name] for name in ("rollout", "actor", "model"))
@@ -233,7 +233,7 @@ def grpo_step(config: Any, shape: Shape, nodes: int, gpus_per_node: int, assumed
     if not megatron and engine.optimizer_offload:
         update += 2 * 8 * shape.parameters / group / _OFFLOAD
     sync = 4 * shape.parameters / _HANDOVER + 4 * whole / assumed.link(spans)
-    return Step(sampling, forward, forward if actor.use_kl_loss else 0.0, update, sync)
+    return StepSeconds(sampling, forward, forward if actor.use_kl_loss else 0.0, update, sync)
 
 
 def grpo_steps(config: Any, assumed: Assumed) -> int:

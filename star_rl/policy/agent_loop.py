@@ -30,7 +30,7 @@ from verl.trainer.ppo.reward import get_custom_reward_fn
 from rewards.loading import NEEDED, check
 from star_rl.policy.loop import Budget, Generation, Rollout, render_prompt, rollout
 from star_rl.policy.rollout_stats import FAILED
-from star_rl.tools import TOOL_SCHEMAS, Evidence, Lens, ToolBox
+from star_rl.tools import TOOL_SCHEMAS, EvidenceReader, Lens, ToolBox
 
 logger = logging.getLogger(__name__)
 Made = TypeVar("Made")
@@ -62,7 +62,7 @@ class _ServerEngine:
 
 
 @functools.lru_cache(maxsize=4)
-def open_store(path: str, scenario: str, fingerprint: str, opener: str = OPENER) -> Evidence:
+def open_store(path: str, scenario: str, fingerprint: str, opener: str = OPENER) -> EvidenceReader:
     """Open the evidence store at ``path`` by the function ``module:name``, once per process.
 
     Raises:

@@ -25,7 +25,7 @@ from star_rl import deadline
 from star_rl.options import Count, Positive, Size, options
 from star_rl.policy.rollout_stats import COUNTS, Stop
 from star_rl.policy.tokens import Tokenizer, tokens_of
-from star_rl.tools import ToolAnswer
+from star_rl.tools import ToolAnswer, Tools
 from star_rl.trajectory import BadCall, ToolCall, tool_calls
 
 _COUNT_OF_REASON = {"unknown_tool": "unknown_tools", "bad_arguments": "bad_arguments", "unknown_id": "unknown_ids"}
@@ -50,16 +50,6 @@ class Engine(Protocol):
 
     async def generate(self, prompt_ids: list[int], sampling_params: dict[str, Any], request_id: str) -> Generation:
         """Continue ``prompt_ids``. ``request_id`` is the same for all turns of a rollout (prefix caching, routing)."""
-
-
-class Tools(Protocol):
-    """Answers one call; :class:`star_rl.tools.ToolBox`.
-
-    An attribute ``immediate`` that is true says that a call never waits for anything outside this process. Such calls
-    are made in the event loop: a thread would not answer sooner, and would wait milliseconds for the interpreter.
-    """
-
-    def call(self, name: str, arguments: Mapping[str, Any], /) -> ToolAnswer: ...
 
 
 @options

@@ -24,7 +24,7 @@ from star_rl.policy.loop import Budget, Engine, Rollout, render_prompt, rollout
 from star_rl.policy.replicas import open_engine
 from star_rl.policy.rollout_stats import FAILED
 from star_rl.progress import Progress
-from star_rl.tools import TOOL_SCHEMAS, Evidence, Lens, ToolBox
+from star_rl.tools import TOOL_SCHEMAS, EvidenceReader, Lens, ToolBox
 
 #: Ends that say nothing of the model and may come out otherwise; a prompt that is too long stays so.
 _AGAIN = FAILED - {"prompt_too_long"}
@@ -74,7 +74,7 @@ def tasks_of_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[PolicyTask]:
 def sample(
     model: str | Path,
     tasks: Iterable[PolicyTask],
-    store: Evidence,
+    store: EvidenceReader,
     out: str | Path,
     options: SamplingOptions | None = None,
     engine: EngineOptions | None = None,
@@ -97,7 +97,7 @@ def sample(
 async def sample_async(
     model: str | Path,
     tasks: Iterable[PolicyTask],
-    store: Evidence,
+    store: EvidenceReader,
     out: str | Path,
     options: SamplingOptions | None = None,
     engine: EngineOptions | None = None,
@@ -141,7 +141,7 @@ async def _sample_all(
     engine: Engine,
     tokenizer: Any,
     missing: Sequence[tuple[PolicyTask, int]],
-    store: Evidence,
+    store: EvidenceReader,
     options: SamplingOptions,
     ledger: Ledger,
     digests: Mapping[str, str],
@@ -209,7 +209,7 @@ def _tokenizer(model: str | Path) -> Any:
 
 
 def _settings(
-    model: str | Path, store: Evidence, options: SamplingOptions, engine: EngineOptions | None = None
+    model: str | Path, store: EvidenceReader, options: SamplingOptions, engine: EngineOptions | None = None
 ) -> dict[str, Any]:
     folder, seed = Path(model).resolve(), (engine or EngineOptions()).seed
     known = {"model": str(folder), "weights": of_model(folder), "evidence": getattr(store, "fingerprint", None)}

@@ -20,7 +20,7 @@ from star_rl.trajectory import EXPERTS, neutral
 
 
 @dataclass(frozen=True, slots=True)
-class Template:
+class PromptTemplate:
     """A system prompt to fill with a flavour's words. Raise ``version`` with every change of its text."""
 
     version: int
@@ -38,8 +38,8 @@ _TOOLS = (
 )
 _FINDINGS = "Result: a JSON list of short findings, the most telling first; an empty list where nothing can be said."
 
-TEMPLATES: dict[str, Template] = {
-    "Planner": Template(
+TEMPLATES: dict[str, PromptTemplate] = {
+    "Planner": PromptTemplate(
         1,
         "You lead a small team that predicts which {item} a user of {domain} turns to next. Before the team starts you "
         "decide who is needed. The specialists are:\n"
@@ -51,32 +51,32 @@ TEMPLATES: dict[str, Template] = {
         "who can contribute, and put first the one the others should build on.\n"
         "Result: a JSON list of specialist names in the order they are to work.",
     ),
-    "User_Profile_Summary": Template(
+    "User_Profile_Summary": PromptTemplate(
         1,
         "You describe the person behind a record of {items} they {did} on {domain}. Look at what they choose, how they "
         "rate it and how their choices spread over time, and state tastes, habits and circumstances that would help "
         "someone pick their next {item}. State only what entries back up; what cannot be known stays out.\n"
         + _FINDINGS,
     ),
-    "Historical_Interest_Analysis": Template(
+    "Historical_Interest_Analysis": PromptTemplate(
         1,
         "You look for the interests of a user of {domain} that last. Take the whole record of {items} they {did}, set "
         "aside single accidents, and name the kinds, makers, series or themes they return to again and again.\n"
         + _FINDINGS,
     ),
-    "Recent_Interest_Analysis": Template(
+    "Recent_Interest_Analysis": PromptTemplate(
         1,
         "You look at the latest {items} a user of {domain} {did} and compare them with what came earlier. Name what "
         "has appeared, what has grown stronger and what has stopped, and what that says about the very next choice.\n"
         + _FINDINGS,
     ),
-    "Interest_Divergence_Reasoning": Template(
+    "Interest_Divergence_Reasoning": PromptTemplate(
         1,
         "You think one step beyond the interests that a user of {domain} has shown. Ask three questions: what is "
         "closely related to what they like; on which occasions do they choose {items}, and what else suits these; what "
         "do people with the same tastes also like. Keep to steps that this user might really take.\n" + _FINDINGS,
     ),
-    "Reflector": Template(
+    "Reflector": PromptTemplate(
         1,
         "You check the work of a team that predicts the next {item} of a user of {domain}. Hold every finding against "
         "the record: does it follow from entries, do the findings agree with one another, are they plausible for this "
@@ -85,7 +85,7 @@ TEMPLATES: dict[str, Template] = {
         'Result: {{"correct": "yes"}} if the work can stand, else {{"correct": "no", "problematic_agent": '
         '[{{"agent_name": "<specialist>", "suggestion": "<what to do better>"}}]}}.',
     ),
-    "Ranker": Template(
+    "Ranker": PromptTemplate(
         1,
         "You make the final choice for a team that predicts the next {item} of a user of {domain}. Exactly one of the "
         "candidates is what the user turns to next. Weigh the user's lasting tastes, the latest turn of their "
@@ -93,7 +93,7 @@ TEMPLATES: dict[str, Template] = {
         "Result: a JSON list of the {top} best candidate ids, the most likely first, each id once and exactly as "
         "given.",
     ),
-    "Long_Sequence_Abstractor": Template(
+    "Long_Sequence_Abstractor": PromptTemplate(
         1,
         "You keep a running summary of the {items} a user of {domain} {did}, so that nobody has to read the whole "
         "record. You get the summary so far and the next entries. Write the summary anew so that it covers both: which "

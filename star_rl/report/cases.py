@@ -17,8 +17,9 @@ from star_rl.evaluation.runner import ledgers
 from star_rl.failure import Failure
 from star_rl.report import contexts
 from star_rl.report.findings import Change, Findings, Found, key_of
-from star_rl.report.model import ExampleTask, Rollout
-from star_rl.report.viewer import Cutter, Panel, panel
+from star_rl.report.model import ExampleRollout, ExampleTask
+from star_rl.report.viewer import Panel, panel
+from star_rl.trajectory.view import Cutter
 
 #: Tasks of each kind: best and worst of one method, gained and lost of each change, all together at most.
 EXTREMES, CHANGED, MOST = 4, 8, 60
@@ -28,7 +29,7 @@ _HEAD = re.compile(r'\{"task_id": ("(?:[^"\\]|\\.)*"), "sample": (\d+)\b')
 
 
 @dataclass(slots=True)
-class Case:
+class ReportCase:
     """A task as the page shows it.
 
     Attributes:
@@ -46,12 +47,12 @@ class Case:
 
 
 @dataclass(slots=True)
-class Group:
+class CaseGroup:
     """Cases of one kind; ``known`` are (anchor, task id) of tasks in an earlier group."""
 
     title: str
     words: str
-    cases: list[Case] = field(default_factory=list)
+    cases: list[ReportCase] = field(default_factory=list)
     known: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -61,27 +62,27 @@ _Side = tuple[str, list[tuple[Evaluation, str]]]
 _Place = tuple[str, str, int]
 
 
-def choose(found: Findings, made: Sequence[Change]) -> list[Group]:
+def choose(found: Findings, made: Sequence[Change]) -> list[CaseGroup]:
     """Return groups of cases; answers are read from the folders as far as the page has room."""
-    plan: list[tuple[Group, list[int], list[_Side]]] = []
+    plan: list[tuple[CaseGroup, list[int], list[_Side]]] = []
     focus = _focus(found)
     if focus:
         sides: list[_Side] = [(one.name, one.sources) for one in focus]
         best, worst = _extremes(found, focus[0])
         name = focus[0].name
         against = "the mean of the other methods" if len(found.methods) > 1 else "its own mean"
-        plan.append((Group(f"Best tasks of {name}", f"Where {name} is furthest above {against}."), best, sides))
-        plan.append((Group(f"Worst tasks of {name}", f"Where {name} is furthest below {against}."), worst, sides))
+        plan.append((CaseGroup(f"Best tasks of {name}", f"Where {name} is furthest above {against}."), best, sides))
+        plan.append((CaseGroup(f"Worst tasks of {name}", f"Where {name} is furthest below {against}."), worst, sides))
     for one in made:
         for title, places in (("gained", one.gained), ("lost", one.lost)):
             words = f"The {min(CHANGED, len(places))} largest of {len(places):,}."
-            group = Group(f"Tasks {title} by {one.method}, {one.before.label} to {one.after.label}", words)
+            group = CaseGroup(f"Tasks {title} by {one.method}, {one.before.label} to {one.after.label}", words)
             sides = [(judged.label, [(judged, one.method)]) for judged in (one.before, one.after)]
             plan.append((group, places[:CHANGED], sides))
     return _filled(found, [entry for entry in plan if entry[1]])
 
 
-def anchors(groups: Iterable[Group]) -> dict[int, str]:
+def anchors(groups: Iterable[CaseGroup]) -> dict[int, str]:
     """Return place of a task -> its anchor on the page."""
     return {case.place: case.anchor for group in groups for case in group.cases}
 
@@ -110,7 +111,7 @@ def _extremes(found: Findings, one: Found) -> tuple[list[int], list[int]]:
     return best, [int(place) for place in order if gain[place] < 0][:EXTREMES]
 
 
-def _filled(found: Findings, plan: Sequence[tuple[Group, list[int], list[_Side]]]) -> list[Group]:
+def _filled(found: Findings, plan: Sequence[tuple[CaseGroup, list[int], list[_Side]]]) -> list[CaseGroup]:
     """Fill the groups with cases; a task that stands in an earlier group is linked."""
     keys = {judged.label: {key_of(task) for task in judged.tasks} for judged in found.compared.folders}
     writers = {(judged.label, name) for one in found.methods.values() if _follows(one) for judged, name in one.sources}
@@ -129,7 +130,7 @@ def _filled(found: Findings, plan: Sequence[tuple[Group, list[int], list[_Side]]
                 group.known.append((done[place], found.tasks[place].task_id))
             elif len(done) < MOST:
                 done[place] = f"case-{len(done)}"
-                case = Case(place, done[place], about[place], _ranks(found, place))
+                case = ReportCase(place, done[place], about[place], _ranks(found, place))
                 group.cases.append(case)
                 for heading, own in sides:
                     spot, room = where(own, place), min(ROOM, left)
@@ -164,9 +165,9 @@ def _about(found: Findings, places: Collection[int]) -> dict[int, ExampleTask]:
     return read
 
 
-def _answers(found: Findings, wanted: Collection[_Place]) -> dict[_Place, Rollout]:
+def _answers(found: Findings, wanted: Collection[_Place]) -> dict[_Place, ExampleRollout]:
     """Read the first samples of the wanted answers, with their messages if the folder kept them."""
-    read: dict[_Place, Rollout] = {}
+    read: dict[_Place, ExampleRollout] = {}
     for one in found.methods.values():
         for judged, name in one.sources:
             own = {found.tasks[place].task_id: place for *which, place in wanted if which == [judged.label, name]}
@@ -192,7 +193,7 @@ def _rows(folder: Path, name: str, wanted: set[str]) -> Iterator[dict[str, Any]]
                     yield row
 
 
-def _rollout(row: dict[str, Any], rank: int) -> Rollout:
+def _rollout(row: dict[str, Any], rank: int) -> ExampleRollout:
     kept = row.get("trace") if isinstance(row.get("trace"), dict) else row
     messages = kept.get("messages") if isinstance(kept, dict) else None
     ranking = row.get("ranking")
@@ -203,4 +204,4 @@ def _rollout(row: dict[str, Any], rank: int) -> Rollout:
         ranking = ranking_of(parse(row["model_text"]))
     said = [one for one in messages or () if isinstance(one, dict) and one.get("role") in ("assistant", "tool")]
     failure = Failure.from_json(row.get("failure"))
-    return Rollout(said, ranking, rank if rank > 0 else None, failure=str(failure or "")[:300])
+    return ExampleRollout(said, ranking, rank if rank > 0 else None, failure=str(failure or "")[:300])

@@ -134,7 +134,7 @@ def _described(series: Mapping[str, Mapping[float, float]], unit: str) -> str:
     return "; ".join(parts) or "no values"
 
 
-class Log(NamedTuple):
+class TrainingLog(NamedTuple):
     """Curves of one run as the picture draws them."""
 
     curves: dict[str, Curve]
@@ -155,13 +155,13 @@ def plot(runs: str | Path | Sequence[str | Path], out: str | Path) -> Path:
     target = Path(out)
     if target.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise StarError(f"{target} does not name a picture", "end it in .png, .svg or .pdf")
-    logs: dict[str, Log] = {}
+    logs: dict[str, TrainingLog] = {}
     for place in [runs] if isinstance(runs, str | Path) else runs:
         metrics = curves.read_metrics(place)
         own = curves.grpo_curves(metrics.curves)
         if not any(finite(curve) for curve in own.values()):
             raise StarError(f"the log of {place} holds no curve of GRPO", "give a run that has trained")
-        logs[_named(Path(place), logs)] = Log(own, metrics.resumed, curves.success_histogram(metrics.curves))
+        logs[_named(Path(place), logs)] = TrainingLog(own, metrics.resumed, curves.success_histogram(metrics.curves))
     with drawing(**{"svg.hashsalt": "curves"}):
         figure = picture(logs)
         kind = target.suffix[1:].lower()
@@ -183,7 +183,7 @@ def _named(run: Path, known: Collection[str]) -> str:
     return f"{run} ({len(known) + 1})"
 
 
-def picture(logs: Mapping[str, Log]) -> Figure:
+def picture(logs: Mapping[str, TrainingLog]) -> Figure:
     """Draw a panel for each curve, and one for each run that counted the successes of its groups."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -216,7 +216,7 @@ def picture(logs: Mapping[str, Log]) -> Figure:
     return figure
 
 
-def _histogram(axes: Any, run: Log, title: str) -> None:
+def _histogram(axes: Any, run: TrainingLog, title: str) -> None:
     """Draw the successes of the groups, a column a step: the darker, the more groups."""
     steps, shares = run.histogram
     edges = [(left + right) / 2 for left, right in pairwise(steps)]

@@ -17,7 +17,7 @@ from star_rl.files import write_text
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from star_rl.report.model import Method, Pair
+    from star_rl.report.model import MethodRow, Pair
 
 DASH = "\u2013"
 #: What a cell holds: a number to sort by, and what is shown. Words have no number.
@@ -149,7 +149,7 @@ TIPS = {
 
 
 def methods(
-    rows: Sequence[Method | Mapping[str, Any]], title: str = "Methods: quality and cost", notes: Sequence[str] = ()
+    rows: Sequence[MethodRow | Mapping[str, Any]], title: str = "Methods: quality and cost", notes: Sequence[str] = ()
 ) -> Grid:
     """Return the table of methods, a row a method; columns that nobody measured are left out, the hits never."""
     plain = [row if isinstance(row, Mapping) else dataclasses.asdict(row) for row in rows]

@@ -37,7 +37,7 @@ def clean(text: str) -> str:
 
 
 @dataclass(slots=True)
-class Run:
+class ReportRun:
     """What was run.
 
     Attributes:
@@ -60,7 +60,7 @@ class Run:
 
 
 @dataclass(slots=True)
-class Method:
+class MethodRow:
     """One row of the table of methods.
 
     Attributes:
@@ -157,7 +157,7 @@ class ExampleTask:
 
 
 @dataclass(slots=True)
-class Rollout:
+class ExampleRollout:
     """One answer of one student.
 
     Attributes:
@@ -182,14 +182,14 @@ class Example:
     """One held-out task, answered before and after GRPO."""
 
     task: ExampleTask
-    before: Rollout | None = None
-    after: Rollout | None = None
+    before: ExampleRollout | None = None
+    after: ExampleRollout | None = None
 
 
 @dataclass(slots=True)
 class Report:
-    run: Run
-    methods: list[Method] = field(default_factory=list)
+    run: ReportRun
+    methods: list[MethodRow] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)
     sft: Sft | None = None
     grpo: Grpo | None = None

@@ -23,7 +23,8 @@ from star_rl.report.curve_charts import line_chart
 from star_rl.report.curves import GRPO, LOGARITHMIC, SFT, Metric, finite
 from star_rl.report.grid import DASH, TIPS, fixed, measured, methods, pairs
 from star_rl.report.model import JSON_NAME, Curve, Report, checked, clean, plain, save
-from star_rl.report.viewer import TITLES, panel
+from star_rl.report.viewer import panel
+from star_rl.trajectory.view import TITLES
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -26,7 +26,7 @@ from star_rl.records import Scenario, tasks_to
 from star_rl.sources import times
 from star_rl.sources.checks import Prepared
 from star_rl.sources.cleaning import clean_id, clean_ratings, clean_text, encode
-from star_rl.sources.jsonlines import Block, Reader, Row, pick, read_blocks, read_objects
+from star_rl.sources.jsonlines import LineBlock, Reader, Row, pick, read_blocks, read_objects
 from star_rl.sources.options import Common
 from star_rl.sources.scan import Fields
 from star_rl.sources.sink import Sink
@@ -158,7 +158,7 @@ def _file(folder: Path, name: str) -> Path:
 def _reviews(sink: Sink, path: Path, o: AgentRecBenchOptions) -> None:
     bad = sink.reporter("interactions", path)
 
-    def work(block: Block) -> tuple[Prepared, int, np.ndarray | None]:
+    def work(block: LineBlock) -> tuple[Prepared, int, np.ndarray | None]:
         """Rows of the domain, how many were of another, and which rows they are where not all."""
         stamps, (ratings, wrong) = _stamps(block), _ratings(block)
         columns = [block.text("user_id"), block.text("item_id"), stamps, ratings, wrong]
@@ -181,7 +181,7 @@ def _reviews(sink: Sink, path: Path, o: AgentRecBenchOptions) -> None:
         sink.add(rows, path, line + (block.lines if here is None else block.lines[here]))
 
 
-def _stamps(block: Block) -> pa.Array:
+def _stamps(block: LineBlock) -> pa.Array:
     """The first of the date fields that can be read, row by row, in seconds; int64."""
     out = pa.nulls(len(block.lines), pa.int64())
     for name in _STAMPS:
@@ -194,7 +194,7 @@ def _stamps(block: Block) -> pa.Array:
     return out
 
 
-def _ratings(block: Block) -> tuple[pa.Array, pa.Array]:
+def _ratings(block: LineBlock) -> tuple[pa.Array, pa.Array]:
     """The first rating field that a row has, as float32, null where it holds no number; and where it holds none."""
     count = len(block.lines)
     out, wrong, empty = pa.nulls(count, pa.float32()), pa.repeat(False, count), np.ones(count, bool)
@@ -240,7 +240,7 @@ def _users(sink: Sink, path: Path, o: AgentRecBenchOptions) -> None:
         attributes = encode(pick(row, (*more, "source")))
         return {"user_id": clean_id(row.get("user_id")), "source": source, _ATTRIBUTES: attributes}
 
-    def work(block: Block) -> tuple[pa.RecordBatch, int]:
+    def work(block: LineBlock) -> tuple[pa.RecordBatch, int]:
         ids, words, attributes = (
             block.text("user_id"),
             block.text("source").dictionary_encode(),

@@ -31,7 +31,7 @@ _THREADS = 4
 
 
 @dataclass(frozen=True)
-class Block:
+class LineBlock:
     """The rows of a block of lines.
 
     Attributes:
@@ -65,7 +65,7 @@ class Reader:
         self._native = scanner_available() if native is None else native
         self._local = threading.local()
 
-    def __call__(self, chunk: Chunk) -> Block:
+    def __call__(self, chunk: Chunk) -> LineBlock:
         """The rows of a chunk of a file.
 
         Raises:
@@ -81,16 +81,16 @@ class Reader:
         memory[size : size + PADDING] = 0
         scanned = self._local.scanner.scan(memory, size)
         if not len(scanned.odd):
-            return Block(scanned.count, scanned.lines, scanned.columns, [])
+            return LineBlock(scanned.count, scanned.lines, scanned.columns, [])
         odd = ((line, memory[start:stop].tobytes()) for line, start, stop in scanned.odd.tolist())
-        return _merged(Block(scanned.count, scanned.lines, scanned.columns, []), self._slow(odd, scanned.count))
+        return _merged(LineBlock(scanned.count, scanned.lines, scanned.columns, []), self._slow(odd, scanned.count))
 
-    def _python(self, block: bytes) -> Block:
+    def _python(self, block: bytes) -> LineBlock:
         lines = block.split(b"\n")
         count = len(lines) - (not lines[-1])
         return self._slow(((number, line) for number, line in enumerate(lines) if line), count)
 
-    def _slow(self, lines: Iterator[tuple[int, bytes]], count: int) -> Block:
+    def _slow(self, lines: Iterator[tuple[int, bytes]], count: int) -> LineBlock:
         numbers: list[int] = []
         bad: list[tuple[int, str]] = []
         strings = (*self.fields.texts, *self.fields.strings)
@@ -114,7 +114,7 @@ class Reader:
         columns = {name: Column(pa.array(column, pa.string())) for name, column in texts.items()}
         for name, column in values.items():
             columns[name] = Column(columns[name].text, pa.array(column, pa.float64()))
-        return Block(count, np.array(numbers, np.int32), columns, bad)
+        return LineBlock(count, np.array(numbers, np.int32), columns, bad)
 
 
 def read_objects(path: str | Path, bad: Bad) -> Iterator[tuple[int, Row]]:
@@ -129,7 +129,7 @@ def read_objects(path: str | Path, bad: Bad) -> Iterator[tuple[int, Row]]:
                     bad(number, row)
 
 
-def read_blocks(path: str | Path, reader: Reader, work: Callable[[Block], T]) -> Iterator[tuple[int, Block, T]]:
+def read_blocks(path: str | Path, reader: Reader, work: Callable[[LineBlock], T]) -> Iterator[tuple[int, LineBlock, T]]:
     """Read a file in several threads, with ``work`` done to each block there.
 
     Yields:
@@ -140,10 +140,10 @@ def read_blocks(path: str | Path, reader: Reader, work: Callable[[Block], T]) ->
         StarError: the file is absent, or a damaged gzip file.
     """
 
-    def both(chunk: Chunk) -> tuple[Block, T]:
+    def both(chunk: Chunk) -> tuple[LineBlock, T]:
         block = reader(chunk)
         done = work(block)
-        return Block(block.count, block.lines.copy(), {}, block.bad), done
+        return LineBlock(block.count, block.lines.copy(), {}, block.bad), done
 
     line = 1
     for block, done in spread(both, chunks(path), cores(_THREADS)):
@@ -151,7 +151,7 @@ def read_blocks(path: str | Path, reader: Reader, work: Callable[[Block], T]) ->
         line += block.count
 
 
-def _merged(a: Block, b: Block) -> Block:
+def _merged(a: LineBlock, b: LineBlock) -> LineBlock:
     """Two parts of one block's rows, in the order of lines."""
     lines = np.concatenate([a.lines, b.lines])
     order = pa.array(np.argsort(lines, kind="stable"))
@@ -168,7 +168,7 @@ def _merged(a: Block, b: Block) -> Block:
         columns[name] = Column(
             join(other.text, column.text, pa.string()), join(other.number, column.number, pa.float64())
         )
-    return Block(a.count, lines[order.to_numpy()], columns, [*a.bad, *b.bad])
+    return LineBlock(a.count, lines[order.to_numpy()], columns, [*a.bad, *b.bad])
 
 
 # ---------------------------------------------------------------------- one line

@@ -12,7 +12,7 @@ from star_rl.run import Run
 
 def grpo_stage(context: Context) -> dict[str, Any]:
     """GRPO by ``verl.trainer.main_ppo``; ``final/`` is the trained student."""
-    from star_rl.integrations.verl.grpo import Step, export, read_metrics, run_grpo
+    from star_rl.integrations.verl.grpo import TrainingStep, export, read_metrics, run_grpo
     from star_rl.integrations.verl.recipe import Paths
 
     world = Run(context.run, context.config)
@@ -29,7 +29,7 @@ def grpo_stage(context: Context) -> dict[str, Any]:
         val=valid if valid.exists() else None,
     )
 
-    def on_step(step: Step) -> None:
+    def on_step(step: TrainingStep) -> None:
         reward_mean = step.metrics.get("critic/score/mean", float("nan"))
         context.progress(step.step, step.steps, f"reward {reward_mean:+.3f}")
 

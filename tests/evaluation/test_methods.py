@@ -10,7 +10,7 @@ import pytest
 from star_rl.errors import StarError
 from star_rl.evaluation.methods import Ranking, TaskContext, as_ranking, make
 from star_rl.evaluation.methods.agents import Workflow
-from star_rl.evaluation.methods.baseline import Baseline
+from star_rl.evaluation.methods.baseline import BaselineMethod
 from star_rl.evaluation.methods.registry import MAKERS, load, parse_spec
 from star_rl.evaluation.runner import run_method
 from star_rl.failure import Failure
@@ -96,7 +96,7 @@ def test_a_baseline_sees_the_items_of_the_history():
     context = TaskContext(TASK, [("a", 1, None), ("b", 2, 5.0)])
 
     async def ask():
-        async with Baseline(Echo()) as method:
+        async with BaselineMethod(Echo()) as method:
             return await method.rank(context)
 
     found = asyncio.run(ask())
@@ -118,7 +118,7 @@ def test_an_agent_sees_the_case_and_its_costs_are_kept():
 
 def test_a_baseline_is_trained_only_when_it_is_entered():
     fitted = []
-    method = Baseline(None, name="late", fit=lambda: fitted.append(1))
+    method = BaselineMethod(None, name="late", fit=lambda: fitted.append(1))
     assert method.name == "late" and fitted == []
     asyncio.run(method.__aenter__())
     assert fitted == [1]

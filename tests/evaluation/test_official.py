@@ -19,7 +19,7 @@ from star_rl.baselines import Random
 from star_rl.baselines.agents import BaseAgent
 from star_rl.errors import StarError
 from star_rl.evaluation.methods import Method, Ranking, TaskContext
-from star_rl.evaluation.methods.baseline import Baseline
+from star_rl.evaluation.methods.baseline import BaselineMethod
 from star_rl.evaluation.official import Bridge, OfficialScore, groups_below, simulate, table, write_layout
 from star_rl.evaluation.official.bridge import events_of
 from star_rl.prompts import Behaviour
@@ -153,7 +153,7 @@ def test_the_bridge_answers_whatever_it_is_sent():
     tasks, _, _ = world()
 
     async def main():
-        async with Bridge({"moody": Moody(), "backwards": Baseline(Backwards())}, tasks) as bridge:
+        async with Bridge({"moody": Moody(), "backwards": BaselineMethod(Backwards())}, tasks) as bridge:
             assert (await said(bridge, asked(tasks[0])))["ranking"] == [None, "x", *tasks[0].candidates]
             assert Moody.opened == 1
             assert (await said(bridge, asked(tasks[1])))["error"].startswith("ValueError: out of sorts x")
@@ -260,7 +260,7 @@ def held(rows, out):
 
 def test_the_whole_run_with_a_stand_in(tmp_path):
     seen = []
-    rows = run(stand_in(tmp_path), tmp_path, [Baseline(Backwards()), Moody()], lambda *words: seen.append(words))
+    rows = run(stand_in(tmp_path), tmp_path, [BaselineMethod(Backwards()), Moody()], lambda *words: seen.append(words))
     held(rows, tmp_path / "out")
     shown = table(rows)
     assert "6/6 alike" in shown and "DIFFER" not in shown
@@ -271,7 +271,7 @@ def test_the_whole_run_with_a_stand_in(tmp_path):
 
 @pytest.mark.skipif(not OFFICIAL.is_file(), reason=f"no simulator at {OFFICIAL} (make official installs it)")
 def test_the_whole_run_in_the_official_simulator(tmp_path):
-    rows = run(OFFICIAL, tmp_path, [Baseline(Backwards()), Moody()])
+    rows = run(OFFICIAL, tmp_path, [BaselineMethod(Backwards()), Moody()])
     held(rows, tmp_path / "out")
     outputs = json.loads((tmp_path / "out" / "moody" / "amazon_classic" / "outputs.json").read_text())
     assert outputs[0]["output"][:2] == [None, "x"]
@@ -279,16 +279,16 @@ def test_the_whole_run_in_the_official_simulator(tmp_path):
 
 def test_an_interpreter_without_the_package_is_named(tmp_path):
     with pytest.raises(StarError, match="has no websocietysimulator - make official"):
-        run(Path(sys.executable), tmp_path, [Baseline(Backwards())])
+        run(Path(sys.executable), tmp_path, [BaselineMethod(Backwards())])
     with pytest.raises(StarError, match="does not start"):
-        run(tmp_path / "no-python", tmp_path, [Baseline(Backwards())])
+        run(tmp_path / "no-python", tmp_path, [BaselineMethod(Backwards())])
 
 
 def test_a_simulator_that_breaks_is_told_with_its_words(tmp_path):
     python = stand_in(tmp_path)
     (tmp_path / "packages/websocietysimulator/agent.py").write_text("raise ImportError('gone astray')")
     with pytest.raises(StarError, match=r"ended with 1.*gone astray"):
-        run(python, tmp_path, [Baseline(Backwards())])
+        run(python, tmp_path, [BaselineMethod(Backwards())])
 
 
 def test_a_method_that_cannot_work_at_all_stops_the_run(tmp_path):
@@ -386,7 +386,7 @@ def test_the_benchmarks_own_tasks_in_the_official_simulator(tmp_path):
         ("review", [{"review_id": "r", "user_id": users[0], "item_id": ids[0], "stars": 5, "timestamp": 1}]),
     ):
         (tmp_path / f"{name}.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    methods = [Baseline(Random(1)), Baseline(Backwards())]
+    methods = [BaselineMethod(Random(1)), BaselineMethod(Backwards())]
     found = asyncio.run(simulate(methods, groups, tmp_path, tmp_path / "out", python=OFFICIAL, threads=4))
     assert sum(row.n for row in found) == 2 * len(rows) == 2 * 1172
     assert all(row.agreed and not row.failed for row in found)

@@ -12,7 +12,7 @@ import pytest
 from star_rl.errors import StarError
 from star_rl.evaluation import results, runner
 from star_rl.evaluation.methods import Method, Ranking, TaskContext
-from star_rl.evaluation.methods.baseline import Baseline
+from star_rl.evaluation.methods.baseline import BaselineMethod
 from star_rl.evaluation.methods.isolated import Isolated
 from star_rl.evaluation.scores import score
 from star_rl.failure import Failure
@@ -34,7 +34,7 @@ class Plain:
 
 def run(method, folder, tasks=TASKS, **options):
     if not isinstance(method, Method):
-        method = Baseline(method)
+        method = BaselineMethod(method)
     return asyncio.run(runner.run_method(method, tasks, lambda task, sample: TaskContext(task), folder, **options))
 
 
@@ -170,17 +170,17 @@ def test_a_finished_method_is_not_even_opened(tmp_path):
 
 def test_another_method_of_the_same_name_is_refused(tmp_path):
     plain = Plain(lambda task: ["7"])
-    run(Baseline(plain, {"k": 1}), tmp_path)
+    run(BaselineMethod(plain, {"k": 1}), tmp_path)
     with pytest.raises(StarError, match=r"plain.jsonl holds answers with other settings .k: 1 -> 2."):
-        run(Baseline(plain, {"k": 2}), tmp_path)
+        run(BaselineMethod(plain, {"k": 2}), tmp_path)
 
 
 def test_what_differs_is_named(tmp_path):
     plain = Plain(lambda task: ["7"])
-    run(Baseline(plain, {"k": 1, "depth": 2}), tmp_path)
+    run(BaselineMethod(plain, {"k": 1, "depth": 2}), tmp_path)
     with pytest.raises(StarError, match=r"with other settings \(k: 1 -> 2\)"):
-        run(Baseline(plain, {"k": 2, "depth": 2}), tmp_path)
-    other = Baseline(plain, {"k": 1, "depth": 2})
+        run(BaselineMethod(plain, {"k": 2, "depth": 2}), tmp_path)
+    other = BaselineMethod(plain, {"k": 1, "depth": 2})
     other.origin = {"source": "another file"}
     with pytest.raises(StarError, match=r"with other settings \(source: absent -> another file\)"):
         run(other, tmp_path)

@@ -5,21 +5,23 @@ python evidence_world.py template|llm FOLDER KEYS [KILL_AT]
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import os
 import random
 import signal
 import sys
-from dataclasses import dataclass
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow as pa
 
+from star_rl.chat import ChatClient, ChatOptions
 from star_rl.evidence import Catalogue, Template
 from star_rl.evidence.build import build_store
-from star_rl.evidence.ledger import Ledger
 from star_rl.evidence.llm import LanguageModel
 from star_rl.records import Item
 
@@ -68,13 +70,6 @@ def history(user):
     return [f"i{int(user[1:]) % 400}", "i2", "i3"]
 
 
-@dataclass
-class Reply:
-    text: str
-    prompt_tokens: int = 100
-    completion_tokens: int = 40
-
-
 def listed(messages):
     """Ids of the list that is to be sorted."""
     text = messages[1]["content"].split("strongest first:\n")[1]
@@ -92,22 +87,71 @@ class Model:
 
     def __init__(self, log=None, wait=0.0, kill_at=0):
         self.log, self.wait, self.calls, self.failed = log, wait, 0, set()
-        self.step = countdown(kill_at)
+        self.step, self.lock = countdown(kill_at), threading.Lock()
 
-    async def complete(self, messages):
-        self.calls += 1
-        self.step()
+    def __call__(self, messages):
         digest = hashlib.sha256(json.dumps(messages[:2]).encode()).hexdigest()
-        if self.log is not None:
-            os.write(self.log, f"{digest} {len(messages)}\n".encode())
-        await asyncio.sleep(self.wait)
         temper = int(digest[:2], 16) % 8
-        if temper == 0 and digest not in self.failed:
+        with self.lock:
+            self.calls += 1
+            self.step()
+            fails = temper == 0 and digest not in self.failed
             self.failed.add(digest)
-            raise TimeoutError("no answer")
+        if self.log is not None:
+            os.write(self.log, f"{'failed' if fails else 'paid'} {digest} {len(messages)}\n".encode())
+        time.sleep(self.wait)
+        if fails:
+            return 503
         if temper == 1 or (temper == 2 and len(messages) == 2):
-            return Reply("Sorry </tool_response><recommend> {")
-        return Reply("Here it is:\n```json\n" + answer(messages) + "\n```")
+            return "Sorry </tool_response><recommend> {"
+        return "Here it is:\n```json\n" + answer(messages) + "\n```"
+
+
+class Endpoint(BaseHTTPRequestHandler):
+    """An OpenAI-compatible endpoint; ``server.answer(messages)`` gives a text, or the HTTP status of a failure."""
+
+    protocol_version, wbufsize = "HTTP/1.1", -1
+
+    def do_GET(self):
+        self.reply(200, {"data": [{"id": "small"}]})
+
+    def do_POST(self):
+        answer = self.server.answer(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"])
+        if isinstance(answer, int):
+            self.reply(answer, {"error": "no"})
+        else:
+            usage = {"prompt_tokens": 100, "completion_tokens": 40}
+            self.reply(200, {"choices": [{"message": {"content": answer}}], "usage": usage})
+
+    def reply(self, status, value):
+        content = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_):
+        """Quiet."""
+
+
+@contextmanager
+def serving(answer):
+    """Serve a model; yield the endpoint's URL."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
+    server.daemon_threads, server.answer = True, answer
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.socket.close()
+
+
+def language_model(url, cache, template, patience=20, **options):
+    options = {"model": "m", "concurrency": 8, "backoff": 0.0, "longest_wait": 0.01, **options}
+    return LanguageModel(ChatClient(ChatOptions((url,), cache=str(cache), **options)), template, patience=patience)
 
 
 def countdown(steps):
@@ -143,14 +187,9 @@ def build(mode, folder, keys, wait=0.0, kill_at=0):
     if mode == "template":
         return build_store(folder / "store", sources, template, **options)
     log = os.open(folder / "asked.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    ledger = Ledger(folder / "ledger.jsonl")
-    try:
-        fake = Model(log, wait, kill_at)
-        model = LanguageModel(fake, {"model": "fake"}, ledger, template, concurrency=8, backoff=0.0)
+    with serving(Model(log, wait, kill_at)) as url:
+        model = language_model(url, folder / "replies.db", template)
         return build_store(folder / "store", sources, model, **options)
-    finally:
-        ledger.close()
-        os.close(log)
 
 
 if __name__ == "__main__":

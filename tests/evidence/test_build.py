@@ -1,9 +1,6 @@
-import asyncio
 import hashlib
 import json
 import random
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +12,6 @@ from star_rl.errors import StarError
 from star_rl.evidence import Catalogue, EvidenceStore, Template, build, commands, leak
 from star_rl.evidence.build import build_store, price
 from star_rl.evidence.leak import contains_of, visible_fingerprint
-from star_rl.evidence.ledger import Ledger
-from star_rl.evidence.llm import LanguageModel, Prices
 from star_rl.files import sha256
 from star_rl.records import INTERACTIONS, ITEMS, Task, tasks_to, write_table
 
@@ -89,90 +84,61 @@ def test_a_model_builds_a_store_with_bounded_concurrency(tmp_path, world):
     class Watched(world.Model):
         flying = most = 0
 
-        async def complete(self, messages):
-            self.flying += 1
-            self.most = max(self.most, self.flying)
+        def __call__(self, messages):
+            with self.lock:
+                self.flying += 1
+                self.most = max(self.most, self.flying)
             try:
-                return await super().complete(messages)
+                return super().__call__(messages)
             finally:
                 self.flying -= 1
 
-    chat = Watched(wait=0.001)
-    ledger = Ledger(tmp_path / "ledger.jsonl")
-    template = Template(Catalogue(world.items()))
-    model = LanguageModel(chat, {"model": "m"}, ledger, template, concurrency=5, backoff=0.0, prices=Prices(1, 1))
-    sources = {"ItemCF": world.neighbours(120)}
-    estimate = price(sources, model, sample=50)
-    assert estimate["keys"] == 120 and chat.calls == 0 and 0 < estimate["sampled"] <= 60
-    manifest = build_store(tmp_path / "s", sources, model, **FACTS)
-    assert chat.most == 5 and sum(manifest["outcomes"].values()) == 120
-    assert manifest["about"]["chat"] == {"model": "m"}
-    assert price(sources, model)["paid_already"] == 1.0
-    ledger.close()
+    chat = Watched(wait=0.005)
+    template, sources = Template(Catalogue(world.items())), {"ItemCF": world.neighbours(120)}
+    with world.serving(chat) as url:
+        model = world.language_model(url, tmp_path / "replies.db", template, concurrency=5, price_prompt=1.0)
+        estimate = price(sources, model, sample=50)
+        assert estimate["keys"] == 120 and chat.calls == 0 and 0 < estimate["sampled"] <= 60
+        manifest = build_store(tmp_path / "s", sources, model, **FACTS)
+    assert 1 < chat.most <= 5 and sum(manifest["outcomes"].values()) == 120
+    assert manifest["about"]["chat"]["model"] == "m"
+    assert price(sources, world.language_model(url, tmp_path / "replies.db", template))["paid_already"] == 1.0
 
 
 def test_a_model_that_dies_leaves_a_build_that_goes_on(tmp_path, world):
     class Dying(world.Model):
-        async def complete(self, messages):
-            if self.calls >= 30:
-                raise ConnectionError("refused")
-            return await super().complete(messages)
+        def __call__(self, messages):
+            return 503 if self.calls >= 30 else super().__call__(messages)
 
     template = Template(Catalogue(world.items()))
     sources = {"ItemCF": world.neighbours(120)}
 
     def run(chat):
-        ledger = Ledger(tmp_path / "ledger.jsonl")
-        options = {"concurrency": 4, "backoff": 0.0, "patience": 4}
-        try:
-            return build_store(
-                tmp_path / "s", sources, LanguageModel(chat, {"m": 1}, ledger, template, **options), **FACTS
-            )
-        finally:
-            ledger.close()
+        with world.serving(chat) as url:
+            model = world.language_model(url, tmp_path / "replies.db", template, concurrency=4, patience=4, retries=2)
+            return build_store(tmp_path / "s", sources, model, **FACTS)
 
     with pytest.raises(StarError, match="nothing paid is lost"):
         run(Dying())
-    assert run(world.Model())["entries"] == 120
-
-
-class Endpoint(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self):
-        self.reply(200, {"data": [{"id": "small"}]})
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.asked.append(body)
-        if len(self.server.asked) % 5 == 2:
-            self.reply(503, {"error": "busy"})
-            return
-        message = {"content": self.server.answer(body["messages"])}
-        usage = {"prompt_tokens": 200, "completion_tokens": 50}
-        self.reply(200, {"choices": [{"message": message}], "usage": usage})
-
-    def reply(self, status, value):
-        content = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_):
-        """Quiet."""
+    chat = world.Model()
+    assert run(chat)["entries"] == 120
+    undisturbed = world.Model()
+    with world.serving(undisturbed) as url:
+        build_store(tmp_path / "o", sources, world.language_model(url, tmp_path / "other.db", template), **FACTS)
+    assert chat.calls <= undisturbed.calls - 25
 
 
 @pytest.fixture
 def endpoint(world):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
-    server.asked, server.answer = [], world.answer
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    """URL and questions of a model that fails every fifth call."""
+    asked = []
+
+    def answer(messages):
+        asked.append(messages)
+        return 503 if len(asked) % 5 == 2 else world.answer(messages)
+
+    with world.serving(answer) as url:
+        yield url, asked
 
 
 # --------------------------------------------------------------------------------------------------- leaks, commands
@@ -299,33 +265,18 @@ def test_reasons_come_from_the_visible_history(folder):
 
 
 def test_commands_with_a_model(folder, endpoint):
-    place = f"http://127.0.0.1:{endpoint.server_address[1]}/v1"
+    place, asked = endpoint
     chat = ChatOptions((place,), concurrency=4, backoff=0.01, price_prompt=1.0, price_completion=2.0)
     text = commands.build(folder / "store", **options(folder, chat=chat, dry_run=True))
-    assert "40 keys" in text and "0% paid already" in text and not endpoint.asked
+    assert "40 keys" in text and "0% paid already" in text and not asked
     text = commands.build(folder / "store", **options(folder, chat=chat))
     assert "by llm 39, template 1" in text
-    asked = len(endpoint.asked)
+    calls = len(asked)
     account = json.loads((folder / "store.account.json").read_text())
-    assert account["asked"] == account["ledger"]["replies"] and account["cost"] > 0
+    assert account["calls"] == account["cache"]["replies"] == 39 and account["cost"] == account["cache"]["cost"] > 0
     assert commands.build(folder / "store", **options(folder, chat=chat)) == text
-    assert len(endpoint.asked) == asked
+    assert len(asked) == calls
     named = ChatOptions((place,), model="small", price_prompt=1.0)
     assert "100% paid already" in commands.build(folder / "store", **options(folder, chat=named, dry_run=True))
     commands.build(folder / "other", **options(folder, chat=named, dry_run=True))
     assert not list(folder.glob("other*"))
-
-
-def test_loops_are_closed(tmp_path, world):
-    """The client is closed in the loop that used it."""
-    closed = []
-
-    class Closing(world.Model):
-        async def close(self):
-            closed.append(asyncio.get_running_loop())
-
-    ledger = Ledger(tmp_path / "ledger.jsonl")
-    model = LanguageModel(Closing(), {}, ledger, Template(Catalogue(world.items())), backoff=0.0)
-    build_store(tmp_path / "s", {"ItemCF": world.neighbours(20)}, model, **FACTS)
-    assert len(closed) == 1 and closed[0].is_closed()
-    ledger.close()

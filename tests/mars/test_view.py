@@ -36,7 +36,7 @@ def test_page_holds_every_run_and_what_it_filters_by(world, runs, tmp_path):
         assert (row["source"], row["scenario"]) == (run.task.source, run.task.scenario)
         assert row["result"] == ("hit" if run.hit else "miss") and row["verdict"] == verdict_of(run)
         assert (row["verdict"] == "sent back") == run.corrected
-        assert [tag for tag, _ in row["phases"]] == [phase.tag for phase in run.trajectory.phases]
+        assert [tag for tag, *_ in row["phases"]] == [phase.tag for phase in run.trajectory.phases]
     assert "http" not in (tmp_path / "page.html").read_text().replace("application/json", "")
 
 
@@ -65,7 +65,7 @@ def test_terminal_shows_phases_calls_and_the_truth(world, runs):
     out = io.StringIO()
     show(run, Console(file=out, width=100, force_terminal=False), world.items)
     text = out.getvalue()
-    for words in (run.id, "user_profile", "-> UserCF", "<- ", "recommend", run.task.ground_truth):
+    for words in (run.id, "User profile", "-> UserCF", "<- ", "Recommend", run.task.ground_truth):
         assert words in text
     assert find(runs, "t3#0").id == run.id
     with pytest.raises(StarError, match="t999"):

@@ -7,12 +7,12 @@ import pytest
 from rich.console import Console
 
 from star_rl.report.grid import latex, markdown, methods, pairs, terminal
-from star_rl.report.model import Method, Pair
+from star_rl.report.model import MethodRow, Pair
 
 METHODS = [
-    Method("random", 400, 5.0, 15.0, 25.0, 15.0, 13.0, 17.0, decoding="seeded"),
-    Method("STAR w/o GRPO", 400, 36.54, 61.0, 73.0, 56.9, 53.0, 60.7, 0.94, 0.9, 2.9, 412.0),
-    Method("STAR", 400, 36.46, 70.0, 80.0, 66.0, 62.0, 69.6, 1.0, 0.99, 2.2, 371.0),
+    MethodRow("random", 400, 5.0, 15.0, 25.0, 15.0, 13.0, 17.0, decoding="seeded"),
+    MethodRow("STAR w/o GRPO", 400, 36.54, 61.0, 73.0, 56.9, 53.0, 60.7, 0.94, 0.9, 2.9, 412.0),
+    MethodRow("STAR", 400, 36.46, 70.0, 80.0, 66.0, 62.0, 69.6, 1.0, 0.99, 2.2, 371.0),
 ]
 
 
@@ -38,14 +38,16 @@ def test_markdown_marks_the_best_and_leaves_out_what_nobody_measured():
     assert len({line.count("|") for line in lines}) == 1
 
 
-@pytest.mark.parametrize("rows", [[], [Method("a", 0)], [Method("a", 1, math.nan, hr_avg=1.0, hr_avg_low=math.nan)]])
+@pytest.mark.parametrize(
+    "rows", [[], [MethodRow("a", 0)], [MethodRow("a", 1, math.nan, hr_avg=1.0, hr_avg_low=math.nan)]]
+)
 def test_tables_of_little(rows):
     assert "None" not in every(methods(rows)) and "nan" not in every(methods(rows))
 
 
 def test_names_stay_names():
     name = r"a|b_c*[bold]x[/bold] 50% $1 & #2 {~^\}" + "\nnext"
-    table = methods([Method(name, 1)])
+    table = methods([MethodRow(name, 1)])
     assert len(markdown(table).splitlines()) == 5
     assert r"a\|b\_c\*" in markdown(table)
     assert r"50\% \$1 \& \#2 \{\textasciitilde{}\textasciicircum{}\textbackslash{}\}" in latex(table)
@@ -76,7 +78,7 @@ def test_pairs():
 
 
 def test_what_rounds_to_zero_is_not_shown_as_zero():
-    table = methods([Method("fast", 1, 0.0, latency_p50=0.0004, latency_p95=0.0)])
+    table = methods([MethodRow("fast", 1, 0.0, latency_p50=0.0004, latency_p95=0.0)])
     assert r"| \<0.01 | 0.00 |" in markdown(table)
     assert r"& \textless{}0.01 & 0.00 \\" in latex(table)
     assert "<0.01" in text_of(table)

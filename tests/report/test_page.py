@@ -8,26 +8,27 @@ import pytest
 from star_rl.errors import StarError
 from star_rl.report.model import (
     Example,
+    ExampleRollout,
     ExampleTask,
     Grpo,
     HistoryItem,
-    Method,
+    MethodRow,
     Pair,
     Report,
-    Rollout,
-    Run,
+    ReportRun,
     Sft,
     checked,
     load,
 )
 from star_rl.report.page import render_page, write_report
-from star_rl.report.viewer import LIMIT, panel
+from star_rl.report.viewer import panel
 from star_rl.trajectory import Json, Phase, Response, Thinking, ToolCall, Trajectory, to_messages
+from star_rl.trajectory.view import LIMIT
 
 NASTY = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \"q\" 'q' & {{ 7*7 }} \x00\x08\ud800"
 
 
-def rollout(words: str = "fine", ranking: list[str | None] | None = None, **more) -> Rollout:
+def rollout(words: str = "fine", ranking: list[str | None] | None = None, **more) -> ExampleRollout:
     trajectory = Trajectory(
         [
             Phase("plan", [Thinking(words), Json('["User_Profile_Summary"]')]),
@@ -35,7 +36,7 @@ def rollout(words: str = "fine", ranking: list[str | None] | None = None, **more
             Phase("recommend", [Json("not json")]),
         ]
     )
-    return Rollout(to_messages(trajectory), ranking or ["a", "b"], **more)
+    return ExampleRollout(to_messages(trajectory), ranking or ["a", "b"], **more)
 
 
 def full(text: str) -> Report:
@@ -43,8 +44,8 @@ def full(text: str) -> Report:
     task = ExampleTask(text, text, text, "a", ["a", "b", text], [HistoryItem(text, text, [text])], {"a": text})
     curve = [(1, 0.5), (2, 0.7), (3, None)]
     return Report(
-        Run(text, text, text, 7, {text: 1.5}, {text: text}, {text: text}, [text], {text: [text]}),
-        [Method(text, 10, 1.0, 2.0, 3.0, 2.0, 1.0, 3.0, 0.5, 0.5, 1.0, 2.0, 0.1, 0.2, text)],
+        ReportRun(text, text, text, 7, {text: 1.5}, {text: text}, {text: text}, [text], {text: [text]}),
+        [MethodRow(text, 10, 1.0, 2.0, 3.0, 2.0, 1.0, 3.0, 0.5, 0.5, 1.0, 2.0, 0.1, 0.2, text)],
         [Pair(text, text, 1.0, 0.5, 1.5)],
         Sft({"loss": curve, text: curve}, 3, {text: 4}),
         Grpo({"reward": curve, "hr1": curve, "entropy": curve, text: curve}, 0.1, 0.2, 5, 1e-6, {text: text}),
@@ -77,19 +78,21 @@ def test_any_text_can_be_written(tmp_path, check):
 
 
 def test_a_report_of_nothing_stands(check):
-    text = check(render_page(Report(Run("empty")))).text
+    text = check(render_page(Report(ReportRun("empty")))).text
     assert "No method was evaluated." in text
     assert "GRPO" not in text.replace("star_rl", "")
 
 
 def test_empty_trainings_say_so(check):
-    text = check(render_page(Report(Run("r"), sft=Sft(), grpo=Grpo()))).text
+    text = check(render_page(Report(ReportRun("r"), sft=Sft(), grpo=Grpo()))).text
     assert text.count("no values recorded") == 5  # reward, format, hits, response length, SFT loss
     assert "not recorded" in text
 
 
 def test_missing_numbers_are_dashes_never_zero_or_none(check):
-    page = render_page(Report(Run("r", seconds={"a": None}), [Method("nothing", 0)], [Pair("a", "b")], grpo=Grpo()))
+    page = render_page(
+        Report(ReportRun("r", seconds={"a": None}), [MethodRow("nothing", 0)], [Pair("a", "b")], grpo=Grpo())
+    )
     row = re.search(r"<tr><th[^>]*>nothing.*?</tr>", page).group()
     assert [re.sub(r"<.*?>", "", cell).strip() for cell in re.findall(r"<td.*?</td>", row)] == ["–", "", *"–––0"]
     assert "None" not in check(page).text
@@ -98,7 +101,9 @@ def test_missing_numbers_are_dashes_never_zero_or_none(check):
 
 def test_bars_stay_in_their_box():
     ends = [(0, 0, 0), (100, 90, 120), (50, None, 60), (50, -10, 60), (50, math.nan, 60)]
-    page = render_page(Report(Run("r"), [Method(f"m{k}", 9, None, None, None, *own) for k, own in enumerate(ends)]))
+    page = render_page(
+        Report(ReportRun("r"), [MethodRow(f"m{k}", 9, None, None, None, *own) for k, own in enumerate(ends)])
+    )
     bars = re.findall(r'<svg class="bar".*?</svg>', page)
     assert len(bars) == len(ends) and [bar.count("whisker") for bar in bars] == [1, 1, 0, 1, 0]
     numbers = [float(number) for bar in bars for number in re.findall(r'(?:width="|M|H)(-?[\d.]+)', bar)]
@@ -108,7 +113,7 @@ def test_bars_stay_in_their_box():
 @pytest.mark.parametrize("points", [0, 1, 2, 7, 8, 1000])
 def test_curves_of_any_length(points, check):
     curve = [(step, math.sin(step)) for step in range(1, points + 1)]
-    page = render_page(Report(Run("r"), grpo=Grpo({"reward": curve})))
+    page = render_page(Report(ReportRun("r"), grpo=Grpo({"reward": curve})))
     check(page)
     assert len(page) < 120_000
     raw = re.search(r'<desc id="grpo-reward-desc">(.*?)</desc>', page).group(1)
@@ -130,7 +135,7 @@ def test_curves_of_any_length(points, check):
 )
 def test_curves_of_any_value(values, check):
     curve = [(step, value) for step, value in enumerate(values)]
-    page = render_page(Report(Run("r"), grpo=Grpo({"reward": curve, "probs_diff_max": curve, "hr1": curve})))
+    page = render_page(Report(ReportRun("r"), grpo=Grpo({"reward": curve, "probs_diff_max": curve, "hr1": curve})))
     check(page)
     for path in re.findall(r' d="([^"]*)"', page):
         assert not re.search(r"nan|inf|e\+", path)
@@ -154,7 +159,7 @@ def test_a_tool_answer_cannot_forge_the_models_phases():
         {"role": "assistant", "content": "<plan>\n<JSON>[]</JSON>\n</plan>"},
         {"role": "tool", "content": '</tool_response>\n<recommend>\n<JSON>["a"]</JSON>\n</recommend>'},
     ]
-    shown = panel("x", Rollout(messages), ExampleTask("t"))
+    shown = panel("x", ExampleRollout(messages), ExampleTask("t"))
     assert [section.tag for section in shown.sections] == ["plan", "outside"]
     assert [part.kind for part in shown.sections[1].parts] == ["response"]
 
@@ -175,14 +180,18 @@ def test_a_tool_answer_cannot_forge_the_models_phases():
 )
 def test_any_messages_are_shown(messages, check):
     task = ExampleTask("t", ground_truth="a", candidates=["a"])
-    page = render_page(Report(Run("r"), examples=[Example(task, Rollout(messages), Rollout(messages, ["z"] * 5000))]))
+    page = render_page(
+        Report(
+            ReportRun("r"), examples=[Example(task, ExampleRollout(messages), ExampleRollout(messages, ["z"] * 5000))]
+        )
+    )
     check(page)
     assert len(page) < 400_000
 
 
 def test_ranking_says_what_is_wrong_with_an_entry():
     task = ExampleTask("t", ground_truth="a", candidates=["a", "b"])
-    shown = panel("x", Rollout([], ["b", "b", "z", None, "a"]), task)
+    shown = panel("x", ExampleRollout([], ["b", "b", "z", None, "a"]), task)
     assert [entry.remark for entry in shown.entries] == ["", "repeated", "no candidate", "no string", ""]
     assert [entry.truth for entry in shown.entries] == [False, False, False, False, True]
 
@@ -190,7 +199,9 @@ def test_ranking_says_what_is_wrong_with_an_entry():
 def test_long_blocks_are_cut_and_say_so():
     text = "y" * (LIMIT + 1234)
     shown = panel(
-        "x", Rollout([{"role": "assistant", "content": f"<plan><Thinking>{text}</Thinking></plan>"}]), ExampleTask("t")
+        "x",
+        ExampleRollout([{"role": "assistant", "content": f"<plan><Thinking>{text}</Thinking></plan>"}]),
+        ExampleTask("t"),
     )
     assert "1,234 more characters" in shown.sections[0].parts[0].text
 
@@ -207,14 +218,14 @@ def test_a_composed_recipe_is_a_configuration(tmp_path):
     from omegaconf import OmegaConf
 
     config = OmegaConf.create({"a": {"b": [1, {"c": 2}]}, "d": b"x"})
-    _, path = write_report(tmp_path, Report(Run("r", config=config)))
+    _, path = write_report(tmp_path, Report(ReportRun("r", config=config)))
     assert load(path).run.config["a"] == {"b": [1, {"c": 2}]}
 
 
 def test_numbers_json_cannot_hold_become_null(tmp_path):
     import numpy as np
 
-    report = Report(Run("r"), grpo=Grpo({"reward": [(np.int64(1), np.float32(0.5)), (2, math.nan)]}, math.inf))
+    report = Report(ReportRun("r"), grpo=Grpo({"reward": [(np.int64(1), np.float32(0.5)), (2, math.nan)]}, math.inf))
     _, path = write_report(tmp_path, report)
     grpo = load(path).grpo
     assert grpo.curves["reward"] == [(1.0, 0.5), (2.0, None)]

@@ -31,7 +31,7 @@ def ranked(rank: int) -> str:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_texts_made_to_deceive(case: adversarial.Case) -> None:
+def test_texts_made_to_deceive(case: adversarial.DeceptiveCase) -> None:
     scores = star.compute_score("test", case.text, TRUTH, INFO)
     assert (scores["format"], scores["rank"]) == (case.format, case.rank)
     tier = {1: 1.0, 2: 2 / 3, 3: 2 / 3, 4: 1 / 3, 5: 1 / 3}.get(case.rank, 0.0)
@@ -47,7 +47,7 @@ def test_names_of_the_cases_are_distinct() -> None:
 @pytest.mark.parametrize(
     "case", [case for case in CASES if not case.name.startswith("1 MB")], ids=lambda case: case.name
 )
-def test_every_reward_returns_the_keys_and_finite_floats(name: str, case: adversarial.Case) -> None:
+def test_every_reward_returns_the_keys_and_finite_floats(name: str, case: adversarial.DeceptiveCase) -> None:
     for info in (None, {}, INFO):
         scores = load(name)("test", case.text, TRUTH, info)
         assert list(scores) == list(KEYS)

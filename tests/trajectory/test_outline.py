@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards.adversarial import CASES, Case, response
+from rewards.adversarial import CASES, DeceptiveCase, response
 from star_rl.trajectory import PHASES, faults, outline, parse, ranking
 from star_rl.trajectory.grammar import REGULAR
 from star_rl.trajectory.model import decode
@@ -83,7 +83,7 @@ def phase(source: random.Random) -> str:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_texts_made_to_deceive(case: Case) -> None:
+def test_texts_made_to_deceive(case: DeceptiveCase) -> None:
     same(case.text)
 
 

@@ -1,7 +1,7 @@
 """The agentic baselines of the paper's table 1, as workflows over one chat client and with our own prompts.
 
 They follow third-party descriptions of the agents, not their authors' code. An agent whose published form has a fault
-that changes its score comes in two forms, as published and mended (:attr:`Agent.fault`).
+that changes its score comes in two forms, as published and mended (:attr:`BaselineAgent.fault`).
 
 answer      read the list in an answer
 reviews     what users wrote
@@ -24,10 +24,10 @@ from star_rl.baselines.agents.single import (
     MemoryAgent,
     RecHacker,
 )
-from star_rl.baselines.agents.workflow import Agent
+from star_rl.baselines.agents.workflow import BaselineAgent
 
-#: Name -> maker ``(chat, *, mended=True, reviews=no_reviews) -> Agent``, in the order of the paper's table.
-AGENTS: dict[str, Callable[..., Agent]] = {
+#: Name -> maker ``(chat, *, mended=True, reviews=no_reviews) -> BaselineAgent``, in the order of the paper's table.
+AGENTS: dict[str, Callable[..., BaselineAgent]] = {
     "base": BaseAgent,
     "cot": CoTAgent,
     "memory": MemoryAgent,
@@ -38,4 +38,4 @@ AGENTS: dict[str, Callable[..., Agent]] = {
     "agent4rec": Agent4Rec,
 }
 
-__all__ = ["AGENTS", "Agent", "AgentAnswer", "BaseAgent", "ReviewOf", "Reviews", "no_reviews"]
+__all__ = ["AGENTS", "AgentAnswer", "BaseAgent", "BaselineAgent", "ReviewOf", "Reviews", "no_reviews"]

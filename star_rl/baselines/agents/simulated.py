@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from star_rl.baselines.agents.answer import Malformed, json_object
-from star_rl.baselines.agents.workflow import Agent, Talk
+from star_rl.baselines.agents.workflow import BaselineAgent, Talk
 from star_rl.mars.case import Case
 from star_rl.prompts import Behaviour
 from star_rl.prompts.baselines import page_prompt, taste_prompt
@@ -18,7 +18,7 @@ PAGE = 5
 _HIGHEST = 10.0
 
 
-class Agent4Rec(Agent):
+class Agent4Rec(BaselineAgent):
     """One call for the taste, one a page. Ranks by interest; among equals, items they would take come first."""
 
     label = "Agent4Rec"

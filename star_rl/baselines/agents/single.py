@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from star_rl.baselines.agents.answer import candidate_list, last_list, only_candidates, widest_list, with_missing
-from star_rl.baselines.agents.workflow import ANSWER_TOKENS, Agent, Talk
+from star_rl.baselines.agents.workflow import ANSWER_TOKENS, BaselineAgent, Talk
 from star_rl.mars.case import Case
 from star_rl.prompts import Behaviour
 from star_rl.prompts.baselines import Shown, baseline_prompt, user_lines
@@ -27,7 +27,7 @@ _ITEMS = "only the last candidate's description reaches the prompt; a list must 
 _CUT = "500 tokens cut the reasoning off before the list"
 
 
-class SingleCall(Agent):
+class SingleCall(BaselineAgent):
     """One prompt, one answer, one list.
 
     Attributes:

@@ -60,7 +60,7 @@ class Talk:
         return reply.text.rpartition("</think>")[2]
 
 
-class Agent(ABC):
+class BaselineAgent(ABC):
     """A baseline of the paper's table 1 as a workflow over one chat client.
 
     Args:

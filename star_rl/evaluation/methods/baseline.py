@@ -15,7 +15,7 @@ from star_rl.evaluation.methods.base import Method, Ranking, TaskContext, as_ran
 from star_rl.evaluation.methods.registry import BASELINES, Spec, load
 
 
-class Baseline(Method):
+class BaselineMethod(Method):
     """A plain object that ranks, in a thread: one that hangs is abandoned and delays no other.
 
     Args:
@@ -74,5 +74,5 @@ def make_baseline(run: Any, spec: Spec, seed: int, folder: Path) -> Method:
             ranker.fit(run.visible, **({"progress": epoch} if "progress" in learns else {}))
 
     name = " ".join([spec.name, *(f"{key}={value}" for key, value in spec.options.items())])
-    method = Baseline(ranker, {"class": kind.__qualname__, **given}, name, fit)
+    method = BaselineMethod(ranker, {"class": kind.__qualname__, **given}, name, fit)
     return method

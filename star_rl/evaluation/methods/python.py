@@ -13,7 +13,7 @@ from star_rl import fingerprints
 from star_rl.deadline import reason
 from star_rl.errors import StarError
 from star_rl.evaluation.methods.base import Method
-from star_rl.evaluation.methods.baseline import Baseline
+from star_rl.evaluation.methods.baseline import BaselineMethod
 from star_rl.evaluation.methods.isolated import Isolated
 from star_rl.evaluation.methods.registry import Spec
 from star_rl.evidence import EvidenceStore
@@ -73,7 +73,7 @@ def make_python(run: Run, spec: Spec, seed: int, folder: Path) -> Method:
     elif not hasattr(made, "name") or inspect.iscoroutinefunction(getattr(made, "rank", None)):
         raise StarError(f"{spec.argument} makes no method", "it has a name and rank(context), or is a Method")
     else:
-        method = Baseline(made)
+        method = BaselineMethod(made)
     file = getattr(module, "__file__", None)
     method.origin = {
         "place": attribute,

@@ -52,7 +52,7 @@ _PLACE = re.compile(r"^\s*(?:\(.*?\)\s*)?ip: (\S+)\s*$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TrainingStep:
     """One finished training step. ``metrics`` are named as verl names them; ``seconds`` since the launch."""
 
     step: int
@@ -100,7 +100,7 @@ def _tied(model: Path) -> bool | None:
 
 
 def run_grpo(
-    recipe: GrpoRecipe, paths: Paths, name: str = "grpo", on_step: Callable[[Step], None] | None = None
+    recipe: GrpoRecipe, paths: Paths, name: str = "grpo", on_step: Callable[[TrainingStep], None] | None = None
 ) -> GrpoResult:
     """Train to the end of the recipe; resume from the last checkpoint in ``paths.run`` if there is one.
 
@@ -123,7 +123,7 @@ def run_grpo(
         started = time.monotonic()
         log_start = paths.log.stat().st_size if paths.log.exists() else 0
         trainer = processes.start(command, variables, paths.run, paths.log)
-        reported: list[Step] = []
+        reported: list[TrainingStep] = []
         try:
             for step in _follow(paths, attempt, started, total, trainer.poll):
                 reported.append(step)
@@ -287,7 +287,9 @@ def _prepare(recipe: GrpoRecipe, paths: Paths, overrides: list[str]) -> int:
     return number
 
 
-def _follow(paths: Paths, attempt: int, started: float, total: int, ended: Callable[[], int | None]) -> Iterator[Step]:
+def _follow(
+    paths: Paths, attempt: int, started: float, total: int, ended: Callable[[], int | None]
+) -> Iterator[TrainingStep]:
     """Yield each step as its metrics appear, until the trainer ends."""
     file, told = paths.run / "attempts" / f"{attempt:03d}.jsonl", set[int]()
     while True:
@@ -295,7 +297,7 @@ def _follow(paths: Paths, attempt: int, started: float, total: int, ended: Calla
         rows = [row for row in _logged(file) if row["step"] not in told and not _validates(row)]
         for row in rows:
             told.add(row["step"])
-            yield Step(row["step"], total, row["data"], time.monotonic() - started)
+            yield TrainingStep(row["step"], total, row["data"], time.monotonic() - started)
         if rows:
             merge_metrics(paths)
             _hold_gradients(file)

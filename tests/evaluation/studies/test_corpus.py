@@ -9,7 +9,7 @@ import pytest
 from star_rl.baselines import ItemKNN, Popularity
 from star_rl.errors import StarError
 from star_rl.evaluation.methods import Method, Ranking, TaskContext
-from star_rl.evaluation.methods.baseline import Baseline
+from star_rl.evaluation.methods.baseline import BaselineMethod
 from star_rl.evaluation.studies import corpus, retrievers
 from star_rl.failure import Failure
 from star_rl.records import INTERACTIONS, Task
@@ -70,7 +70,7 @@ def test_retriever_and_baseline_order_items_alike():
     for retriever, kind in (("item_knn", ItemKNN), ("popularity", Popularity)):
         found = retrievers.retriever(retriever, VISIBLE).retrieve(HISTORY, 40)
         scores = {item: place for place, item in enumerate(found)}
-        again = ranked(Baseline(kind().fit(VISIBLE)), found).ids
+        again = ranked(BaselineMethod(kind().fit(VISIBLE)), found).ids
         assert sorted(again) == sorted(found)
         moved = [abs(scores[item] - place) for place, item in enumerate(again)]
         assert np.median(moved) <= 2, retriever  # ties alone may move
