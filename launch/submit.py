@@ -123,10 +123,24 @@ def prepare(recipe: Recipe, root: Path, until: str | None = None) -> Recipe:
 
 
 def _inside(path: Path, root: Path, name: str) -> str:
+    """Return a path relative to the tree that is sent.
+
+    Raises:
+        StarError: Ray would not send it: it lies outside, or EXCLUDES or .gitignore leaves it out.
+    """
+    from ray._private.runtime_env.packaging import _get_excludes, get_excludes_from_ignore_files
+
     try:
-        return path.resolve().relative_to(root).as_posix()
+        inside = path.resolve().relative_to(root)
     except ValueError:
         raise StarError(f"{name}={path} lies outside {root}", "put the file into the tree that is sent") from None
+    left_out = [_get_excludes(root, EXCLUDES), *get_excludes_from_ignore_files(root, include_gitignore=True)]
+    for place in (inside, *inside.parents[:-1]):
+        if any(match(root / place) for match in left_out):
+            raise StarError(
+                f"{name}={path} is not sent: {place} stays here", "move the file, to a folder such as mine/"
+            )
+    return inside.as_posix()
 
 
 def needs_of(recipe: Recipe, root: Path, extra: str | None, until: str | None) -> preflight.Needs:

@@ -26,7 +26,7 @@ def tables(source: str, root: str | None, out: str, pairs: Sequence[str]) -> Non
     from star_rl.sources import write_tables
 
     with progress_line(source) as line:
-        manifest = write_tables(source, root, out, overrides(pairs), lambda note, rows: line(rows, None, str(note)))
+        manifest = write_tables(source, root, out, overrides(pairs), line)
     for name, count in manifest["kept"].items():
         reasons = manifest["dropped"].get(name, {}).items()
         dropped = ", ".join(f"{reason} {number:,}" for reason, number in reasons if number)

@@ -398,7 +398,7 @@ def test_a_real_run_learns_and_its_checkpoint_loads(student, data, tmp_path):
         model=student,
         out=tmp_path,
         env=TEST_ENV,
-        progress=lambda step, total, loss: seen.append((step, total, loss)),
+        progress=lambda step, total, note: seen.append((step, total, float(note.split()[-1]))),
     )
     assert result.steps == 8
     assert (result.rows, result.dropped_long, result.resumed_from) == (64, 0, 0)

@@ -213,6 +213,18 @@ def test_what_a_node_could_not_follow_is_refused_here(tmp_path, override, says):
         ready(tmp_path, override)
 
 
+@pytest.mark.parametrize("place", ["tests", "mine/build", ".private", "outputs"])
+def test_a_reward_that_ray_would_not_send_is_refused(tmp_path, place):
+    root = tmp_path / "tree"
+    file = root / place / "mine.py"
+    file.parent.mkdir(parents=True)
+    file.write_text(Path("rewards/star.py").read_text())
+    shutil.copy(".gitignore", root)
+    recipe = load("recipes/quickstart.yaml", [f"out={tmp_path}", f"grpo.reward={file}"])
+    with pytest.raises(StarError, match=r"grpo.reward=.*mine.py is not sent"):
+        submit.prepare(recipe, root)
+
+
 def test_a_reward_outside_the_tree_is_refused(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(Path("rewards/star.py").read_text())
