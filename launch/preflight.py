@@ -65,9 +65,6 @@ class Needs:
     env: Mapping[str, str] = field(default_factory=dict)
     wandb: str = ""
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
 
 def probe(needs: Mapping[str, Any], token: str) -> dict[str, Any]:
     """What one node says of itself; runs on it."""

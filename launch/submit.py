@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 from launch import job, preflight, secret
 from star_rl.errors import StarError
 from star_rl.pipeline.options import Recipe
-from star_rl.plan.shapes import Shape, shape_of
+from star_rl.plan.shapes import shape_of
 
 #: Key of a job's metadata that marks it as ours and holds its specification as JSON.
 MARK = "star_rl"
@@ -150,6 +150,7 @@ def needs_of(recipe: Recipe, root: Path, extra: str | None, until: str | None) -
     from star_rl.pins import installed_extra, pins_of
     from star_rl.pipeline import chain, runner
     from star_rl.pipeline.overlays import sft_processes
+    from star_rl.plan.disk import checkpoint_bytes
 
     grpo = load_recipe(root / recipe.grpo.recipe, recipe.grpo.overrides)
     extra = extra or {"cpu": "cpu", "cuda": "gpu"}.get(grpo.device) or installed_extra()
@@ -168,21 +169,11 @@ def needs_of(recipe: Recipe, root: Path, extra: str | None, until: str | None) -
         if extra == "gpu":
             driver = sft_processes(asdict(recipe.sft))
         with contextlib.suppress(StarError):  # a model of the cluster's whose shape its name does not tell
-            disk = checkpoint_bytes(recipe, shape_of(path), config)
+            disk = checkpoint_bytes(asdict(recipe.sft), shape_of(path), config)
     env = {name: value for name, value in grpo.env.items() if name.startswith(("NCCL_", "GLOO_", "PYTORCH_"))}
     return preflight.Needs(
         nodes, gpus, wanted, str(Path(recipe.out)), driver_gpus=driver, model=model, disk=disk, env=env
     )
-
-
-def checkpoint_bytes(recipe: Recipe, shape: Shape, config: Any) -> int:
-    """What the larger of the two stages' checkpoints take. ``config``: GRPO's, composed by verl."""
-    from star_rl.integrations.swift import recipe as swift
-    from star_rl.pipeline.overlays import sft_layers
-    from star_rl.plan.disk import grpo_bytes, sft_bytes
-
-    sft = swift.compose(sft_layers(asdict(recipe.sft)), data=Path("sft.parquet"), out=Path("out"), model="planned")
-    return max(sft_bytes(shape, sft), grpo_bytes(shape, config))
 
 
 def submit(

@@ -90,13 +90,7 @@ def inspect(store: str, tool: str, key: str, most: int) -> None:
 @click.option("--shards", default=1)
 @click.option("--workers", default=1)
 def build(
-    store: str,
-    endpoint: tuple[str, ...],
-    model: str,
-    key: str,
-    cache: str,
-    prices: tuple[float, float],
-    **options: Any,  # as of star_rl.evidence.commands.build
+    store: str, endpoint: tuple[str, ...], model: str, key: str, cache: str, prices: tuple[float, float], **options: Any
 ) -> None:
     from star_rl.chat import ChatOptions
     from star_rl.evidence import commands

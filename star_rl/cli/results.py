@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -28,15 +29,7 @@ from star_rl.errors import StarError
 @click.option("--top-p", default=0.95)
 @click.option("--out", help="JSON lines (default: STAGE-PART.jsonl); the same command goes on where it was")
 def sample(
-    run: str,
-    stage: str,
-    model: str | None,
-    part: str,
-    first: int | None,
-    samples: int,
-    temperature: float,
-    top_p: float,
-    out: str | None,
+    run: str, stage: str, model: str | None, part: str, first: int | None, out: str | None, **sampling: Any
 ) -> None:
     from star_rl.pipeline.recipe import recipe_of
     from star_rl.pipeline.stage import Context
@@ -55,7 +48,7 @@ def sample(
     file = Path(out or f"{stage}-{part}.jsonl")
     with progress_line("sample") as line:
         context = Context(file.parent, world.config, recipe.seed, {}, folder, line)
-        rollouts(context, world, checkpoint, tasks, file, samples=samples, temperature=temperature, top_p=top_p)
+        rollouts(context, world, checkpoint, tasks, file, **sampling)
     print(f"{file}: {hits(file, {task.task_id: task.ground_truth for task in tasks})}")
 
 

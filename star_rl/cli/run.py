@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Literal
+from typing import Any
 
 import click
 
@@ -26,15 +26,7 @@ from star_rl.cli.base import command
 @click.option("--same-code", is_flag=True, help="take stages that other code made for done")
 @click.option("--stages", is_flag=True, help="list the stages and stop")
 @click.option("--options", is_flag=True, help="print every option with its value and stop")
-def run(
-    recipe: str,
-    overrides: Sequence[str],
-    start: str | None,
-    until: str | None,
-    same_code: bool,
-    stages: bool,
-    options: bool,
-) -> None:
+def run(recipe: str, overrides: Sequence[str], until: str | None, stages: bool, options: bool, **which: Any) -> None:
     from star_rl.pipeline import chain, runner
     from star_rl.pipeline.check import check_machine, check_recipe
     from star_rl.pipeline.recipe import load
@@ -50,7 +42,7 @@ def run(
         return
     check_recipe(loaded, until)
     check_machine(loaded, until)
-    runner.run(loaded, chain.STAGES, start, until, same_code)
+    runner.run(loaded, chain.STAGES, until=until, **which)
 
 
 @command("doctor", "check versions, engines, the plug-in and the machine")
@@ -79,20 +71,10 @@ def doctor(extra: str | None) -> int:
 @click.option("--row-tokens", default=9000, metavar="N", help="mean tokens of a row of SFT (9000)")
 @click.option("--response-tokens", default=3500, metavar="N", help="mean of a rollout (3500)")
 def plan(
-    recipe: str,
-    overrides: Sequence[str],
-    gpus: int | None,
-    memory: float | None,
-    model: str | None,
-    gpu: Literal["H20", "H100", "A100"],
-    network: float,
-    rows: int,
-    row_tokens: int,
-    response_tokens: int,
+    recipe: str, overrides: Sequence[str], gpus: int | None, memory: float | None, model: str | None, **assumed: Any
 ) -> int:
     from star_rl.plan import Assumed, plan_recipe
 
-    assumed = Assumed(gpu, network, rows, row_tokens, response_tokens)
-    plans = plan_recipe(recipe, overrides, gpus=gpus, memory=memory, model=model, assumed=assumed)
+    plans = plan_recipe(recipe, overrides, gpus=gpus, memory=memory, model=model, assumed=Assumed(**assumed))
     print("\n\n".join(one.text() for one in plans))
     return 1 if any(one.problems for one in plans) else 0

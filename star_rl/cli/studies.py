@@ -60,17 +60,7 @@ def best_of_k(folder: str, methods: Sequence[str], bootstrap: int, seed: int) ->
 @click.option("--window", type=click.IntRange(min=2), default=20, help="items re-ranked at once")
 @click.option("--timeout", type=SECONDS, default=300.0, help="seconds for one window (default 300)")
 def corpus(
-    methods: Sequence[str],
-    tasks: str,
-    part: str,
-    world: str | None,
-    limit: int | None,
-    seed: int | None,
-    out: str,
-    retrieve: Sequence[str],
-    depth: int,
-    window: int,
-    timeout: float,
+    methods: Sequence[str], out: str, retrieve: Sequence[str], depth: int, window: int, timeout: float, **which: Any
 ) -> None:
     import asyncio
 
@@ -80,16 +70,16 @@ def corpus(
     from star_rl.evaluation.tasks import digest
     from star_rl.progress import progress_line
 
-    run, used, chosen = open_tasks(tasks, part, world, limit, seed)
+    run, seed, tasks = open_tasks(**which)
     folder = Path(out)
     finders = [retriever(name, run.visible) for name in retrieve]
-    made = make_all(methods, run, used, folder)
+    made = make_all(methods, run, seed, folder)
     with progress_line("corpus") as line:
         work = corpus.rows_of(
-            made, finders, chosen, context_of(run), folder / "corpus", depth, window, timeout, used, line
+            made, finders, tasks, context_of(run), folder / "corpus", depth, window, timeout, seed, line
         )
-        rows = corpus.merged(folder / "corpus.json", asyncio.run(work), chosen)
-    figures = {"rows": rows, "tasks": digest(chosen.tasks), "items": len(run.items), "seed": used}
+        rows = corpus.merged(folder / "corpus.json", asyncio.run(work), tasks)
+    figures = {"rows": rows, "tasks": digest(tasks.tasks), "items": len(run.items), "seed": seed}
     _write(folder, "corpus", [corpus.grid(rows)], figures)
 
 

@@ -231,7 +231,7 @@ def rerender(folder: Path) -> None:
 
 def evaluate(
     methods: Sequence[str],
-    tasks: str | Path,
+    where: str | Path,
     out: str | Path,
     part: str = "test",
     world: str | Path | None = None,
@@ -248,27 +248,27 @@ def evaluate(
         StarError: the tasks or a method are not usable; what the other methods answered is scored first.
     """
     folder = Path(out)
-    run, seed, chosen = open_tasks(tasks, part, world, limit, seed)
+    run, seed, tasks = open_tasks(where, part, world, limit, seed)
     made = make_all(methods, run, seed, folder)
     names = [method.name for method in made]
     names += [own["method"] for _, own in runner.ledgers(folder / "answers") if own["method"] not in names]
     if against is not None and against not in names:
         raise StarError(f"--against {against} is none of the methods", f"one of {', '.join(names)}")
-    _same_set(folder, chosen)
+    _same_set(folder, tasks)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise writing_error(folder, error) from error
     with locks.hold(folder / ".lock", f"another process evaluates into {folder}", "wait for it, or choose another"):
-        write_tasks(folder / "tasks.parquet", chosen.tasks)
+        write_tasks(folder / "tasks.parquet", tasks.tasks)
         ended: BaseException | None = None
         try:
             with progress_line("evaluate") as line:
-                run_methods(made, run, chosen, folder, samples, timeout, line)
+                run_methods(made, run, tasks, folder, samples, timeout, line)
         except (StarError, KeyboardInterrupt) as error:  # what was answered is scored all the same
             ended = error
         if ended is None or runner.any_answers(folder / "answers"):
-            print(summary(seal(folder, run, chosen, None, bootstrap, seed, against=against), against))
+            print(summary(seal(folder, run, tasks, None, bootstrap, seed, against=against), against))
             print(f"{folder}/report.html, answers.parquet, metrics.json")
     if ended is not None:
         raise ended

@@ -8,12 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from launch import job, preflight
+from launch import preflight
 from launch.preflight import Needs, check_answers, check_driver, check_free, check_model, check_nodes
 from star_rl.errors import StarError
 from star_rl.evidence import EvidenceWriter
 from star_rl.integrations import wandb_run
 from star_rl.pins import pins_of
+from star_rl.plan.disk import still_to_write
 
 
 def node(host, gpus=0, alive=True):
@@ -231,10 +232,10 @@ def test_checkpoints_that_do_not_fit_are_refused_with_both_figures(monkeypatch):
 def test_checkpoints_that_stand_already_are_not_asked_for_again(tmp_path):
     (tmp_path / "sft" / "swift").mkdir(parents=True)
     (tmp_path / "sft" / "swift" / "optimizer").write_bytes(b"x" * 30)
-    assert job.still_to_write(100, tmp_path) == 70 and job.still_to_write(10, tmp_path) == 0
+    assert still_to_write(100, tmp_path) == 70 and still_to_write(10, tmp_path) == 0
     (tmp_path / "grpo").mkdir()
     (tmp_path / "grpo" / "manifest.json").write_text("{}")
-    assert job.still_to_write(100, tmp_path) == 0
+    assert still_to_write(100, tmp_path) == 0
 
 
 def test_a_server_of_curves_that_is_out_of_reach(monkeypatch):
