@@ -227,7 +227,7 @@ class Drill:
 
     def submit(self, name: str) -> Command:
         return Command(
-            "submit", "recipes/quickstart.yaml", f"name={name}", *CHAIN, GRPO, f"grpo.steps={self.steps}",
+            "submit", "quickstart", f"name={name}", *CHAIN, GRPO, f"grpo.steps={self.steps}",
             "--out", str(self.shared), "--until", "grpo", "--address", self.cluster.address,
             "--python", str(BIN / "python"), "--extra", "cpu", "--follow",
         )  # fmt: skip
@@ -335,7 +335,7 @@ class Drill:
 def prepare(options: argparse.Namespace, shared: Path) -> None:
     source = options.prepared
     if source is None:
-        code = Command("run", "recipes/quickstart.yaml", "name=prepared", *CHAIN, f"out={shared}", "--until",
+        code = Command("run", "quickstart", "name=prepared", *CHAIN, f"out={shared}", "--until",
                        "grpo_set").wait(PATIENCE * 2)  # fmt: skip
         if code:
             raise SystemExit("the small chain failed")

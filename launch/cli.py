@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from launch.secret import Secrets
     from launch.submit import Sent
 
-_EXAMPLE = "star-rl submit recipes/amazon.yaml .. --out /shared/runs --address http://HEAD:8265 --follow"
+_EXAMPLE = "star-rl submit amazon .. --out /shared/runs --address http://HEAD:8265 --follow"
 _address = click.option("--address", metavar="URL", help="the cluster's dashboard (default: RAY_API_SERVER_ADDRESS)")
 _follow = click.option("--follow", is_flag=True, help="print the log until the job ends")
 
@@ -45,11 +45,11 @@ def _sent(sent: Sent, client: Any, held: Secrets, name: str, follow: bool) -> in
 @command(
     "submit",
     "send a recipe to a Ray cluster as a job",
-    'submit recipes/amazon.yaml source.root=/shared/amazon "teacher.options.chat.endpoints=[http://HOST:8000/v1]" '
+    'submit amazon source.root=/shared/amazon "teacher.options.chat.endpoints=[http://HOST:8000/v1]" '
     "--out /shared/runs --address http://HEAD:8265 --follow",
-    "submit recipes/amazon.yaml .. --env WANDB_API_KEY --env HF_TOKEN",
+    "submit amazon .. --env WANDB_API_KEY --env HF_TOKEN",
 )
-@click.argument("recipe", help="a recipe's YAML file")
+@click.argument("recipe", help="a recipe's file, or a name such as quickstart")
 @click.argument("overrides", nargs=-1, metavar="[key=value]...", help="options over the recipe's")
 @_address
 @click.option("--out", help="folder of runs that every node sees (short for out=)")

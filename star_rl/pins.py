@@ -36,9 +36,13 @@ def pins(extra: str) -> dict[str, str]:
 def pins_of(setup: Path, extra: str) -> dict[str, str]:
     """Return the exact pins of an extra, read from setup.py without running it; what is named without one is "" (any).
 
+    Where there is no such file, in an installed wheel, the wheel's metadata has the pins.
+
     Raises:
-        StarError: the file has no such list.
+        StarError: there is no such list.
     """
+    if not setup.is_file() and (found := pins(extra)):
+        return found
     try:
         tree = ast.parse(setup.read_text(encoding="utf-8"))
     except (OSError, SyntaxError) as error:

@@ -107,7 +107,7 @@ def test_commands_and_their_options_are_known(page):
 
 
 def test_commands_are_found():
-    assert ["run", "recipes/quickstart.yaml"] in commands(ROOT / "docs/run.md")
+    assert ["run", "quickstart"] in commands(ROOT / "docs/run.md")
 
 
 @each("page")

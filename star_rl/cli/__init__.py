@@ -26,11 +26,11 @@ COMMANDS = {
 }
 _EXAMPLES = (
     "star-rl doctor                                   is this machine ready?",
-    "star-rl run recipes/quickstart.yaml              the whole chain on the built-in synthetic world",
-    "star-rl run recipes/quickstart.yaml source=movielens source.root=DIR name=ml-100k",
-    "star-rl run recipes/quickstart.yaml --from grpo  run GRPO and all after it again",
-    "star-rl run recipes/quickstart.yaml grpo.reward=my_reward.py name=my-reward",
-    "star-rl plan recipes/grpo/table5.yaml            does it fit 16 GPUs?",
+    "star-rl run quickstart                           the whole chain on the built-in synthetic world",
+    "star-rl run quickstart source=movielens source.root=DIR name=ml-100k",
+    "star-rl run quickstart --from grpo               run GRPO and all after it again",
+    "star-rl run quickstart grpo.reward=my_reward.py name=my-reward",
+    "star-rl plan grpo/table5                         does it fit 16 GPUs?",
 )
 
 

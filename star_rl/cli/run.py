@@ -14,12 +14,12 @@ from star_rl.cli.base import command
 @command(
     "run",
     "run a recipe, stage after stage",
-    "run recipes/quickstart.yaml",
-    "run recipes/quickstart.yaml source=movielens source.root=DIR name=ml-100k",
-    "run recipes/quickstart.yaml --from grpo grpo.reward=tool_cost",
-    "run recipes/quickstart.yaml --options",
+    "run quickstart",
+    "run quickstart source=movielens source.root=DIR name=ml-100k",
+    "run quickstart --from grpo grpo.reward=tool_cost",
+    "run quickstart --options",
 )
-@click.argument("recipe", help="a recipe's YAML file")
+@click.argument("recipe", help="a recipe's file, or a name such as quickstart")
 @click.argument("overrides", nargs=-1, metavar="[key=value]...", help="options over the recipe's")
 @click.option("--from", "start", metavar="STAGE", help="run this stage and all after it again")
 @click.option("--until", metavar="STAGE", help="stop after this stage")
@@ -56,11 +56,11 @@ def doctor(extra: str | None) -> int:
 @command(
     "plan",
     "memory of each GPU and time that a recipe needs; exit code 1 when it overflows",
-    "plan recipes/amazon.yaml",
-    "plan recipes/grpo/gpu8.yaml --memory 79 --model Qwen/Qwen3-8B",
-    "plan recipes/sft/table4.yaml --gpus 4",
+    "plan amazon",
+    "plan grpo/gpu8 --memory 79 --model Qwen/Qwen3-8B",
+    "plan sft/table4 --gpus 4",
 )
-@click.argument("recipe", help="a chain recipe, or an overlay in recipes/sft or recipes/grpo")
+@click.argument("recipe", help="a recipe or an overlay: its file, or a name such as amazon or grpo/table5")
 @click.argument("overrides", nargs=-1, metavar="[key=value]...", help="options over the file's, by its keys")
 @click.option("--gpus", type=int, metavar="N", help="GPUs in all (default: the recipe's)")
 @click.option("--memory", type=float, metavar="GIB", help="of one GPU (default: 95 for H20, 79 for H100 and A100)")

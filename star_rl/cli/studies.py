@@ -121,10 +121,10 @@ def latency(run: str, method: str, against: Sequence[str], first: int, out: str)
 @command(
     "ablate",
     "train and judge the variants of the paper's table 2, and fill the table",
-    "ablate recipes/ablation.yaml",
-    "ablate recipes/amazon.yaml source.root=DIR --only full no_tools",
+    "ablate ablation",
+    "ablate amazon source.root=DIR --only full no_tools",
 )
-@click.argument("recipe", help="a chain recipe; the same command goes on where it was")
+@click.argument("recipe", help="a recipe's file or name; the same command goes on where it was")
 @click.argument("overrides", nargs=-1, metavar="[key=value]...", help="options over the recipe's")
 @click.option("--only", cls=Several, metavar="VARIANT...", help="of full, no_tools, no_planner, no_reflector")
 def ablate(recipe: str, overrides: Sequence[str], only: Sequence[str]) -> None:

@@ -26,7 +26,7 @@ def test_no_engine_is_loaded_behind_the_light_parts(module):
 
 def test_help_shows_examples(capsys):
     assert cli.main(["--help"]) == 0
-    assert "star-rl run recipes/quickstart.yaml" in capsys.readouterr().out
+    assert "star-rl run quickstart" in capsys.readouterr().out
 
 
 def test_what_the_user_can_mend_is_one_line_and_exit_code_2(capsys):

@@ -40,7 +40,7 @@ def test_pins_are_read_from_setup_py():
     with pytest.raises(StarError, match="no list TPU"):
         pins_of(Path("setup.py"), "tpu")
     with pytest.raises(StarError, match="cannot read the pins"):
-        pins_of(Path("none.py"), "cpu")
+        pins_of(Path("none.py"), "tpu")
 
 
 @pytest.mark.parametrize(

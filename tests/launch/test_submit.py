@@ -189,7 +189,7 @@ def test_a_recipe_is_prepared_for_other_machines(tmp_path):
     recipe = ready(tmp_path, "grpo.reward=rewards/star.py:compute_score")
     assert recipe.grpo.overrides["ray"] == {"address": "auto"}
     assert recipe.grpo.reward == "rewards/star.py:compute_score"
-    assert recipe.grpo.recipe == "recipes/grpo/tiny.yaml"
+    assert recipe.grpo.recipe == "grpo/tiny"
 
 
 def test_a_run_begun_here_goes_on_there(tmp_path):
