@@ -12,7 +12,7 @@ import json
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -369,9 +369,5 @@ def _marks(shared: Path, token: str) -> int:
 
 
 def _sweep(shared: Path, token: str) -> None:
-    for path in _listed(shared, token):
+    for path in list(shared.glob(f".preflight-{token}*")):
         path.unlink(missing_ok=True)
-
-
-def _listed(shared: Path, token: str) -> Iterable[Path]:
-    return list(shared.glob(f".preflight-{token}*")) if token and shared.is_dir() else []

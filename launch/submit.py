@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from omegaconf import OmegaConf
+
 import star_rl
 from launch import job, preflight, secret
 from star_rl.errors import StarError
@@ -202,13 +204,9 @@ def submit(
     """Send a recipe.
 
     Args:
-        recipe: as loaded; :func:`prepare` is applied.
-        client: of :func:`connect`.
         held: the submitter's variables.
         root: the tree to send, default :func:`project_root`.
-        start, until: as for ``star-rl run``.
         extra: which pins the nodes are held to, ``cpu`` or ``gpu``; default from the GRPO recipe's device.
-        python: interpreter on the cluster.
 
     Raises:
         StarError: the recipe cannot run there, a job of this run is under way, or Ray refuses it.
@@ -217,22 +215,10 @@ def submit(
     recipe = prepare(recipe, root, until)
     with contextlib.chdir(root):  # the recipe's paths are relative to the tree now
         needs = needs_of(recipe, root, extra, until)
-    spec = {
-        "name": recipe.name,
-        "out": str(recipe.out),
-        "recipe": _yaml(recipe),
-        "start": start,
-        "until": until,
-        "needs": asdict(needs),
-    }
+    spec: dict[str, Any] = {"name": recipe.name, "out": str(recipe.out), "recipe": OmegaConf.to_yaml(asdict(recipe))}
+    spec |= {"start": start, "until": until, "needs": asdict(needs)}
     about = {**spec, "env": held.names, "extra": extra, "python": python}
     return _send(spec, about, client, held, root)
-
-
-def _yaml(recipe: Recipe) -> str:
-    from omegaconf import OmegaConf
-
-    return OmegaConf.to_yaml(OmegaConf.create(asdict(recipe)))
 
 
 def project_root() -> Path:
@@ -307,17 +293,10 @@ def jobs(client: Any) -> list[dict[str, Any]]:
     for entry in client.list_jobs():
         text = (entry.metadata or {}).get(MARK)
         if text and entry.submission_id:
-            found.append(
-                {
-                    **json.loads(text),
-                    "id": entry.submission_id,
-                    "status": str(getattr(entry.status, "value", entry.status)),
-                    "message": entry.message or "",
-                    "started": (entry.start_time or 0) / 1000,
-                    "ended": (entry.end_time or 0) / 1000,
-                    "exit": getattr(entry, "driver_exit_code", None),
-                }
-            )
+            state = str(getattr(entry.status, "value", entry.status))
+            times = {"started": (entry.start_time or 0) / 1000, "ended": (entry.end_time or 0) / 1000}
+            ended = {"status": state, "message": entry.message or "", "exit": getattr(entry, "driver_exit_code", None)}
+            found.append({**json.loads(text), "id": entry.submission_id, **times, **ended})
     return sorted(found, key=lambda entry: -entry["started"])
 
 
