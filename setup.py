@@ -7,6 +7,7 @@ from setuptools import Extension, find_packages, setup
 
 #: What the library itself needs: builders, rewards, neighbours, evidence, teacher, viewer. No engine.
 BASE = [
+    "click>=8.5",  # the first whose arguments have a help
     "filelock>=4.2.1",  # the first whose marker has no two holders (GHSA-fq56-3cx3-fjxp)
     "httpx>=0.28",
     "jinja2>=3.1",
@@ -117,6 +118,6 @@ setup(
         "dev": DEV,
     },
     entry_points={
-        "console_scripts": ["star-rl = star_rl.cli:main"],
+        "console_scripts": ["star-rl = launch.cli:main"],
     },
 )

@@ -20,6 +20,7 @@ from star_rl.errors import StarError
 from star_rl.integrations import wandb_run
 from star_rl.masking import MaskedStream
 from star_rl.pipeline.stage import Context, Stage
+from star_rl.plan.disk import still_to_write
 from star_rl.run import Run
 
 _SPEC = "job.json"
@@ -77,14 +78,6 @@ def guarded(stages: tuple[Stage, ...], needs: preflight.Needs) -> tuple[Stage, .
         dataclasses.replace(stage, body=around[stage.name](stage.body)) if stage.name in around else stage
         for stage in stages
     )
-
-
-def still_to_write(disk: int, run: Path) -> int:
-    """Of the bytes that checkpoints take, those that a run's folder does not hold yet."""
-    if (run / "grpo" / "manifest.json").exists():
-        return 0
-    files = (file for stage in ("sft", "grpo") for file in (run / stage).rglob("*") if file.is_file())
-    return max(0, disk - sum(file.stat().st_size for file in files))
 
 
 def run(spec: dict[str, Any]) -> None:

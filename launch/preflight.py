@@ -6,22 +6,20 @@ small task pinned to it, all side by side.
 
 from __future__ import annotations
 
-import ast
+import asyncio
 import contextlib
 import json
 import secrets
 import shutil
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from star_rl.deadline import Overdue, ask
 from star_rl.errors import StarError
 from star_rl.integrations import gpus, wandb_run
-from star_rl.pins import pins as installed_pins
 from star_rl.pins import same_release
 
 T = TypeVar("T")
@@ -66,34 +64,6 @@ class Needs:
     disk: int = 0
     env: Mapping[str, str] = field(default_factory=dict)
     wandb: str = ""
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-
-def pins(setup: Path, extra: str) -> dict[str, str]:
-    """Return the exact pins of an extra from setup.py, without running it; a package without a pin has "" (any).
-
-    Where there is no such file, in an installed wheel, the wheel's metadata has the pins.
-
-    Raises:
-        StarError: there is no such list.
-    """
-    if not setup.is_file() and (found := installed_pins(extra)):
-        return found
-    try:
-        tree = ast.parse(setup.read_text(encoding="utf-8"))
-    except (OSError, SyntaxError) as error:
-        raise StarError(f"cannot read the pins of {setup}", "submit from a checkout of the project") from error
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == extra.upper():
-            found = {}
-            for entry in ast.literal_eval(node.value):
-                name, pinned, version = entry.partition("==")
-                if pinned or not set(name) & set("<>~!"):
-                    found[name.split("[")[0]] = version
-            return found
-    raise StarError(f"{setup} has no list {extra.upper()}", "choose cpu or gpu")
 
 
 def probe(needs: Mapping[str, Any], token: str) -> dict[str, Any]:
@@ -209,18 +179,9 @@ def within(seconds: float, what: str, function: Callable[[], T]) -> T:
     Raises:
         StarError: it did not end in time; or whatever it raises.
     """
-    ended: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            ended.set_result(function())
-        except BaseException as error:
-            ended.set_exception(error)
-
-    threading.Thread(target=work, daemon=True).start()
     try:
-        return ended.result(seconds)
-    except TimeoutError:
+        return asyncio.run(ask(function, seconds))
+    except Overdue:
         raise StarError(
             f"this cluster is not ready:\n  {what} did not answer in {seconds:.0f} s",
             "its mount may hang: look at it on this node, or set out= to another folder",
@@ -408,9 +369,5 @@ def _marks(shared: Path, token: str) -> int:
 
 
 def _sweep(shared: Path, token: str) -> None:
-    for path in _listed(shared, token):
+    for path in list(shared.glob(f".preflight-{token}*")):
         path.unlink(missing_ok=True)
-
-
-def _listed(shared: Path, token: str) -> Iterable[Path]:
-    return list(shared.glob(f".preflight-{token}*")) if token and shared.is_dir() else []

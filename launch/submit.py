@@ -18,18 +18,20 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from omegaconf import OmegaConf
 
 import star_rl
 from launch import job, preflight, secret
 from star_rl.errors import StarError
 from star_rl.layers import RECIPES, recipe_path
 from star_rl.pipeline.options import Recipe
-from star_rl.plan.shapes import Shape, shape_of
+from star_rl.plan.shapes import shape_of
 
 #: Key of a job's metadata that marks it as ours and holds its specification as JSON.
 MARK = "star_rl"
@@ -159,13 +161,14 @@ def needs_of(recipe: Recipe, root: Path, extra: str | None, until: str | None) -
     """What the cluster must have for these stages; verl's keys are checked on the way."""
     from star_rl.integrations.verl.overrides import overrides_of
     from star_rl.integrations.verl.recipe import compose, load_recipe
-    from star_rl.pins import installed_extra
+    from star_rl.pins import installed_extra, pins_of
     from star_rl.pipeline import chain, runner
     from star_rl.pipeline.overlays import sft_processes
+    from star_rl.plan.disk import checkpoint_bytes
 
     grpo = load_recipe(recipe.grpo.recipe, recipe.grpo.overrides)
     extra = extra or {"cpu": "cpu", "cuda": "gpu"}.get(grpo.device) or installed_extra()
-    wanted = preflight.pins(root / "setup.py", extra)
+    wanted = pins_of(root / "setup.py", extra)
     wanted = {name: version for name, version in wanted.items() if name in preflight.ENGINES}
     trains = until is None or runner.first_of(chain.STAGES, until) >= runner.first_of(chain.STAGES, "sft")
     nodes, gpus, driver, model, disk = 1, 0, 0, "", 0
@@ -173,28 +176,18 @@ def needs_of(recipe: Recipe, root: Path, extra: str | None, until: str | None) -
         config = compose(overrides_of(grpo.verl))
         trainer = config.trainer
         if config.actor_rollout_ref.actor.strategy == "megatron":
-            wanted |= preflight.pins(root / "setup.py", "megatron")
+            wanted |= pins_of(root / "setup.py", "megatron")
         nodes, gpus = int(trainer.nnodes), int(trainer.n_gpus_per_node) if extra == "gpu" else 0
         path = recipe.student.path or ""
         model = "" if path.startswith("/") else path
         if extra == "gpu":
             driver = sft_processes(asdict(recipe.sft))
         with contextlib.suppress(StarError):  # a model of the cluster's whose shape its name does not tell
-            disk = checkpoint_bytes(recipe, shape_of(path), config)
+            disk = checkpoint_bytes(asdict(recipe.sft), shape_of(path), config)
     env = {name: value for name, value in grpo.env.items() if name.startswith(("NCCL_", "GLOO_", "PYTORCH_"))}
     return preflight.Needs(
         nodes, gpus, wanted, str(Path(recipe.out)), driver_gpus=driver, model=model, disk=disk, env=env
     )
-
-
-def checkpoint_bytes(recipe: Recipe, shape: Shape, config: Any) -> int:
-    """What the larger of the two stages' checkpoints take. ``config``: GRPO's, composed by verl."""
-    from star_rl.integrations.swift import recipe as swift
-    from star_rl.pipeline.overlays import sft_layers
-    from star_rl.plan.disk import grpo_bytes, sft_bytes
-
-    sft = swift.compose(sft_layers(asdict(recipe.sft)), data=Path("sft.parquet"), out=Path("out"), model="planned")
-    return max(sft_bytes(shape, sft), grpo_bytes(shape, config))
 
 
 def submit(
@@ -211,13 +204,9 @@ def submit(
     """Send a recipe.
 
     Args:
-        recipe: as loaded; :func:`prepare` is applied.
-        client: of :func:`connect`.
         held: the submitter's variables.
         root: the tree to send, default :func:`project_root`.
-        start, until: as for ``star-rl run``.
         extra: which pins the nodes are held to, ``cpu`` or ``gpu``; default from the GRPO recipe's device.
-        python: interpreter on the cluster.
 
     Raises:
         StarError: the recipe cannot run there, a job of this run is under way, or Ray refuses it.
@@ -226,22 +215,10 @@ def submit(
     recipe = prepare(recipe, root, until)
     with contextlib.chdir(root):  # the recipe's paths are relative to the tree now
         needs = needs_of(recipe, root, extra, until)
-    spec = {
-        "name": recipe.name,
-        "out": str(recipe.out),
-        "recipe": _yaml(recipe),
-        "start": start,
-        "until": until,
-        "needs": asdict(needs),
-    }
+    spec: dict[str, Any] = {"name": recipe.name, "out": str(recipe.out), "recipe": OmegaConf.to_yaml(asdict(recipe))}
+    spec |= {"start": start, "until": until, "needs": asdict(needs)}
     about = {**spec, "env": held.names, "extra": extra, "python": python}
     return _send(spec, about, client, held, root)
-
-
-def _yaml(recipe: Recipe) -> str:
-    from omegaconf import OmegaConf
-
-    return OmegaConf.to_yaml(OmegaConf.create(asdict(recipe)))
 
 
 def project_root() -> Path:
@@ -320,17 +297,10 @@ def jobs(client: Any) -> list[dict[str, Any]]:
     for entry in client.list_jobs():
         text = (entry.metadata or {}).get(MARK)
         if text and entry.submission_id:
-            found.append(
-                {
-                    **json.loads(text),
-                    "id": entry.submission_id,
-                    "status": str(getattr(entry.status, "value", entry.status)),
-                    "message": entry.message or "",
-                    "started": (entry.start_time or 0) / 1000,
-                    "ended": (entry.end_time or 0) / 1000,
-                    "exit": getattr(entry, "driver_exit_code", None),
-                }
-            )
+            state = str(getattr(entry.status, "value", entry.status))
+            times = {"started": (entry.start_time or 0) / 1000, "ended": (entry.end_time or 0) / 1000}
+            ended = {"status": state, "message": entry.message or "", "exit": getattr(entry, "driver_exit_code", None)}
+            found.append({**json.loads(text), "id": entry.submission_id, **times, **ended})
     return sorted(found, key=lambda entry: -entry["started"])
 
 
@@ -479,9 +449,3 @@ async def _tail(
             pause = min(2 * pause, _LONGEST_PAUSE)
         else:
             await sleep(1.0)
-
-
-def options(arguments: Any) -> tuple[secret.Secrets, Sequence[str]]:
-    """Variables and overrides of a command line."""
-    held = secret.Secrets.from_environment(arguments.env)
-    return held, [*arguments.overrides, *([f"out={arguments.out}"] if arguments.out else [])]

@@ -10,7 +10,7 @@ from typing import Any
 
 from star_rl.errors import StarError
 from star_rl.evidence import EvidenceStore
-from star_rl.evidence.leak import contains_of
+from star_rl.evidence.leak import contains_of, visible_fingerprint
 from star_rl.mars import Case
 from star_rl.pipeline.stage import manifest_of
 from star_rl.prompts import Event, PromptOptions, student_messages
@@ -32,17 +32,22 @@ class Run:
     run: Path
     config: Mapping[str, Any]
 
+    @property
+    def tables(self) -> Path:
+        """The folder of tables."""
+        return self.run / "tables"
+
     @cached_property
     def items(self) -> dict[str, Item]:
-        return items_from(read_table(self.run / "tables", "items"))
+        return items_from(read_table(self.tables, "items"))
 
     @cached_property
     def users(self) -> UserTable:
-        return UserTable.read(self.run / "tables")
+        return UserTable.read(self.tables)
 
     @cached_property
     def histories(self) -> Histories:
-        return Histories(read_interactions(self.run / "tables"))
+        return Histories(read_interactions(self.tables))
 
     @cached_property
     def visible(self) -> Any:
@@ -106,7 +111,7 @@ class Run:
                 "The teacher is made of rules whose strategies differ in quality on purpose, so that GRPO has an "
                 "inferior strategy to drop which the student inherited. It is no claim about language models."
             )
-        tables = (manifest_of(self.run / "tables") or {}).get("key", {}).get("config", {})
+        tables = (manifest_of(self.tables) or {}).get("key", {}).get("config", {})
         if tables.get("source", {}).get("name") == "synthetic":
             said.append(
                 "The data are synthetic: good for seeing the chain work, never for a claim about recommendation."
@@ -128,3 +133,44 @@ class Run:
     def toolbox(self, candidates: Sequence[str]) -> ToolBox:
         options = self.config["tools"]
         return ToolBox(self.store, candidates, options["lens"], options["lens_top"])
+
+
+@dataclass(frozen=True)
+class TablesRun(Run):
+    """A folder of tables as a run, with an evidence store of its own or none.
+
+    Attributes:
+        run: the folder of tables.
+        place: of the store.
+        visible_file: the interactions that the store was built from.
+        scenario: of the store.
+        every: tasks whose targets the store must not have seen.
+    """
+
+    place: str | None
+    visible_file: Path
+    scenario: str
+    every: Sequence[Task]
+
+    @property
+    def tables(self) -> Path:
+        return self.run
+
+    @cached_property
+    def visible(self) -> Any:
+        if not self.visible_file.exists():
+            raise StarError(
+                f"there are no visible interactions {self.visible_file}",
+                "name the file the store was built from with --visible",
+            )
+        return read_interactions(self.visible_file)
+
+    @cached_property
+    def store(self) -> Any:
+        """The store, opened with its origin; None without one."""
+        if not self.place:
+            return None
+        contains = contains_of(self.visible, self.every)
+        store = EvidenceStore.open(self.place, self.scenario, visible_fingerprint(self.visible_file))
+        store.check_targets(self.every, contains)
+        return store

@@ -72,7 +72,7 @@ async def open_teacher(world: Run, config: Mapping[str, Any], seed: int, cache: 
     try:
         if teacher["backend"] == "rules":
             rules = read_options(RuleOptions, {"seed": seed, **parts["rules"]}, "teacher.options.rules")
-            backend = RuleBackend(rules, strength_of(world.store))
+            backend = RuleBackend(rules, None if world.store is None else strength_of(world.store))
         else:
             from star_rl.mars.llm import LlmBackend, LlmOptions
             from star_rl.mars.planner import TrainedPlanner

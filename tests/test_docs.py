@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from star_rl import cli
+from launch import cli
 from star_rl.evaluation.methods.registry import BASELINES, load
 from star_rl.pipeline import chain
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import shutil
@@ -41,6 +42,11 @@ class Check:
     remedy: str = ""
 
 
+def _check(name: str, good: bool, value: str, remedy: str, otherwise: str = "wrong") -> Check:
+    """Return a check whose remedy is shown where it is not good."""
+    return Check(name, "ok" if good else otherwise, value, "" if good else remedy)
+
+
 def _versions(extra: str) -> Iterator[Check]:
     for name, wanted in pins(extra).items():
         try:
@@ -49,10 +55,7 @@ def _versions(extra: str) -> Iterator[Check]:
             remedy = "make install EXTRA=gpu" if extra == "gpu" else f"pip install -e '.[{extra}]' (or: make install)"
             yield Check(name, "wrong", f"absent, pinned {wanted}", remedy)
             continue
-        same = same_release(have, wanted)
-        yield Check(
-            name, "ok" if same else "wrong", f"{have}, pinned {wanted}", "" if same else f"pip install {name}=={wanted}"
-        )
+        yield _check(name, same_release(have, wanted), f"{have}, pinned {wanted}", f"pip install {name}=={wanted}")
 
 
 def _import(item: tuple[str, str]) -> Check:
@@ -76,37 +79,23 @@ def _machine(extra: str) -> Iterator[Check]:
     import psutil
 
     cores = len(os.sched_getaffinity(0))
-    yield Check("cores", "ok" if cores >= 2 else "note", str(cores), "" if cores >= 2 else "two cores are advised")
-    memory = psutil.virtual_memory()
-    free = memory.available / 2**30
-    enough, low = free >= _MEMORY_GIB[extra], "note" if extra == "gpu" else "wrong"
+    yield _check("cores", cores >= 2, str(cores), "two cores are advised", "note")
+    memory, low = psutil.virtual_memory(), "note" if extra == "gpu" else "wrong"
+    free, wanted = memory.available / 2**30, _MEMORY_GIB[extra]
     what = "8B on 8 GPUs" if extra == "gpu" else "the quickstart"
-    yield Check(
-        "memory",
-        "ok" if enough else low,
-        f"{free:.1f} GiB free of {memory.total / 2**30:.1f}",
-        "" if enough else f"{what} wants {_MEMORY_GIB[extra]} GiB: close something, or use a larger machine",
-    )
-    disk = shutil.disk_usage(".").free / 2**30
-    enough = disk >= _DISK_GIB[extra]
-    yield Check(
-        "disk",
-        "ok" if enough else low,
-        f"{disk:.0f} GiB free here",
-        "" if enough else f"free {_DISK_GIB[extra]} GiB, or work in another folder (out=)",
-    )
+    remedy = f"{what} wants {wanted} GiB: close something, or use a larger machine"
+    yield _check("memory", free >= wanted, f"{free:.1f} GiB free of {memory.total / 2**30:.1f}", remedy, low)
+    disk, wanted = shutil.disk_usage(".").free / 2**30, _DISK_GIB[extra]
+    remedy = f"free {wanted} GiB, or work in another folder (out=)"
+    yield _check("disk", disk >= wanted, f"{disk:.0f} GiB free here", remedy, low)
     seen = _gpus()
     yield seen
     if extra == "gpu":
         yield from _probe(seen.value.count(";") + 1)
         return
     shared = shutil.disk_usage("/dev/shm").free / 2**30 if os.path.isdir("/dev/shm") else 0.0
-    yield Check(
-        "shared memory",
-        "ok" if shared >= 1 else "wrong",
-        f"{shared:.1f} GiB free in /dev/shm",
-        "" if shared >= 1 else "Ray keeps its objects there: in a container, start it with --shm-size=2g",
-    )
+    remedy = "Ray keeps its objects there: in a container, start it with --shm-size=2g"
+    yield _check("shared memory", shared >= 1, f"{shared:.1f} GiB free in /dev/shm", remedy)
 
 
 def _probe(count: int) -> Iterator[Check]:
@@ -140,15 +129,12 @@ def _ray() -> Check:
     if not address:
         return Check("Ray", "ok", "no RAY_ADDRESS: a run starts a Ray of its own on this machine")
     code = f"import ray; ray.init(address={address!r}, log_to_driver=False); print(ray.cluster_resources())"
-    try:
+    said = ""
+    with contextlib.suppress(subprocess.TimeoutExpired):
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    except subprocess.TimeoutExpired:
-        return Check(
-            "Ray", "wrong", f"RAY_ADDRESS={address} does not answer", "unset RAY_ADDRESS or start that cluster"
-        )
-    good = result.returncode == 0
-    value = result.stdout.strip() if good else f"RAY_ADDRESS={address} does not answer"
-    return Check("Ray", "ok" if good else "wrong", value, "" if good else "unset RAY_ADDRESS or start that cluster")
+        said = result.stdout.strip() if result.returncode == 0 else ""
+    value = said or f"RAY_ADDRESS={address} does not answer"
+    return _check("Ray", bool(said), value, "unset RAY_ADDRESS or start that cluster")
 
 
 def _kernel() -> Check:
@@ -177,7 +163,7 @@ def checks(extra: str | None = None) -> Iterator[Check]:
     extra = extra or installed_extra()
     version = sys.version_info
     good = (3, 11) <= version[:2] < (3, 13)
-    yield Check("python", "ok" if good else "wrong", sys.version.split()[0], "" if good else "use Python 3.11 or 3.12")
+    yield _check("python", good, sys.version.split()[0], "use Python 3.11 or 3.12")
     yield from _versions(extra)
     with ThreadPoolExecutor(2) as pool:
         yield from pool.map(_import, [item for item in _IMPORTS.items() if (extra, item[0]) != ("gpu", "plug-in")])

@@ -1,10 +1,9 @@
-"""The evaluator of the stage ``evaluate`` and of ``star-rl evaluate``; and ``star-rl compare``."""
+"""The evaluator of the stage ``evaluate`` and of ``star-rl evaluate``."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,12 +14,12 @@ import pyarrow as pa
 from star_rl import locks
 from star_rl.errors import StarError
 from star_rl.evaluation import results, runner
-from star_rl.evaluation.console import plain, summary
+from star_rl.evaluation.console import summary
 from star_rl.evaluation.methods import Method, TaskContext, make
 from star_rl.evaluation.runner import ContextOf
 from star_rl.evaluation.scores import Pairs, score
 from star_rl.evaluation.tasks import TaskSet, fingerprint_of, read_tasks, strange, task_set, write_tasks
-from star_rl.files import write_json, write_text, writing_error
+from star_rl.files import write_json, writing_error
 from star_rl.pipeline.stage import manifest_of, versions
 from star_rl.progress import Progress, progress_line
 from star_rl.records import Task
@@ -230,25 +229,28 @@ def rerender(folder: Path) -> None:
         print(write_evaluation([folder]))
 
 
-def at_least(arguments: Namespace, **least: float) -> None:
-    """Hold numbers of the command line to their minimum.
+def evaluate(
+    methods: Sequence[str],
+    where: str | Path,
+    out: str | Path,
+    part: str = "test",
+    world: str | Path | None = None,
+    limit: int | None = None,
+    seed: int | None = None,
+    samples: int = 1,
+    timeout: float | None = runner.TIMEOUT,
+    bootstrap: int = 2000,
+    against: str | None = None,
+) -> None:
+    """Let methods answer tasks and print their metrics; the same call resumes. Options as of ``star-rl evaluate``.
 
     Raises:
-        StarError: a number is too small.
+        StarError: the tasks or a method are not usable; what the other methods answered is scored first.
     """
-    for name, minimum in least.items():
-        value = getattr(arguments, name)
-        if value is not None and value < minimum:
-            raise StarError(f"--{name} is {value:g}", f"give {minimum:g} or more")
-
-
-def evaluate_command(arguments: Namespace) -> int:
-    """``star-rl evaluate``."""
-    at_least(arguments, samples=1, limit=1, timeout=1e-3, bootstrap=100)
-    folder, against = Path(arguments.out), arguments.against
-    run, seed, tasks = open_tasks(arguments.tasks, arguments.part, arguments.world, arguments.limit, arguments.seed)
-    methods = make_all(arguments.methods, run, seed, folder)
-    names = [method.name for method in methods]
+    folder = Path(out)
+    run, seed, tasks = open_tasks(where, part, world, limit, seed)
+    made = make_all(methods, run, seed, folder)
+    names = [method.name for method in made]
     names += [own["method"] for _, own in runner.ledgers(folder / "answers") if own["method"] not in names]
     if against is not None and against not in names:
         raise StarError(f"--against {against} is none of the methods", f"one of {', '.join(names)}")
@@ -262,15 +264,14 @@ def evaluate_command(arguments: Namespace) -> int:
         ended: BaseException | None = None
         try:
             with progress_line("evaluate") as line:
-                run_methods(methods, run, tasks, folder, arguments.samples, arguments.timeout, line)
+                run_methods(made, run, tasks, folder, samples, timeout, line)
         except (StarError, KeyboardInterrupt) as error:  # what was answered is scored all the same
             ended = error
         if ended is None or runner.any_answers(folder / "answers"):
-            print(summary(seal(folder, run, tasks, None, arguments.bootstrap, seed, against=against), against))
+            print(summary(seal(folder, run, tasks, None, bootstrap, seed, against=against), against))
             print(f"{folder}/report.html, answers.parquet, metrics.json")
     if ended is not None:
         raise ended
-    return 0
 
 
 def make_all(specs: Sequence[str], run: Run, seed: int, folder: Path) -> list[Method]:
@@ -304,25 +305,3 @@ def _same_set(folder: Path, tasks: TaskSet) -> None:
                 f"{folder} holds answers to another task set (task {task.task_id} {changed})",
                 "evaluate each task set in a folder of its own, with the same seed and no smaller --limit",
             )
-
-
-def compare_command(arguments: Namespace) -> int:
-    """``star-rl compare``."""
-    from star_rl.evaluation import compare
-    from star_rl.report import evaluation, findings, grid
-
-    found = findings.gather([Path(folder) for folder in arguments.folders])
-    made = findings.changes(found)
-    words = grid.markdown(findings.changes_grid(made)) if made else ""
-    paths = []
-    if arguments.out:
-        out = Path(arguments.out)
-        more = {"changes": findings.changes_data(made, found.tasks)}
-        paths = [*compare.write(found.compared, out, more, words), out / "comparison.html"]
-        write_text(paths[-1], evaluation.render_evaluation(found, made))
-    print(plain(compare.markdown(found.compared, whole=False)))
-    if words:
-        print(plain(words))
-    for path in paths:
-        print(path)
-    return 0

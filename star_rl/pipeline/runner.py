@@ -19,7 +19,7 @@ from star_rl.files import write_text, writing_error
 from star_rl.integrations import wandb_run
 from star_rl.masking import MaskedStream, mask, open_log
 from star_rl.pipeline.options import Recipe
-from star_rl.pipeline.stage import Stage, StageOutcome, run_stage
+from star_rl.pipeline.stage import Stage, StageOutcome, manifest_of, run_stage
 from star_rl.progress import ProgressLine
 
 _LAST_LINES = 12  # of a stage's log, shown when it fails
@@ -103,6 +103,17 @@ def first_of(stages: Sequence[Stage], name: str) -> int:
     if name not in names:
         raise StarError(f"there is no stage {name!r}", f"the stages are {', '.join(names)}")
     return names.index(name)
+
+
+def stage_lines(stages: Sequence[Stage], folder: Path) -> list[str]:
+    """Return one line a stage of a run's folder: done, begun, or not yet."""
+    lines = []
+    for stage in stages:
+        state = "begun" if (folder / stage.name).is_dir() else "-"
+        if made := manifest_of(folder / stage.name):
+            state = f"done    {made['seconds']:>9.1f} s  {made['figures'].get('summary', '')}"
+        lines.append(f"{stage.name:<11} {state}")
+    return lines
 
 
 def run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from star_rl.plan.shapes import Shape
@@ -28,3 +29,25 @@ def grpo_bytes(shape: Shape, config: Any) -> int:
     # each replica of a sharding group smaller than the cluster writes a whole checkpoint
     copies = gpus // group if 0 < group < gpus else 1
     return _GRPO_BYTES * shape.parameters * copies * (int(trainer.max_actor_ckpt_to_keep or 1) + 1)
+
+
+def checkpoint_bytes(section: Mapping[str, Any], shape: Shape, config: Any) -> int:
+    """Return what the larger of the two stages' checkpoints take.
+
+    Args:
+        section: a recipe's ``sft``.
+        config: GRPO's, composed by verl.
+    """
+    from star_rl.integrations.swift import recipe as swift
+    from star_rl.pipeline.overlays import sft_layers
+
+    sft = swift.compose(sft_layers(section), data=Path("sft.parquet"), out=Path("out"), model="planned")
+    return max(sft_bytes(shape, sft), grpo_bytes(shape, config))
+
+
+def still_to_write(disk: int, run: Path) -> int:
+    """Return how many of the bytes that checkpoints take a run's folder does not hold yet."""
+    if (run / "grpo" / "manifest.json").exists():
+        return 0
+    files = (file for stage in ("sft", "grpo") for file in (run / stage).rglob("*") if file.is_file())
+    return max(0, disk - sum(file.stat().st_size for file in files))

@@ -3,9 +3,13 @@
 import subprocess
 import sys
 
+import click
 import pytest
 
+import launch.cli
 from star_rl import cli
+from star_rl.cli import doctor
+from star_rl.cli.base import Several, command
 
 HEAVY = ("torch", "ray", "verl", "vllm", "swift", "transformers", "datasets", "pandas")
 
@@ -21,9 +25,7 @@ def test_no_engine_is_loaded_behind_the_light_parts(module):
 
 
 def test_help_shows_examples(capsys):
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["--help"])
-    assert stop.value.code == 0
+    assert cli.main(["--help"]) == 0
     assert "star-rl run quickstart" in capsys.readouterr().out
 
 
@@ -35,13 +37,63 @@ def test_what_the_user_can_mend_is_one_line_and_exit_code_2(capsys):
 
 
 def test_options_may_stand_before_and_after_the_values(capsys):
-    for words in (["--until", "sft", "seed=9", "name=b"], ["seed=9", "--until", "sft", "name=b"]):
-        given = ["run", "recipes/quickstart.yaml", *words]
-        arguments = cli._parsed(cli.parser(given), given)
-        assert (arguments.overrides, arguments.until) == (["seed=9", "name=b"], "sft")
-    for words in (["--until", "sft", "--frm=x"], ["--until", "sft", "seed"]):
-        with pytest.raises(SystemExit):
-            cli.main(["run", "recipes/quickstart.yaml", *words])
-        assert "unrecognized arguments" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        cli.main(["doctor", "a=b"])
+    shown = []
+    for words in (["--options", "seed=9", "name=b"], ["seed=9", "--options", "name=b"]):
+        assert cli.main(["run", "recipes/quickstart.yaml", *words]) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1] and "seed: 9\n" in shown[0] and "name: b\n" in shown[0]
+
+
+def test_an_option_takes_several_values_up_to_the_next_option():
+    seen = []
+
+    @command("demo", "")
+    @click.argument("words", nargs=-1)
+    @click.option("--set", "pairs", cls=Several, default=["x=0"])
+    @click.option("--out")
+    def demo(**values):
+        seen.append(values)
+
+    for words in (["a", "--set", "b=1", "c=-2", "--out", "o"], ["a", "--set", "b=1", "--out", "o", "--set", "c=-2"]):
+        demo.main(words, standalone_mode=False)
+        assert seen.pop() == {"words": ("a",), "pairs": ("b=1", "c=-2"), "out": "o"}
+    demo.main([], standalone_mode=False)
+    assert seen.pop() == {"words": (), "pairs": ("x=0",), "out": None}
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        ([], "Missing command - see star-rl --help"),
+        (["runn"], "No such command 'runn'"),
+        (["run"], "Missing argument 'RECIPE' - see star-rl run --help"),
+        (["run", "recipes/quickstart.yaml", "--until", "sft", "--frm=x"], "No such option"),
+        (["run", "recipes/quickstart.yaml", "--until", "sft", "seed"], "'seed' is not an override"),
+        (["doctor", "a=b"], "Got unexpected extra argument (a=b) - see star-rl doctor --help"),
+        (["doctor", "--extra", "tpu"], "'tpu' is not one of 'cpu', 'gpu'"),
+        (["evidence"], "Missing command - see star-rl evidence --help"),
+        (["best-of-k", "x", "--seed", "one"], "'one' is not a valid integer"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_exit_code_2(words, says, capsys):
+    assert cli.main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("star-rl: ") and says in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "error, code, says", [(KeyboardInterrupt, 130, "goes on from here"), (BrokenPipeError, 141, "")]
+)
+def test_interrupts_and_closed_pipes_have_codes_of_their_own(error, code, says, capsys, monkeypatch):
+    def ends(*_):
+        raise error
+
+    monkeypatch.setattr(doctor, "run", ends)
+    assert cli.main(["doctor"]) == code
+    assert says in capsys.readouterr().err
+
+
+def test_the_clusters_commands_are_those_of_the_installed_command_alone(capsys):
+    assert cli.main(["submit", "x"]) == 2
+    assert launch.cli.main(["status", "--help"]) == 0
+    assert "a run's name, a job's id, or a run folder" in capsys.readouterr().out

@@ -3,12 +3,12 @@
 import json
 import re
 import shutil
-from argparse import Namespace
 
 import pyarrow.parquet as pq
 import pytest
 
 from star_rl import cli, locks
+from star_rl.cli.evaluate import compare
 from star_rl.errors import StarError
 from star_rl.evaluation import evaluate as evaluation
 from star_rl.evaluation.evaluate import is_official, open_tasks, run_methods, seal
@@ -236,7 +236,7 @@ def test_what_is_written_does_not_depend_on_who_reads_the_terminal(run, tmp_path
 
     monkeypatch.setattr("builtins.print", closed)
     with pytest.raises(BrokenPipeError):
-        evaluation.compare_command(Namespace(folders=[tmp_path / "e"], out=tmp_path / "t"))
+        compare.callback([tmp_path / "e"], tmp_path / "t")
     assert len(list((tmp_path / "t").iterdir())) == 4
 
 

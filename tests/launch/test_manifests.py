@@ -13,8 +13,8 @@ import psutil
 import pytest
 import yaml
 
-from launch import preflight
 from star_rl.integrations.verl.recipe import load_recipe
+from star_rl.pins import pins_of
 
 FOLDER = Path("launch/manifests")
 
@@ -24,7 +24,7 @@ def test_kuberay_manifests_fit_the_recipe_and_the_pins(name):
     tree = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
     spec = tree["spec"] if tree["kind"] == "RayCluster" else tree["spec"]["rayClusterSpec"]
     assert tree["apiVersion"] == "ray.io/v1"
-    assert spec["rayVersion"] == preflight.pins(Path("setup.py"), "gpu")["ray"]
+    assert spec["rayVersion"] == pins_of(Path("setup.py"), "gpu")["ray"]
     trainer = load_recipe("recipes/grpo/table5.yaml").verl["trainer"]
     groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
     assert sum(group.get("replicas", 1) for group in groups) == trainer["nnodes"]

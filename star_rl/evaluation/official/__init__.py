@@ -9,7 +9,6 @@ submission  the agent: the file that is handed in
 runner      runs the simulator; a script for its own interpreter
 bridge      methods behind a socket
 session     the whole run, and the official figures compared with ours
-command     ``star-rl official``
 """
 
 from star_rl.evaluation.official.bridge import Bridge

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,7 @@ import numpy as np
 from star_rl.errors import StarError
 from star_rl.evaluation import paper
 from star_rl.files import write_json
-from star_rl.pipeline import chain, recipe, runner
-from star_rl.pipeline.check import check_machine, check_recipe
+from star_rl.pipeline import recipe
 from star_rl.pipeline.stage import manifest_of
 from star_rl.report import grid as grids
 from star_rl.report.findings import difference, gather, key_of
@@ -37,22 +35,6 @@ _SHARED = ("tables", "tasks", "neighbours", "evidence")
 
 #: Runs a recipe.
 Runner = Callable[[Any], Any]
-
-
-def command(arguments: Namespace) -> int:
-    """``star-rl ablate``."""
-    wanted = arguments.only or list(VARIANTS)
-    for name in wanted:
-        if name not in VARIANTS:
-            raise StarError(f"there is no variant {name!r}", f"one of {', '.join(VARIANTS)}")
-
-    def checked(loaded: Any) -> None:
-        check_recipe(loaded)
-        check_machine(loaded)
-        runner.run(loaded, chain.STAGES)
-
-    run_variants(arguments.recipe, arguments.overrides, wanted, checked, show)
-    return 0
 
 
 def show(folders: Mapping[str, Path]) -> None:
@@ -81,8 +63,11 @@ def run_variants(
         after: called with the folders so far after each variant, so that no table is lost with the next variant.
 
     Raises:
-        StarError: the recipe is wrong, or the overrides set what the variants set.
+        StarError: the recipe is wrong, a variant is unknown, or the overrides set what the variants set.
     """
+    for name in wanted:
+        if name not in VARIANTS:
+            raise StarError(f"there is no variant {name!r}", f"one of {', '.join(VARIANTS)}")
     if any(pair.startswith(("sft_set.setting", "name=", "sft_set=")) for pair in overrides):
         raise StarError("the variants set name and sft_set.setting themselves", "leave these overrides out")
     base = recipe.load(path, overrides)

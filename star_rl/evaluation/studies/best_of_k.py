@@ -18,10 +18,8 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,13 +27,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from star_rl.errors import StarError
-from star_rl.evaluation import metrics, results
-from star_rl.evaluation.console import plain
+from star_rl.evaluation import metrics
 from star_rl.evaluation.metrics import Floats
-from star_rl.evaluation.tasks import digest, read_tasks
-from star_rl.files import write_json
 from star_rl.records import Task
-from star_rl.report import grid as grids
 from star_rl.report.grid import Grid, Row
 
 #: Subsets of k samples drawn for each task, where there are more.
@@ -212,18 +206,3 @@ def grid(found: dict[str, Any]) -> Grid:
     title = f"{found['method']}: HR_avg % of {found['n']} tasks"
     notes = ["best is an oracle, the others can be deployed"]
     return Grid(title, ["choice", *(f"k = {k}" for k in shown)], lines, notes=notes)
-
-
-def command(arguments: Namespace) -> int:
-    """``star-rl best-of-k``."""
-    from star_rl.evaluation.evaluate import rerender
-
-    folder = Path(arguments.folder)
-    table, tasks = results.read(folder / "answers.parquet"), read_tasks(folder / "tasks.parquet")
-    found = [curves(table, tasks, name, arguments.bootstrap, arguments.seed) for name in arguments.methods]
-    tables = [grid(one) for one in found]
-    print(*(plain(grids.markdown(one)) for one in tables), *grids.write(folder, "best_of_k", tables), sep="\n")
-    write_json(folder / "best_of_k.json", {"methods": found, "tasks": digest(tasks), "seed": arguments.seed})
-    print(folder / "best_of_k.json")
-    rerender(folder)
-    return 0

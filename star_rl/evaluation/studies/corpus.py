@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from argparse import Namespace
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -24,17 +23,15 @@ import numpy as np
 
 from star_rl.errors import StarError
 from star_rl.evaluation import metrics
-from star_rl.evaluation.console import plain
 from star_rl.evaluation.methods import Method, Ranking, TaskContext, as_ranking
 from star_rl.evaluation.results import Answer
 from star_rl.evaluation.runner import ContextOf, read_answers, run_method
-from star_rl.evaluation.studies.retrievers import Retriever, retriever
+from star_rl.evaluation.studies.retrievers import Retriever
 from star_rl.evaluation.tasks import TaskSet, digest
 from star_rl.failure import Failure
-from star_rl.files import read_json, write_json
-from star_rl.progress import Progress, progress_line
+from star_rl.files import read_json
+from star_rl.progress import Progress
 from star_rl.records import CANDIDATES, Task
-from star_rl.report import grid as grids
 from star_rl.report.grid import Cell, Grid, Row, worded
 
 CUTS = (10, 20)
@@ -219,7 +216,9 @@ async def rows_of(
     tasks: TaskSet,
     context_of: ContextOf,
     folder: Path,
-    options: Namespace,
+    depth: int,
+    window: int,
+    timeout: float,
     seed: int,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
@@ -227,10 +226,10 @@ async def rows_of(
 
     Args:
         folder: of the answers, a ledger for each method and retriever.
-        options: ``depth``, ``window`` and ``timeout``.
+        depth: items retrieved; ``window`` of them are re-ranked at once, in ``timeout`` seconds.
     """
     lists = {
-        finder.name: [finder.retrieve(context_of(task, 0).item_ids, options.depth) for task in tasks.tasks]
+        finder.name: [finder.retrieve(context_of(task, 0).item_ids, depth) for task in tasks.tasks]
         for finder in finders
     }
     read_answers(folder, tasks.tasks)  # answers to other tasks are refused before anything is asked
@@ -239,7 +238,7 @@ async def rows_of(
         async with Shared(method) as shared:
             for finder in finders:
                 own = {task.task_id: found for task, found in zip(tasks.tasks, lists[finder.name], strict=True)}
-                made = Reranked(shared, finder, own, options.depth, options.window, options.timeout, seed)
+                made = Reranked(shared, finder, own, depth, window, timeout, seed)
                 await run_method(made, tasks.tasks, context_of, folder, timeout=made.patience, progress=progress)
                 asked.append((finder.name, method.name, made.name))
     answers: dict[str, dict[str, Answer]] = {}
@@ -247,7 +246,7 @@ async def rows_of(
         answers.setdefault(one.method, {})[one.task.task_id] = one
 
     def row(finder: str, name: str, rankings: Sequence[Any], reasons: Sequence[Any] = ()) -> dict[str, Any]:
-        about = {"retriever": finder, "method": name, "depth": options.depth, "window": options.window}
+        about = {"retriever": finder, "method": name, "depth": depth, "window": window}
         return {**about, "reasons": list(reasons), **figures(rankings, tasks.tasks, lists[finder], seed=seed)}
 
     rows = [row(name, ALONE, found) for name, found in lists.items()]
@@ -258,7 +257,7 @@ async def rows_of(
     return rows
 
 
-def _merged(file: Path, rows: list[dict[str, Any]], tasks: TaskSet) -> list[dict[str, Any]]:
+def merged(file: Path, rows: list[dict[str, Any]], tasks: TaskSet) -> list[dict[str, Any]]:
     """Return the rows of earlier calls on the same tasks, with these in the place of those of their names."""
     before = read_json(file) if file.is_file() else {}
     if not isinstance(before, dict) or before.get("tasks") != digest(tasks.tasks):
@@ -269,25 +268,3 @@ def _merged(file: Path, rows: list[dict[str, Any]], tasks: TaskSet) -> list[dict
 
     mine = [key(row) for row in rows]
     return [*(row for row in before.get("rows", ()) if key(row) not in mine), *rows]
-
-
-def command(arguments: Namespace) -> int:
-    """``star-rl corpus``."""
-    from star_rl.evaluation import evaluate
-
-    evaluate.at_least(arguments, depth=1, window=2, limit=1, timeout=1e-3)
-    run, seed, tasks = evaluate.open_tasks(
-        arguments.tasks, arguments.part, arguments.world, arguments.limit, arguments.seed
-    )
-    out = Path(arguments.out)
-    finders = [retriever(name, run.visible) for name in arguments.retrieve]
-    methods = evaluate.make_all(arguments.methods, run, seed, out)
-    with progress_line("corpus") as line:
-        context_of = evaluate.context_of(run)
-        rows = asyncio.run(rows_of(methods, finders, tasks, context_of, out / "corpus", arguments, seed, line))
-    rows = _merged(out / "corpus.json", rows, tasks)
-    print(plain(grids.markdown(grid(rows))), *grids.write(out, "corpus", [grid(rows)]), sep="\n")
-    write_json(out / "corpus.json", {"rows": rows, "tasks": digest(tasks.tasks), "items": len(run.items), "seed": seed})
-    print(out / "corpus.json")
-    evaluate.rerender(out)
-    return 0

