@@ -4,4 +4,4 @@ Importing this package loads no engine: torch, ray, verl, vllm and ms-swift are 
 ``star_rl.policy``, ``star_rl.integrations``, ``star_rl.baselines`` and ``launch``.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
