@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 def run(arguments: Namespace) -> int:
     """``star-rl run``."""
     from star_rl.pipeline import chain, recipe, runner
-    from star_rl.pipeline.check import check_machine, check_recipe
 
     if arguments.stages:
         print("\n".join(stage.name for stage in chain.STAGES))
@@ -30,9 +29,7 @@ def run(arguments: Namespace) -> int:
 
         print(OmegaConf.to_yaml(asdict(loaded)))
         return 0
-    check_recipe(loaded, arguments.until)
-    check_machine(loaded, arguments.until)
-    runner.run(loaded, chain.STAGES, arguments.start, arguments.until, arguments.same_code)
+    runner.run_recipe(loaded, start=arguments.start, until=arguments.until, same_code=arguments.same_code)
     return 0
 
 
@@ -163,15 +160,12 @@ def export(arguments: Namespace) -> int:
 
 def sample(arguments: Namespace) -> int:
     """``star-rl sample``: rollouts of a checkpoint over tasks of a run, and how often they hit."""
-    from star_rl.pipeline.recipe import recipe_of
     from star_rl.pipeline.stage import Context
     from star_rl.run import Run
     from star_rl.training.sample import rollouts
 
-    folder = Path(arguments.run)
-    recipe = recipe_of(folder)
-    config = asdict(recipe)
-    world = Run(folder, config)
+    world = Run.open(arguments.run)
+    folder, config = world.folder, world.config
     _ = world.store  # a store of another world is refused before the engine starts
     model = Path(arguments.model) if arguments.model else folder / arguments.stage / "final"
     tasks = world.tasks(arguments.part)[: arguments.tasks]
@@ -180,7 +174,7 @@ def sample(arguments: Namespace) -> int:
     out = Path(arguments.out or f"{arguments.stage}-{arguments.part}.jsonl")
     with progress_line("sample") as line:
         rollouts(
-            Context(out.parent, config, recipe.seed, {}, folder, line),
+            Context(out.parent, config, config["seed"], {}, folder, line),
             world,
             model,
             tasks,

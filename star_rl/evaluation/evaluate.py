@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from star_rl.errors import StarError
 from star_rl.evaluation import results, runner
 from star_rl.evaluation.console import plain, summary
 from star_rl.evaluation.methods import Method, TaskContext, make
+from star_rl.evaluation.methods.python import own_method
 from star_rl.evaluation.runner import ContextOf
 from star_rl.evaluation.scores import Pairs, score
 from star_rl.evaluation.tasks import TaskSet, fingerprint_of, read_tasks, strange, task_set, write_tasks
@@ -60,18 +60,15 @@ def open_tasks(
     Raises:
         StarError: no run, no tasks, tasks that cannot be evaluated, or tasks of another world than the run's.
     """
-    from star_rl.pipeline.recipe import recipe_of
-
     path = Path(where)
     folder = path if path.is_dir() else _run_of(path, world)
-    recipe = recipe_of(folder)
-    run = Run(folder, asdict(recipe))
+    run = Run.open(folder)
     _ = run.store  # a store of another world is refused before any method is made
     file = path if path.is_file() else folder / "tasks" / f"{part}.parquet"
     if not file.is_file():
         raise StarError(f"{folder} has no tasks of part {part}", "one of train, valid, test")
     own = file.stem if file.resolve().parent == (folder / "tasks").resolve() else ""
-    seed = recipe.seed if seed is None else seed
+    seed = int(run.config["seed"]) if seed is None else seed
     tasks = task_set(read_tasks(file), seed, own == "test" and is_official(folder), limit, own)
     if not own:
         run.check_tasks(tasks.tasks)
@@ -242,13 +239,71 @@ def at_least(arguments: Namespace, **least: float) -> None:
             raise StarError(f"--{name} is {value:g}", f"give {minimum:g} or more")
 
 
-def evaluate_command(arguments: Namespace) -> int:
-    """``star-rl evaluate``."""
-    at_least(arguments, samples=1, limit=1, timeout=1e-3, bootstrap=100)
-    folder, against = Path(arguments.out), arguments.against
-    run, seed, tasks = open_tasks(arguments.tasks, arguments.part, arguments.world, arguments.limit, arguments.seed)
-    methods = make_all(arguments.methods, run, seed, folder)
-    names = [method.name for method in methods]
+def evaluate(
+    methods: Sequence[Any],
+    tasks: str | Path,
+    out: str | Path,
+    *,
+    part: str = "test",
+    world: str | Path | None = None,
+    limit: int | None = None,
+    seed: int | None = None,
+    samples: int = 1,
+    timeout: float | None = runner.TIMEOUT,
+    resamples: int = 2000,
+    against: str | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Let methods answer the same tasks and score them. The same call again goes on where it was.
+
+    Writes ``answers.parquet``, ``metrics.json`` and ``report.html`` into ``out``.
+
+    Args:
+        methods: names as ``star-rl evaluate`` takes them, objects with ``name`` and ``rank(context)``, or
+            :class:`Method`.
+        tasks: a run's folder, or a file of tasks.
+        out: folder of the answers.
+        part: of a run's tasks: ``train``, ``valid`` or ``test``.
+        world: the run whose tables and evidence belong to a file of tasks outside any run.
+        limit: the first so many tasks of each sub-task.
+        seed: of the candidates' order and of what methods draw; the run's by default.
+        samples: answers a task, of methods whose answers vary.
+        timeout: seconds for one answer.
+        resamples: of the bootstrap intervals.
+        against: a method that every other is compared with.
+
+    Returns:
+        the figures of ``metrics.json``: ``methods`` (one row each, with ``hr1`` .. ``hr_avg`` in %), ``pairs``, ..
+
+    Raises:
+        StarError: unusable tasks, an unknown method, or a method that cannot work; the others are scored before.
+    """
+    figures, ended = _evaluated(
+        methods, tasks, Path(out), part, world, limit, seed, samples, timeout, resamples, against, progress
+    )
+    if ended is not None or figures is None:
+        raise ended or StarError("no method has answered", "give the same call again")
+    return figures
+
+
+def _evaluated(
+    methods: Sequence[Any],
+    where: str | Path,
+    folder: Path,
+    part: str,
+    world: str | Path | None,
+    limit: int | None,
+    seed: int | None,
+    samples: int,
+    timeout: float | None,
+    resamples: int,
+    against: str | None,
+    progress: Progress | None,
+) -> tuple[dict[str, Any] | None, BaseException | None]:
+    """Return the figures of what was answered, None if nothing was, and what ended the methods early."""
+    run, seed, tasks = open_tasks(where, part, world, limit, seed)
+    made = make_all(methods, run, seed, folder)
+    names = [method.name for method in made]
     names += [own["method"] for _, own in runner.ledgers(folder / "answers") if own["method"] not in names]
     if against is not None and against not in names:
         raise StarError(f"--against {against} is none of the methods", f"one of {', '.join(names)}")
@@ -261,25 +316,38 @@ def evaluate_command(arguments: Namespace) -> int:
         write_tasks(folder / "tasks.parquet", tasks.tasks)
         ended: BaseException | None = None
         try:
-            with progress_line("evaluate") as line:
-                run_methods(methods, run, tasks, folder, arguments.samples, arguments.timeout, line)
+            run_methods(made, run, tasks, folder, samples, timeout, progress)
         except (StarError, KeyboardInterrupt) as error:  # what was answered is scored all the same
             ended = error
-        if ended is None or runner.any_answers(folder / "answers"):
-            print(summary(seal(folder, run, tasks, None, arguments.bootstrap, seed, against=against), against))
-            print(f"{folder}/report.html, answers.parquet, metrics.json")
+        if ended is not None and not runner.any_answers(folder / "answers"):
+            return None, ended
+        return seal(folder, run, tasks, None, resamples, seed, against=against), ended
+
+
+def evaluate_command(arguments: Namespace) -> int:
+    """``star-rl evaluate``."""
+    given = arguments
+    at_least(given, samples=1, limit=1, timeout=1e-3, bootstrap=100)
+    with progress_line("evaluate") as line:
+        figures, ended = _evaluated(
+            given.methods, given.tasks, Path(given.out), given.part, given.world, given.limit, given.seed,
+            given.samples, given.timeout, given.bootstrap, given.against, line,
+        )  # fmt: skip
+    if figures is not None:
+        print(summary(figures, given.against))
+        print(f"{given.out}/report.html, answers.parquet, metrics.json")
     if ended is not None:
         raise ended
     return 0
 
 
-def make_all(specs: Sequence[str], run: Run, seed: int, folder: Path) -> list[Method]:
-    """Make methods by their names.
+def make_all(given: Sequence[Any], run: Run, seed: int, folder: Path) -> list[Method]:
+    """Make methods by their names; objects of the caller's own are taken as they are.
 
     Raises:
         StarError: two of them have the same name in the tables.
     """
-    methods = [make(text, run, seed, folder) for text in specs]
+    methods = [make(one, run, seed, folder) if isinstance(one, str) else own_method(one) for one in given]
     names = [method.name for method in methods]
     for name in names:
         if names.count(name) > 1:

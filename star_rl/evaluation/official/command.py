@@ -14,7 +14,6 @@ from star_rl.evaluation.methods import Method, TaskContext, make
 from star_rl.evaluation.official import Bridge, groups_below, simulate, table, write_layout
 from star_rl.evaluation.official.session import PYTHON
 from star_rl.files import write_json
-from star_rl.pipeline.recipe import recipe_of
 from star_rl.progress import progress_line
 from star_rl.records import PARTS, Task, read_table
 from star_rl.run import Run
@@ -22,14 +21,13 @@ from star_rl.run import Run
 
 def command(arguments: Namespace) -> int:
     """``star-rl official``: print the official figures beside ours; exit code 1 where they differ."""
-    folder = Path(arguments.run)
-    recipe = recipe_of(folder)
-    run = Run(folder, asdict(recipe))
+    run = Run.open(arguments.run)
+    folder = run.folder
     if (folder / "evidence").exists():
         _ = run.store  # a store of another world is refused before the simulator starts
     out = Path(arguments.out) if arguments.out else folder / "official"
     out.mkdir(parents=True, exist_ok=True)
-    methods = [make(name, run, recipe.seed, out) for name in arguments.methods]
+    methods = [make(name, run, run.config["seed"], out) for name in arguments.methods]
     if arguments.serve:
         return asyncio.run(_serve(methods, run, arguments.serve))
     if arguments.data:

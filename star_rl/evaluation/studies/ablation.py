@@ -18,8 +18,7 @@ import numpy as np
 from star_rl.errors import StarError
 from star_rl.evaluation import paper
 from star_rl.files import write_json
-from star_rl.pipeline import chain, recipe, runner
-from star_rl.pipeline.check import check_machine, check_recipe
+from star_rl.pipeline import recipe, runner
 from star_rl.pipeline.stage import manifest_of
 from star_rl.report import grid as grids
 from star_rl.report.findings import difference, gather, key_of
@@ -45,13 +44,7 @@ def command(arguments: Namespace) -> int:
     for name in wanted:
         if name not in VARIANTS:
             raise StarError(f"there is no variant {name!r}", f"one of {', '.join(VARIANTS)}")
-
-    def checked(loaded: Any) -> None:
-        check_recipe(loaded)
-        check_machine(loaded)
-        runner.run(loaded, chain.STAGES)
-
-    run_variants(arguments.recipe, arguments.overrides, wanted, checked, show)
+    run_variants(arguments.recipe, arguments.overrides, wanted, runner.run_recipe, show)
     return 0
 
 
