@@ -3,8 +3,8 @@
     python examples/quickstart.py                            all of it, about ten minutes on two cores
     python examples/quickstart.py --small --until teach      a tiny world as far as the SFT set, in seconds
 
-Run it from the repository's root. Each step calls stages of the chain and then looks at what they wrote. A stage that
-is done is not run again: start the script a second time, or after an interruption, and it goes on where it was.
+Each step calls stages of the chain and then looks at what they wrote. A stage that is done is not run again: start the
+script a second time, or after an interruption, and it goes on where it was.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ def recipe(out: str, small: bool) -> Recipe:
         prompt={"profile": "compact", "history": 8, "top": 5},
         sft_set={"max_tokens": 1024},
         student={"tokenizer": {"max_phrases": 640}},
-        sft={"recipe": "recipes/sft/tiny_cpu.yaml"},
+        sft={"recipe": "sft/tiny_cpu"},
         # The policy loop of sampling, GRPO and evaluation: how long a response may get, and how many tools it may call.
         loop={"budget": {"response_tokens": 208, "turns": 6, "calls": 6, "answer_tokens": 64}},
         engine={"in_flight": 192, "options": {"max_model_len": 768, "max_num_seqs": 128}},
         sample={"instances": 200, "n": 8, "temperature": 1.0},
-        grpo={"recipe": "recipes/grpo/tiny.yaml", "reward": "star"},
+        grpo={"recipe": "grpo/tiny", "reward": "star"},
         evaluate={"tasks": 400},
     )
     made = load_recipe(options)
