@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 EXTRA ?= cpu
 STAMP := $(VENV)/.installed-$(EXTRA)
 
-.PHONY: help install quickstart test test-slow test-gpu-pins lint doctor clean qwen3-tokenizer teacher-vllm \
+.PHONY: help install quickstart test test-slow test-gpu-pins lint docs doctor clean qwen3-tokenizer teacher-vllm \
   official bench-baselines bench-neighbours bench-store bench-tables bench-end-to-end bench-teacher bench-faults bench-chat bench-trajectories bench-rewards \
   bench-rollout bench-plan drill-two-nodes
 help: ## this list
@@ -96,6 +96,9 @@ bench-rollout: install ## our agent loop beside verl's own tool loop, on vLLM an
 drill-two-nodes: install ## two Ray nodes, a GRPO job on both, a worker and then a node killed, each run resumed
 	$(BIN)/python -m benchmarks.two_nodes
 
+docs: install ## the pages of docs/ and the API reference, in site/
+	$(BIN)/mkdocs build --strict --quiet
+
 lint: install ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -105,4 +108,4 @@ doctor: install ## is this machine ready?
 	$(BIN)/star-rl doctor
 
 clean: ## remove what runs and installs left (not your runs)
-	rm -rf $(VENV) .gpu-pins .bench build *.egg-info
+	rm -rf $(VENV) .gpu-pins .bench build site *.egg-info

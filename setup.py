@@ -66,6 +66,9 @@ MEGATRON = [
 DEV = [
     "hypothesis==6.170.15",
     "liger-kernel==0.8.5",  # its own code between ms-swift and its kernel runs on a CPU
+    "mkdocs==1.6.1",
+    "mkdocstrings-python==2.0.11",
+    "mkdocstrings==1.0.8",
     "mypy==2.4.1",
     "pytest==9.2.0",
     "pytest-timeout==2.4.0",
@@ -75,7 +78,7 @@ DEV = [
 
 setup(
     name="star-rl",
-    version="0.1.0",
+    version="0.2.0",
     description="Distil a team of recommending agents into one language model: SFT with ms-swift, GRPO inside verl.",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -93,7 +96,9 @@ setup(
             "launch.*",
         ]
     ),
-    package_data={"star_rl": ["**/*.jinja", "**/*.html", "**/*.css", "**/*.js", "**/*.c", "**/*.yaml", "**/*.sh"]},
+    package_data={
+        "star_rl": ["**/*.jinja", "**/*.html", "**/*.css", "**/*.js", "**/*.c", "**/*.yaml", "**/*.sh", "py.typed"]
+    },
     ext_modules=[
         Extension(
             "star_rl.neighbours._kernel",

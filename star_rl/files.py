@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import importlib.util
 import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any
 
 from star_rl.errors import StarError
@@ -125,3 +127,23 @@ def sha256(path: str | Path) -> str:
 def fingerprint(value: Any) -> str:
     """Short stable hash of any JSON-serialisable value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()[:16]
+
+
+def import_file(path: str | Path) -> ModuleType:
+    """Import a Python file that is not part of a package.
+
+    Raises:
+        StarError: there is no such file, or importing it fails.
+    """
+    file = Path(path)
+    found = importlib.util.spec_from_file_location(file.stem, file) if file.is_file() else None
+    if found is None or found.loader is None:
+        raise StarError(f"there is no Python file {path}", "check the path; it is relative to the current folder")
+    module = importlib.util.module_from_spec(found)
+    try:
+        found.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # a user's file may fail in any way
+        raise StarError(
+            f"{path} cannot be imported: {type(error).__name__}: {error}", "correct it, or install what it needs"
+        ) from error
+    return module

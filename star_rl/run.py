@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,45 +25,61 @@ class Run:
     """A run's data as the stages after ``evidence`` see it.
 
     Attributes:
-        run: the run's folder.
-        config: sections ``prompt``, ``tools`` and ``sft_set`` of the recipe.
+        folder: the run's folder.
+        config: sections of the recipe: ``prompt``, ``tools``, ``sft_set`` and those that a method reads.
     """
 
-    run: Path
+    folder: Path
     config: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Run:
+        """Open a run's folder with the recipe it was made by.
+
+        Raises:
+            StarError: the folder is not a run's.
+        """
+        from star_rl.pipeline.recipe import recipe_of
+
+        return cls(Path(folder), asdict(recipe_of(Path(folder))))
 
     @property
     def tables(self) -> Path:
         """The folder of tables."""
-        return self.run / "tables"
+        return self.folder / "tables"
 
     @cached_property
     def items(self) -> dict[str, Item]:
+        """All items by id."""
         return items_from(read_table(self.tables, "items"))
 
     @cached_property
     def users(self) -> UserTable:
+        """Attributes of a user: ``run.users(user_id)``."""
         return UserTable.read(self.tables)
 
     @cached_property
     def histories(self) -> Histories:
+        """All users' interactions, of which a task sees those before its cutoff."""
         return Histories(read_interactions(self.tables))
 
     @cached_property
     def visible(self) -> Any:
-        return read_table(self.run / "tasks" / "visible.parquet", "interactions")
+        """Interactions that a method may learn from, an Arrow table: none of them is a task's target or later."""
+        return read_table(self.folder / "tasks" / "visible.parquet", "interactions")
 
     @cached_property
     def store(self) -> EvidenceStore:
+        """The evidence; a store of another world is refused."""
         every = [task for part in PARTS for task in self.tasks(part)]
-        return EvidenceStore.open(self.run / "evidence" / "store", *self.origin, every)
+        return EvidenceStore.open(self.folder / "evidence" / "store", *self.origin, every)
 
     @cached_property
     def origin(self) -> tuple[str, str]:
         """Scenario and fingerprint of the visible interactions, which the store must have been built from."""
-        made = manifest_of(self.run / "tasks")
+        made = manifest_of(self.folder / "tasks")
         if made is None:
-            raise StarError(f"{self.run} has no tasks yet", "run its recipe up to stage evidence at least")
+            raise StarError(f"{self.folder} has no tasks yet", "run its recipe up to stage evidence at least")
         split = made["key"]["config"]["split"]
         return split["options"].get("scenario", "classic"), made["figures"]["visible_fingerprint"]
 
@@ -75,7 +91,7 @@ class Run:
         """
         if not any(item in self.items for task in tasks for item in task.candidates):
             raise StarError(
-                f"the tasks are of another world: the tables of {self.run} know none of their candidates",
+                f"the tasks are of another world: the tables of {self.folder} know none of their candidates",
                 "name the run whose tables the tasks belong to with --world RUN",
             )
         self.store.check_targets(tasks, contains_of(self.visible, tasks))
@@ -119,18 +135,23 @@ class Run:
         return said
 
     def tasks(self, part: str) -> list[Task]:
-        return read_tasks(self.run / "tasks", part)
+        """Return the tasks of ``train``, ``valid`` or ``test``."""
+        return read_tasks(self.folder / "tasks", part)
 
     def history(self, task: Task) -> list[Event]:
+        """Return what the user chose before the task, oldest first: (item id, timestamp, rating)."""
         return self.histories.history(task)
 
     def case(self, task: Task) -> Case:
+        """Return the task as the teacher's agents read it."""
         return Case.of(task, self.history(task), self.items, self.users(task.user_id))
 
     def messages(self, task: Task) -> list[dict[str, str]]:
+        """Return the student's prompt as chat messages."""
         return student_messages(task, self.history(task), self.items, self.prompt)
 
     def toolbox(self, candidates: Sequence[str]) -> ToolBox:
+        """Return the tools of a task with these candidates."""
         options = self.config["tools"]
         return ToolBox(self.store, candidates, options["lens"], options["lens_top"])
 
@@ -154,7 +175,7 @@ class TablesRun(Run):
 
     @property
     def tables(self) -> Path:
-        return self.run
+        return self.folder
 
     @cached_property
     def visible(self) -> Any:

@@ -26,10 +26,20 @@ from star_rl.cli.base import AT_LEAST_1, SECONDS, command, tasks_options
 @click.option("--timeout", type=SECONDS, default=300.0, help="seconds for one answer (default 300)")
 @click.option("--bootstrap", type=click.IntRange(min=100), default=2000, help="resamples of the intervals")
 @click.option("--against", metavar="METHOD", help="print the paired differences of all others to this one")
-def evaluate(methods: Sequence[str], **options: Any) -> None:
-    from star_rl.evaluation.evaluate import evaluate as work
+def evaluate(methods: Sequence[str], out: str, bootstrap: int, against: str | None, **options: Any) -> None:
+    from star_rl.evaluation.console import summary
+    from star_rl.evaluation.evaluate import answer_and_score
+    from star_rl.progress import progress_line
 
-    work(methods, **options)
+    with progress_line("evaluate") as line:
+        figures, ended = answer_and_score(
+            methods, folder=Path(out), resamples=bootstrap, against=against, progress=line, **options
+        )
+    if figures is not None:
+        print(summary(figures, against))
+        print(f"{out}/report.html, answers.parquet, metrics.json")
+    if ended is not None:
+        raise ended
 
 
 @command(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,14 @@ import pyarrow as pa
 from star_rl import locks
 from star_rl.errors import StarError
 from star_rl.evaluation import results, runner
-from star_rl.evaluation.console import summary
 from star_rl.evaluation.methods import Method, TaskContext, make
+from star_rl.evaluation.methods.python import own_method
 from star_rl.evaluation.runner import ContextOf
 from star_rl.evaluation.scores import Pairs, score
 from star_rl.evaluation.tasks import TaskSet, fingerprint_of, read_tasks, strange, task_set, write_tasks
 from star_rl.files import write_json, writing_error
 from star_rl.pipeline.stage import manifest_of, versions
-from star_rl.progress import Progress, progress_line
+from star_rl.progress import Progress
 from star_rl.records import Task
 from star_rl.run import Run
 
@@ -59,18 +58,15 @@ def open_tasks(
     Raises:
         StarError: no run, no tasks, tasks that cannot be evaluated, or tasks of another world than the run's.
     """
-    from star_rl.pipeline.recipe import recipe_of
-
     path = Path(where)
     folder = path if path.is_dir() else _run_of(path, world)
-    recipe = recipe_of(folder)
-    run = Run(folder, asdict(recipe))
+    run = Run.open(folder)
     _ = run.store  # a store of another world is refused before any method is made
     file = path if path.is_file() else folder / "tasks" / f"{part}.parquet"
     if not file.is_file():
         raise StarError(f"{folder} has no tasks of part {part}", "one of train, valid, test")
     own = file.stem if file.resolve().parent == (folder / "tasks").resolve() else ""
-    seed = recipe.seed if seed is None else seed
+    seed = int(run.config["seed"]) if seed is None else seed
     tasks = task_set(read_tasks(file), seed, own == "test" and is_official(folder), limit, own)
     if not own:
         run.check_tasks(tasks.tasks)
@@ -230,24 +226,67 @@ def rerender(folder: Path) -> None:
 
 
 def evaluate(
-    methods: Sequence[str],
-    where: str | Path,
+    methods: Sequence[Any],
+    tasks: str | Path,
     out: str | Path,
+    *,
     part: str = "test",
     world: str | Path | None = None,
     limit: int | None = None,
     seed: int | None = None,
     samples: int = 1,
     timeout: float | None = runner.TIMEOUT,
-    bootstrap: int = 2000,
+    resamples: int = 2000,
     against: str | None = None,
-) -> None:
-    """Let methods answer tasks and print their metrics; the same call resumes. Options as of ``star-rl evaluate``.
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Let methods answer the same tasks and score them. The same call again goes on where it was.
+
+    Writes ``answers.parquet``, ``metrics.json`` and ``report.html`` into ``out``.
+
+    Args:
+        methods: names as ``star-rl evaluate`` takes them, objects with ``name`` and ``rank(context)``, or
+            :class:`Method`.
+        tasks: a run's folder, or a file of tasks.
+        out: folder of the answers.
+        part: of a run's tasks: ``train``, ``valid`` or ``test``.
+        world: the run whose tables and evidence belong to a file of tasks outside any run.
+        limit: the first so many tasks of each sub-task.
+        seed: of the candidates' order and of what methods draw; the run's by default.
+        samples: answers a task, of methods whose answers vary.
+        timeout: seconds for one answer.
+        resamples: of the bootstrap intervals.
+        against: a method that every other is compared with.
+
+    Returns:
+        the figures of ``metrics.json``: ``methods`` (one row each, with ``hr1`` .. ``hr_avg`` in %), ``pairs``, ..
 
     Raises:
-        StarError: the tasks or a method are not usable; what the other methods answered is scored first.
+        StarError: unusable tasks, an unknown method, or a method that cannot work; the others are scored before.
     """
-    folder = Path(out)
+    figures, ended = answer_and_score(
+        methods, tasks, Path(out), part, world, limit, seed, samples, timeout, resamples, against, progress
+    )
+    if ended is not None or figures is None:
+        raise ended or StarError("no method has answered", "give the same call again")
+    return figures
+
+
+def answer_and_score(
+    methods: Sequence[Any],
+    where: str | Path,
+    folder: Path,
+    part: str = "test",
+    world: str | Path | None = None,
+    limit: int | None = None,
+    seed: int | None = None,
+    samples: int = 1,
+    timeout: float | None = runner.TIMEOUT,
+    resamples: int = 2000,
+    against: str | None = None,
+    progress: Progress | None = None,
+) -> tuple[dict[str, Any] | None, BaseException | None]:
+    """Return the figures of what was answered, None if nothing was, and what ended the methods early."""
     run, seed, tasks = open_tasks(where, part, world, limit, seed)
     made = make_all(methods, run, seed, folder)
     names = [method.name for method in made]
@@ -263,24 +302,21 @@ def evaluate(
         write_tasks(folder / "tasks.parquet", tasks.tasks)
         ended: BaseException | None = None
         try:
-            with progress_line("evaluate") as line:
-                run_methods(made, run, tasks, folder, samples, timeout, line)
+            run_methods(made, run, tasks, folder, samples, timeout, progress)
         except (StarError, KeyboardInterrupt) as error:  # what was answered is scored all the same
             ended = error
-        if ended is None or runner.any_answers(folder / "answers"):
-            print(summary(seal(folder, run, tasks, None, bootstrap, seed, against=against), against))
-            print(f"{folder}/report.html, answers.parquet, metrics.json")
-    if ended is not None:
-        raise ended
+        if ended is not None and not runner.any_answers(folder / "answers"):
+            return None, ended
+        return seal(folder, run, tasks, None, resamples, seed, against=against), ended
 
 
-def make_all(specs: Sequence[str], run: Run, seed: int, folder: Path) -> list[Method]:
-    """Make methods by their names.
+def make_all(given: Sequence[Any], run: Run, seed: int, folder: Path) -> list[Method]:
+    """Make methods by their names; objects of the caller's own are taken as they are.
 
     Raises:
         StarError: two of them have the same name in the tables.
     """
-    methods = [make(text, run, seed, folder) for text in specs]
+    methods = [make(one, run, seed, folder) if isinstance(one, str) else own_method(one) for one in given]
     names = [method.name for method in methods]
     for name in names:
         if names.count(name) > 1:

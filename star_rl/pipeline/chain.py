@@ -42,6 +42,7 @@ STAGES = (
         "tables",
         _Body("data_builders.tables:build"),
         config=("source",),
+        sources=_Body("star_rl.sources:code_of"),
         code=("data_builders.tables", "star_rl.sources"),
     ),
     Stage(

@@ -135,12 +135,11 @@ def _components(recipe: Recipe) -> None:
 
 
 def _data(recipe: Recipe, here: bool) -> None:
-    from star_rl.sources import SOURCES
+    from star_rl.sources import reads_files, source
 
     name, root = recipe.source.name, recipe.source.root
-    if name not in SOURCES:
-        raise StarError(f"source.name={name} is not known", f"one of {', '.join(sorted(SOURCES))}")
-    if root is None and name != "synthetic":
+    source(name)
+    if root is None and reads_files(name):
         raise StarError(f"source.root is not set, and {name} reads files", "set source.root=FOLDER_OF_THE_RAW_FILES")
     if here and root is not None and not Path(root).exists():
         raise StarError(f"source.root={root} is not there", "check the path")

@@ -185,7 +185,7 @@ class EvaluateSection:
 
 @section
 class Recipe:
-    """A whole chain."""
+    """All options of a chain, a section each."""
 
     name: Text = "run"
     seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)] = 7

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,19 @@ from star_rl.pipeline.options import Recipe
 _SHORT = {"reward": "grpo.reward", "source": "source.name"}
 
 
-def load(name: str | Path, pairs: Sequence[str] = ()) -> Recipe:
+def load(given: str | Path | Mapping[str, Any], pairs: Sequence[str] = ()) -> Recipe:
     """Read a recipe.
 
     Args:
-        name: a file or a recipe that ships, see :func:`star_rl.layers.recipe_path`.
+        given: a file or a recipe that ships, see :func:`star_rl.layers.recipe_path`; or a file's content as a mapping.
         pairs: ``section.key=value`` strings, values in YAML.
 
     Raises:
         StarError: no such file, an unknown key, a value of the wrong type or out of its range.
     """
     tree = asdict(Recipe())
-    for layer in (*layers(name), *map(_override, pairs)):
+    below = [dict(given)] if isinstance(given, Mapping) else layers(given)
+    for layer in (*below, *map(_override, pairs)):
         source = layer.get("source")
         # Another source has other options: drop those of the layers below.
         if isinstance(source, dict) and source.get("name", tree["source"]["name"]) != tree["source"]["name"]:

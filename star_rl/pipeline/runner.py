@@ -18,9 +18,11 @@ from star_rl.errors import StarError
 from star_rl.files import write_text, writing_error
 from star_rl.integrations import wandb_run
 from star_rl.masking import MaskedStream, mask, open_log
+from star_rl.pipeline.chain import STAGES
 from star_rl.pipeline.options import Recipe
 from star_rl.pipeline.stage import Stage, StageOutcome, manifest_of, run_stage
 from star_rl.progress import ProgressLine
+from star_rl.run import Run
 
 _LAST_LINES = 12  # of a stage's log, shown when it fails
 
@@ -170,6 +172,38 @@ def run(
                 line.end(f"{outcome.state:<7} {summary}{spent}")
             outcomes.append(outcome)
     return outcomes
+
+
+def run_recipe(
+    recipe: Recipe,
+    stages: Sequence[str] | None = None,
+    *,
+    start: str | None = None,
+    until: str | None = None,
+    same_code: bool = False,
+) -> Run:
+    """Check a recipe, run its stages in order and return the run. Finished stages are found done.
+
+    Args:
+        recipe: options, see :func:`star_rl.load_recipe`.
+        stages: names of stages; all by default. What they read must be there.
+        start: run this stage and all after it again.
+        until: stop after this stage.
+        same_code: take finished stages that other code made for done.
+
+    Raises:
+        StarError: an option is unusable, a stage is unknown, lacks its input or fails.
+    """
+    from star_rl.pipeline.check import check_machine, check_recipe
+
+    for name in stages or ():
+        first_of(STAGES, name)
+    chosen = [stage for stage in STAGES if stages is None or stage.name in stages]
+    last = until or chosen[-1].name
+    check_recipe(recipe, last)
+    check_machine(recipe, last)
+    run(recipe, chosen, start, until, same_code)
+    return Run(Path(recipe.out) / recipe.name, asdict(recipe))
 
 
 def _yaml(options: dict[str, Any]) -> str:

@@ -89,7 +89,7 @@ def sample(
 
     Raises:
         StarError: the model or the engine is missing, the engine or the store failed in some rollouts, two tasks share
-        an id, ``out`` was begun with other settings, weights or evidence, or another process samples into it.
+            an id, ``out`` was begun with other settings, weights or evidence, or another process samples into it.
     """
     return asyncio.run(sample_async(model, tasks, store, out, options, engine, progress))
 

@@ -185,9 +185,12 @@ class Sink:
         """Add rows in the order of arrival, each argument an array of shape (n,), nulls where a value is absent.
 
         Args:
-            users, items: strings.
+            users: ids, strings.
+            items: ids, strings.
             stamps: any kind that :func:`times.seconds` reads, or int64 positions.
             ratings: numbers, or strings that hold numbers; what is no finite number becomes null and is counted.
+            texts: strings.
+            file: where the rows come from, for messages.
             line: number of the first row's line (rows stand one a line), or every row's line number, shape (n,).
         """
         stamp = whole(stamps).cast(pa.int64()) if self.time == "position" else times.seconds(stamps)

@@ -11,7 +11,7 @@ from star_rl import cli, locks
 from star_rl.cli.evaluate import compare
 from star_rl.errors import StarError
 from star_rl.evaluation import evaluate as evaluation
-from star_rl.evaluation.evaluate import is_official, open_tasks, run_methods, seal
+from star_rl.evaluation.evaluate import evaluate, is_official, open_tasks, run_methods, seal
 from star_rl.evaluation.methods import make
 from star_rl.evaluation.paper import RULES
 from star_rl.evaluation.studies import ablation
@@ -186,6 +186,23 @@ def test_a_command_that_is_stopped_shows_what_there_is(run, tmp_path, monkeypatc
     assert call("evaluate", "random", "item_knn", "--tasks", run, "--out", tmp_path / "e") == 130
     assert [row["name"] for row in read_json(tmp_path / "e" / "metrics.json")["methods"]] == ["random"]
     assert "random" in capsys.readouterr().out
+
+
+class Ids:
+    """A plain object that ranks by id."""
+
+    name = "ids"
+
+    def rank(self, context):
+        return sorted(context.task.candidates)
+
+
+def test_objects_of_ones_own_are_evaluated_beside_names(run, tmp_path):
+    figures = evaluate(["random", Ids()], run, tmp_path / "e", limit=2, resamples=100, against="random")
+    assert [row["name"] for row in figures["methods"]] == ["random", "ids"]
+    assert figures == read_json(tmp_path / "e" / "metrics.json")
+    with pytest.raises(StarError, match="is no method"):
+        evaluate([object()], run, tmp_path / "f")
 
 
 @pytest.mark.parametrize("old, new", [("def make", "def make("), ("return Shut()", "return 1 / 0")])
@@ -378,7 +395,7 @@ def test_answers_copied_from_another_run_are_refused(run, tmp_path, capsys):
 def test_a_maker_that_makes_no_method_is_refused(run, tmp_path, capsys):
     (tmp_path / "own.py").write_text(OWN)
     assert call("evaluate", f"python:{tmp_path}/own.py:nothing", "--tasks", run, "--out", tmp_path / "e") == 2
-    assert "makes no method" in capsys.readouterr().err
+    assert "is no method" in capsys.readouterr().err
 
 
 def test_two_methods_of_one_name_are_refused(run, tmp_path, capsys):

@@ -17,7 +17,7 @@ from star_rl.failure import Failure
 from star_rl.records import INTERACTIONS, Task
 
 TASK = Task("t", "amazon", "classic", "u", tuple(str(n) for n in range(20)), "7", 5)
-WORLD = SimpleNamespace(run=Path("absent"), visible=INTERACTIONS.empty_table(), items={}, config={})
+WORLD = SimpleNamespace(folder=Path("absent"), visible=INTERACTIONS.empty_table(), items={}, config={})
 
 
 def test_a_specification_is_a_name_an_argument_and_options():
@@ -129,7 +129,9 @@ def test_a_method_that_learns_says_at_which_epoch_it_is(tmp_path):
         {"user_id": f"u{k % 9}", "item_id": str(k % 20), "timestamp": k, "rating": None, "text": None}
         for k in range(90)
     ]
-    world = SimpleNamespace(run=tmp_path, visible=pa.Table.from_pylist(rows, schema=INTERACTIONS), items={}, config={})
+    world = SimpleNamespace(
+        folder=tmp_path, visible=pa.Table.from_pylist(rows, schema=INTERACTIONS), items={}, config={}
+    )
     method, said = make("mf:epochs=3:embedding_size=2", world, 0, None), []
     asyncio.run(
         run_method(method, [TASK], lambda task, _: TaskContext(task), tmp_path, progress=lambda *now: said.append(now))

@@ -57,7 +57,7 @@ def test_every_recipe_that_ships_passes(name, tmp_path):
         ("teacher.options.rulez=1", "teacher.options.rulez is not known - did you mean rules"),
         ("teacher.options.rules.hasty=1", "teacher.options.rules.hasty is not known - did you mean haste"),
         ("student.shape.layer=1", "student.shape.layer is not known"),
-        ("source=nowhere", "source.name=nowhere is not known"),
+        ("source=nowhere", "there is no source 'nowhere'"),
         ("source=movielens", "source.root is not set, and movielens reads files"),
         ("student.path=./none", "student.path=./none is no folder and no hub id"),
         ("student.path=/no/such/model", "student.path=/no/such/model is no folder"),

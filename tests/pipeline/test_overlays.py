@@ -187,7 +187,7 @@ def test_the_keys_of_the_chain_hold_them():
     for name in ("sft", "grpo"):
         config = {section: sections()[section] for section in by_name[name].config}
         assert key_of(by_name[name], config, 1, {})["sources"]["overlay"]
-    assert "sources" not in key_of(by_name["tables"], {}, 1, {})
+    assert "sources" not in key_of(by_name["tasks"], {}, 1, {})
 
 
 @pytest.mark.engine

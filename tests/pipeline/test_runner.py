@@ -7,7 +7,9 @@ import pytest
 from star_rl.errors import StarError
 from star_rl.pipeline import runner
 from star_rl.pipeline.options import Recipe
+from star_rl.pipeline.recipe import load
 from star_rl.pipeline.stage import Stage
+from star_rl.run import Run
 
 CALLS: list[str] = []
 
@@ -140,3 +142,15 @@ def test_a_secret_is_masked_in_our_output_and_messages_and_a_log_is_private(demo
     assert "***" in own and "child ***" in str(caught.value)
     for text in (*own, str(caught.value), *capfd.readouterr()):
         assert "0123456789abcdef" not in text
+
+
+def test_stages_are_run_by_name_and_the_run_opens(tmp_path):
+    small = ["source.options={users: 60, items: 60}", "prompt={profile: compact}"]
+    (tmp_path / "r.yaml").write_text(f"out: {tmp_path}")
+    run = runner.run_recipe(load(tmp_path / "r.yaml", small), ["tables"])
+    assert [path.name for path in run.folder.iterdir() if (path / "manifest.json").exists()] == ["tables"]
+    assert len(Run.open(run.folder).items) == len(run.items) == 60
+    with pytest.raises(StarError, match="there is no stage 'nowhere'"):
+        runner.run_recipe(load(tmp_path / "r.yaml", small), ["nowhere"])
+    with pytest.raises(StarError, match="is not a run folder"):
+        Run.open(tmp_path / "nothing")

@@ -5,7 +5,7 @@ import pytest
 
 from star_rl.errors import StarError
 from star_rl.records import read_table
-from star_rl.sources import SOURCES, source, write_tables
+from star_rl.sources import SOURCES, code_of, source, write_tables
 from star_rl.sources.lookahead import ahead
 
 
@@ -67,3 +67,35 @@ def test_the_package_starts_without_heavy_libraries():
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
+
+
+OWN = """
+import pyarrow as pa
+from star_rl.sources import Sink
+
+def write(root, out_dir, options, progress):
+    with Sink(out_dir, "own", time="position") as sink:
+        sink.interactions(pa.array(["u", "u"]), pa.array(["a", options["second"]]), pa.array([0, 1]))
+        return sink.close(items_from_interactions=True)
+"""
+
+
+def test_a_source_of_one_s_own_is_named_by_its_file(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(OWN)
+    manifest = write_tables(str(file), None, tmp_path / "out", {"second": "b"})
+    assert (manifest["source"], manifest["kept"]["interactions"]) == ("own", 2)
+    before = code_of({"source": {"name": str(file)}})
+    file.write_text(OWN + "# edited\n")
+    assert code_of({"source": {"name": str(file)}}) != before != {} == code_of({"source": {"name": "synthetic"}})
+
+
+@pytest.mark.parametrize(
+    "text, says", [(None, "no Python file"), ("1 / 0", "ZeroDivisionError"), ("x = 1", "no function write")]
+)
+def test_a_file_that_is_no_source_is_named(tmp_path, text, says):
+    file = tmp_path / "mine.py"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(StarError, match=says):
+        source(str(file))

@@ -85,6 +85,6 @@ def _reviews(run: Run) -> Any:
     from star_rl.baselines.agents import Reviews
     from star_rl.records import read_table
 
-    table = functools.cache(lambda: read_table(run.run / "tables", "interactions"))
+    table = functools.cache(lambda: read_table(run.folder / "tables", "interactions"))
     of_user = functools.lru_cache(maxsize=256)(lambda user: Reviews(table(), [user]))
     return lambda user, behaviour: of_user(user)(user, behaviour)

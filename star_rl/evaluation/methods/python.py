@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
@@ -68,12 +69,7 @@ def make_python(run: Run, spec: Spec, seed: int, folder: Path) -> Method:
         raise
     except Exception as error:
         raise StarError(f"{spec.text} cannot be made ({reason(error)})", "mend it, or its options") from error
-    if isinstance(made, Method):
-        method: Method = Isolated(made)
-    elif not hasattr(made, "name") or inspect.iscoroutinefunction(getattr(made, "rank", None)):
-        raise StarError(f"{spec.argument} makes no method", "it has a name and rank(context), or is a Method")
-    else:
-        method = BaselineMethod(made)
+    method = own_method(made)
     file = getattr(module, "__file__", None)
     method.origin = {
         "place": attribute,
@@ -82,6 +78,25 @@ def make_python(run: Run, spec: Spec, seed: int, folder: Path) -> Method:
         "seed": seed,
         "options": dict(spec.options),
     }
+    return method
+
+
+def own_method(made: Any) -> Method:
+    """Return a user's object as a method; each call works in a thread of its own, so that it cannot block others.
+
+    The source file of its class decides its answers: answers of another version of the file are never reused.
+
+    Raises:
+        StarError: it is no :class:`Method` and lacks ``name`` or ``rank(context)``.
+    """
+    if isinstance(made, Method):
+        method: Method = Isolated(made)
+    elif not hasattr(made, "name") or inspect.iscoroutinefunction(getattr(made, "rank", None)):
+        raise StarError(f"{made!r} is no method", "it has a name and rank(context), or is a Method")
+    else:
+        method = BaselineMethod(made)
+    with contextlib.suppress(OSError, TypeError):  # a class of a notebook has no file
+        method.origin = {"source": fingerprints.of_file(Path(inspect.getfile(type(made))))}
     return method
 
 

@@ -104,7 +104,7 @@ def make(text: str, run: Any, seed: int, folder: Any) -> Method:
     """Make a method by its name.
 
     Args:
-        run: an opened run: ``run`` (its folder), ``visible``, ``items``, ``store``, ``config``.
+        run: an opened run: ``folder``, ``visible``, ``items``, ``store``, ``config``.
         seed: of everything that is drawn.
         folder: where a method may keep a cache.
 
@@ -121,5 +121,5 @@ def make(text: str, run: Any, seed: int, folder: Any) -> Method:
         method.name = str(label)
     if spec.name != "random":  # which sees the candidates alone
         parts = ("interactions", "visible") if spec.name in BASELINES else tuple(fingerprints.DATA)
-        method.origin = {**method.origin, "data": fingerprints.of_data(run.run, parts)}
+        method.origin = {**method.origin, "data": fingerprints.of_data(run.folder, parts)}
     return method

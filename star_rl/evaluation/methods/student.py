@@ -145,7 +145,7 @@ def make_student(run: Run, spec: Spec, seed: int, folder: Path) -> Method:
     from star_rl.policy.engines import EngineOptions
 
     where = spec.argument or "grpo"
-    model = run.run / where / "final" if where in ("sft", "grpo") else Path(where)
+    model = run.folder / where / "final" if where in ("sft", "grpo") else Path(where)
     if not (model / "config.json").is_file():
         raise StarError(f"there is no checkpoint at {model}", "give star:FOLDER, star:sft or star:grpo")
     options = dict(spec.options)
