@@ -83,11 +83,12 @@ def test_a_recipe_by_name_runs_a_stage(installed, tmp_path):
 SENT = """
 import sys
 from pathlib import Path
-from launch import preflight, submit
+from launch import submit
+from star_rl.pins import pins_of
 from ray._private.runtime_env.packaging import create_package
 root = submit.project_root()
 create_package(str(root), Path(sys.argv[1]), include_gitignore=True, excludes=submit.INSTALLED)
-print(preflight.pins(root / "setup.py", "gpu")["verl"])
+print(pins_of(root / "setup.py", "gpu")["verl"])
 """
 
 
