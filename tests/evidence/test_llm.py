@@ -10,6 +10,7 @@ from star_rl.evidence.ledger import Ledger, Paid
 from star_rl.evidence.llm import LanguageModel, Prices
 from star_rl.evidence.model import Neighbour
 from star_rl.records import Item
+from tests.evidence import evidence_world as world
 
 NEAR = [Neighbour(f"i{number}", 1 / (number + 1), number + 1) for number in range(10)]
 
@@ -71,19 +72,19 @@ def test_tags_in_an_answer_are_defused():
 class Scripted:
     """Answers one after another; an exception is raised."""
 
-    def __init__(self, world, *answers):
-        self.world, self.answers, self.asked = world, list(answers), []
+    def __init__(self, *answers):
+        self.answers, self.asked = list(answers), []
 
     async def complete(self, messages):
         self.asked.append(messages)
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
-        return self.world.Reply(answer)
+        return world.Reply(answer)
 
 
 @pytest.fixture
-def make(tmp_path, world):
+def make(tmp_path):
     ledgers = []
 
     def make(*answers, **options):
@@ -91,7 +92,7 @@ def make(tmp_path, world):
         for ledger in ledgers:
             ledger.close()
         ledgers[:] = [Ledger(tmp_path / "ledger.jsonl")]
-        chat = Scripted(world, *answers)
+        chat = Scripted(*answers)
         template = Template(Catalogue(films))
         options = {"backoff": 0.0, **options}
         return chat, LanguageModel(chat, {"model": "m"}, ledgers[0], template, **options)
