@@ -186,23 +186,26 @@ def test_a_long_answer_is_cut_at_its_end():
 
 
 def test_a_dead_store_a_hanging_tool_and_a_failing_engine_end_the_rollout_as_data():
+    release = threading.Event()
+
     class Dead:
         def call(self, name, arguments):
             raise OSError("stale file handle")
 
     class Slow:
         def call(self, name, arguments):
-            time.sleep(0.5)
+            release.wait()
             return ToolAnswer("late", True, "ok")
 
     class Stuck:
         async def generate(self, *_):
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
 
     turn = call() + "<|im_end|>"
     dead = run(Script(turn), tools=Dead())
     assert dead.stop == "tool_error" and "stale file handle" in dead.error
     slow = run(Script(turn), Budget(tool_seconds=0.05), Slow())
+    release.set()
     assert slow.stop == "tool_error" and "0.05" in slow.error
     assert run(Script(RuntimeError("gone"))).stop == "engine_error"
     assert run(Stuck(), Budget(engine_seconds=0.05)).stop == "engine_error"
