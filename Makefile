@@ -19,7 +19,7 @@ $(STAMP): setup.py $(wildcard packaging/constraints-$(EXTRA)*.txt) packaging/vll
 	touch $@
 
 quickstart: install ## the whole chain on the real engines; writes runs/quickstart/report.html
-	$(BIN)/star-rl run recipes/quickstart.yaml
+	$(BIN)/star-rl run quickstart
 
 test: install ## every test but the slow ones
 	$(BIN)/python -m pytest -m "not slow"
@@ -72,7 +72,7 @@ bench-faults: install ## the teacher against a faulty endpoint
 	$(BIN)/python -m benchmarks.faults $(ARGS)
 
 official: install .bench/official/.installed ## methods and the student inside the official simulator, its score held to ours
-	$(BIN)/star-rl run recipes/quickstart.yaml
+	$(BIN)/star-rl run quickstart
 	VLLM_LOGGING_LEVEL=ERROR $(BIN)/star-rl official runs/quickstart random popularity item_knn star:temperature=0 --tasks 100
 
 bench-baselines: install .bench/baselines/.installed ## MF and LightGCN beside RecBole and Cornac; all methods without a language model

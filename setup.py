@@ -92,7 +92,7 @@ setup(
             "launch.*",
         ]
     ),
-    package_data={"star_rl": ["**/*.jinja", "**/*.html", "**/*.css", "**/*.js", "**/*.c", "**/*.yaml"]},
+    package_data={"star_rl": ["**/*.jinja", "**/*.html", "**/*.css", "**/*.js", "**/*.c", "**/*.yaml", "**/*.sh"]},
     ext_modules=[
         Extension(
             "star_rl.neighbours._kernel",

@@ -59,9 +59,9 @@ PATIENCE = 8
 
 #: Runs of the table: the recipe, and how many test tasks (0: everybody's).
 RUNS = {
-    "ml-100k": ("recipes/movielens.yaml", 0),
-    "amazon-games-6k": ("recipes/sequences.yaml", 2000),
-    "synthetic": ("recipes/quickstart.yaml", 40),  # with --quick: a clean clone has no other data
+    "ml-100k": ("movielens", 0),
+    "amazon-games-6k": ("sequences", 2000),
+    "synthetic": ("quickstart", 40),  # with --quick: a clean clone has no other data
 }
 #: Which of the runs a given one belongs to, by its tables' source.
 SOURCES = {"movielens": "ml-100k", "sequences": "amazon-games-6k"}

@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/endtoend.py --interactions 1e7 --out .bench/end-to-end.json
 
-``star-rl run recipes/amazon.yaml --until evidence``, as a user would start it, over a folder in AgentRecBench's form
+``star-rl run amazon --until evidence``, as a user would start it, over a folder in AgentRecBench's form
 that is written first: reviews in Amazon's fields with texts of about 100 characters, with the tail of popularity of
 ``benchmarks/neighbours.py`` (about 8.5 a user, 15 an item), in random order. Every stage is the chain's own: tables;
 tasks (last item is the ground truth, for 20,000 users); neighbours of all items and of the users that some task asks
@@ -84,7 +84,7 @@ def main() -> None:
         print(f"writing {raw} ..", flush=True)
         generate(raw, int(options.interactions * 1.03))
     shutil.rmtree(runs, ignore_errors=True)
-    command = [Path(sys.executable).with_name("star-rl"), "run", "--until", "evidence", "recipes/amazon.yaml"]
+    command = [Path(sys.executable).with_name("star-rl"), "run", "--until", "evidence", "amazon"]
     command += ["name=run", f"out={runs}", f"source.root={raw}", "source.options.domain=all", "split.options.test=last"]
     command += [
         "split.options.scenario=classic",

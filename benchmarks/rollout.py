@@ -178,7 +178,7 @@ def prepare(run: Path | None, quick: bool) -> Path:
     """A run with a student: the one given, else one made once in ``.bench``; the quick one's is not trained."""
     if run is not None:
         return run
-    command = [str(Path(sys.executable).with_name("star-rl")), "run", "recipes/quickstart.yaml"]
+    command = [str(Path(sys.executable).with_name("star-rl")), "run", "quickstart"]
     command += [*QUICK, "--until", "student"] if quick else [*PREPARE, "--until", "sft"]
     subprocess.run(command, cwd=ROOT, check=True)
     return CACHE / ("quick/runs" if quick else "runs") / "rollout"

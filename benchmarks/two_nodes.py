@@ -11,7 +11,8 @@ node    the second raylet is killed after the second checkpoint; ``resume`` is r
         goes on when there is one again
 rollouts    likewise in the middle of the third step's rollouts, when nothing of the trainer runs on that node
 
-Printed is what a user sees. Exit code 1 unless: the undisturbed run ends, both ranks and both replicas stood on
+Printed is what a user sees. Exit code 1 unless: SFT's GPUs are held in Ray (each node has one, in Ray's books
+alone), the undisturbed run ends, both ranks and both replicas stood on
 different nodes, each kill ends the job with a message within :data:`NOTICE` seconds, each resumed run ends at the same
 step with the tasks of every step those of the undisturbed run and under the same W&B run id, the first line of the job
 comes within :data:`FIRST_LINE` seconds.
@@ -24,6 +25,7 @@ import contextlib
 import json
 import os
 import queue
+import shlex
 import shutil
 import signal
 import socket
@@ -39,6 +41,7 @@ from typing import Any
 import psutil
 
 from benchmarks.harness import CACHE, ROOT, machine, write_json
+from launch.submit import EXCLUDES, TERMINAL, connect
 from star_rl.files import read_json, read_jsonl
 from star_rl.integrations import processes
 
@@ -54,6 +57,22 @@ CHAIN = (
     "sample={instances: 60, n: 8, temperature: 1.0}",
     "evaluate.tasks=20",
 )
+#: Prints the free GPUs before, while and after one is reserved.
+RESERVES = """
+import time
+import ray
+from launch import reserve
+ray.init(address="auto", log_to_driver=False)
+def free(wanted):
+    until = time.monotonic() + 60
+    while (now := ray.available_resources().get("GPU", 0)) != wanted and time.monotonic() < until:
+        time.sleep(0.2)
+    return int(now)
+before = free(2)
+with reserve.gpus(1):
+    inside = free(1)
+print("GPUS", before, inside, free(2))
+"""
 GRPO = (
     "grpo.overrides={verl: {data: {train_batch_size: 4}, actor_rollout_ref: {actor: {ppo_mini_batch_size: 4}, "
     "rollout: {n: 4, max_num_seqs: 32}}, trainer: {nnodes: 2, n_gpus_per_node: 1, save_freq: 1}}}"
@@ -208,7 +227,7 @@ class Drill:
 
     def submit(self, name: str) -> Command:
         return Command(
-            "submit", "recipes/quickstart.yaml", f"name={name}", *CHAIN, GRPO, f"grpo.steps={self.steps}",
+            "submit", "quickstart", f"name={name}", *CHAIN, GRPO, f"grpo.steps={self.steps}",
             "--out", str(self.shared), "--until", "grpo", "--address", self.cluster.address,
             "--python", str(BIN / "python"), "--extra", "cpu", "--follow",
         )  # fmt: skip
@@ -260,6 +279,18 @@ class Drill:
         self.figures |= {"first_line_seconds": first}
         self.hold(f"submit to the job's first line: {first or float('inf'):.1f} s", (first or 1e9) < FIRST_LINE)
 
+    def reserved(self) -> None:
+        """Hold a GPU as SFT does, in a job of its own; each node has one, in Ray's books alone."""
+        client = connect(self.cluster.address)
+        name = client.submit_job(
+            entrypoint=f"{sys.executable} -c {shlex.quote(RESERVES)}",
+            runtime_env={"working_dir": str(ROOT), "excludes": EXCLUDES},
+        )
+        wait(lambda: client.get_job_status(name).value in TERMINAL, PATIENCE, "the reserving job did not end")
+        log = client.get_job_logs(name)
+        print(log, flush=True)
+        self.hold("SFT's GPU is held in Ray while it trains, and free after it", "GPUS 2 1 2" in log)
+
     def killed(self, name: str, victim: Callable[[], psutil.Process | None], what: str, again: bool) -> None:
         command = self.submit(name)
         if not self.until_second_checkpoint(command, name):
@@ -304,7 +335,7 @@ class Drill:
 def prepare(options: argparse.Namespace, shared: Path) -> None:
     source = options.prepared
     if source is None:
-        code = Command("run", "recipes/quickstart.yaml", "name=prepared", *CHAIN, f"out={shared}", "--until",
+        code = Command("run", "quickstart", "name=prepared", *CHAIN, f"out={shared}", "--until",
                        "grpo_set").wait(PATIENCE * 2)  # fmt: skip
         if code:
             raise SystemExit("the small chain failed")
@@ -330,6 +361,7 @@ def main() -> int:
         cluster.start_head()
         cluster.start_second()
         print(f"\n# two nodes: {HEAD} (head), {SECOND}", flush=True)
+        drill.reserved()
         drill.whole()
         if "worker" in options.kills:
             drill.killed("worker", lambda: next(iter(cluster.workers(SECOND, "WorkerDict")), None),

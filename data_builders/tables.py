@@ -20,7 +20,7 @@ def build(context: Context) -> dict[str, Any]:
         source["root"],
         context.folder,
         source["options"],
-        lambda note, rows: context.progress(rows, None, str(note)),
+        context.progress,
     )
     kept = manifest["kept"]
     dropped = sum(sum(reasons.values()) for reasons in manifest["dropped"].values())

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import star_rl
 from launch import compiled, preflight, reserve, secret
 from star_rl.errors import StarError
 from star_rl.integrations import wandb_run
@@ -97,8 +98,8 @@ def run(spec: dict[str, Any]) -> None:
     from star_rl.pipeline.recipe import load
 
     needs = preflight.Needs(**spec["needs"])
-    for part in compiled.adopt(Path(compiled.__file__).resolve().parents[1]):
-        print(f"{part} is not built in this image: a slower path is taken (pip install -e . builds it)", flush=True)
+    for part in compiled.adopt(Path(star_rl.__file__).parents[1]):
+        print(f"{part} is not built in this image: pip install -e . builds it", flush=True)
     print("preflight: looking at the cluster's nodes", flush=True)
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / "recipe.yaml"

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from star_rl.errors import StarError
 from star_rl.integrations import gpus, wandb_run
+from star_rl.pins import pins as installed_pins
 from star_rl.pins import same_release
 
 T = TypeVar("T")
@@ -71,11 +72,15 @@ class Needs:
 
 
 def pins(setup: Path, extra: str) -> dict[str, str]:
-    """The exact pins of an extra, read from setup.py without running it; what is named without one is "" (any).
+    """Return the exact pins of an extra from setup.py, without running it; a package without a pin has "" (any).
+
+    Where there is no such file, in an installed wheel, the wheel's metadata has the pins.
 
     Raises:
-        StarError: the file has no such list.
+        StarError: there is no such list.
     """
+    if not setup.is_file() and (found := installed_pins(extra)):
+        return found
     try:
         tree = ast.parse(setup.read_text(encoding="utf-8"))
     except (OSError, SyntaxError) as error:

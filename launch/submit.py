@@ -24,8 +24,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import star_rl
 from launch import job, preflight, secret
 from star_rl.errors import StarError
+from star_rl.layers import RECIPES, recipe_path
 from star_rl.pipeline.options import Recipe
 from star_rl.plan.shapes import Shape, shape_of
 
@@ -40,6 +42,8 @@ EXCLUDES = [
     ".?*", "__pycache__", "/runs", "/wandb", "/build", "/dist", "/tests", "/docs", "/benchmarks", "/packaging",
     "*.egg-info", "*.pyc", "*.log", "*.parquet", "*.safetensors", "*.bin", "*.pt", "*.arrow", "*.zip", "*.whl", "*.so",
 ]  # fmt: skip
+#: Of the folder of an installed wheel, our packages alone are sent. Ray skips the folder itself without ``!/.``.
+INSTALLED = ["/*", "!/.", "!/star_rl", "!/launch", "!/rewards", "!/data_builders", *EXCLUDES]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,7 @@ def prepare(recipe: Recipe, root: Path, until: str | None = None) -> Recipe:
         StarError: a path that a node could not follow, or what :func:`star_rl.pipeline.check.check_recipe` refuses.
     """
     from star_rl.pipeline.check import check_recipe
-    from star_rl.pipeline.overlays import named, overlay
+    from star_rl.pipeline.overlays import named
 
     if not Path(recipe.out).is_absolute():
         raise StarError(
@@ -113,20 +117,42 @@ def prepare(recipe: Recipe, root: Path, until: str | None = None) -> Recipe:
     file, colon, function = recipe.grpo.reward.partition(".py")
     if colon and not recipe.grpo.reward.startswith("pkg://"):
         recipe.grpo.reward = _inside(Path(file + ".py"), root, "grpo.reward") + function
-    layers = [_inside(overlay(name), root, "sft.recipe") for name in named(recipe.sft.recipe)]
+    layers = [_sent(name, root, "sft.recipe") for name in named(recipe.sft.recipe)]
     # in the form it was given in: the stage's key holds it, and a run begun here goes on there
     recipe.sft.recipe = layers[0] if isinstance(recipe.sft.recipe, str) else layers
-    recipe.grpo.recipe = _inside(overlay(recipe.grpo.recipe), root, "grpo.recipe")
+    recipe.grpo.recipe = _sent(recipe.grpo.recipe, root, "grpo.recipe")
     ray = dict(recipe.grpo.overrides.get("ray") or {})
     recipe.grpo.overrides = {**recipe.grpo.overrides, "ray": {"address": "auto", **ray}}
     return recipe
 
 
+def _sent(name: str, root: Path, option: str) -> str:
+    """A recipe as a node finds it: one that ships by its name, any other by its path in the tree that is sent."""
+    path = recipe_path(name)
+    return name if path.is_relative_to(RECIPES) else _inside(path, root, option)
+
+
 def _inside(path: Path, root: Path, name: str) -> str:
+    """Return a path relative to the tree that is sent.
+
+    Raises:
+        StarError: Ray would not send it: it lies outside, or EXCLUDES or .gitignore leaves it out.
+    """
+    from ray._private.runtime_env.packaging import _get_excludes, get_excludes_from_ignore_files
+
     try:
-        return path.resolve().relative_to(root).as_posix()
+        inside = path.resolve().relative_to(root)
     except ValueError:
-        raise StarError(f"{name}={path} lies outside {root}", "put the file into the tree that is sent") from None
+        module = ", or install it on the nodes and write pkg://my_package.module" if name == "grpo.reward" else ""
+        remedy = f"put the file into the tree that is sent{module}"
+        raise StarError(f"{name}={path} lies outside {root}", remedy) from None
+    left_out = [_get_excludes(root, EXCLUDES), *get_excludes_from_ignore_files(root, include_gitignore=True)]
+    for place in (inside, *inside.parents[:-1]):
+        if any(match(root / place) for match in left_out):
+            raise StarError(
+                f"{name}={path} is not sent: {place} stays here", "move the file, to a folder such as mine/"
+            )
+    return inside.as_posix()
 
 
 def needs_of(recipe: Recipe, root: Path, extra: str | None, until: str | None) -> preflight.Needs:
@@ -137,7 +163,7 @@ def needs_of(recipe: Recipe, root: Path, extra: str | None, until: str | None) -
     from star_rl.pipeline import chain, runner
     from star_rl.pipeline.overlays import sft_processes
 
-    grpo = load_recipe(root / recipe.grpo.recipe, recipe.grpo.overrides)
+    grpo = load_recipe(recipe.grpo.recipe, recipe.grpo.overrides)
     extra = extra or {"cpu": "cpu", "cuda": "gpu"}.get(grpo.device) or installed_extra()
     wanted = preflight.pins(root / "setup.py", extra)
     wanted = {name: version for name, version in wanted.items() if name in preflight.ENGINES}
@@ -198,7 +224,8 @@ def submit(
     """
     root = (root or project_root()).resolve()
     recipe = prepare(recipe, root, until)
-    needs = needs_of(recipe, root, extra, until)
+    with contextlib.chdir(root):  # the recipe's paths are relative to the tree now
+        needs = needs_of(recipe, root, extra, until)
     spec = {
         "name": recipe.name,
         "out": str(recipe.out),
@@ -218,16 +245,14 @@ def _yaml(recipe: Recipe) -> str:
 
 
 def project_root() -> Path:
-    """Return the tree to send: the current folder if it is a checkout, else the checkout that this code runs from.
+    """Return the tree to send: the current folder if it is a checkout, else the folder that this code runs from."""
+    here = Path.cwd()
+    return here if is_checkout(here) else Path(star_rl.__file__).parents[1]
 
-    Raises:
-        StarError: neither is a checkout.
-    """
-    here, own = Path.cwd(), Path(__file__).resolve().parents[1]
-    for folder in (here, own):
-        if (folder / "setup.py").is_file() and (folder / "star_rl").is_dir():
-            return folder
-    raise StarError(f"{here} is no checkout of the project", "submit from the project's folder")
+
+def is_checkout(folder: Path) -> bool:
+    """Whether a folder is a checkout of the project, and not the one of an installed wheel."""
+    return (folder / "setup.py").is_file() and (folder / "star_rl").is_dir()
 
 
 def _send(spec: Mapping[str, Any], about: Mapping[str, Any], client: Any, held: secret.Secrets, root: Path) -> Sent:
@@ -246,7 +271,8 @@ def _send(spec: Mapping[str, Any], about: Mapping[str, Any], client: Any, held: 
     # of what an address and a file's name may hold
     name = f"star-{re.sub(r'[^A-Za-z0-9_.-]', '-', spec['name'])}-{random_source.token_hex(4)}"
     with tempfile.TemporaryDirectory(prefix="star-rl-") as folder:
-        runtime = {"working_dir": str(root), "excludes": EXCLUDES, **job.parcel(Path(folder), text, held)}
+        excludes = EXCLUDES if is_checkout(root) else INSTALLED
+        runtime = {"working_dir": str(root), "excludes": excludes, **job.parcel(Path(folder), text, held)}
         _hand_over(
             client,
             held,

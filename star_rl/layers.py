@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +14,44 @@ from yaml import YAMLError
 
 from star_rl.errors import StarError
 
+#: The recipes that ship. In a checkout ``star_rl/recipes`` is a link to the folder ``recipes``.
+RECIPES = Path(str(files("star_rl"))) / "recipes"
 
-def layers(path: Path, above: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
-    """Read a YAML file and the files below it, the lowest first.
 
-    ``base: other.yaml`` names the file below, relative to this one. ``1e-5`` is a number, other than for PyYAML.
+def recipe_path(name: str | Path, folder: str | Path = "") -> Path:
+    """Return the file of a recipe.
 
     Args:
-        path: the file.
+        name: a path that exists, or a recipe that ships, such as ``quickstart`` or ``grpo/table5``.
+        folder: what a path is relative to (default: the current folder).
+
+    Raises:
+        StarError: it is neither; names the recipes nearest to it.
+    """
+    for path in (Path(folder, name), RECIPES / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    shipped = [file.relative_to(RECIPES).with_suffix("") for file in sorted(RECIPES.glob("**/*.yaml"))]
+    close = difflib.get_close_matches(Path(name).stem, {recipe.name for recipe in shipped})
+    near = [recipe for recipe in shipped if recipe.name in close]
+    near = near or [recipe for recipe in shipped if recipe.parent.name == Path(name).parent.name] or shipped
+    raise StarError(f"there is no recipe {name}", f"give a file, or one of {', '.join(map(str, near))}")
+
+
+def layers(name: str | Path, above: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
+    """Read a recipe and those below it, the lowest first.
+
+    ``base:`` names the one below: a file relative to this one, or a recipe that ships. ``1e-5`` is a number, other than
+    for PyYAML.
+
+    Args:
+        name: see :func:`recipe_path`.
         above: the files that led to it.
 
     Raises:
         StarError: a file is missing, is not YAML, is not a mapping, or is its own base.
     """
+    path = recipe_path(name)
     here = path.resolve()
     if here in above:
         raise StarError(f"{path} is its own base", "correct `base:`")
@@ -32,21 +59,19 @@ def layers(path: Path, above: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
     base = layer.pop("base", None)
     if not base:
         return [layer]
-    if not (path.parent / str(base)).is_file():
-        raise StarError(f"{path} names the base {base}, which does not exist", "write it relative to the file")
-    return [*layers(path.parent / str(base), (*above, here)), layer]
+    try:
+        below = recipe_path(str(base), path.parent)
+    except StarError as error:
+        raise StarError(f"{path} names the base {base}, which does not exist", error.remedy) from error
+    return [*layers(below, (*above, here)), layer]
 
 
 def load(path: Path) -> dict[str, Any]:
     """Read one YAML file as a mapping, references unresolved.
 
     Raises:
-        StarError: the file is missing, is not YAML or is not a mapping.
+        StarError: the file is not YAML or is not a mapping.
     """
-    if not path.is_file():
-        near = sorted(path.parent.glob("*.yaml")) or sorted(Path("recipes").glob("*.yaml"))
-        remedy = f"one of {', '.join(map(str, near[:8]))}" if near else "check the path"
-        raise StarError(f"there is no recipe {path}", remedy)
     text = path.read_text(encoding="utf-8")
     try:
         tree = OmegaConf.create(text)

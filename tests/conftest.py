@@ -22,7 +22,7 @@ def engine(monkeypatch):
     """Put an engine in the place of vLLM."""
     from transformers import AutoTokenizer
 
-    from star_rl.policy import engines
+    from star_rl.policy import replicas
 
     def put(*said, fails=False):
         made = fakes.Engine(*said, fails=fails)
@@ -32,7 +32,7 @@ def engine(monkeypatch):
             put.options = options
             yield made
 
-        monkeypatch.setattr(engines, "open_engine", opened)
+        monkeypatch.setattr(replicas, "open_engine", opened)
         monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda *args, **kwargs: fakes.Letters())
         return made
 

@@ -3,7 +3,7 @@
 import pytest
 
 from star_rl.errors import StarError
-from star_rl.layers import layers, merge, overrides, resolve
+from star_rl.layers import RECIPES, layers, merge, overrides, recipe_path, resolve
 
 
 def test_the_lowest_base_comes_first(tmp_path):
@@ -48,3 +48,27 @@ def test_references_are_resolved_over_all_layers():
     assert resolve(merge({"a": "${b}"}, {"b": 2})) == {"a": 2, "b": 2}
     with pytest.raises(StarError, match=r"a reference cannot be resolved .*nope"):
         resolve({"a": "${nope}"})
+
+
+def test_a_recipe_is_found_by_its_name_in_any_folder_and_a_file_wins(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert recipe_path("grpo/table5") == RECIPES / "grpo/table5.yaml"
+    assert layers("sft/lora") == layers(RECIPES / "sft/lora.yaml")
+    (tmp_path / "mine.yaml").write_text("base: amazon\nname: mine\n")
+    assert layers("mine.yaml") == [*layers("amazon"), {"name": "mine"}]
+    (tmp_path / "amazon").write_text("name: another\n")
+    assert layers("amazon") == [{"name": "another"}] == layers("mine.yaml")[:1]
+
+
+@pytest.mark.parametrize(
+    "name, near",
+    [
+        ("table4", "grpo/table5, sft/table4"),
+        ("recipes/sft/lra.yaml", "sft/lora"),
+        ("quikstart", "quickstart"),
+        ("grpo/mine", "grpo/gpu1, grpo/gpu8, grpo/megatron-32b, grpo/table5, grpo/tiny"),
+    ],
+)
+def test_a_recipe_that_is_missing_is_answered_with_the_nearest(name, near):
+    with pytest.raises(StarError, match=f"^there is no recipe {name} - give a file, or one of {near}$"):
+        recipe_path(name)

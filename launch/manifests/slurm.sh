@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A Ray cluster inside a Slurm allocation, and a recipe on it. From the project's folder, on a path that every node sees:
-#   sbatch launch/manifests/slurm.sh recipes/amazon.yaml source.root=/shared/agentrecbench out=/shared/runs \
+#   sbatch launch/manifests/slurm.sh amazon source.root=/shared/agentrecbench out=/shared/runs \
 #     "teacher.options.chat.endpoints=[http://HOST:8000/v1]"
 # The same command again goes on where it was. ENVIRONMENT names variables to send, for instance ENVIRONMENT="WANDB_API_KEY".
 # Five minutes before the time limit Slurm sends TERM: the job is stopped and put back into the queue, to go on from its

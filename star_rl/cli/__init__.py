@@ -14,12 +14,12 @@ from star_rl.errors import StarError
 _EXAMPLES = """\
 examples:
   star-rl doctor                                   is this machine ready?
-  star-rl run recipes/quickstart.yaml              the whole chain on the built-in synthetic world
-  star-rl run recipes/quickstart.yaml source=movielens source.root=DIR name=ml-100k
-  star-rl run recipes/quickstart.yaml --from grpo  run GRPO and all after it again
-  star-rl run recipes/quickstart.yaml grpo.reward=my_reward.py name=my-reward
-  star-rl plan recipes/grpo/table5.yaml            does it fit 16 GPUs?
-  star-rl submit recipes/amazon.yaml .. --out /shared/runs --address http://HEAD:8265 --follow
+  star-rl run quickstart                           the whole chain on the built-in synthetic world
+  star-rl run quickstart source=movielens source.root=DIR name=ml-100k
+  star-rl run quickstart --from grpo               run GRPO and all after it again
+  star-rl run quickstart grpo.reward=my_reward.py name=my-reward
+  star-rl plan grpo/table5                         does it fit 16 GPUs?
+  star-rl submit amazon .. --out /shared/runs --address http://HEAD:8265 --follow
 """
 
 
@@ -45,10 +45,10 @@ def _add(commands: Any, name: str, words: str, examples: Sequence[str] = (), bod
 
 def _chain(commands: Any) -> None:
     run = _add(commands, "run", "run a recipe, stage after stage", [
-        "run recipes/quickstart.yaml", "run recipes/quickstart.yaml source=movielens source.root=DIR name=ml-100k",
-        "run recipes/quickstart.yaml --from grpo grpo.reward=tool_cost", "run recipes/quickstart.yaml --options",
+        "run quickstart", "run quickstart source=movielens source.root=DIR name=ml-100k",
+        "run quickstart --from grpo grpo.reward=tool_cost", "run quickstart --options",
     ])  # fmt: skip
-    run.add_argument("recipe", help="a recipe's YAML file")
+    run.add_argument("recipe", help="a recipe's file, or a name such as quickstart")
     run.add_argument("overrides", nargs="*", metavar="key=value", help="options over the recipe's")
     run.add_argument("--from", dest="start", metavar="STAGE", help="run this stage and all after it again")
     run.add_argument("--until", metavar="STAGE", help="stop after this stage")
@@ -60,10 +60,10 @@ def _chain(commands: Any) -> None:
     doctor.add_argument("--extra", choices=("cpu", "gpu"), help="which pins to hold to (default: what is installed)")
 
     plan = _add(commands, "plan", "memory of each GPU and time that a recipe needs; exit code 1 when it overflows", [
-        "plan recipes/amazon.yaml", "plan recipes/grpo/gpu8.yaml --memory 79 --model Qwen/Qwen3-8B",
-        "plan recipes/sft/table4.yaml --gpus 4",
+        "plan amazon", "plan grpo/gpu8 --memory 79 --model Qwen/Qwen3-8B",
+        "plan sft/table4 --gpus 4",
     ])  # fmt: skip
-    plan.add_argument("recipe", help="a chain recipe, or an overlay in recipes/sft or recipes/grpo")
+    plan.add_argument("recipe", help="a recipe or an overlay: its file, or a name such as amazon or grpo/table5")
     plan.add_argument("overrides", nargs="*", metavar="key=value", help="options over the file's, by its keys")
     plan.add_argument("--gpus", type=int, metavar="N", help="GPUs in all (default: the recipe's)")
     plan.add_argument(
@@ -210,9 +210,9 @@ def _results(commands: Any) -> None:
     latency.add_argument("--out", required=True, help="folder of latency.json")
 
     ablate = _add(commands, "ablate", "train and judge the variants of the paper's table 2, and fill the table", [
-        "ablate recipes/ablation.yaml", "ablate recipes/amazon.yaml source.root=DIR --only full no_tools",
+        "ablate ablation", "ablate amazon source.root=DIR --only full no_tools",
     ], "star_rl.evaluation.studies.ablation:command")  # fmt: skip
-    ablate.add_argument("recipe", help="a chain recipe; the same command goes on where it was")
+    ablate.add_argument("recipe", help="a recipe's file or name; the same command goes on where it was")
     ablate.add_argument("overrides", nargs="*", metavar="key=value", help="options over the recipe's")
     ablate.add_argument("--only", nargs="+", metavar="VARIANT", help="of full, no_tools, no_planner, no_reflector")
 
@@ -252,11 +252,11 @@ def _cluster(commands: Any) -> None:
         )
 
     submit = _add(commands, "submit", "send a recipe to a Ray cluster as a job", [
-        'submit recipes/amazon.yaml source.root=/shared/amazon "teacher.options.chat.endpoints=[http://HOST:8000/v1]" '
+        'submit amazon source.root=/shared/amazon "teacher.options.chat.endpoints=[http://HOST:8000/v1]" '
         "--out /shared/runs --address http://HEAD:8265 --follow",
-        "submit recipes/amazon.yaml .. --env WANDB_API_KEY --env HF_TOKEN",
+        "submit amazon .. --env WANDB_API_KEY --env HF_TOKEN",
     ])  # fmt: skip
-    submit.add_argument("recipe", help="a recipe's YAML file")
+    submit.add_argument("recipe", help="a recipe's file, or a name such as quickstart")
     submit.add_argument("overrides", nargs="*", metavar="key=value", help="options over the recipe's")
     address(submit)
     submit.add_argument("--out", help="folder of runs that every node sees (short for out=)")

@@ -53,7 +53,7 @@ def tables(arguments: Namespace) -> int:
             arguments.root,
             arguments.out,
             overrides(arguments.set),
-            lambda note, rows: line(rows, None, str(note)),
+            line,
         )
     for name, count in manifest["kept"].items():
         dropped = ", ".join(

@@ -20,6 +20,7 @@ _LOOP = (
     "star_rl.policy.tokens",
     "star_rl.policy.sampler",
     "star_rl.policy.engines",
+    "star_rl.policy.replicas",
     "star_rl.trajectory",
 )
 

@@ -20,7 +20,7 @@ from typing import Any
 from star_rl.errors import StarError
 from star_rl.options import keys, known, read_options
 from star_rl.pipeline.options import Recipe
-from star_rl.pipeline.overlays import grpo_recipe, lengths, overlay, sft_layers, sft_processes
+from star_rl.pipeline.overlays import grpo_recipe, lengths, sft_layers, sft_processes
 
 #: Where ms-swift 4.6.0 and transformers declare what ``swift sft`` takes: files and folders of installed packages.
 _SWIFT_ARGUMENTS = (
@@ -84,7 +84,7 @@ def check_machine(recipe: Recipe, until: str | None = None) -> None:
         if stage in wanted and (nodes > 1 or gpus > have):
             raise StarError(
                 f"stage {stage} wants {nodes} node(s) with {gpus} GPU(s), this machine has {have}",
-                "star-rl submit sends it to a cluster; recipes/sft/gpu1.yaml and recipes/grpo/gpu1.yaml take one GPU",
+                "star-rl submit sends it to a cluster; sft/gpu1 and grpo/gpu1 take one GPU",
             )
 
 
@@ -223,7 +223,6 @@ def _grpo(recipe: Recipe, sizes: bool, wanted: bool) -> None:
     from star_rl.integrations.verl.overrides import overrides_of
     from star_rl.integrations.verl.recipe import Paths, compose, verl_tree
 
-    overlay(recipe.grpo.recipe)
     made = grpo_recipe(asdict(recipe))
     loading.check(loading.load(made.reward), f"reward {recipe.grpo.reward}", **loading.options_of(made.verl))
     if importlib.util.find_spec("verl") is None and not wanted:

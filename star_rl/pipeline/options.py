@@ -112,10 +112,11 @@ class StudentSection:
 
 @section
 class SftSection:
-    """``recipe``: an overlay in recipes/sft, or a list of which each is laid over those before; ``overrides``: ms-swift
-    arguments over it; ``keep_checkpoints`` keeps optimizer states and older checkpoints when all is done."""
+    """``recipe``: an overlay (a file, or a name such as ``sft/table4``), or a list of which each is laid over those
+    before; ``overrides``: ms-swift arguments over it; ``keep_checkpoints`` keeps optimizer states and older checkpoints
+    when all is done."""
 
-    recipe: str | list[str] = "recipes/sft/tiny_cpu.yaml"
+    recipe: str | list[str] = "sft/tiny_cpu"
     overrides: dict[str, Any] = field(default_factory=dict)
     keep_checkpoints: bool = False
 
@@ -161,10 +162,10 @@ class GrpoSetSection:
 
 @section
 class GrpoSection:
-    """``recipe``: an overlay in recipes/grpo; ``overrides``: verl options over it; ``steps`` bounds the training;
-    ``keep_checkpoints`` keeps the optimizer's shards when all is done."""
+    """``recipe``: an overlay (a file, or a name such as ``grpo/table5``); ``overrides``: verl options over it;
+    ``steps`` bounds the training; ``keep_checkpoints`` keeps the optimizer's shards when all is done."""
 
-    recipe: str = "recipes/grpo/tiny.yaml"
+    recipe: str = "grpo/tiny"
     reward: str = "star"
     steps: Size | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
@@ -208,7 +209,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if not self.sft.recipe:
-            raise StarError("sft.recipe=[] names no overlay", "give a path in recipes/sft, or a list of them")
+            raise StarError("sft.recipe=[] names no overlay", "name one, such as sft/table4, or a list")
         folder = Path(self.name).name
         if folder != self.name or folder in ("", ".", ".."):
             raise StarError(f"name={self.name} is not a folder name", "set out= to the folder that holds the run's")

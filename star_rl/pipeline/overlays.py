@@ -15,8 +15,7 @@ from typing import Any
 
 from star_rl.errors import StarError
 from star_rl.files import fingerprint, sha256, write_text
-
-ROOT = Path(__file__).resolve().parents[2]
+from star_rl.layers import recipe_path
 
 #: Arguments of ms-swift for memory, speed and bookkeeping: what is learned is the same but for rounding.
 SFT_KNOBS = (
@@ -38,22 +37,6 @@ GRPO_KNOBS = (
 )  # fmt: skip
 
 
-def overlay(name: str) -> Path:
-    """A recipe overlay, looked up from here and then from the project's root.
-
-    Raises:
-        StarError: there is no such file.
-    """
-    for path in (Path(name), ROOT / name):
-        if path.is_file():
-            return path
-    folder = (ROOT / name).parent
-    near = sorted(folder.glob("*.yaml")) or sorted((ROOT / "recipes").glob("*/*.yaml"))
-    raise StarError(
-        f"there is no recipe {name}", f"there are {', '.join(str(p).removeprefix(f'{ROOT}/') for p in near)}"
-    )
-
-
 def named(recipe: str | Sequence[str]) -> list[str]:
     """``sft.recipe`` as a list: one overlay, or several of which each is laid over those before."""
     return [recipe] if isinstance(recipe, str) else list(recipe)
@@ -65,7 +48,7 @@ def sft_layers(section: Mapping[str, Any]) -> list[Path | Mapping[str, Any]]:
     Raises:
         StarError: an overlay that does not exist.
     """
-    return [*(overlay(name) for name in named(section["recipe"])), section["overrides"]]
+    return [*(recipe_path(name) for name in named(section["recipe"])), section["overrides"]]
 
 
 def sft_processes(section: Mapping[str, Any]) -> int:
@@ -120,7 +103,7 @@ def grpo_sources(config: Mapping[str, Any]) -> dict[str, str]:
 
     section = config["grpo"]
     return {
-        "overlay": fingerprint(_grpo_deciding(asdict(load_recipe(overlay(section["recipe"]))))),
+        "overlay": fingerprint(_grpo_deciding(asdict(load_recipe(section["recipe"])))),
         "reward": fingerprint(reward_code(section["reward"])),
     }
 
@@ -204,7 +187,7 @@ def grpo_recipe(config: Mapping[str, Any]) -> Any:
                 f"grpo.overrides.verl.data.{name}={given}, but the chain's {option} is {value}",
                 f"set {option} alone: verl's length follows it",
             )
-    for said in (load_recipe(overlay(section["recipe"])), own):
+    for said in (load_recipe(section["recipe"]), own):
         if said.reward not in (load_recipe({}).reward, section["reward"]):
             raise StarError(
                 f"a GRPO overlay or override says reward={said.reward}, the chain grpo.reward={section['reward']}",
@@ -223,7 +206,7 @@ def grpo_recipe(config: Mapping[str, Any]) -> Any:
         },
         "verl": {"data": chain},
     }
-    return load_recipe(overlay(section["recipe"]), merge(derived, section["overrides"], {"verl": steps}))
+    return load_recipe(section["recipe"], merge(derived, section["overrides"], {"verl": steps}))
 
 
 def with_reward_in(folder: Path, recipe: Any) -> Any:

@@ -17,18 +17,18 @@ from star_rl.pipeline.options import Recipe
 _SHORT = {"reward": "grpo.reward", "source": "source.name"}
 
 
-def load(path: str | Path, pairs: Sequence[str] = ()) -> Recipe:
+def load(name: str | Path, pairs: Sequence[str] = ()) -> Recipe:
     """Read a recipe.
 
     Args:
-        path: the YAML file; see :func:`star_rl.layers.layers` for its ``base:``.
+        name: a file or a recipe that ships, see :func:`star_rl.layers.recipe_path`.
         pairs: ``section.key=value`` strings, values in YAML.
 
     Raises:
         StarError: no such file, an unknown key, a value of the wrong type or out of its range.
     """
     tree = asdict(Recipe())
-    for layer in (*layers(Path(path)), *map(_override, pairs)):
+    for layer in (*layers(name), *map(_override, pairs)):
         source = layer.get("source")
         # Another source has other options: drop those of the layers below.
         if isinstance(source, dict) and source.get("name", tree["source"]["name"]) != tree["source"]["name"]:

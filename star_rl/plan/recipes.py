@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from star_rl.errors import StarError
-from star_rl.layers import load
+from star_rl.layers import load, recipe_path
 from star_rl.layers import overrides as pairs
 from star_rl.plan import time
 from star_rl.plan.disk import grpo_bytes, sft_bytes
@@ -21,7 +21,7 @@ from star_rl.plan.time import Assumed
 
 
 def plan_recipe(
-    path: str | Path,
+    name: str | Path,
     overrides: Sequence[str] = (),
     *,
     gpus: int | None = None,
@@ -32,7 +32,7 @@ def plan_recipe(
     """Plans of the training stages that a recipe has.
 
     Args:
-        path: a chain recipe, or an overlay of recipes/sft or recipes/grpo.
+        name: a chain recipe, or an overlay for SFT or GRPO; see :func:`star_rl.layers.recipe_path`.
         overrides: ``key=value`` over it, with the keys of the file.
         gpus: GPUs in all, None for what the recipe says; nodes of eight at most.
         memory: GiB of one GPU, None for those of the GPU that is assumed.
@@ -50,7 +50,7 @@ def plan_recipe(
         raise StarError(f"--memory {memory:g} is no size", "give the GiB of one GPU")
     assumed = assumed or Assumed()
     size = (memory or assumed.card.gib) * GIB
-    file = Path(path)
+    file = recipe_path(name)
     tree = load(file)
     if file.parent.name == "grpo" or "verl" in tree:
         from star_rl.integrations.verl.recipe import load_recipe

@@ -1,25 +1,17 @@
-"""Engines behind the policy loop, in this process: vLLM, and plain transformers where vLLM is absent.
-
->>> async with open_engine("model", device="auto") as engine:  # doctest: +SKIP
-...     await rollout(engine, tokenizer, prompt_ids, toolbox, budget, {"temperature": 0.7})
-"""
+"""Engines behind the policy loop, in this process: vLLM, and plain transformers where vLLM is absent."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import importlib.util
 import os
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
-from star_rl.errors import StarError
 from star_rl.integrations import on_cpu
 from star_rl.options import Size, Whole, options
-from star_rl.policy.loop import Budget, Engine, Generation
+from star_rl.policy.loop import Budget, Generation
 
 Kind = Literal["auto", "vllm", "transformers"]
 
@@ -64,36 +56,6 @@ class EngineOptions:
     extra: tuple[tuple[str, Any], ...] = ()
 
 
-@contextlib.asynccontextmanager
-async def open_engine(model: str | Path, options: EngineOptions | None = None) -> AsyncIterator[Engine]:
-    """Open an engine on a Hugging Face folder; it closes with the block.
-
-    Raises:
-        StarError: there is no model at the path, or the engine is not installed.
-    """
-    options = options or EngineOptions()
-    if not (Path(model) / "config.json").is_file():
-        raise StarError(f"there is no model at {model}", "give a Hugging Face model folder, one with a config.json")
-    kind = options.kind
-    if kind == "auto":
-        kind = "vllm" if importlib.util.find_spec("vllm") else "transformers"
-    if kind == "vllm" and not importlib.util.find_spec("vllm"):
-        raise StarError("vllm is not installed", "install the extra `cpu` or `gpu`, or set the engine to transformers")
-    if kind == "vllm" and (number := _replicas(options)) > 1:
-        from star_rl.policy.replicas import open_replicas
-
-        async with open_replicas(model, options, number) as several:
-            yield several
-        return
-    if kind == "transformers" and (options.replicas or 1) > 1:
-        raise StarError(f"{options.replicas} replicas of transformers", "replicas are vLLM's: leave replicas out")
-    engine = VllmEngine(model, options) if kind == "vllm" else TransformersEngine(model, options)
-    try:
-        yield engine
-    finally:
-        engine.close()
-
-
 def within(budget: Budget, engine: Any) -> Budget:
     """Limit a budget's context to the engine's ``window`` (tokens, if it has one).
 
@@ -101,12 +63,6 @@ def within(budget: Budget, engine: Any) -> Budget:
     """
     known = [tokens for tokens in (budget.context_tokens, getattr(engine, "window", 0)) if tokens]
     return replace(budget, context_tokens=min(known, default=0))
-
-
-def _replicas(options: EngineOptions) -> int:
-    from star_rl.policy import replicas
-
-    return replicas.count(options)
 
 
 class VllmEngine:

@@ -1,5 +1,8 @@
 """One engine, several replicas: Ray actors with a vLLM engine each, behind the same ``generate``.
 
+>>> async with open_engine("model", EngineOptions()) as engine:  # doctest: +SKIP
+...     await rollout(engine, tokenizer, prompt_ids, toolbox, budget, {"temperature": 0.7})
+
 All turns of a rollout go to one replica, and so do rollouts of the same prompt while that replica is not busier than
 the others: they share a prefix in its cache. A replica that dies loses no rollout: its turns go to the others.
 """
@@ -8,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import logging
 import os
 import zlib
@@ -19,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from star_rl.errors import StarError
-from star_rl.policy.engines import CPU_VARIABLES, EngineOptions, VllmEngine, has_accelerator
+from star_rl.policy.engines import CPU_VARIABLES, EngineOptions, TransformersEngine, VllmEngine, has_accelerator
 from star_rl.policy.loop import Engine, Generation
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -226,3 +230,31 @@ async def all_ready(replies: Sequence[Awaitable[int]], available: Callable[[], M
         for task in pending:
             task.cancel()
     return [task.result() for task in tasks]
+
+
+@contextlib.asynccontextmanager
+async def open_engine(model: str | Path, options: EngineOptions | None = None) -> AsyncIterator[Engine]:
+    """Open an engine on a Hugging Face folder; it closes with the block.
+
+    Raises:
+        StarError: there is no model at the path, or the engine is not installed.
+    """
+    options = options or EngineOptions()
+    if not (Path(model) / "config.json").is_file():
+        raise StarError(f"there is no model at {model}", "give a Hugging Face model folder, one with a config.json")
+    kind = options.kind
+    if kind == "auto":
+        kind = "vllm" if importlib.util.find_spec("vllm") else "transformers"
+    if kind == "vllm" and not importlib.util.find_spec("vllm"):
+        raise StarError("vllm is not installed", "install the extra `cpu` or `gpu`, or set the engine to transformers")
+    if kind == "vllm" and (number := count(options)) > 1:
+        async with open_replicas(model, options, number) as several:
+            yield several
+        return
+    if kind == "transformers" and (options.replicas or 1) > 1:
+        raise StarError(f"{options.replicas} replicas of transformers", "replicas are vLLM's: leave replicas out")
+    engine = VllmEngine(model, options) if kind == "vllm" else TransformersEngine(model, options)
+    try:
+        yield engine
+    finally:
+        engine.close()

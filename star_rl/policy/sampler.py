@@ -19,8 +19,9 @@ from star_rl.files import fingerprint, read_jsonl, write_jsonl, writing_error
 from star_rl.fingerprints import of_model
 from star_rl.ledger import Ledger, read_rows
 from star_rl.options import Number, Size, TopP, Whole, options
-from star_rl.policy.engines import EngineOptions, open_engine, within
+from star_rl.policy.engines import EngineOptions, within
 from star_rl.policy.loop import Budget, Engine, Rollout, render_prompt, rollout
+from star_rl.policy.replicas import open_engine
 from star_rl.policy.rollout_stats import FAILED
 from star_rl.progress import Progress
 from star_rl.tools import TOOL_SCHEMAS, Evidence, Lens, ToolBox

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from star_rl.errors import StarError
-from star_rl.sources.sink import Progress, Sink
+from star_rl.progress import Progress
+from star_rl.sources.sink import Sink
 
 Source = Callable[[Path | None, Path, Mapping[str, Any], Progress | None], dict[str, Any]]
 
@@ -52,7 +53,7 @@ def write_tables(
         root: folder (or file) of the raw data; None for ``synthetic``.
         out_dir: folder of the tables.
         options: the source's options; every source also takes ``max_bad_share`` (0.01) and ``memory_mb`` (64).
-        progress: called with what is being done and the rows so far.
+        progress: see :class:`star_rl.progress.Progress`.
 
     Returns:
         the manifest: ``source``, ``time`` (seconds or position), ``time_range``, ``read``, ``kept``, ``dropped`` by

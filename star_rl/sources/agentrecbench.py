@@ -21,13 +21,15 @@ import pyarrow.parquet as pq
 from star_rl.errors import StarError
 from star_rl.files import atomic_path
 from star_rl.options import Count, options, read_options
+from star_rl.progress import Progress
 from star_rl.records import Scenario, tasks_to
 from star_rl.sources import times
+from star_rl.sources.checks import Prepared
 from star_rl.sources.cleaning import clean_id, clean_ratings, clean_text, encode
 from star_rl.sources.jsonlines import Block, Reader, Row, pick, read_blocks, read_objects
 from star_rl.sources.options import Common
 from star_rl.sources.scan import Fields
-from star_rl.sources.sink import Prepared, Progress, Sink
+from star_rl.sources.sink import Sink
 from star_rl.sources.societytasks import SCENARIOS_OF, read_tasks, with_cutoffs
 
 _SETS = {"all": "output_data_all", "long": "output_data_long", "short": "output_data_short"}

@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 
 from star_rl.errors import StarError
 from star_rl.options import options, read_options
+from star_rl.progress import Progress
 from star_rl.sources.delimited import read_delimited
 from star_rl.sources.lines import first_line, open_raw
 from star_rl.sources.options import Common
-from star_rl.sources.sink import Progress, Sink
+from star_rl.sources.sink import Sink
 
 Bad = Callable[[int, str], None]
 

@@ -12,10 +12,11 @@ from typing import Any
 
 from star_rl.errors import StarError
 from star_rl.options import read_options
+from star_rl.progress import Progress
 from star_rl.sources.delimited import read_delimited
 from star_rl.sources.lines import first_line
 from star_rl.sources.options import Common
-from star_rl.sources.sink import Progress, Sink
+from star_rl.sources.sink import Sink
 
 #: The 19 flags of u.item, in the order of u.genre.
 GENRES_100K = (

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from star_rl.options import Share, Size, options
-from star_rl.sources.sink import Progress, Sink
+from star_rl.progress import Progress
+from star_rl.sources.sink import Sink
 
 
 @options

@@ -16,11 +16,12 @@ import pyarrow as pa
 
 from star_rl.errors import StarError
 from star_rl.options import options, read_options
+from star_rl.progress import Progress
 from star_rl.sources.delimited import read_delimited
 from star_rl.sources.lines import blocks
 from star_rl.sources.movielens import atomic_columns
 from star_rl.sources.options import Common
-from star_rl.sources.sink import Progress, Sink
+from star_rl.sources.sink import Sink
 
 _CHUNK = 1 << 16
 

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from star_rl.errors import StarError
 from star_rl.files import atomic_path, fingerprint, sha256, write_json
+from star_rl.progress import Progress
 from star_rl.records import INTERACTIONS, ITEMS, USERS
 from star_rl.sources import times
 from star_rl.sources.checks import ROWS, Prepared, prepare
@@ -31,9 +32,6 @@ from star_rl.sources.cleaning import clean_id, clean_ratings, clean_text, encode
 from star_rl.sources.entities import BATCH, ITEM_ROWS, USER_ROWS, flush, listed_users, seen_items, seen_users
 from star_rl.sources.lookahead import ahead
 from star_rl.sources.runs import PIECE, Runs, heads, second_copies, sorted_batch
-
-#: ``progress(what, rows so far)``.
-Progress = Callable[[str, int], None]
 
 #: How many bad rows are reported one by one; all are counted.
 REPORTED = 20
@@ -240,7 +238,7 @@ class Sink:
             if self._bytes > min(PIECE, self.memory):
                 self._sort_pending()
         if self.progress:
-            self.progress("interactions", self.rows["interactions"])
+            self.progress(self.rows["interactions"], None, "interactions")
 
     def _sort_pending(self) -> None:
         if self._pending:
@@ -292,7 +290,7 @@ class Sink:
                 kept["interactions"] += len(table)
                 writer.write_table(table.cast(INTERACTIONS))
                 if self.progress:
-                    self.progress("sorted interactions", kept["interactions"])
+                    self.progress(kept["interactions"], None, "sorted interactions")
             if not kept["interactions"]:
                 raise StarError(
                     f"no interaction of source {self.source} is usable{self._why()}", "check the files and options"

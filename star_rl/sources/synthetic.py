@@ -17,8 +17,8 @@ from pydantic import Field
 
 from star_rl.errors import StarError
 from star_rl.options import Count, Number, Positive, Share, Size, Whole, options, read_options
+from star_rl.progress import Progress
 from star_rl.sources.options import Common
-from star_rl.sources.sink import Progress
 
 CATEGORIES = (
     "Mystery", "Cooking", "Space", "History", "Travel", "Robots", "Gardens", "Oceans", "Music", "Castles", "Sports",

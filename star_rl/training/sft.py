@@ -21,7 +21,7 @@ def sft_stage(context: Context) -> dict[str, Any]:
         data=context.inputs["sft_set"] / "sft.parquet",
         out=context.folder,
         model=student_path(context),
-        progress=lambda step, total, loss: context.progress(step, total, "" if loss is None else f"loss {loss:.3f}"),
+        progress=context.progress,
     )
     if not options["keep_checkpoints"]:
         thin_sft(context.folder / "swift")

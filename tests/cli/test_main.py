@@ -24,7 +24,7 @@ def test_help_shows_examples(capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["--help"])
     assert stop.value.code == 0
-    assert "star-rl run recipes/quickstart.yaml" in capsys.readouterr().out
+    assert "star-rl run quickstart" in capsys.readouterr().out
 
 
 def test_what_the_user_can_mend_is_one_line_and_exit_code_2(capsys):

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from star_rl.integrations.swift.recipe import BASE, OFFLINE, RECIPES, arguments, compose
+from star_rl.integrations.swift.recipe import BASE, OFFLINE, arguments, compose
+from star_rl.layers import RECIPES
 from star_rl.student.template import render
 from star_rl.student.tokenizer import train_tokenizer
 
@@ -63,7 +64,7 @@ def data(tmp_path_factory):
 def test_sft_recipes_become_ms_swift_s_arguments(student, data, tmp_path):
     """With liger as it is installed; DeepSpeed wants a launcher and is left out."""
     argvs = []
-    for file in sorted(RECIPES.glob("*.yaml")):
+    for file in sorted((RECIPES / "sft").glob("*.yaml")):
         config = compose([file], data=data, out=tmp_path / "out", model=student) | {"use_cpu": True}
         config.pop("deepspeed", None)
         argvs.append(arguments(config))
@@ -88,7 +89,7 @@ def steps(
     out: Path, student: Path, data: Path, overrides: dict, plugins: list[str], recipe: str = "table4"
 ) -> tuple[list[float], str]:
     """Loss and gradient norm of each of ms-swift's steps, and all that it printed."""
-    config = compose([recipe, ON_A_CPU, overrides], data=data, out=out / "swift", model=student)
+    config = compose([f"sft/{recipe}", ON_A_CPU, overrides], data=data, out=out / "swift", model=student)
     config["external_plugins"] += plugins
     file = out / "sft.yaml"
     file.parent.mkdir()

@@ -18,20 +18,21 @@ from star_rl.errors import StarError
 from star_rl.integrations import processes
 from star_rl.integrations.swift import sft
 from star_rl.integrations.swift.recipe import BASE, OFFLINE, arguments, compose, load_overlay
-from star_rl.integrations.swift.recipe import RECIPES as FOLDER
+from star_rl.layers import RECIPES
 from star_rl.student.template import render
 from star_rl.student.tokenizer import train_tokenizer
 
 SIZES = ["0.6b", "1.7b", "4b", "8b", "14b", "32b"]
-RECIPES = [
-    ["tiny_cpu"],
-    ["tiny_cpu", "zero2_cpu"],
-    ["table4"],
-    ["table4", "section41"],
-    ["table4", "lora"],
-    ["table4", "gpu1", "lora"],
-    ["table4", "zero3_offload", "qwen3-32b"],
-    *[["table4", f"qwen3-{size}"] for size in SIZES],
+SHIPPED = [f"sft/{file.stem}" for file in sorted((RECIPES / "sft").glob("*.yaml"))]
+LISTS = [
+    ["sft/tiny_cpu"],
+    ["sft/tiny_cpu", "sft/zero2_cpu"],
+    ["sft/table4"],
+    ["sft/table4", "sft/section41"],
+    ["sft/table4", "sft/lora"],
+    ["sft/table4", "sft/gpu1", "sft/lora"],
+    ["sft/table4", "sft/zero3_offload", "sft/qwen3-32b"],
+    *[["sft/table4", f"sft/qwen3-{size}"] for size in SIZES],
 ]
 TOOLS = json.dumps([{"type": "function", "function": {"name": "ItemCF", "parameters": {"type": "object"}}}])
 
@@ -72,27 +73,26 @@ def data(tmp_path_factory):
 
 
 def test_every_recipe_file_is_in_a_tested_list():
-    assert {p.stem for p in FOLDER.glob("*.yaml")} == {name for recipe in RECIPES for name in recipe}
+    assert set(SHIPPED) == {name for recipe in LISTS for name in recipe}
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids="+".join)
+@pytest.mark.parametrize("recipe", LISTS, ids="+".join)
 def test_recipes_compose(recipe, tmp_path):
-    config = compose(recipe, data=Path("d.parquet"), out=tmp_path, model=None if "table4" in recipe else tmp_path)
+    config = compose(recipe, data=Path("d.parquet"), out=tmp_path, model=None if "sft/table4" in recipe else tmp_path)
     assert config["dataset"] == ["d.parquet"]
     assert config["template"] == "star"
     assert all(isinstance(v, str) for v in config["ENV"].values())
     assert yaml.safe_load(yaml.safe_dump(config)) == config
-    assert config["learning_rate"] == {"section41": 2e-5, "lora": 1e-4, "tiny_cpu": 1.6e-2, "zero2_cpu": 3e-3}.get(
-        next((r for r in ("section41", "lora", "zero2_cpu", "tiny_cpu") if r in recipe), ""), 1e-5
-    )
+    rates = {"sft/section41": 2e-5, "sft/lora": 1e-4, "sft/zero2_cpu": 3e-3, "sft/tiny_cpu": 1.6e-2}
+    assert config["learning_rate"] == next((rate for name, rate in rates.items() if name in recipe), 1e-5)
 
 
 def test_global_batches_are_those_of_the_paper(tmp_path):
     for recipe, rows in (
-        (["table4"], 64),
-        (["table4", "section41"], 16),
-        (["table4", "gpu1"], 64),
-        (["table4", "zero3_offload"], 64),
+        (["sft/table4"], 64),
+        (["sft/table4", "sft/section41"], 16),
+        (["sft/table4", "sft/gpu1"], 64),
+        (["sft/table4", "sft/zero3_offload"], 64),
     ):
         c = compose(recipe, data=Path("d"), out=tmp_path)
         gpus = int(c["ENV"]["NPROC_PER_NODE"])
@@ -117,7 +117,7 @@ for argv in json.load(open({str(tmp_path / "argv.json")!r})):
         args.training_args.use_liger_kernel]))
 """
     argvs = []
-    for recipe in RECIPES:
+    for recipe in LISTS:
         config = compose(recipe, data=data, out=tmp_path / "out", model=student)
         config |= {"use_cpu": True}
         config.pop("deepspeed", None)  # it needs its launcher; the slow test runs it for real
@@ -127,17 +127,17 @@ for argv in json.load(open({str(tmp_path / "argv.json")!r})):
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     seen = [json.loads(line.split(" ", 1)[1]) for line in done.stdout.splitlines() if line.startswith("RESULT")]
-    assert len(seen) == len(RECIPES)
-    by_name = {"+".join(r): s for r, s in zip(RECIPES, seen, strict=True)}
-    assert by_name["table4"] == ["star", 1e-5, 2, 4, 16384, "full", None, True]
-    assert by_name["tiny_cpu"][6:] == ["star_muon", False]
-    assert by_name["table4+lora"][5] == "lora"
+    assert len(seen) == len(LISTS)
+    by_name = {"+".join(r): s for r, s in zip(LISTS, seen, strict=True)}
+    assert by_name["sft/table4"] == ["star", 1e-5, 2, 4, 16384, "full", None, True]
+    assert by_name["sft/tiny_cpu"][6:] == ["star_muon", False]
+    assert by_name["sft/table4+sft/lora"][5] == "lora"
 
 
 @pytest.mark.parametrize(
     ("recipe", "named"),
     [
-        ("absent", "no SFT recipe 'absent'"),
+        ("absent", "there is no recipe absent"),
         ({"dataset": ["x"]}, "'dataset'"),
         ({"model": "/no/such/folder"}, "no model folder /no/such/folder"),
         ({}, "no model"),
@@ -168,7 +168,7 @@ def test_null_removes_a_key_and_env_is_merged(tmp_path):
     assert (config["ENV"]["X"], config["ENV"]["Y"]) == ("3", "2")
 
 
-@pytest.mark.parametrize("name", sorted(p.stem for p in FOLDER.glob("*.yaml")))
+@pytest.mark.parametrize("name", SHIPPED)
 def test_an_overlay_taken_alone_is_whole(name, tmp_path):
     """Through its base: precision, length, batch and what the paper's table sets are there whatever it changes."""
     config = compose([name], data=Path("d"), out=tmp_path, model=tmp_path)
@@ -182,10 +182,10 @@ def test_overlays_behind_the_first_lose_their_base(tmp_path):
     def of(*names):
         return compose(list(names), data=Path("d"), out=tmp_path, model=tmp_path)
 
-    assert of("gpu1", "lora")["gradient_accumulation_steps"] == 64  # table 4 is not laid over gpu1 again
-    assert of("tiny_cpu", "lora")["max_length"] == 1024
-    assert of("lora")["max_length"] == 16384
-    assert of("section41") == of("table4", "section41")
+    assert of("sft/gpu1", "sft/lora")["gradient_accumulation_steps"] == 64  # table 4 is not laid over gpu1 again
+    assert of("sft/tiny_cpu", "sft/lora")["max_length"] == 1024
+    assert of("sft/lora")["max_length"] == 16384
+    assert of("sft/section41") == of("sft/table4", "sft/section41")
 
 
 def test_a_base_that_is_absent_or_its_own_is_named(tmp_path):
@@ -274,7 +274,7 @@ def test_rows_are_counted_for_a_model_of_the_hub_as_well(student, no_engine, tmp
     )
     path = write_set(tmp_path / "d.parquet", [row(1), row(2, 400), row(3)])
     with pytest.raises(Reached):
-        sft.run_sft(["tiny_cpu", {"max_length": 200}], data=path, model="Qwen/Qwen3-8B", out=tmp_path / "run")
+        sft.run_sft(["sft/tiny_cpu", {"max_length": 200}], data=path, model="Qwen/Qwen3-8B", out=tmp_path / "run")
     assert asked == ["Qwen/Qwen3-8B"]
     assert no_engine["dataset"] == [str(tmp_path / "run" / "train.parquet")]
     assert pq.read_table(no_engine["dataset"][0]).num_rows == 2
@@ -284,7 +284,7 @@ def test_rows_are_counted_for_a_model_of_the_hub_as_well(student, no_engine, tmp
 
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", absent)
     with pytest.raises(StarError, match=r"no tokenizer of Qwen/Qwen3-8B .*is not a local folder"):
-        sft.run_sft(["tiny_cpu"], data=path, model="Qwen/Qwen3-8B", out=tmp_path / "run")
+        sft.run_sft(["sft/tiny_cpu"], data=path, model="Qwen/Qwen3-8B", out=tmp_path / "run")
 
 
 def test_without_a_limit_every_row_is_kept_and_counted(student, tmp_path):
@@ -340,9 +340,9 @@ def test_one_loss_that_is_no_number_does_not(monkeypatch, tmp_path):
 
 
 def test_every_run_shows_such_losses_and_notices_a_rank_that_hangs():
-    config = compose(["tiny_cpu"], data=Path("d"), out=Path("o"), model="Qwen/Qwen3-8B")
+    config = compose(["sft/tiny_cpu"], data=Path("d"), out=Path("o"), model="Qwen/Qwen3-8B")
     assert (config["logging_nan_inf_filter"], config["ddp_timeout"], config["save_steps"]) == (False, 1800, 100)
-    assert compose(["table4"], data=Path("d"), out=Path("o"))["save_steps"] == 25
+    assert compose(["sft/table4"], data=Path("d"), out=Path("o"))["save_steps"] == 25
 
 
 LAUNCHER = """
@@ -372,7 +372,7 @@ def test_workers_that_outlive_a_killed_driver_are_ended_before_the_next_run(stud
     parent.wait()
     assert worker in [process.pid for process in processes.members(out)], "the very case: it lives on"
     with pytest.raises(Reached):
-        sft.run_sft(["tiny_cpu"], data=data, model=student, out=out)
+        sft.run_sft(["sft/tiny_cpu"], data=data, model=student, out=out)
     assert not processes.members(out)
 
 
@@ -384,7 +384,7 @@ def test_the_end_of_a_log_shows_no_secret(tmp_path, monkeypatch):
 
 def test_two_never_train_in_one_folder(student, data, no_engine, tmp_path):
     with locks.hold(tmp_path / "lock", "", ""), pytest.raises(StarError, match="another process trains in"):
-        sft.run_sft(["tiny_cpu"], data=data, model=student, out=tmp_path)
+        sft.run_sft(["sft/tiny_cpu"], data=data, model=student, out=tmp_path)
 
 
 @pytest.mark.engine
@@ -393,12 +393,12 @@ def test_a_real_run_learns_and_its_checkpoint_loads(student, data, tmp_path):
 
     seen = []
     result = sft.run_sft(
-        ["tiny_cpu", SHORT],
+        ["sft/tiny_cpu", SHORT],
         data=data,
         model=student,
         out=tmp_path,
         env=TEST_ENV,
-        progress=lambda step, total, loss: seen.append((step, total, loss)),
+        progress=lambda step, total, note: seen.append((step, total, float(note.split()[-1]))),
     )
     assert result.steps == 8
     assert (result.rows, result.dropped_long, result.resumed_from) == (64, 0, 0)
@@ -417,7 +417,7 @@ def test_a_real_run_learns_and_its_checkpoint_loads(student, data, tmp_path):
 def test_a_failure_shows_the_end_of_the_log(student, data, tmp_path):
     with pytest.raises(StarError, match=r"(?s)exit code 1; the end of .*swift\.log.*no_such_scheduler"):
         sft.run_sft(
-            ["tiny_cpu", SHORT, {"lr_scheduler_type": "no_such_scheduler"}],
+            ["sft/tiny_cpu", SHORT, {"lr_scheduler_type": "no_such_scheduler"}],
             data=data,
             model=student,
             out=tmp_path,
@@ -430,10 +430,10 @@ def test_a_killed_run_resumes_and_ends_as_the_whole_one(student, data, tmp_path)
     from safetensors.numpy import load_file
 
     recipe = {**SHORT, "max_steps": 300, "save_steps": 20}
-    whole = sft.run_sft(["tiny_cpu", recipe], data=data, model=student, out=tmp_path / "whole", env=TEST_ENV)
+    whole = sft.run_sft(["sft/tiny_cpu", recipe], data=data, model=student, out=tmp_path / "whole", env=TEST_ENV)
     script = (
         "import sys; from pathlib import Path; from star_rl.integrations.swift.sft import run_sft\n"
-        f"run_sft(['tiny_cpu', {recipe!r}], data=Path({str(data)!r}), model={str(student)!r},"
+        f"run_sft(['sft/tiny_cpu', {recipe!r}], data=Path({str(data)!r}), model={str(student)!r},"
         f" out=Path({str(tmp_path / 'cut')!r}), env={TEST_ENV!r})"
     )
     parent = subprocess.Popen([sys.executable, "-c", script])
@@ -449,12 +449,12 @@ def test_a_killed_run_resumes_and_ends_as_the_whole_one(student, data, tmp_path)
     before = {p.name for p in work.glob("checkpoint-*")}
     time.sleep(5)
     assert {p.name for p in work.glob("checkpoint-*")} == before, "the child goes on after its parent was killed"
-    result = sft.run_sft(["tiny_cpu", recipe], data=data, model=student, out=tmp_path / "cut", env=TEST_ENV)
+    result = sft.run_sft(["sft/tiny_cpu", recipe], data=data, model=student, out=tmp_path / "cut", env=TEST_ENV)
     assert 0 < result.resumed_from < 300
     assert result.steps == whole.steps == 300
     a, b = (load_file(r.checkpoint / "model.safetensors") for r in (whole, result))
     assert all((a[k] == b[k]).all() for k in a)
-    again = sft.run_sft(["tiny_cpu", recipe], data=data, model=student, out=tmp_path / "cut", env=TEST_ENV)
+    again = sft.run_sft(["sft/tiny_cpu", recipe], data=data, model=student, out=tmp_path / "cut", env=TEST_ENV)
     assert (again.steps, again.resumed_from) == (300, 300)
 
 
@@ -463,7 +463,7 @@ def test_lora_is_merged(student, data, tmp_path):
     from transformers import AutoModelForCausalLM
 
     recipe = {**SHORT, "optimizer": "default", "optim_args": None}
-    result = sft.run_sft(["tiny_cpu", "lora", recipe], data=data, model=student, out=tmp_path, env=TEST_ENV)
+    result = sft.run_sft(["sft/tiny_cpu", "sft/lora", recipe], data=data, model=student, out=tmp_path, env=TEST_ENV)
     assert not (result.checkpoint / "adapter_config.json").exists()
     assert AutoModelForCausalLM.from_pretrained(str(result.checkpoint)).config.hidden_size == 32
 
@@ -472,7 +472,7 @@ def test_lora_is_merged(student, data, tmp_path):
 def test_zero2_on_two_processes(student, data, tmp_path):
     """The first run on a machine compiles DeepSpeed's CPU communication with g++ (about 2 minutes)."""
     result = sft.run_sft(
-        ["tiny_cpu", "zero2_cpu", {**SHORT, "max_steps": 4}],
+        ["sft/tiny_cpu", "sft/zero2_cpu", {**SHORT, "max_steps": 4}],
         data=data,
         model=student,
         out=tmp_path,

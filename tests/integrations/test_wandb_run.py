@@ -108,8 +108,8 @@ def test_sft_s_process_is_told_where_its_curves_go(tmp_path, monkeypatch):
 
 @pytest.mark.engine
 def test_the_command_that_the_documentation_shows_takes_every_attempt(tmp_path):
-    """docs/cluster.md; a dry run uploads nothing."""
-    line = next(line for line in (ROOT / "docs/cluster.md").read_text().splitlines() if line.startswith("wandb sync"))
+    """docs/training.md; a dry run uploads nothing."""
+    line = next(line for line in (ROOT / "docs/training.md").read_text().splitlines() if line.startswith("wandb sync"))
     _, _, *options, place = line.split()
     for number in (1, 2):
         attempt = tmp_path / f"offline-run-2026010{number}_000000-abc"

@@ -38,7 +38,7 @@ def test_pins_are_read_from_setup_py():
     with pytest.raises(StarError, match="no list TPU"):
         preflight.pins(Path("setup.py"), "tpu")
     with pytest.raises(StarError, match="cannot read the pins"):
-        preflight.pins(Path("none.py"), "cpu")
+        preflight.pins(Path("none.py"), "tpu")
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,7 @@ def test_a_recipe_is_prepared_for_other_machines(tmp_path):
     recipe = ready(tmp_path, "grpo.reward=rewards/star.py:compute_score")
     assert recipe.grpo.overrides["ray"] == {"address": "auto"}
     assert recipe.grpo.reward == "rewards/star.py:compute_score"
-    assert recipe.grpo.recipe == "recipes/grpo/tiny.yaml"
+    assert recipe.grpo.recipe == "grpo/tiny"
 
 
 def test_a_run_begun_here_goes_on_there(tmp_path):
@@ -211,6 +211,18 @@ def test_a_run_begun_here_goes_on_there(tmp_path):
 def test_what_a_node_could_not_follow_is_refused_here(tmp_path, override, says):
     with pytest.raises(StarError, match=says):
         ready(tmp_path, override)
+
+
+@pytest.mark.parametrize("place", ["tests", "mine/build", ".private", "outputs"])
+def test_a_reward_that_ray_would_not_send_is_refused(tmp_path, place):
+    root = tmp_path / "tree"
+    file = root / place / "mine.py"
+    file.parent.mkdir(parents=True)
+    file.write_text(Path("rewards/star.py").read_text())
+    shutil.copy(".gitignore", root)
+    recipe = load("recipes/quickstart.yaml", [f"out={tmp_path}", f"grpo.reward={file}"])
+    with pytest.raises(StarError, match=r"grpo.reward=.*mine.py is not sent"):
+        submit.prepare(recipe, root)
 
 
 def test_a_reward_outside_the_tree_is_refused(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from launch import submit
 from star_rl import cli
 from star_rl.errors import StarError
+from star_rl.layers import recipe_path
 from star_rl.pipeline import check
 from star_rl.pipeline.check import check_recipe
 from star_rl.pipeline.recipe import load
@@ -282,7 +283,7 @@ def test_without_ms_swift_its_keys_are_left_to_it(monkeypatch):
 def test_the_default_recipe_names_overlays_that_exist(tmp_path):
     (tmp_path / "empty.yaml").write_text("{}\n")
     recipe = load(tmp_path / "empty.yaml")
-    assert Path(recipe.grpo.recipe).is_file() and Path(recipe.sft.recipe).is_file()
+    assert recipe_path(recipe.grpo.recipe).is_file() and recipe_path(recipe.sft.recipe).is_file()
 
 
 @pytest.mark.engine

@@ -8,7 +8,8 @@ import pytest
 from star_rl.errors import StarError
 from star_rl.integrations.verl.overrides import overrides_of
 from star_rl.integrations.verl.recipe import Paths, cluster_overrides, compose, load_recipe, verl_tree
-from star_rl.pipeline.overlays import overlay, sft_layers
+from star_rl.layers import recipe_path
+from star_rl.pipeline.overlays import sft_layers
 from star_rl.pipeline.recipe import load
 
 CHAINS = sorted(Path("recipes").glob("*.yaml"))
@@ -19,7 +20,7 @@ GRPO = sorted(Path("recipes/grpo").glob("*.yaml"))
 def test_a_chain_loads_and_its_overlays_exist(path):
     recipe = load(path)
     assert recipe.name == path.stem
-    assert sft_layers(asdict(recipe.sft)) and overlay(recipe.grpo.recipe).is_file()
+    assert sft_layers(asdict(recipe.sft)) and recipe_path(recipe.grpo.recipe).is_file()
 
 
 @pytest.mark.parametrize("name, total", [("amazon", 500), ("goodreads", 470), ("yelp", 486)])

@@ -212,7 +212,7 @@ def test_overrides_change_the_plan_of_an_overlay():
     [(23, False, "0.6B", "1.7B"), (23, True, "4B", "8B"), (79, False, "4B", "8B"), (79, True, "14B", "32B")],
 )
 def test_one_gpu_holds_what_the_documentation_says(memory, adapters, largest, too_large, tmp_path):
-    """docs/cluster.md, `recipes/sft/gpu1.yaml`."""
+    """docs/plan.md, `recipes/sft/gpu1.yaml`."""
     lora = Path("recipes/sft/lora.yaml").read_text().replace("base: table4.yaml", "") if adapters else ""
     (tmp_path / "sft").mkdir()
     file = tmp_path / "sft/mine.yaml"

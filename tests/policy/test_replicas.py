@@ -9,9 +9,9 @@ import pytest
 
 from star_rl.errors import StarError
 from star_rl.policy import replicas
-from star_rl.policy.engines import EngineOptions, open_engine
+from star_rl.policy.engines import EngineOptions
 from star_rl.policy.loop import Budget
-from star_rl.policy.replicas import SLACK, Replicas
+from star_rl.policy.replicas import SLACK, Replicas, open_engine
 from star_rl.policy.sampler import PolicyTask, SamplingOptions, sample
 from tests.policy import toy
 

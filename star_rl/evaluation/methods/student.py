@@ -81,7 +81,8 @@ class StudentMethod(Method):
     async def __aenter__(self) -> Method:
         from transformers import AutoTokenizer
 
-        from star_rl.policy.engines import EngineOptions, open_engine
+        from star_rl.policy.engines import EngineOptions
+        from star_rl.policy.replicas import open_engine
 
         options = EngineOptions(**self._engine_options)
         self._engine = await self._stack.enter_async_context(open_engine(self.model, options))

@@ -15,6 +15,7 @@ import json
 import os
 import sys
 import types
+from typing import Any
 
 #: What ``tools/evaluation_tool.py`` imports at its top for the other track: module -> names it takes from it.
 OTHER_TRACK: dict[str, dict[str, object]] = {
@@ -29,7 +30,7 @@ OTHER_TRACK: dict[str, dict[str, object]] = {
 ABSENT = 3
 
 
-def simulator():
+def simulator() -> Any:
     """The official module, without the other track's scorer."""
     absent = {name for name in OTHER_TRACK if "." not in name and importlib.util.find_spec(name) is None}
     for name, members in OTHER_TRACK.items():
@@ -43,7 +44,7 @@ def simulator():
     return official
 
 
-def main(path):
+def main(path: str) -> int:
     with open(path, encoding="utf-8") as handle:
         job = json.load(handle)
     if importlib.util.find_spec("websocietysimulator") is None:
@@ -69,7 +70,7 @@ def main(path):
     return 0
 
 
-def write(folder, name, value):
+def write(folder: str, name: str, value: object) -> None:
     os.makedirs(folder, exist_ok=True)
     with open(os.path.join(folder, name), "w", encoding="utf-8") as handle:
         json.dump(value, handle, indent=1)

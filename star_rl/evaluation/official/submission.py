@@ -8,6 +8,7 @@ chooses among the rankers that it has. An answer that is no ranking raises, whic
 import json
 import os
 import socket
+from typing import Any
 
 from websocietysimulator.agent import RecommendationAgent
 
@@ -22,7 +23,7 @@ SECONDS = 300
 class StarRlAgent(RecommendationAgent):
     """Ranks the candidates of one task."""
 
-    def workflow(self):
+    def workflow(self) -> list[str]:
         tool, task = self.interaction_tool, self.task
         reviews = tool.get_reviews(user_id=task["user_id"]) or []
         wanted = dict.fromkeys([*task["candidate_list"], *(review["item_id"] for review in reviews)])
@@ -37,12 +38,12 @@ class StarRlAgent(RecommendationAgent):
         return ask(asked)["ranking"]
 
 
-def read(row):
+def read(row: dict[str, Any]) -> dict[str, Any]:
     """A row without what nobody reads."""
     return {name: value for name, value in row.items() if name not in UNREAD}
 
 
-def ask(row):
+def ask(row: dict[str, Any]) -> Any:
     """Send one JSON line to the bridge and return its answer, one JSON line as well."""
     host, _, port = os.environ.get("STAR_RL_BRIDGE", "127.0.0.1:8765").rpartition(":")
     with socket.create_connection((host, int(port)), timeout=SECONDS) as line:

@@ -14,7 +14,6 @@ from typing import Any
 from star_rl.errors import StarError
 from star_rl.layers import layers
 
-RECIPES = Path(__file__).parents[3] / "recipes" / "sft"
 PLUGIN = Path(__file__).with_name("plugin.py")
 
 #: Settings of every run, where ms-swift's default differs or needs a network. See the docs of ms-swift 4.6.0.
@@ -51,7 +50,7 @@ OWNED = ("dataset", "output_dir", "resume_from_checkpoint", "external_plugins")
 
 
 def load_overlay(recipe: str | Path | Mapping[str, Any], bases: bool = True) -> dict[str, Any]:
-    """Load an overlay over its base: a mapping, a path, or the stem of a file in `recipes/sft`.
+    """Load an overlay over its base: a mapping, a path, or a name such as `sft/table4`.
 
     Args:
         recipe: see above; a mapping has no base.
@@ -62,23 +61,13 @@ def load_overlay(recipe: str | Path | Mapping[str, Any], bases: bool = True) -> 
     """
     if isinstance(recipe, Mapping):
         return _merged([recipe])
-    path = _file(recipe)
-    return _merged(layers(path) if bases else layers(path)[-1:])
+    found = layers(recipe)
+    return _merged(found if bases else found[-1:])
 
 
 def layered(recipes: Sequence[str | Path | Mapping[str, Any]]) -> dict[str, Any]:
     """Merge overlays, see :func:`compose`."""
     return _merged([load_overlay(recipe, bases=not number) for number, recipe in enumerate(recipes)])
-
-
-def _file(recipe: str | Path) -> Path:
-    path = Path(recipe)
-    if path.suffix not in {".yaml", ".yml"} and len(path.parts) == 1:
-        path = RECIPES / f"{path}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
-        raise StarError(f"no SFT recipe {str(recipe)!r}", f"give a path, or one of: {known}")
-    return path
 
 
 def _merged(trees: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

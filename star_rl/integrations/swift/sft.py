@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,13 +25,11 @@ from star_rl.errors import StarError
 from star_rl.integrations import copy_tokenizer, processes, wandb_run
 from star_rl.integrations.swift.recipe import PLUGIN, arguments, compose
 from star_rl.masking import mask
+from star_rl.progress import Progress
 
 #: Seconds without a line of `logging.jsonl` after which a run counts as hung, or ten of its intervals if longer.
 SILENCE = 1800.0
 _LOST_LINES = 3  # logged in a row whose loss is not finite
-
-#: `progress(step, total, loss)`; `loss` is None before the first logged one.
-Progress = Callable[[int, int, float | None], None]
 
 
 @dataclass(frozen=True)
@@ -251,7 +249,7 @@ def _watch(
                                 loss, lost = now, 0 if math.isfinite(now) else lost + 1
                                 sound = sound if lost else step
                             if progress:
-                                progress(step, total, loss)
+                                progress(step, total, "" if loss is None else f"loss {loss:.3f}")
                         if lost == _LOST_LINES:
                             raise StarError(
                                 f"the loss of SFT is {loss} since step {sound}, see {journal}",

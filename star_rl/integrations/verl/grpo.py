@@ -1,6 +1,6 @@
 """Run GRPO: start the unmodified ``python -m verl.trainer.main_ppo``, follow it and end it.
 
->>> run_grpo(load_recipe("recipes/grpo/tiny.yaml"), Paths(run, model, train, store), on_step=print)   # doctest: +SKIP
+>>> run_grpo(load_recipe("grpo/tiny"), Paths(run, model, train, store), on_step=print)   # doctest: +SKIP
 
 In the run folder: ``train.log`` (all output), ``metrics.jsonl`` (one line a step), ``rollouts/<step>.jsonl``,
 ``checkpoints/``, ``wandb/``, ``overrides.txt``, ``agent_loops.yaml``. Running again in the same folder resumes from the

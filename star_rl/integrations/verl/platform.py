@@ -84,7 +84,7 @@ class CpuPlatform(PlatformBase):
     def is_platform_available(self, use_smi_check: bool = False) -> bool:
         return not torch.cuda.is_available()
 
-    def current_device(self) -> str:  # type: ignore[override]  # only ever handed to `.to()` and `device=`
+    def current_device(self) -> str:  # only ever handed to `.to()` and `device=`
         return "cpu"
 
     def device_count(self) -> int:

@@ -170,7 +170,7 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, 
         StarError: no such file, or it is not a mapping, or an unknown key or a bad value.
     """
     name = "the recipe" if isinstance(source, Mapping) else str(source)
-    tree = [source] if isinstance(source, Mapping) else layers(Path(source))
+    tree = [source] if isinstance(source, Mapping) else layers(source)
     try:
         values = resolve(merge(*tree, overrides or {}))  # `+key` and `key` are one
         return GrpoRecipe(**{key: value for key, value in values.items() if value is not None})
