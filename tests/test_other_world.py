@@ -5,42 +5,23 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from star_rl import cli
 from star_rl.errors import StarError
 from star_rl.evaluation.tasks import read_tasks
-from star_rl.pipeline import chain, recipe, runner
+from star_rl.pipeline import chain, recipe
 from star_rl.pipeline.stage import Context
 from star_rl.records import tasks_to, write_table
-
-SMALL = [
-    "source.options={users: 80, items: 60, categories: 6, shortest: 14, longest: 20}",
-    "split.options={train_per_user: 2, max_test: 4, max_valid: 2}",
-    "neighbours={items_k: 20, users_k: 10, liked_k: 20, threads: 1}",
-    "evidence={size: short, budget: 6}",
-]
-
-
-def made(folder, *options):
-    (folder / "empty.yaml").write_text("{}")
-    wanted = recipe.load(folder / "empty.yaml", [*SMALL, *options, f"out={folder}"])
-    runner.run(wanted, chain.STAGES, until="evidence")
-    return folder / wanted.name
+from tests.fakes import make_run, star_rl
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(run, tmp_path_factory):
     """Two runs of other worlds, and a copy of the first that holds the second's store."""
     folder = tmp_path_factory.mktemp("runs")
-    one, two = made(folder, "name=one"), made(folder, "name=two", "seed=5")
-    mixed = folder / "mixed"
-    shutil.copytree(one, mixed)
+    two, mixed = make_run(folder, "seed=5"), folder / "mixed"
+    shutil.copytree(run, mixed)
     shutil.rmtree(mixed / "evidence" / "store")
     shutil.copytree(two / "evidence" / "store", mixed / "evidence" / "store")
-    return one, two, mixed
-
-
-def call(*words):
-    return cli.main([str(word) for word in words])
+    return run, two, mixed
 
 
 @pytest.mark.parametrize(
@@ -57,7 +38,7 @@ def test_a_command_refuses_the_store_of_another_run(runs, tmp_path, capsys, word
     places = {"RUN": str(runs[2]), "OUT": str(tmp_path / "out")}
     for name, place in places.items():
         words = [word.replace(name, place) for word in words]
-    assert call(*words) == 2
+    assert star_rl(*words) == 2
     assert "was built from data" in capsys.readouterr().err
 
 
@@ -74,16 +55,16 @@ def test_a_stage_refuses_the_store_of_another_run(runs, tmp_path, stage):
 def test_teach_refuses_a_store_of_other_data_or_that_saw_a_target(runs, tmp_path, capsys):
     one, two, _ = runs
     words = ["teach", one / "tables", tmp_path / "out", "--tasks", one / "tasks" / "train.parquet", "--first", 1]
-    assert call(*words, "--store", one / "evidence" / "store") == 0
-    assert call(*words, "--store", two / "evidence" / "store") == 2
+    assert star_rl(*words, "--store", one / "evidence" / "store") == 0
+    assert star_rl(*words, "--store", two / "evidence" / "store") == 2
     assert "was built from data" in capsys.readouterr().err
-    assert call(*words, "--store", one / "evidence" / "store", "--scenario", "user_cold_start") == 2
+    assert star_rl(*words, "--store", one / "evidence" / "store", "--scenario", "user_cold_start") == 2
     assert "scenario 'classic', not 'user_cold_start'" in capsys.readouterr().err
     visible = one / "tasks" / "visible.parquet"
     seen = replace(read_tasks(one / "tasks" / "train.parquet")[0], **target_of(visible))
     write_table(tmp_path / "seen.parquet", tasks_to([seen]), "tasks")
     words = ["teach", one / "tables", tmp_path / "new", "--tasks", tmp_path / "seen.parquet", "--visible", visible]
-    assert call(*words, "--store", one / "evidence" / "store") == 2
+    assert star_rl(*words, "--store", one / "evidence" / "store") == 2
     assert "hold its target" in capsys.readouterr().err
 
 
@@ -107,5 +88,5 @@ def test_a_task_file_of_another_world_is_refused(runs, tmp_path, capsys):
         file = tmp_path / f"{name}.parquet"
         write_table(file, tasks_to([change]), "tasks")
         for command in ("evaluate", "corpus"):
-            assert call(command, "random", "--tasks", file, "--world", one, "--out", tmp_path / "e") == 2
+            assert star_rl(command, "random", "--tasks", file, "--world", one, "--out", tmp_path / "e") == 2
             assert said in capsys.readouterr().err

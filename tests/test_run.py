@@ -2,49 +2,27 @@
 
 import asyncio
 import json
+import shutil
 from types import SimpleNamespace
 
 import pyarrow as pa
-import pytest
 
 from star_rl.baselines.agents import AGENTS
 from star_rl.evaluation import runner as evaluation_runner
 from star_rl.evaluation.evaluate import context_of, open_tasks, seal
 from star_rl.evaluation.methods.agents import Workflow
-from star_rl.pipeline import chain, recipe, runner
 from star_rl.prompts import flavour_of
 from star_rl.prompts.agents import Brief, agent_messages
 from star_rl.records import USERS, UserTable, write_table
-
-OPTIONS = [
-    "source.options={users: 80, items: 60, categories: 6, shortest: 14, longest: 20}",
-    "split.options={train_per_user: 2, max_test: 4, max_valid: 2}",
-    "neighbours={items_k: 20, users_k: 10, liked_k: 20, threads: 1}",
-    "evidence={size: short, budget: 6}",
-]
+from tests import fakes
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    (folder / "empty.yaml").write_text("{}")
-    runner.run(
-        recipe.load(folder / "empty.yaml", [*OPTIONS, f"out={folder}", "name=small"]), chain.STAGES, until="evidence"
-    )
-    return folder / "small"
-
-
-class Chat:
+class Chat(fakes.Chat):
     """Knows the answer for one user; keeps what it is asked."""
 
     def __init__(self, task):
-        self.asked, self.task, self.describe = [], task, {}
-
-    async def ready(self):
-        return None
-
-    async def close(self):
-        return None
+        super().__init__()
+        self.task = task
 
     async def complete(self, messages, tools=None, sample=0, **options):
         self.asked.append(messages)
@@ -82,11 +60,8 @@ def test_agents_and_mars_are_shown_the_users_profile(run, tmp_path):
     assert "Weighed well." in page and "Faults" not in page and "500 tokens cut the reasoning off" in page
 
 
-def test_the_tables_users_are_read(run):
+def test_the_tables_users_are_read(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
     table = pa.Table.from_pylist([{"user_id": "u", "attributes": '{"age": 3}'}], USERS)
-    kept = (run / "tables" / "users.parquet").read_bytes()
-    try:
-        write_table(run / "tables" / "users.parquet", table, "users")
-        assert open_tasks(run)[0].users("u") == {"age": 3}
-    finally:
-        (run / "tables" / "users.parquet").write_bytes(kept)
+    write_table(tmp_path / "run" / "tables" / "users.parquet", table, "users")
+    assert open_tasks(tmp_path / "run")[0].users("u") == {"age": 3}

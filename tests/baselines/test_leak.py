@@ -1,8 +1,6 @@
 """No method sees the ground truth or what its user did after the cutoff."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -12,11 +10,7 @@ from star_rl.baselines import MF, ItemKNN, LightGCN, Popularity, SASRec, UserKNN
 from star_rl.evaluation.methods import TaskContext
 from star_rl.records import INTERACTIONS, ITEMS, USERS
 from star_rl.scenarios import Histories, Tables, split
-
-_spec = importlib.util.spec_from_file_location("baseline_worlds", Path(__file__).with_name("worlds.py"))
-assert _spec and _spec.loader
-worlds = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(worlds)
+from tests.baselines import worlds
 
 BLOCKS = worlds.blocks().sort_by([("user_id", "ascending"), ("timestamp", "ascending")])
 METHODS = {

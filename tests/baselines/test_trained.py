@@ -1,10 +1,8 @@
 """Methods that are trained: what they must find in worlds that hold it, and all that can be wrong with their input."""
 
-import importlib.util
 import itertools
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +12,7 @@ from star_rl.baselines import MF, LightGCN, SASRec
 from star_rl.baselines.learning import Log, Triples, expected_hits
 from star_rl.errors import StarError
 from star_rl.evaluation.methods import TaskContext
-
-_spec = importlib.util.spec_from_file_location("baseline_worlds", Path(__file__).with_name("worlds.py"))
-assert _spec and _spec.loader
-worlds = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(worlds)
+from tests.baselines import worlds
 
 BLOCKS = worlds.blocks()
 SMALL = {

@@ -8,6 +8,7 @@ import pytest
 
 from star_rl.chat import ChatClient, ChatError, ChatOptions
 from star_rl.errors import StarError
+from tests.chat import endpoint
 
 ASK = [{"role": "system", "content": "You keep a diary."}, {"role": "user", "content": "Hello"}]
 KEY = "sk-very-secret-key-1234567890"
@@ -22,7 +23,7 @@ def said(words):
     return lambda body: {"content": words}
 
 
-def test_reply_and_account(endpoint):
+def test_reply_and_account():
     async def main():
         async with (
             endpoint.Endpoint(answer=said("hi")) as server,
@@ -42,7 +43,7 @@ def test_reply_and_account(endpoint):
     asyncio.run(main())
 
 
-def test_tool_calls_come_as_text_whatever_form_the_server_gives(endpoint):
+def test_tool_calls_come_as_text_whatever_form_the_server_gives():
     calls = [
         {"id": None, "function": {"name": "UserCF", "arguments": {"user_id": "1"}}},
         endpoint.call("ItemCF", "not json"),
@@ -61,7 +62,7 @@ def test_tool_calls_come_as_text_whatever_form_the_server_gives(endpoint):
 
 
 @pytest.mark.parametrize("kind", ["429", "500", "reset", "silence", "truncated", "not_json", "no_choices", "endless"])
-def test_each_fault_is_retried_and_named(endpoint, kind):
+def test_each_fault_is_retried_and_named(kind):
     async def main():
         async with (
             endpoint.Endpoint(faulty=1.0, kinds=(kind,), answer=said("hi")) as server,
@@ -76,7 +77,7 @@ def test_each_fault_is_retried_and_named(endpoint, kind):
     asyncio.run(main())
 
 
-def test_endless_output_ends_at_the_size_limit(endpoint):
+def test_endless_output_ends_at_the_size_limit():
     async def main():
         async with (
             endpoint.Endpoint(faulty=1.0, kinds=("endless",)) as server,
@@ -88,7 +89,7 @@ def test_endless_output_ends_at_the_size_limit(endpoint):
     asyncio.run(main())
 
 
-def test_a_refused_request_is_not_retried_and_a_refused_key_stops(endpoint, monkeypatch):
+def test_a_refused_request_is_not_retried_and_a_refused_key_stops(monkeypatch):
     monkeypatch.setenv("STAR_RL_API_KEY", KEY)
 
     async def main():
@@ -106,7 +107,7 @@ def test_a_refused_request_is_not_retried_and_a_refused_key_stops(endpoint, monk
     asyncio.run(main())
 
 
-def test_the_key_is_sent_and_appears_nowhere(endpoint, monkeypatch, tmp_path, caplog):
+def test_the_key_is_sent_and_appears_nowhere(monkeypatch, tmp_path, caplog):
     monkeypatch.setenv("STAR_RL_API_KEY", KEY)
     caplog.set_level(logging.DEBUG)
     words = []
@@ -144,7 +145,7 @@ def test_down_at_the_start_is_said_within_seconds():
     assert time.monotonic() - began < 30
 
 
-def test_a_model_that_is_not_served_is_refused_and_the_only_one_is_found(endpoint):
+def test_a_model_that_is_not_served_is_refused_and_the_only_one_is_found():
     async def main():
         async with endpoint.Endpoint(models=("qwen",)) as server:
             async with ChatClient(options(server, model="m")) as chat:
@@ -157,7 +158,7 @@ def test_a_model_that_is_not_served_is_refused_and_the_only_one_is_found(endpoin
     asyncio.run(main())
 
 
-def test_cache_is_keyed_by_the_full_request_and_the_pass(endpoint, tmp_path):
+def test_cache_is_keyed_by_the_full_request_and_the_pass(tmp_path):
     async def main():
         async with endpoint.Endpoint(answer=said("hi")) as server:
             for _ in range(2):  # the second client finds what the first one left
@@ -173,7 +174,7 @@ def test_cache_is_keyed_by_the_full_request_and_the_pass(endpoint, tmp_path):
     asyncio.run(main())
 
 
-def test_load_is_shared_and_a_dead_endpoint_is_passed_by(endpoint):
+def test_load_is_shared_and_a_dead_endpoint_is_passed_by():
     async def main():
         async with (
             endpoint.Endpoint(answer=said("a"), delay=0.02) as one,
@@ -191,7 +192,7 @@ def test_load_is_shared_and_a_dead_endpoint_is_passed_by(endpoint):
     asyncio.run(main())
 
 
-def test_concurrency_is_bounded(endpoint):
+def test_concurrency_is_bounded():
     async def main():
         async with endpoint.Endpoint(answer=said("a"), delay=0.01) as server:
             async with ChatClient(options(server, concurrency=3)) as chat:

@@ -1,10 +1,8 @@
 """The outcome filter and the SFT sets."""
 
 import asyncio
-import importlib.util
 import json
 from collections import Counter
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -15,21 +13,14 @@ from star_rl.mars import identity_of, read_runs, teach, to_json
 from star_rl.prompts import PromptOptions, student_messages
 from star_rl.tools import TOOL_SCHEMAS
 from star_rl.trajectory import faults, from_messages, render
+from tests.fakes import World
 
 COMPACT = PromptOptions("compact")
 
 
-def module():
-    path = Path(__file__).parents[1] / "mars" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("star_rl_test_world", path)
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
-
-
 @pytest.fixture(scope="module")
 def world():
-    return module().World(tasks=60)
+    return World(tasks=60)
 
 
 @pytest.fixture(scope="module")

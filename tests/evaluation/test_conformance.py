@@ -10,6 +10,7 @@ import pytest
 from star_rl.evaluation.evaluate import context_of, open_tasks
 from star_rl.evaluation.methods import TaskContext, as_ranking, make
 from star_rl.evaluation.methods.registry import AGENTS, MAKERS
+from tests import fakes
 
 #: What keeps a method small here.
 SMALL = "epochs=2:embedding_size=4:batch_size=64"
@@ -27,17 +28,12 @@ def make(run, seed):
 """
 
 
-class Chat:
+class Chat(fakes.Chat):
     """A served model that names the candidates of whatever task it reads, by id."""
 
     def __init__(self, options):
-        self.options, self.describe = SimpleNamespace(concurrency=2), {"model": "fake"}
-
-    async def ready(self):
-        return None
-
-    async def close(self):
-        return None
+        super().__init__()
+        self.options = SimpleNamespace(concurrency=2)
 
     async def complete(self, messages, tools=None, sample=0, **options):
         words = "\n".join(str(message["content"]) for message in messages)
@@ -53,7 +49,7 @@ class Chat:
 @pytest.fixture(params=MAKERS)
 def made(request, run, tmp_path, engine, monkeypatch):
     """Make the method anew at every call, and the contexts of a few tasks."""
-    opened, seed, tasks = open_tasks(run)
+    opened, seed, tasks = open_tasks(run, limit=4)
     contexts = [context_of(opened)(task, 0) for task in tasks.tasks]
     said = json.dumps(sorted(set.intersection(*(set(one.task.candidates) for one in contexts))) or ["1"])
     engine(f"<recommend>\n<Thinking>So.</Thinking>\n<JSON>{said}</JSON>\n</recommend>")

@@ -7,7 +7,7 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 
-from star_rl import cli, locks
+from star_rl import locks
 from star_rl.cli.evaluate import compare
 from star_rl.errors import StarError
 from star_rl.evaluation import evaluate as evaluation
@@ -17,17 +17,8 @@ from star_rl.evaluation.paper import RULES
 from star_rl.evaluation.studies import ablation
 from star_rl.evaluation.tasks import read_tasks
 from star_rl.files import read_json
-from star_rl.pipeline import chain, recipe, runner
+from tests.fakes import star_rl
 
-SMALL = [
-    "source.options={users: 120, items: 60, categories: 6, shortest: 14, longest: 20}",
-    "split.options={train_per_user: 2, max_test: 12, max_valid: 4}",
-    "neighbours={items_k: 20, users_k: 10, liked_k: 20, threads: 1}",
-    "evidence={size: short, budget: 6}",
-    "prompt={profile: compact, history: 8, top: 10}",
-    "tools={lens: candidates}",
-    "name=small",
-]
 OWN = """
 import time
 
@@ -66,22 +57,10 @@ def make(world, seed):
 """
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    (folder / "empty.yaml").write_text("{}")
-    runner.run(recipe.load(folder / "empty.yaml", [*SMALL, f"out={folder}"]), chain.STAGES, until="evidence")
-    return folder / "small"
-
-
-def call(*words):
-    return cli.main([str(word) for word in words])
-
-
 def test_methods_answer_and_a_second_call_adds_to_them(run, tmp_path, capsys):
-    assert call("evaluate", "random", "item_knn", "--tasks", run, "--out", tmp_path / "e") == 0
+    assert star_rl("evaluate", "random", "item_knn", "--tasks", run, "--out", tmp_path / "e") == 0
     assert "item" in capsys.readouterr().out
-    assert call("evaluate", "teacher", "mars:tools=off", "--tasks", run, "--out", tmp_path / "e") == 0
+    assert star_rl("evaluate", "teacher", "mars:tools=off", "--tasks", run, "--out", tmp_path / "e") == 0
     judged = read_json(tmp_path / "e" / "metrics.json")
     assert [row["name"] for row in judged["methods"]] == ["random", "item_knn", RULES, f"{RULES} w/o tools"]
     assert [row["n"] for row in judged["methods"]] == [12] * 4
@@ -96,7 +75,7 @@ def test_methods_answer_and_a_second_call_adds_to_them(run, tmp_path, capsys):
     shuffled = {task.task_id: task.candidates for task in read_tasks(tmp_path / "e" / "tasks.parquet")}
     given = {task.task_id: task.candidates for task in read_tasks(run / "tasks" / "test.parquet")}
     assert shuffled != given and all(sorted(shuffled[name]) == sorted(given[name]) for name in given)
-    assert call("compare", tmp_path / "e", "--out", tmp_path / "t") == 0
+    assert star_rl("compare", tmp_path / "e", "--out", tmp_path / "t") == 0
     out = capsys.readouterr().out
     assert "Not comparable" in out and f"{RULES} w/o tools" in out
     assert {path.name for path in (tmp_path / "t").iterdir()} == {
@@ -105,8 +84,8 @@ def test_methods_answer_and_a_second_call_adds_to_them(run, tmp_path, capsys):
 
 
 def test_the_answers_of_a_method_do_not_depend_on_who_else_is_asked(run, tmp_path):
-    call("evaluate", "item_knn", "teacher", "--tasks", run, "--out", tmp_path / "both")
-    call("evaluate", "teacher", "--tasks", run, "--out", tmp_path / "one")
+    star_rl("evaluate", "item_knn", "teacher", "--tasks", run, "--out", tmp_path / "both")
+    star_rl("evaluate", "teacher", "--tasks", run, "--out", tmp_path / "one")
 
     def answers(name):
         rows = pq.read_table(tmp_path / name / "answers.parquet").to_pylist()
@@ -121,11 +100,11 @@ def test_the_answers_of_a_method_do_not_depend_on_who_else_is_asked(run, tmp_pat
 )
 def test_a_method_that_fails_is_counted_and_said(run, tmp_path, capsys, kind, words):
     (tmp_path / "own.py").write_text(OWN)
-    method = f"python:{tmp_path}/own.py:make:kind={kind}"
-    assert call("evaluate", method, "--tasks", run, "--out", tmp_path / "e", "--timeout", "0.2", "--limit", "3") == 0
+    method, limit = f"python:{tmp_path}/own.py:make:kind={kind}", 0.2 if kind == "hangs" else 60
+    assert star_rl("evaluate", method, "--tasks", run, "--out", tmp_path / "e", "--timeout", limit, "--limit", 3) == 0
     said = f"problem: {kind}: 3 of 3 answers failed and count as misses (3 x {words}"
     assert said in capsys.readouterr().out
-    assert call("evaluate", "random", "--tasks", run, "--out", tmp_path / "e", "--limit", "3") == 0
+    assert star_rl("evaluate", "random", "--tasks", run, "--out", tmp_path / "e", "--limit", "3") == 0
     assert said in capsys.readouterr().out  # whoever is asked now
     row = read_json(tmp_path / "e" / "metrics.json")["methods"][0]
     assert (row["n"], row["failed"], row["hr5"]) == (3, 3, 0.0)
@@ -135,13 +114,13 @@ def test_a_method_of_ones_own_sees_no_answer_and_no_future(run, tmp_path, capsys
     peek = "def make(world, seed):\n    world.visible, world.items, world.store, world.config\n    return world.{}\n"
     for name in ("tasks", "histories", "history", "run"):
         (tmp_path / "own.py").write_text(peek.format(name))
-        assert call("evaluate", f"python:{tmp_path}/own.py:make", "--tasks", run, "--out", tmp_path / "e") == 2
+        assert star_rl("evaluate", f"python:{tmp_path}/own.py:make", "--tasks", run, "--out", tmp_path / "e") == 2
         assert f"object has no attribute '{name}'" in capsys.readouterr().err
 
 
 def test_the_part_is_recorded_and_training_tasks_are_no_result(run, tmp_path, capsys):
     for part in ("test", "train"):
-        assert call("evaluate", "random", "--tasks", run, "--part", part, "--out", tmp_path / part) == 0
+        assert star_rl("evaluate", "random", "--tasks", run, "--part", part, "--out", tmp_path / part) == 0
         assert read_json(tmp_path / part / "metrics.json")["tasks"]["part"] == part
         assert ("students were trained on them" in capsys.readouterr().out) is (part == "train")
     assert "students were trained on them" in (tmp_path / "train" / "report.html").read_text()
@@ -149,7 +128,7 @@ def test_the_part_is_recorded_and_training_tasks_are_no_result(run, tmp_path, ca
 
 def test_a_ranking_shorter_than_the_recipe_asks_for_is_not_valid(run, tmp_path, capsys):
     (tmp_path / "own.py").write_text(OWN.replace("else list(task.candidates)", "else list(task.candidates)[:9]"))
-    assert call("evaluate", f"python:{tmp_path}/own.py:make", "--tasks", run, "--out", tmp_path / "e") == 0
+    assert star_rl("evaluate", f"python:{tmp_path}/own.py:make", "--tasks", run, "--out", tmp_path / "e") == 0
     assert "12 of 12 rankings are not valid (12 shorter than asked for)" in capsys.readouterr().out
     assert read_json(tmp_path / "e" / "metrics.json")["methods"][0]["valid_rate"] == 0.0
 
@@ -157,7 +136,7 @@ def test_a_ranking_shorter_than_the_recipe_asks_for_is_not_valid(run, tmp_path, 
 def test_failures_of_many_kinds_are_said_in_a_few_words(run, tmp_path, capsys):
     (tmp_path / "own.py").write_text(OWN.replace('OSError("no")', "OSError(task.task_id)"))
     method = f"python:{tmp_path}/own.py:make:kind=raises"
-    assert call("evaluate", method, "--tasks", run, "--out", tmp_path / "e") == 0
+    assert star_rl("evaluate", method, "--tasks", run, "--out", tmp_path / "e") == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "raises" in line and "problem" in line]
     assert "12 of 12 answers failed" in line and "; 9 other reasons" in line
 
@@ -166,12 +145,12 @@ def test_one_that_cannot_work_takes_nothing_from_the_others(run, tmp_path, capsy
     (tmp_path / "own.py").write_text(SHUT)
     out, shut = tmp_path / "e", f"python:{tmp_path}/own.py:make"
     nobody = "cot:endpoint=http://localhost:9/v1:model=x"
-    assert call("evaluate", "random", shut, nobody, "item_knn", "--tasks", run, "--out", out) == 2
+    assert star_rl("evaluate", "random", shut, nobody, "item_knn", "--tasks", run, "--out", out) == 2
     said = capsys.readouterr()
     assert "method shut cannot start (ValueError: no such device)" in said.err and "localhost:9" in said.err
     assert [row["name"] for row in read_json(out / "metrics.json")["methods"]] == ["random", "item_knn"]
     assert "item_knn" in said.out and "shut has answered no task yet" in said.out and (out / "report.html").is_file()
-    assert call("evaluate", shut, "--tasks", run, "--out", tmp_path / "alone") == 2
+    assert star_rl("evaluate", shut, "--tasks", run, "--out", tmp_path / "alone") == 2
     assert not (tmp_path / "alone" / "metrics.json").exists()
 
 
@@ -183,7 +162,7 @@ def test_a_command_that_is_stopped_shows_what_there_is(run, tmp_path, monkeypatc
         raise KeyboardInterrupt
 
     monkeypatch.setattr(evaluation, "run_methods", stopped)
-    assert call("evaluate", "random", "item_knn", "--tasks", run, "--out", tmp_path / "e") == 130
+    assert star_rl("evaluate", "random", "item_knn", "--tasks", run, "--out", tmp_path / "e") == 130
     assert [row["name"] for row in read_json(tmp_path / "e" / "metrics.json")["methods"]] == ["random"]
     assert "random" in capsys.readouterr().out
 
@@ -208,7 +187,7 @@ def test_objects_of_ones_own_are_evaluated_beside_names(run, tmp_path):
 @pytest.mark.parametrize("old, new", [("def make", "def make("), ("return Shut()", "return 1 / 0")])
 def test_code_of_ones_own_that_does_not_run_is_named(run, tmp_path, capsys, old, new):
     (tmp_path / "own.py").write_text(SHUT.replace(old, new))
-    assert call("evaluate", f"python:{tmp_path}/own.py:make", "--tasks", run, "--out", tmp_path / "e") == 2
+    assert star_rl("evaluate", f"python:{tmp_path}/own.py:make", "--tasks", run, "--out", tmp_path / "e") == 2
     err = capsys.readouterr().err
     assert "own.py" in err and ("cannot be imported (SyntaxError" in err or "cannot be made (ZeroDivisionError" in err)
 
@@ -216,23 +195,23 @@ def test_code_of_ones_own_that_does_not_run_is_named(run, tmp_path, capsys, old,
 def test_a_folder_takes_one_command_at_a_time(run, tmp_path, capsys):
     (tmp_path / "e").mkdir()
     with locks.hold(tmp_path / "e" / ".lock", "", ""):
-        assert call("evaluate", "random", "--tasks", run, "--out", tmp_path / "e") == 2
+        assert star_rl("evaluate", "random", "--tasks", run, "--out", tmp_path / "e") == 2
     assert "another process evaluates into" in capsys.readouterr().err
-    assert call("evaluate", "random", "--tasks", run, "--out", tmp_path / "e") == 0
+    assert star_rl("evaluate", "random", "--tasks", run, "--out", tmp_path / "e") == 0
 
 
 def test_the_terminal_shows_words_as_they_are_and_paired_differences(run, tmp_path, capsys):
     words = ("evaluate", "random", "item_knn", "mars", "--tasks", run, "--out", tmp_path / "e")
-    assert call(*words) == 0
+    assert star_rl(*words) == 0
     out = capsys.readouterr().out
     assert "item_knn" in out and "\\" not in out and "|" not in out
     assert out.count("[95 %]") == 2 and len(re.findall(r"  p (?:< )?[01]\.", out)) == 2
-    assert call(*words, "--against", "random") == 0
+    assert star_rl(*words, "--against", "random") == 0
     out = capsys.readouterr().out
     assert re.search(r"item_knn - random +[+-]\d+\.\d \[[+-]", out) and "- item_knn " not in out
     pairs = read_json(tmp_path / "e" / "metrics.json")["pairs"]
     assert sum(pair["b"] == "random" for pair in pairs) == 2
-    assert call(*words, "--against", "star") == 2
+    assert star_rl(*words, "--against", "star") == 2
     assert "--against star is none of the methods - one of random, item_knn, MARS" in capsys.readouterr().err
 
 
@@ -246,7 +225,7 @@ def test_progress_is_that_of_all_methods(run, tmp_path):
 
 
 def test_what_is_written_does_not_depend_on_who_reads_the_terminal(run, tmp_path, monkeypatch):
-    call("evaluate", "random", "--tasks", run, "--out", tmp_path / "e")
+    star_rl("evaluate", "random", "--tasks", run, "--out", tmp_path / "e")
 
     def closed(*_):
         raise BrokenPipeError
@@ -259,10 +238,10 @@ def test_what_is_written_does_not_depend_on_who_reads_the_terminal(run, tmp_path
 
 def test_what_was_not_asked_is_not_failed_and_is_said(run, tmp_path, capsys):
     out = tmp_path / "e"
-    assert call("evaluate", "item_knn", "--tasks", run, "--out", out, "--limit", "5") == 0
+    assert star_rl("evaluate", "item_knn", "--tasks", run, "--out", out, "--limit", "5") == 0
     alone = read_json(out / "metrics.json")["methods"][0]
     capsys.readouterr()
-    assert call("evaluate", "random", "popularity", "--tasks", run, "--out", out) == 0
+    assert star_rl("evaluate", "random", "popularity", "--tasks", run, "--out", out) == 0
     said = "item_knn has answered 5 of 12 tasks so far"
     assert said in capsys.readouterr().out
     judged = read_json(out / "metrics.json")
@@ -275,33 +254,33 @@ def test_what_was_not_asked_is_not_failed_and_is_said(run, tmp_path, capsys):
     assert len(judged["pairs"]) == 1 and judged["notes"][0].startswith(said)
     page = (out / "report.html").read_text()
     assert said in page and "item_knn is best" not in page
-    assert call("compare", out) == 0
+    assert star_rl("compare", out) == 0
     table = capsys.readouterr().out
     assert said in table and "| item_knn" not in table
 
 
 def test_samples_asked_later_for_another_method_rewrite_nobodys_row(run, tmp_path):
     out = tmp_path / "e"
-    call("evaluate", "mars", "--tasks", run, "--out", out, "--limit", "4", "--samples", "3")
+    star_rl("evaluate", "mars", "--tasks", run, "--out", out, "--limit", "4", "--samples", "3")
     before = read_json(out / "metrics.json")["methods"][0]
     assert before["samples"] == 3
-    call("evaluate", "random", "--tasks", run, "--out", out, "--limit", "4")
+    star_rl("evaluate", "random", "--tasks", run, "--out", out, "--limit", "4")
     assert read_json(out / "metrics.json")["methods"][0] == before
 
 
 def test_a_folder_holds_one_task_set_which_may_grow(run, tmp_path, capsys):
     out = tmp_path / "e"
-    assert call("evaluate", "random", "--tasks", run, "--out", out, "--limit", "5") == 0
-    assert call("evaluate", "popularity", "--tasks", run, "--out", out) == 0
+    assert star_rl("evaluate", "random", "--tasks", run, "--out", out, "--limit", "5") == 0
+    assert star_rl("evaluate", "popularity", "--tasks", run, "--out", out) == 0
     rows = {row["name"]: row for row in read_json(out / "metrics.json")["methods"]}
     assert (rows["popularity"]["n"], rows["popularity"]["failed"]) == (12, 0)
     assert (rows["random"]["n"], rows["random"]["missing"], rows["random"]["failed"]) == (5, 7, 0)
-    assert call("evaluate", "random", "--tasks", run, "--out", out) == 0
+    assert star_rl("evaluate", "random", "--tasks", run, "--out", out) == 0
     assert [read_json(out / "metrics.json")["methods"][0][name] for name in ("n", "missing")] == [12, 0]
     capsys.readouterr()
-    assert call("evaluate", "random", "--tasks", run, "--out", out, "--part", "valid") == 2
+    assert star_rl("evaluate", "random", "--tasks", run, "--out", out, "--part", "valid") == 2
     assert "holds answers to another task set" in capsys.readouterr().err
-    assert call("evaluate", "random", "--tasks", run, "--out", out, "--seed", "99") == 2
+    assert star_rl("evaluate", "random", "--tasks", run, "--out", out, "--seed", "99") == 2
     assert "holds answers to another task set" in capsys.readouterr().err
 
 
@@ -313,10 +292,10 @@ def bad_file(run, tmp_path, **changes):
 
 def test_a_file_of_tasks_needs_the_world_it_belongs_to(run, tmp_path, capsys):
     file = bad_file(run, tmp_path)
-    assert call("evaluate", "random", "--tasks", file, "--out", tmp_path / "e") == 2
+    assert star_rl("evaluate", "random", "--tasks", file, "--out", tmp_path / "e") == 2
     assert "lies in no run's folder" in capsys.readouterr().err
-    assert call("evaluate", "random", "--tasks", file, "--world", run, "--out", tmp_path / "e") == 0
-    assert call("evaluate", "random", "--tasks", run / "tasks" / "valid.parquet", "--out", tmp_path / "v") == 0
+    assert star_rl("evaluate", "random", "--tasks", file, "--world", run, "--out", tmp_path / "e") == 0
+    assert star_rl("evaluate", "random", "--tasks", run / "tasks" / "valid.parquet", "--out", tmp_path / "v") == 0
 
 
 @pytest.mark.parametrize(
@@ -325,18 +304,18 @@ def test_a_file_of_tasks_needs_the_world_it_belongs_to(run, tmp_path, capsys):
 )
 def test_tasks_that_cannot_be_judged_are_refused(run, tmp_path, capsys, changes, words):
     file = bad_file(run, tmp_path, **changes)
-    assert call("evaluate", "random", "--tasks", file, "--world", run, "--out", tmp_path / "e") == 2
+    assert star_rl("evaluate", "random", "--tasks", file, "--world", run, "--out", tmp_path / "e") == 2
     assert words in capsys.readouterr().err
 
 
 def test_what_the_official_rules_count_is_counted_and_said(run, tmp_path, capsys):
     few = read_tasks(run / "tasks" / "test.parquet")[0].candidates[:2]
     file = bad_file(run, tmp_path, ground_truth="elsewhere", candidates=list(few))
-    assert call("evaluate", "random", "--tasks", file, "--world", run, "--out", tmp_path / "e") == 0
+    assert star_rl("evaluate", "random", "--tasks", file, "--world", run, "--out", tmp_path / "e") == 0
     out = capsys.readouterr().out
     assert "is no candidate" in out and "fewer than 20 candidates" in out
     assert read_json(tmp_path / "e" / "metrics.json")["methods"][0]["hr5"] == 0.0
-    call("compare", tmp_path / "e")
+    star_rl("compare", tmp_path / "e")
     assert "fewer than 20 candidates" in capsys.readouterr().out
 
 
@@ -353,7 +332,7 @@ def test_what_the_official_rules_count_is_counted_and_said(run, tmp_path, capsys
     ],
 )
 def test_methods_that_cannot_be_made_are_refused_before_any_work(run, tmp_path, capsys, method, words):
-    assert call("evaluate", "random", method, "--tasks", run, "--out", tmp_path / "e") == 2
+    assert star_rl("evaluate", "random", method, "--tasks", run, "--out", tmp_path / "e") == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "e").exists()
 
@@ -361,9 +340,9 @@ def test_methods_that_cannot_be_made_are_refused_before_any_work(run, tmp_path, 
 def test_a_method_of_ones_own_that_was_changed_is_another(run, tmp_path, capsys):
     (tmp_path / "own.py").write_text(OWN)
     words = ("evaluate", f"python:{tmp_path}/own.py:make", "--tasks", run, "--out", tmp_path / "e")
-    assert call(*words) == 0
+    assert star_rl(*words) == 0
     (tmp_path / "own.py").write_text(OWN.replace("else list(task.candidates)", "else list(task.candidates)[::-1]"))
-    assert call(*words) == 2
+    assert star_rl(*words) == 2
     assert "fine.jsonl holds answers with other settings (source: " in capsys.readouterr().err
 
 
@@ -373,10 +352,10 @@ def test_answers_of_other_data_are_refused_even_to_the_same_tasks(run, tmp_path,
     visible = pq.read_table(other / "tasks" / "visible.parquet")
     pq.write_table(visible.slice(0, len(visible) // 2), other / "tasks" / "visible.parquet")
     tasks, out = run / "tasks" / "test.parquet", tmp_path / "e"
-    assert call("evaluate", "random", "item_knn", "--tasks", tasks, "--world", run, "--out", out) == 0
-    assert call("evaluate", "item_knn", "--tasks", tasks, "--world", other, "--out", out) == 2
+    assert star_rl("evaluate", "random", "item_knn", "--tasks", tasks, "--world", run, "--out", out) == 0
+    assert star_rl("evaluate", "item_knn", "--tasks", tasks, "--world", other, "--out", out) == 2
     assert "item_knn.jsonl holds answers with other settings (data.visible: " in capsys.readouterr().err
-    assert call("evaluate", "random", "--tasks", tasks, "--world", other, "--out", out) == 0
+    assert star_rl("evaluate", "random", "--tasks", tasks, "--world", other, "--out", out) == 0
 
 
 def test_answers_copied_from_another_run_are_refused(run, tmp_path, capsys):
@@ -384,29 +363,29 @@ def test_answers_copied_from_another_run_are_refused(run, tmp_path, capsys):
     for row in rows:
         row["candidates"].remove(next(item for item in row["candidates"] if item != row["ground_truth"]))
     (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    call("evaluate", "random", "--tasks", tmp_path / "tasks.jsonl", "--world", run, "--out", tmp_path / "a")
-    call("evaluate", "popularity", "--tasks", run, "--out", tmp_path / "b")
+    star_rl("evaluate", "random", "--tasks", tmp_path / "tasks.jsonl", "--world", run, "--out", tmp_path / "a")
+    star_rl("evaluate", "popularity", "--tasks", run, "--out", tmp_path / "b")
     shutil.copy(tmp_path / "a" / "answers" / "random.jsonl", tmp_path / "b" / "answers")
     capsys.readouterr()
-    assert call("evaluate", "popularity", "--tasks", run, "--out", tmp_path / "b") == 2
+    assert star_rl("evaluate", "popularity", "--tasks", run, "--out", tmp_path / "b") == 2
     assert "an answer to another task" in capsys.readouterr().err
 
 
 def test_a_maker_that_makes_no_method_is_refused(run, tmp_path, capsys):
     (tmp_path / "own.py").write_text(OWN)
-    assert call("evaluate", f"python:{tmp_path}/own.py:nothing", "--tasks", run, "--out", tmp_path / "e") == 2
+    assert star_rl("evaluate", f"python:{tmp_path}/own.py:nothing", "--tasks", run, "--out", tmp_path / "e") == 2
     assert "is no method" in capsys.readouterr().err
 
 
 def test_two_methods_of_one_name_are_refused(run, tmp_path, capsys):
-    assert call("evaluate", "random", "random", "--tasks", run, "--out", tmp_path / "e") == 2
+    assert star_rl("evaluate", "random", "random", "--tasks", run, "--out", tmp_path / "e") == 2
     assert "two methods are called 'random'" in capsys.readouterr().err
-    assert call("evaluate", "random", "random:name=dice:seed=9", "--tasks", run, "--out", tmp_path / "e") == 0
+    assert star_rl("evaluate", "random", "random:name=dice:seed=9", "--tasks", run, "--out", tmp_path / "e") == 0
 
 
 @pytest.mark.parametrize("option, value", [("--samples", 0), ("--limit", 0), ("--timeout", 0), ("--bootstrap", 3)])
 def test_options_out_of_range_are_refused(run, tmp_path, capsys, option, value):
-    assert call("evaluate", "random", "--tasks", run, "--out", tmp_path / "e", option, value) == 2
+    assert star_rl("evaluate", "random", "--tasks", run, "--out", tmp_path / "e", option, value) == 2
     assert option in capsys.readouterr().err
 
 
@@ -419,22 +398,22 @@ def test_places_that_hold_no_run_are_refused(run, tmp_path):
 
 def test_the_page_says_what_was_judged_and_studies_are_added_to_it(run, tmp_path, capsys):
     out = tmp_path / "e"
-    assert call("evaluate", "random", "item_knn", "mars", "--tasks", run, "--out", out) == 0
+    assert star_rl("evaluate", "random", "item_knn", "mars", "--tasks", run, "--out", out) == 0
     page = (out / "report.html").read_text()
     titles = pq.read_table(out / "contexts.parquet").to_pylist()[0]["candidates"]
     assert all(entry["title"] for entry in titles)
     assert any(entry["title"] in page for entry in titles)
     assert "is best: HR_avg" in page and "Not comparable with the paper" in page and "Best of k" not in page
-    assert call("best-of-k", out, "random") == 0
+    assert star_rl("best-of-k", out, "random") == 0
     assert f"{out}/report.html" in capsys.readouterr().out
     assert "Best of k: random, 12 tasks" in (out / "report.html").read_text()
 
 
 def test_what_changed_between_two_evaluations_is_printed_and_kept(run, tmp_path, capsys):
     for name, seed in (("before", 1), ("after", 2)):
-        call("evaluate", f"random:name=star:seed={seed}", "item_knn", "--tasks", run, "--out", tmp_path / name)
+        star_rl("evaluate", f"random:name=star:seed={seed}", "item_knn", "--tasks", run, "--out", tmp_path / name)
     capsys.readouterr()
-    assert call("compare", tmp_path / "before", tmp_path / "after", "--out", tmp_path / "c") == 0
+    assert star_rl("compare", tmp_path / "before", tmp_path / "after", "--out", tmp_path / "c") == 0
     out = capsys.readouterr().out
     assert (
         "| star | before | after | 12 |" in out
@@ -448,9 +427,9 @@ def test_what_changed_between_two_evaluations_is_printed_and_kept(run, tmp_path,
 
 def test_an_ablation_has_a_page(run, tmp_path, monkeypatch):
     methods = ("random:name=star:seed=1", "random:name=sft:seed=2", "random:name=teacher:seed=3")
-    call("evaluate", *methods, "--tasks", run, "--out", tmp_path / "a-full" / "evaluate")
+    star_rl("evaluate", *methods, "--tasks", run, "--out", tmp_path / "a-full" / "evaluate")
     monkeypatch.setattr(ablation, "run_variants", lambda *words: words[-1]({"full": tmp_path / "a-full"}))
-    assert call("ablate", run / "recipe.yaml", "--only", "full") == 0
+    assert star_rl("ablate", run / "recipe.yaml", "--only", "full") == 0
     page = (tmp_path / "a-table2.html").read_text()
     assert "STAR w/o GRPO: " in page and "on Goodreads and other tasks: not comparable" in page
 

@@ -6,6 +6,7 @@ import importlib.util
 import math
 import os
 import random
+import runpy
 import subprocess
 import sys
 import types
@@ -68,12 +69,7 @@ def official_evaluator() -> Any:
             module = types.ModuleType(name)
             vars(module).update(members)
             patch.setitem(sys.modules, name, module)
-        spec = importlib.util.spec_from_file_location("official_evaluation_tool", path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        patch.setitem(sys.modules, "official_evaluation_tool", module)
-        spec.loader.exec_module(module)
-        return module.RecommendationEvaluator()
+        return runpy.run_path(str(path), run_name="official_evaluation_tool")["RecommendationEvaluator"]()
 
 
 def nasty(source: random.Random) -> list[Any]:

@@ -2,9 +2,9 @@
 package everywhere, with the package itself where ``make official`` has installed it."""
 
 import asyncio
-import importlib.util
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,13 +26,9 @@ from star_rl.prompts import Behaviour
 from star_rl.records import INTERACTIONS, Task, items_from, read_table, tasks_from
 from star_rl.scenarios import Histories
 from star_rl.sources import write_tables
+from tests.evaluation.official_world import ITEMS, stand_in, world, write
 
 OFFICIAL = Path(os.environ.get("STAR_RL_OFFICIAL", Path(__file__).parents[2] / ".bench/official/bin/python"))
-
-_spec = importlib.util.spec_from_file_location("official_world", Path(__file__).with_name("official_world.py"))
-official_world = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(official_world)
-ITEMS, stand_in, world, write = (getattr(official_world, name) for name in ("ITEMS", "stand_in", "world", "write"))
 
 
 @pytest.mark.parametrize("source", ["amazon", "goodreads", "yelp", "synthetic"])
@@ -311,12 +307,8 @@ def test_figures_that_differ_are_shown():
 
 
 @pytest.fixture(scope="module")
-def small_run(tmp_path_factory):
-    """A run up to its tasks."""
-    out = tmp_path_factory.mktemp("runs")
-    options = ["name=small", f"out={out}", "source.options={users: 300, items: 60}", "split.options={max_test: 30}"]
-    assert cli.main(["run", "recipes/quickstart.yaml", *options, "--until", "tasks"]) == 0
-    return out / "small"
+def small_run(run, tmp_path_factory):
+    return shutil.copytree(run, tmp_path_factory.mktemp("runs") / "small")
 
 
 def test_the_command_prints_both_figures(small_run, tmp_path, capsys):

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import threading
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -74,28 +73,28 @@ def test_a_method_that_hangs_is_a_miss_and_holds_up_nobody(tmp_path):
 
     def slow(task):
         if task.task_id == "t2":
-            release.wait(60)
+            release.wait()
         return ["7"]
 
-    began = time.monotonic()
-    failed = run(Plain(slow), tmp_path, timeout=0.3)
+    failed = run(Plain(slow), tmp_path, timeout=0.5)  # ends although nobody has released the task
     release.set()
-    assert failed == {"timeout: no answer within 0.3 s": 1}
-    assert time.monotonic() - began < 20
+    assert failed == {"timeout: no answer within 0.5 s": 1}
     assert judged(tmp_path)[0]["failed"] == 1
 
 
 def test_what_came_too_late_is_asked_again_where_more_time_is_given(tmp_path):
     class Slow(Method):
-        name, asked = "slow", 0
+        name, asked, quick = "slow", 0, False
 
         async def rank(self, context):
             self.asked += 1
-            await asyncio.sleep(0.2 if context.task.task_id == "t2" else 0)
+            if context.task.task_id == "t2" and not self.quick:
+                await asyncio.Event().wait()
             return ["7"]
 
     methods = [Slow() for _ in range(3)]
-    for method, timeout in zip(methods, (0.05, 0.01, 30), strict=True):
+    methods[2].quick = True
+    for method, timeout in zip(methods, (0.5, 0.1, 30), strict=True):
         run(method, tmp_path, timeout=timeout)
     assert [method.asked for method in methods] == [6, 0, 1]
     assert judged(tmp_path)[0]["failed"] == 0
@@ -107,10 +106,11 @@ def test_an_asynchronous_method_that_hangs_is_cancelled(tmp_path):
         in_flight = 6
 
         async def rank(self, context):
-            await asyncio.sleep(60 if context.task.task_id == "t5" else 0)
+            if context.task.task_id == "t5":
+                await asyncio.Event().wait()
             return ["7"]
 
-    assert run(Sleeper(), tmp_path, timeout=0.2) == {"timeout: no answer within 0.2 s": 1}
+    assert run(Sleeper(), tmp_path, timeout=0.5) == {"timeout: no answer within 0.5 s": 1}
 
 
 def test_a_string_is_a_failure_even_where_it_holds_the_truth(tmp_path):
@@ -330,16 +330,15 @@ def test_a_method_that_blocks_its_loop_is_timed_out_and_opened_again(tmp_path):
 
         async def rank(self, context):
             if context.task.task_id == "t2":
-                release.wait(60)  # as a request does that is not asynchronous
+                release.wait()  # as a request does that is not asynchronous
             if context.task.task_id == "t4":
                 raise SystemExit(3)
             return ["7"]
 
-    method, began = Blocking(), time.monotonic()
+    method = Blocking()
     failed = run(Isolated(method), tmp_path, timeout=0.5)
     release.set()
     assert failed == {"timeout: no answer within 0.5 s": 1, "error: SystemExit: 3": 1}
-    assert time.monotonic() - began < 30
     assert (method.opened, method.closed) == (2, 1)
     assert judged(tmp_path)[0]["n"] == 6
 
@@ -358,14 +357,15 @@ def test_an_isolated_method_is_cancelled_in_time_and_keeps_its_loop(tmp_path):
 
         async def rank(self, context):
             self.loops.add(asyncio.get_running_loop())
-            await asyncio.sleep(60 if context.task.task_id == "t5" else 0)
+            if context.task.task_id == "t5":
+                await asyncio.Event().wait()
             return ["7"]
 
     said = []
     inner = Isolated(Sleeper())
     assert (inner.varies, inner.in_flight, inner.settings) == (True, 6, {"k": 1})
-    failed = run(inner, tmp_path, timeout=0.3, progress=lambda *now: said.append(now[2]))
-    assert failed == {"timeout: no answer within 0.3 s": 1}
+    failed = run(inner, tmp_path, timeout=0.5, progress=lambda *now: said.append(now[2]))
+    assert failed == {"timeout: no answer within 0.5 s": 1}
     assert len(Sleeper.loops) == 1 and "sleeper warms up" in said
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 
 import pytest
 
@@ -14,7 +15,7 @@ from star_rl.failure import Failure
 
 
 def answer(run, tmp_path, spec, **options):
-    world, seed, tasks = open_tasks(run)
+    world, seed, tasks = open_tasks(run, limit=4)
     method = make(spec, world, seed, tmp_path)
     asyncio.run(evaluation_runner.run_method(method, tasks.tasks, context_of(world), tmp_path, **options))
     return method, evaluation_runner.read_answers(tmp_path, tasks.tasks)
@@ -123,6 +124,7 @@ def test_a_store_that_gives_out_is_asked_again_by_the_next_call(run, tmp_path, e
 
 
 def test_a_student_trained_again_is_another_method(run, tmp_path, engine):
+    run = shutil.copytree(run, tmp_path / "run")
     weights = run / "grpo" / "final" / "model.safetensors"
     weights.write_text("first")
     engine(ranked(["5"]))
@@ -134,7 +136,6 @@ def test_a_student_trained_again_is_another_method(run, tmp_path, engine):
     assert len(answer(run, tmp_path, "star")[1]) == 4
     with pytest.raises(StarError, match=r"with other settings \(max_model_len: "):
         answer(run, tmp_path, "star:max_model_len=64")
-    weights.unlink()
 
 
 def test_whatever_a_student_writes_is_an_answer(run, tmp_path, engine):

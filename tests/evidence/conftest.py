@@ -1,23 +1,6 @@
-import importlib.util
-from pathlib import Path
-
 import pytest
 
 from star_rl.evidence import EvidenceWriter
-
-_FILE = Path(__file__).with_name("evidence_world.py")
-
-
-@pytest.fixture(scope="session")
-def world():
-    """The module ``evidence_world``."""
-    spec = importlib.util.spec_from_file_location("evidence_world", _FILE)
-    module = importlib.util.module_from_spec(spec)
-    import sys
-
-    sys.modules["evidence_world"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture

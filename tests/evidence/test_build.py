@@ -14,11 +14,12 @@ from star_rl.evidence.build import build_store, price
 from star_rl.evidence.leak import contains_of, visible_fingerprint
 from star_rl.files import sha256
 from star_rl.records import INTERACTIONS, ITEMS, Task, tasks_to, write_table
+from tests.evidence import evidence_world as world
 
 FACTS = {"scenario": "classic", "fingerprint": "data-1"}
 
 
-def test_every_key_is_put_into_words(tmp_path, world):
+def test_every_key_is_put_into_words(tmp_path):
     sources = {"ItemCF": world.neighbours(700), "UserCF": world.neighbours(40, "u", seed=6)}
     seen = []
     template = Template(Catalogue(world.items()))
@@ -37,7 +38,7 @@ def test_every_key_is_put_into_words(tmp_path, world):
     assert "so there is no evidence" in store.get("ItemCF", "i16")
 
 
-def test_workers_files_and_chunks_do_not_change_a_byte(tmp_path, world):
+def test_workers_files_and_chunks_do_not_change_a_byte(tmp_path):
     table = world.neighbours(1500)
     pq.write_table(table, tmp_path / "near.parquet", row_group_size=100)
     template = Template(Catalogue(world.items()))
@@ -48,7 +49,7 @@ def test_workers_files_and_chunks_do_not_change_a_byte(tmp_path, world):
     assert sha256(tmp_path / "a") == sha256(tmp_path / "b") == sha256(tmp_path / "c")
 
 
-def test_a_sealed_store_is_found_and_another_is_not_overwritten(tmp_path, world):
+def test_a_sealed_store_is_found_and_another_is_not_overwritten(tmp_path):
     sources, template = {"ItemCF": world.neighbours(5)}, Template(Catalogue(world.items()))
     first = build_store(tmp_path / "s", sources, template, **FACTS)
     before = (tmp_path / "s" / "manifest.json").stat().st_mtime_ns
@@ -61,7 +62,7 @@ def test_a_sealed_store_is_found_and_another_is_not_overwritten(tmp_path, world)
         build_store(tmp_path / "s", sources, Template(template.catalogue, budget=50), **FACTS)
 
 
-def test_inputs_that_are_not_neighbours(tmp_path, world):
+def test_inputs_that_are_not_neighbours(tmp_path):
     template = Template(Catalogue({}))
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
     pq.write_table(pa.table({"key": ["a"]}), tmp_path / "short.parquet")
@@ -80,7 +81,7 @@ def test_inputs_that_are_not_neighbours(tmp_path, world):
 # ------------------------------------------------------------------------------------------------------------ model
 
 
-def test_a_model_builds_a_store_with_bounded_concurrency(tmp_path, world):
+def test_a_model_builds_a_store_with_bounded_concurrency(tmp_path):
     class Watched(world.Model):
         flying = most = 0
 
@@ -105,7 +106,7 @@ def test_a_model_builds_a_store_with_bounded_concurrency(tmp_path, world):
     assert price(sources, world.language_model(url, tmp_path / "replies.db", template))["paid_already"] == 1.0
 
 
-def test_a_model_that_dies_leaves_a_build_that_goes_on(tmp_path, world):
+def test_a_model_that_dies_leaves_a_build_that_goes_on(tmp_path):
     class Dying(world.Model):
         def __call__(self, messages):
             return 503 if self.calls >= 30 else super().__call__(messages)
@@ -129,7 +130,7 @@ def test_a_model_that_dies_leaves_a_build_that_goes_on(tmp_path, world):
 
 
 @pytest.fixture
-def endpoint(world):
+def endpoint():
     """URL and questions of a model that fails every fifth call."""
     asked = []
 
@@ -185,7 +186,7 @@ def test_the_fingerprint_of_a_file_is_that_of_its_table(tmp_path, monkeypatch, r
         assert visible_fingerprint(form) == known.hexdigest()[:16]
 
 
-def test_as_many_workers_as_there_are_cores_and_keys_for(tmp_path, world, monkeypatch):
+def test_as_many_workers_as_there_are_cores_and_keys_for(tmp_path, monkeypatch):
     assert [build._workers(keys) for keys in (0, 9_999)] == [1, 1]
     monkeypatch.setattr(build.os, "sched_getaffinity", lambda _: {0, 1, 2})
     assert [build._workers(keys) for keys in (19_999, 29_999, 10**6)] == [1, 2, 3]
@@ -195,7 +196,7 @@ def test_as_many_workers_as_there_are_cores_and_keys_for(tmp_path, world, monkey
     assert build_store(tmp_path / "two", sources, template, workers=None, **FACTS) == one
 
 
-def test_a_store_that_saw_a_target_is_refused(tmp_path, world):
+def test_a_store_that_saw_a_target_is_refused(tmp_path):
     table = interactions(VISIBLE)
     mark = visible_fingerprint(table)
     good, bad = [task(0, "u0", "i7"), task(1, "u1", "i2")], [task(2, "u3", "i9")]
@@ -217,7 +218,7 @@ def test_a_store_that_saw_a_target_is_refused(tmp_path, world):
 
 
 @pytest.fixture
-def folder(tmp_path, world):
+def folder(tmp_path):
     rows = [
         {"item_id": item.item_id, "title": item.title, "categories": list(item.categories), "attributes": "{}"}
         for item in world.items().values()

@@ -12,6 +12,9 @@ import pytest
 from star_rl.chat.cache import Cache
 from star_rl.evidence import EvidenceStore
 from star_rl.files import sha256
+from tests.evidence import evidence_world as world
+
+ROOT = Path(__file__).parents[2]
 
 
 def digest(folder):
@@ -19,11 +22,11 @@ def digest(folder):
     return sha256(folder)
 
 
-def killed_build(world_file, mode, folder, keys, kills, latest, seed):
+def killed_build(mode, folder, keys, kills, latest, seed):
     """Build; die ``kills`` times, each within the first ``latest`` texts of a start; then run to the end."""
     folder.mkdir()
     source = random.Random(seed)
-    command = [sys.executable, str(world_file), mode, str(folder), str(keys)]
+    command = [sys.executable, world.__file__, mode, str(folder), str(keys)]
     for _ in range(kills):
         died = subprocess.run([*command, str(source.randint(1, latest))], capture_output=True, text=True)
         assert died.returncode == -signal.SIGKILL, died.stderr
@@ -39,11 +42,11 @@ def paid_in(folder):
     return sum(line.startswith("paid") for line in (folder / "asked.log").read_text().splitlines()), held
 
 
-def check_kills(tmp_path, world, mode, keys, kills, latest, seed=0):
+def check_kills(tmp_path, mode, keys, kills, latest, seed=0):
     undisturbed = tmp_path / "undisturbed"
     undisturbed.mkdir()
     world.build(mode, undisturbed, keys)
-    killed_build(world.__file__, mode, tmp_path / "killed", keys, kills, latest, seed)
+    killed_build(mode, tmp_path / "killed", keys, kills, latest, seed)
     assert digest(tmp_path / "killed" / "store") == digest(undisturbed / "store")
     if mode == "llm":
         whole, held = paid_in(undisturbed)
@@ -56,26 +59,26 @@ def check_kills(tmp_path, world, mode, keys, kills, latest, seed=0):
 
 
 @pytest.mark.parametrize(("mode", "keys", "latest"), [("template", 2000, 900), ("llm", 250, 100)])
-def test_three_kills_change_nothing(tmp_path, world, mode, keys, latest):
-    check_kills(tmp_path, world, mode, keys, 3, latest)
+def test_three_kills_change_nothing(tmp_path, mode, keys, latest):
+    check_kills(tmp_path, mode, keys, 3, latest)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("mode", "keys", "latest"), [("template", 30_000, 2000), ("llm", 3000, 200)])
 @pytest.mark.parametrize("seed", [1, 2])
-def test_twenty_kills_change_nothing(tmp_path, world, mode, keys, latest, seed):
-    check_kills(tmp_path, world, mode, keys, 20, latest, seed)
+def test_twenty_kills_change_nothing(tmp_path, mode, keys, latest, seed):
+    check_kills(tmp_path, mode, keys, 20, latest, seed)
 
 
 @pytest.mark.slow
-def test_kills_while_sealing_change_nothing(tmp_path, world):
+def test_kills_while_sealing_change_nothing(tmp_path):
     """All entries are there: every kill falls into the sealing, some after its last step."""
     undisturbed = tmp_path / "undisturbed"
     undisturbed.mkdir()
     world.build("template", undisturbed, 6000)
     code = (
         "import sys; from star_rl.evidence import EvidenceWriter, EvidenceStore\n"
-        "import evidence_world as w; t = w.Template(w.Catalogue(w.items()))\n"
+        "from tests.evidence import evidence_world as w; t = w.Template(w.Catalogue(w.items()))\n"
         "from star_rl.evidence import build\n"
         "real = build.EvidenceWriter.seal\n"
         "def seal(self, **facts):\n"
@@ -87,13 +90,12 @@ def test_kills_while_sealing_change_nothing(tmp_path, world):
     folder = tmp_path / "killed"
     folder.mkdir()
     command = [sys.executable, "-c", code, str(folder)]
-    here = Path(world.__file__).parent
     for _ in range(20):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=here)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
         lines = [process.stdout.readline(), process.stdout.readline()]
         if "sealing\n" in lines:
             time.sleep(source.uniform(0, 0.6))
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    assert subprocess.run(command, capture_output=True, cwd=here).returncode == 0
+    assert subprocess.run(command, capture_output=True, cwd=ROOT).returncode == 0
     assert digest(folder / "store") == digest(undisturbed / "store")

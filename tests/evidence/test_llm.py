@@ -9,6 +9,7 @@ from star_rl.evidence import Catalogue, Template
 from star_rl.evidence.answer import categories_in
 from star_rl.evidence.model import Neighbour
 from star_rl.records import Item
+from tests.evidence import evidence_world as world
 
 NEAR = [Neighbour(f"i{number}", 1 / (number + 1), number + 1) for number in range(10)]
 
@@ -85,7 +86,7 @@ def runner():
 
 
 @pytest.fixture
-def make(tmp_path, world, runner):
+def make(tmp_path, runner):
     with contextlib.ExitStack() as stack:
 
         def make(*answers, **options):

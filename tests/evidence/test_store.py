@@ -16,6 +16,7 @@ from star_rl.evidence import EvidenceStore, EvidenceWriter
 from star_rl.evidence import manifest as sealing
 from star_rl.evidence.shard import FILE
 from star_rl.files import sha256
+from tests.evidence import evidence_world as world
 
 
 def fill(path, entries, shards=1, order=None, **options):
@@ -43,7 +44,7 @@ def test_gives_back_what_was_put(sealed):
     assert store.verify()["entries"] == 300
 
 
-def test_whatever_a_model_asks_for_is_answered_with_none(sealed, world):
+def test_whatever_a_model_asks_for_is_answered_with_none(sealed):
     store = EvidenceStore.inspect(sealed)
     for key in (*world.UGLY, "k", "k1000", "\ud800", "k0\0", 7, None, ["k0"], {"k": 0}, b"k0", 1.5, True):
         assert store.get("UserCF", key) is None
@@ -54,7 +55,7 @@ def test_whatever_a_model_asks_for_is_answered_with_none(sealed, world):
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-def test_ugly_ids_and_texts_come_back_as_they_were(tmp_path, world, shards):
+def test_ugly_ids_and_texts_come_back_as_they_were(tmp_path, shards):
     entries = {
         (tool, key): (f"{tool} {key} </tool_response>\r\n\0", [(key, 1.5), ("other", -0.1)])
         for tool in ("UserCF", "ItemCF")

@@ -1,6 +1,5 @@
 """GRPO whole: verl's trainer, Ray, FSDP2, vLLM, real tool calls from a store, on this machine's CPU."""
 
-import importlib.util
 import json
 import os
 import signal
@@ -19,23 +18,16 @@ from star_rl.errors import StarError
 from star_rl.integrations import processes
 from star_rl.integrations.verl.grpo import export, last_checkpoint, read_metrics, run_grpo
 from star_rl.integrations.verl.recipe import Paths, load_recipe
+from tests.policy import toy
 
 pytestmark = pytest.mark.engine
 ROOT = Path(__file__).parents[2]
-TOY = ROOT / "tests/policy/toy.py"
 PROMPTS, SAMPLES = 4, 4
-
-
-def load_toy():
-    spec = importlib.util.spec_from_file_location("toy", TOY)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    toy, folder = load_toy(), tmp_path_factory.mktemp("grpo")
+    folder = tmp_path_factory.mktemp("grpo")
     model, store, tasks = toy.make_policy(folder)
     pq.write_table(pa.Table.from_pylist(toy.grpo_rows(tasks[:32])), folder / "train.parquet")
     (folder / "reward.py").write_text(toy.REWARD)
@@ -48,8 +40,8 @@ def recipe(world, steps, reward="reward.py", sampler=None):
         {
             "reward": str(world.train.parent / reward),
             "device": "cpu",
-            "policy": {"opener": "toy:ToyStore.open"},
-            "env": {"PYTHONPATH": os.pathsep.join((str(ROOT), str(TOY.parent)))},
+            "policy": {"opener": "tests.policy.toy:ToyStore.open"},
+            "env": {"PYTHONPATH": str(ROOT)},
             "verl": {
                 "data": {"train_batch_size": PROMPTS, "max_prompt_length": 128, "max_response_length": 192},
                 "actor_rollout_ref": {
@@ -96,7 +88,6 @@ def test_two_steps_on_the_real_engines(world):
 
 @pytest.mark.slow
 def test_verl_validates_on_rows_of_its_own_before_and_after_a_step(world):
-    toy = load_toy()
     tasks = toy.make_tasks(toy.ToyStore.open(world.store), 38)[32:]
     valid = world.train.with_name("valid.parquet")
     pq.write_table(pa.Table.from_pylist(toy.grpo_rows(tasks)), valid)
@@ -121,9 +112,7 @@ def test_verl_validates_on_rows_of_its_own_before_and_after_a_step(world):
 
 def spoilt(world, name):
     """The world with one prompt of four that verl has no room for."""
-    rows = load_toy().grpo_rows(
-        [dict(task) for task in load_toy().make_tasks(load_toy().ToyStore.open(world.store), 4)]
-    )
+    rows = toy.grpo_rows([dict(task) for task in toy.make_tasks(toy.ToyStore.open(world.store), 4)])
     rows[2]["prompt"] = [*rows[2]["prompt"][:-1], {"role": "user", "content": "i7 " * 80}]
     train = world.train.with_name(f"{name}.parquet")
     pq.write_table(pa.Table.from_pylist(rows), train)
@@ -162,7 +151,7 @@ def test_a_finished_run_goes_on_to_more_steps(world):
 
 @pytest.mark.slow
 def test_a_reward_that_fails_in_training_stops_it_with_the_cause(world):
-    body = load_toy().REWARD.replace("found =", "assert extra_info['task_id'] == 'check', 'no such task'\n    found =")
+    body = toy.REWARD.replace("found =", "assert extra_info['task_id'] == 'check', 'no such task'\n    found =")
     (world.train.parent / "failing.py").write_text(body)
     broken = Paths(world.run.with_name("broken"), world.model, world.train, world.store)
     with pytest.raises(StarError, match="a rollout of group"):
@@ -176,11 +165,11 @@ def test_killed_training_resumes_at_its_checkpoint_with_the_data_order_kept(worl
     run_grpo(recipe(world, 4), whole)
     cut = Paths(world.run.with_name("cut"), world.model, world.train, world.store)
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "import test_verl_grpo as t; from pathlib import Path; from star_rl.integrations.verl.recipe import Paths\n"
-        "w = Paths(*map(Path, sys.argv[2:])); t.run_grpo(t.recipe(w, 4), w)\n"
+        "import sys; from pathlib import Path; from star_rl.integrations.verl.recipe import Paths\n"
+        "from tests.integrations import test_verl_grpo as t\n"
+        "w = Paths(*map(Path, sys.argv[1:])); t.run_grpo(t.recipe(w, 4), w)\n"
     )
-    arguments = [str(path) for path in (Path(__file__).parent, cut.run, cut.model, cut.train, cut.store)]
+    arguments = [str(path) for path in (cut.run, cut.model, cut.train, cut.store)]
     launcher = subprocess.Popen(
         [sys.executable, "-c", code, *arguments], env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=ROOT
     )

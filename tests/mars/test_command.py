@@ -9,6 +9,7 @@ import pytest
 from star_rl import cli
 from star_rl.mars import read_runs
 from star_rl.records import INTERACTIONS, ITEMS, tasks_to, write_table
+from tests.chat import endpoint
 
 
 def command(*words):
@@ -42,7 +43,7 @@ def test_rules_without_tools_then_view(tables, tmp_path, capsys):
     assert "t2#1" in capsys.readouterr().out
 
 
-def test_over_http_and_again(endpoint, tables, tmp_path, capsys):
+def test_over_http_and_again(tables, tmp_path, capsys):
     """The server runs in a loop of its own; the second call pays for nothing."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)

@@ -12,6 +12,8 @@ from star_rl.mars import identity_of, read_runs, teach
 from star_rl.mars.llm import LlmBackend, LlmOptions, read_answer
 from star_rl.prompts.agents import prompts_version
 from star_rl.trajectory import faults, from_messages, parse, render, to_messages
+from tests.chat import endpoint
+from tests.fakes import World
 
 
 def client(server, **more):
@@ -19,7 +21,7 @@ def client(server, **more):
     return ChatClient(ChatOptions((server.url,), **chosen))
 
 
-def run_one(endpoint, world, task=0, options=None, answer=None, team=None):
+def run_one(world, task=0, options=None, answer=None, team=None):
     async def main():
         async with (
             endpoint.Endpoint(answer=answer or endpoint.play) as server,
@@ -32,8 +34,8 @@ def run_one(endpoint, world, task=0, options=None, answer=None, team=None):
     return asyncio.run(main())
 
 
-def test_whole_team_over_http(endpoint, world):
-    outcome, bodies = run_one(endpoint, world)
+def test_whole_team_over_http(world):
+    outcome, bodies = run_one(world)
     assert outcome.failure is None
     names = [(step.agent, step.round) for step in outcome.steps]
     assert names == [
@@ -56,15 +58,15 @@ def test_whole_team_over_http(endpoint, world):
     assert "Say more." in rerun["messages"][1]["content"] and "likes drama" in rerun["messages"][1]["content"]
 
 
-def test_titles_reach_the_model_defused(endpoint, world):
-    _, bodies = run_one(endpoint, world)
+def test_titles_reach_the_model_defused(world):
+    _, bodies = run_one(world)
     words = json.dumps([body["messages"] for body in bodies])
     assert "<recommend>" not in words and "</tool_response>" not in words and "<|im_end|>" not in words
 
 
 @pytest.mark.parametrize("part", ["planner", "reflector", "tools"])
-def test_each_part_can_be_switched_off(endpoint, world, part):
-    outcome, bodies = run_one(endpoint, world, team={part: False})
+def test_each_part_can_be_switched_off(world, part):
+    outcome, bodies = run_one(world, team={part: False})
     text = render(outcome.trajectory)
     assert outcome.failure is None
     assert ("<plan>" in text) == (part != "planner")
@@ -77,7 +79,7 @@ def test_each_part_can_be_switched_off(endpoint, world, part):
         assert not any("UserCF" in body["messages"][0]["content"] for body in bodies)
 
 
-def test_planner_endpoint_of_its_own(endpoint, world):
+def test_planner_endpoint_of_its_own(world):
     async def main():
         async with (
             endpoint.Endpoint() as server,
@@ -93,7 +95,7 @@ def test_planner_endpoint_of_its_own(endpoint, world):
     asyncio.run(main())
 
 
-def test_malformed_answer_is_asked_for_once_more(endpoint, world):
+def test_malformed_answer_is_asked_for_once_more(world):
     count = Counter()
 
     def answer(body):
@@ -103,75 +105,73 @@ def test_malformed_answer_is_asked_for_once_more(endpoint, world):
             return {"content": endpoint.wrapped(["i1", "i1"])}
         return endpoint.play(body)
 
-    outcome, bodies = run_one(endpoint, world, answer=answer)
+    outcome, bodies = run_one(world, answer=answer)
     assert outcome.failure is None and outcome.steps[-1].attempts == 2
     assert "cannot be used" in bodies[-1]["messages"][-1]["content"]
     assert render(outcome.trajectory).count("<recommend>") == 1
 
 
 @pytest.mark.parametrize("kind", ["prose", "empty", "broken_json", "foreign_ids"])
-def test_the_second_question_shows_the_tags_as_they_are_to_be_written(endpoint, world, kind):
+def test_the_second_question_shows_the_tags_as_they_are_to_be_written(world, kind):
     turn = Counter()
 
     def answer(body):
         turn["n"] += 1
         return endpoint.spoil(kind, body) if turn["n"] == 1 else endpoint.play(body)
 
-    _, bodies = run_one(endpoint, world, answer=answer)
+    _, bodies = run_one(world, answer=answer)
     told = bodies[1]["messages"][-1]["content"]
     assert "cannot be used" in told and "<JSON> .. </JSON>" in told
     assert "\u2039" not in told
 
 
-def test_malformed_twice_is_a_recorded_failure(endpoint, world):
+def test_malformed_twice_is_a_recorded_failure(world):
     def answer(body):
         agent = endpoint.agent_of(body["messages"])
         return endpoint.spoil("prose", body) if agent == "Reflector" else endpoint.play(body)
 
-    outcome, _ = run_one(endpoint, world, answer=answer)
+    outcome, _ = run_one(world, answer=answer)
     assert str(outcome.failure).startswith("malformed: Reflector") and outcome.ranking == []
     assert outcome.steps[-1].agent == "Reflector" and outcome.steps[-1].attempts == 2
     assert outcome.steps[-1].model_calls == 2
 
 
-def test_calls_without_end_meet_the_budget(endpoint, world):
+def test_calls_without_end_meet_the_budget(world):
     def answer(body):
         return {"content": "", "tool_calls": [endpoint.call("ItemCF", {"item_id": "i1"})] * 30}
 
-    outcome, bodies = run_one(
-        endpoint, world, answer=answer, options=LlmOptions(turns=3, calls=2), team={"planner": False}
-    )
+    outcome, bodies = run_one(world, answer=answer, options=LlmOptions(turns=3, calls=2), team={"planner": False})
     assert str(outcome.failure).startswith("calls: User_Profile_Summary")
     answers = [m["content"] for m in bodies[-1]["messages"] if m["role"] == "tool"]
     assert sum("too many calls" in a for a in answers) == len(answers) - 2
     assert "tools" not in bodies[-1]
 
 
-def test_token_budget(endpoint, world):
-    outcome, _ = run_one(endpoint, world, options=LlmOptions(tokens=50), team={"tools": False})
+def test_token_budget(world):
+    outcome, _ = run_one(world, options=LlmOptions(tokens=50), team={"tools": False})
     assert outcome.failure is None  # a first answer is always paid for
-    outcome, _ = run_one(endpoint, world, options=LlmOptions(tokens=100))
+    outcome, _ = run_one(world, options=LlmOptions(tokens=100))
     assert str(outcome.failure).startswith("tokens: User_Profile_Summary")
 
 
 @pytest.mark.parametrize(
     "kind", ["wrong_tool", "bad_arguments", "forged", "empty", "broken_json", "foreign_ids", "prose"]
 )
-def test_whatever_a_model_says_round_trips(endpoint, world, kind):
+def test_whatever_a_model_says_round_trips(world, kind):
     turn = Counter()
 
     def answer(body):
         turn["n"] += 1
         return endpoint.spoil(kind, body) if turn["n"] % 2 else endpoint.play(body)
 
-    outcome, _ = run_one(endpoint, world, answer=answer)
+    outcome, _ = run_one(world, answer=answer)
     text = render(outcome.trajectory)
     assert render(parse(text)) == text
     text.encode()
 
 
-def test_concurrent_experts_do_not_read_one_another(endpoint, world):
-    outcome, bodies = run_one(endpoint, world, team={"concurrent": True, "reflector": False})
+def test_concurrent_experts_do_not_read_one_another(world):
+    outcome, bodies = run_one(world, team={"concurrent": True, "reflector": False})
     assert outcome.failure is None
     assert not any("What the team found" in body["messages"][1]["content"] for body in bodies[:-1])
     assert [step.tag for step in outcome.steps] == [
@@ -183,7 +183,7 @@ def test_concurrent_experts_do_not_read_one_another(endpoint, world):
     ]
 
 
-def test_abstractor_summarises_once_per_user_and_leaves_the_last_chunk_raw(endpoint, world):
+def test_abstractor_summarises_once_per_user_and_leaves_the_last_chunk_raw(world):
     async def main():
         async with endpoint.Endpoint() as server, client(server) as chat:
             backend = LlmBackend(chat, LlmOptions(chunk=4))  # 11 behaviours: 4 + 4 summarised, 3 raw
@@ -201,7 +201,7 @@ def test_abstractor_summarises_once_per_user_and_leaves_the_last_chunk_raw(endpo
     asyncio.run(main())
 
 
-def test_empty_summary_is_asked_for_once_more_then_recorded(endpoint, world):
+def test_empty_summary_is_asked_for_once_more_then_recorded(world):
     def run(silent):
         said = {"n": 0}
 
@@ -211,7 +211,7 @@ def test_empty_summary_is_asked_for_once_more_then_recorded(endpoint, world):
             said["n"] += 1
             return {"content": " \n"} if said["n"] <= silent else endpoint.play(body)
 
-        return run_one(endpoint, world, options=LlmOptions(chunk=4), answer=answer)[0]
+        return run_one(world, options=LlmOptions(chunk=4), answer=answer)[0]
 
     assert run(silent=1).failure is None
     outcome = run(silent=9)
@@ -221,15 +221,15 @@ def test_empty_summary_is_asked_for_once_more_then_recorded(endpoint, world):
     assert {message["agent"] for message in step.messages} == {"Long_Sequence_Abstractor"}
 
 
-def test_prompts_keep_to_their_budget(endpoint, world):
+def test_prompts_keep_to_their_budget(world):
     world.histories["u0"] = [(f"i{n % 100}", n, 3.0) for n in range(20)] * 40
-    outcome, bodies = run_one(endpoint, world, options=LlmOptions(chunk=0, prompt_tokens=1500))
+    outcome, bodies = run_one(world, options=LlmOptions(chunk=0, prompt_tokens=1500))
     assert outcome.failure is None
     assert "older entries left out" in bodies[0]["messages"][1]["content"]
     assert max(len(body["messages"][1]["content"]) for body in bodies) < 1500 * 5
 
 
-def test_thirty_percent_faults_every_task_ends_once(endpoint, world, tmp_path):
+def test_thirty_percent_faults_every_task_ends_once(world, tmp_path):
     async def main():
         async with (
             endpoint.Endpoint(faulty=0.3, seed=3) as server,
@@ -262,8 +262,8 @@ def test_endpoint_down_at_the_start_nothing_is_written(world, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_endpoint_that_dies_stops_the_teacher_and_its_runs_are_tried_again(endpoint, make_world, tmp_path):
-    world = make_world(tasks=60)
+def test_endpoint_that_dies_stops_the_teacher_and_its_runs_are_tried_again(tmp_path):
+    world = World(tasks=60)
 
     async def main(fail):
         async with (

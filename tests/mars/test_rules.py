@@ -13,6 +13,7 @@ from star_rl.mars.record import run_of
 from star_rl.prompts import PromptOptions, student_prompt
 from star_rl.records import Item, Task
 from star_rl.trajectory import Response, faults, from_messages, parse, render, to_messages
+from tests.fakes import World
 
 IDENTITY = {"configuration": {"team": {}}, "prompts": {}, "model": "", "store": ""}
 
@@ -64,8 +65,8 @@ def test_category_looks_away_from_the_evidence(world):
     assert outcome.ranking[: len(liked)] == liked  # in the order of the task
 
 
-def test_strategies_are_drawn_by_weight_and_repeat(world, make_world):
-    many = make_world(tasks=300)
+def test_strategies_are_drawn_by_weight_and_repeat(world):
+    many = World(tasks=300)
     drawn = Counter()
     for task in many.tasks:
         text = render(play(many, task).trajectory)

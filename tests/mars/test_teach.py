@@ -15,6 +15,7 @@ import pytest
 from star_rl.errors import StarError
 from star_rl.mars import from_json, identity_of, read_runs, teach, to_json
 from star_rl.mars.record import files_of
+from tests.chat import endpoint
 
 
 def run(world, folder, identity=None, tasks=None, **more):
@@ -111,41 +112,37 @@ def test_two_processes_do_not_teach_into_one_folder(world, tmp_path):
             run(world, tmp_path)
 
 
+ROOT = Path(__file__).parents[2]
 _KILLED = """
-import asyncio, importlib.util, sys
-from pathlib import Path
-here = Path(sys.argv[1])
-spec = importlib.util.spec_from_file_location("world", here / "conftest.py")
-module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)
-spec = importlib.util.spec_from_file_location("endpoint", here.parent / "chat" / "endpoint.py")
-endpoint = importlib.util.module_from_spec(spec); spec.loader.exec_module(endpoint)
+import asyncio, sys
 from star_rl.chat import ChatClient, ChatOptions
 from star_rl.mars import identity_of, teach
 from star_rl.mars.llm import LlmBackend
+from tests.fakes import World
 async def main():
-    world = module.World(tasks=30)
-    async with ChatClient(ChatOptions((sys.argv[2],), model="m", cache=sys.argv[3] + "/cache.sqlite")) as chat:
+    world = World(tasks=30)
+    async with ChatClient(ChatOptions((sys.argv[1],), model="m", cache=sys.argv[2] + "/cache.sqlite")) as chat:
         team = world.team(LlmBackend(chat))
-        await teach(world.tasks, team, world.case, sys.argv[3] + "/runs", identity_of(team, {}, "m"), concurrency=8)
+        await teach(world.tasks, team, world.case, sys.argv[2] + "/runs", identity_of(team, {}, "m"), concurrency=8)
 asyncio.run(main())
 """
 
 
-def test_kill_nine_loses_no_run_and_pays_none_twice(endpoint, world, tmp_path):
+def test_kill_nine_loses_no_run_and_pays_none_twice(world, tmp_path):
     """Killed several times; each request reached the endpoint once, but for those in flight at a kill."""
-    arguments = [sys.executable, "-c", _KILLED, str(Path(__file__).parent)]
+    arguments = [sys.executable, "-c", _KILLED]
 
     async def main():
         async with endpoint.Endpoint(delay=0.02) as server:
             for _ in range(3):
-                process = await asyncio.create_subprocess_exec(*arguments, server.url, str(tmp_path))
+                process = await asyncio.create_subprocess_exec(*arguments, server.url, str(tmp_path), cwd=ROOT)
                 begun = server.seen["calls"]
                 deadline = time.monotonic() + 30
                 while server.seen["calls"] < begun + 60 and time.monotonic() < deadline:
                     await asyncio.sleep(0.005)
                 os.kill(process.pid, signal.SIGKILL)
                 await process.wait()
-            process = await asyncio.create_subprocess_exec(*arguments, server.url, str(tmp_path))
+            process = await asyncio.create_subprocess_exec(*arguments, server.url, str(tmp_path), cwd=ROOT)
             assert await process.wait() == 0
             return Counter(json.dumps(body, sort_keys=True) for body in server.bodies)
 

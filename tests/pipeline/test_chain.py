@@ -1,5 +1,6 @@
 """The chain on a small world, as far as it goes without an engine: what it writes, refuses and finds again."""
 
+import shutil
 from dataclasses import asdict, replace
 
 import pyarrow.parquet as pq
@@ -11,43 +12,34 @@ from star_rl.pipeline import chain, recipe, runner
 from star_rl.pipeline.stage import manifest_of, run_stage, source_digest
 from star_rl.run import Run
 from star_rl.trajectory import faults, from_messages, parse, ranking, render
-
-SMALL = [
-    "source.options={users: 160, items: 60, categories: 6, shortest: 14, longest: 20}",
-    "split.options={train_per_user: 3, max_test: 20, max_valid: 8}",
-    "neighbours={items_k: 20, users_k: 10, liked_k: 20, threads: 1}",
-    "evidence={size: short, budget: 6}",
-    "prompt={profile: compact, history: 8, top: 10}",
-    "tools={lens: candidates}",
-    "name=small",
-]
+from tests.fakes import small_recipe
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def taken(run, tmp_path_factory):
+    """A copy of the small run, taken on to its untrained student: its recipe, its folder and how each stage went."""
     folder = tmp_path_factory.mktemp("runs")
-    (folder / "empty.yaml").write_text("{}")
-    loaded = recipe.load(folder / "empty.yaml", [*SMALL, f"out={folder}"])
-    outcomes = runner.run(loaded, chain.STAGES, until="student")
-    return loaded, folder / "small", outcomes
+    shutil.copytree(run, folder / "small")
+    loaded = small_recipe(folder)
+    return loaded, folder / "small", runner.run(loaded, chain.STAGES, until="student")
 
 
-def test_every_stage_leaves_a_manifest_with_its_figures(run):
-    _, folder, outcomes = run
-    assert [outcome.state for outcome in outcomes] == ["ran"] * 7
+def test_every_stage_leaves_a_manifest_with_its_figures(taken):
+    _, folder, outcomes = taken
+    assert [outcome.state for outcome in outcomes] == ["done"] * 4 + ["ran"] * 3
     for outcome in outcomes:
         manifest = manifest_of(folder / outcome.name)
         assert manifest["figures"]["summary"]
         assert manifest["outputs"], outcome.name
 
 
-def test_a_second_run_finds_everything_done(run):
-    loaded, _, _ = run
+def test_a_second_run_finds_everything_done(taken):
+    loaded, _, _ = taken
     assert {outcome.state for outcome in runner.run(loaded, chain.STAGES, until="student")} == {"done"}
 
 
-def test_a_changed_option_runs_its_stage_and_what_reads_it(run):
-    loaded, _, _ = run
+def test_a_changed_option_runs_its_stage_and_what_reads_it(taken):
+    loaded, _, _ = taken
     changed = recipe.Recipe(**{**loaded.__dict__, "prompt": type(loaded.prompt)(profile="compact", history=6, top=10)})
     states = {outcome.name: outcome.state for outcome in runner.run(changed, chain.STAGES, until="sft_set")}
     assert states == {
@@ -56,8 +48,8 @@ def test_a_changed_option_runs_its_stage_and_what_reads_it(run):
     runner.run(loaded, chain.STAGES, until="student")
 
 
-def test_no_target_and_nothing_later_reaches_evidence_or_prompts(run):
-    loaded, folder, _ = run
+def test_no_target_and_nothing_later_reaches_evidence_or_prompts(taken):
+    loaded, folder, _ = taken
     world = Run(folder, asdict(loaded))
     visible = set(zip(*(world.visible[name].to_pylist() for name in ("user_id", "item_id")), strict=True))
     for part in ("train", "valid", "test"):
@@ -70,8 +62,8 @@ def test_no_target_and_nothing_later_reaches_evidence_or_prompts(run):
         assert store.manifest["targets"]["tasks"] == sum(len(world.tasks(part)) for part in ("train", "valid", "test"))
 
 
-def test_the_sft_set_holds_well_formed_runs_that_hit(run):
-    loaded, folder, _ = run
+def test_the_sft_set_holds_well_formed_runs_that_hit(taken):
+    loaded, folder, _ = taken
     truths = {task.task_id: task.ground_truth for task in Run(folder, asdict(loaded)).tasks("train")}
     rows = pq.read_table(folder / "sft_set" / "sft.parquet").to_pylist()
     assert rows
@@ -82,17 +74,17 @@ def test_the_sft_set_holds_well_formed_runs_that_hit(run):
         assert render(parse(render(trajectory))) == render(trajectory)
 
 
-def test_the_tokenizer_gives_every_item_one_token(run):
+def test_the_tokenizer_gives_every_item_one_token(taken):
     from tokenizers import Tokenizer
 
-    loaded, folder, _ = run
+    loaded, folder, _ = taken
     tokenizer = Tokenizer.from_file(str(folder / "student" / "model" / "tokenizer.json"))
     for item in Run(folder, asdict(loaded)).items:
         assert tokenizer.encode(item, add_special_tokens=False).tokens == [item]
 
 
-def test_a_model_of_another_family_is_refused(run, tmp_path):
-    loaded, _, _ = run
+def test_a_model_of_another_family_is_refused(taken, tmp_path):
+    loaded, _, _ = taken
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     (tmp_path / "tokenizer.json").write_text("{}")
     other = recipe.Recipe(**{**loaded.__dict__, "student": type(loaded.student)(path=str(tmp_path))})
@@ -116,10 +108,8 @@ def test_a_model_of_another_family_is_refused(run, tmp_path):
     ],
 )
 def test_what_a_stage_refuses_is_one_clear_line(tmp_path, override, says):
-    (tmp_path / "empty.yaml").write_text("{}")
     with pytest.raises(StarError, match=says):
-        loaded = recipe.load(tmp_path / "empty.yaml", [*SMALL, f"out={tmp_path}", override])
-        runner.run(loaded, chain.STAGES, until="sft_set")
+        runner.run(small_recipe(tmp_path, override), chain.STAGES, until="sft_set")
 
 
 def test_replies_that_were_paid_for_outlive_a_changed_teacher(tmp_path):

@@ -10,28 +10,12 @@ from star_rl.errors import StarError
 from star_rl.policy.loop import Budget, Generation, rollout, tool_turn
 from star_rl.policy.rollout_stats import COUNTS, STOPS
 from star_rl.tools import ToolAnswer, ToolBox
+from tests.fakes import Letters
 
-END = 0
 PROMPT = [1, 2, 3]
 
 
-class Characters:
-    """A tokenizer of one token a character; ``<|im_end|>`` is one token, 0."""
-
-    def encode(self, text, *, add_special_tokens):
-        ids = []
-        for index, part in enumerate(text.split("<|im_end|>")):
-            ids.extend(([END] if index else []) + [ord(character) + 10 for character in part])
-        return ids
-
-    def decode(self, ids, **_):
-        return "".join("<|im_end|>" if token == END else chr(token - 10) for token in ids)
-
-    def convert_tokens_to_ids(self, token):
-        return END if token == "<|im_end|>" else None
-
-
-TOKENIZER = Characters()
+TOKENIZER = Letters()
 
 
 class Script:
@@ -47,7 +31,7 @@ class Script:
             raise turn
         if isinstance(turn, Generation):
             return turn
-        ids = TOKENIZER.encode(turn, add_special_tokens=False)[: sampling_params["max_tokens"]]
+        ids = TOKENIZER.encode(turn)[: sampling_params["max_tokens"]]
         return Generation(ids, [-0.5] * len(ids) if self.logprobs else None, "completed")
 
 
@@ -96,14 +80,14 @@ def test_answers_stand_between_turns_exactly_as_the_template_writes_them_and_are
     assert spans(result) == [(1, first), (0, between), (1, last)]
     assert [value for value, mask in zip(result.logprobs, result.response_mask, strict=True) if not mask] == [
         0.0
-    ] * len(TOKENIZER.encode(between, add_special_tokens=False))
+    ] * len(TOKENIZER.encode(between))
     assert result.model_text == first.removesuffix("<|im_end|>") + "\ndone"
     assert "about" not in result.model_text
     assert [message["role"] for message in result.messages] == ["assistant", "tool", "tool", "assistant"]
 
 
 def test_the_context_grows_by_appending_what_was_sampled():
-    odd = Generation([*TOKENIZER.encode(call(), add_special_tokens=False), END], None, None)
+    odd = Generation([*TOKENIZER.encode(call()), Letters.END], None, None)
     engine = Script(odd, "x<|im_end|>")
     result = run(engine)
     assert engine.asked[0][0] == PROMPT
@@ -160,7 +144,7 @@ def test_a_policy_that_only_calls_ends_with_its_turns():
 
 def test_the_response_never_exceeds_its_budget():
     first = call() + "<|im_end|>"
-    used = len(TOKENIZER.encode(first, add_special_tokens=False))
+    used = len(TOKENIZER.encode(first))
     for room in (used - 1, used, used + 40):
         result = run(Script(first, "more<|im_end|>"), Budget(response_tokens=room))
         assert result.stop == "length" and len(result.response_ids) <= room
@@ -186,27 +170,30 @@ def test_a_long_answer_is_cut_at_its_end():
 
 
 def test_a_dead_store_a_hanging_tool_and_a_failing_engine_end_the_rollout_as_data():
+    release = threading.Event()
+
     class Dead:
         def call(self, name, arguments):
             raise OSError("stale file handle")
 
     class Slow:
         def call(self, name, arguments):
-            time.sleep(0.5)
+            release.wait()
             return ToolAnswer("late", True, "ok")
 
     class Stuck:
         async def generate(self, *_):
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
 
     turn = call() + "<|im_end|>"
     dead = run(Script(turn), tools=Dead())
     assert dead.stop == "tool_error" and "stale file handle" in dead.error
     slow = run(Script(turn), Budget(tool_seconds=0.05), Slow())
+    release.set()
     assert slow.stop == "tool_error" and "0.05" in slow.error
     assert run(Script(RuntimeError("gone"))).stop == "engine_error"
     assert run(Stuck(), Budget(engine_seconds=0.05)).stop == "engine_error"
-    aborted = run(Script(Generation(TOKENIZER.encode("half", add_special_tokens=False), None, "aborted")))
+    aborted = run(Script(Generation(TOKENIZER.encode("half"), None, "aborted")))
     assert aborted.stop == "aborted" and aborted.turns == ["half"]
     assert run(Script(Generation((), None, "aborted"))).response_ids == []
 
@@ -236,7 +223,7 @@ def test_the_calls_of_a_turn_run_at_the_same_time():
 
 
 def test_a_tokenizer_without_chat_tokens_and_a_senseless_budget_are_errors():
-    class Foreign(Characters):
+    class Foreign(Letters):
         def convert_tokens_to_ids(self, token):
             return None
 

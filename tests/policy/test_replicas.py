@@ -1,10 +1,8 @@
 """Replicas: routing by prompt and rollout, a replica that dies, and two real ones behind the sampler."""
 
 import asyncio
-import importlib.util
 import json
 from collections import Counter
-from pathlib import Path
 
 import psutil
 import pytest
@@ -15,8 +13,7 @@ from star_rl.policy.engines import EngineOptions
 from star_rl.policy.loop import Budget
 from star_rl.policy.replicas import SLACK, Replicas, open_engine
 from star_rl.policy.sampler import PolicyTask, SamplingOptions, sample
-
-TOY = Path(__file__).with_name("toy.py")
+from tests.policy import toy
 
 
 class Gone(Exception):
@@ -162,9 +159,6 @@ def test_transformers_have_no_replicas(tmp_path):
 @pytest.mark.engine
 @pytest.mark.slow
 def test_two_replicas_sample_and_one_that_is_killed_loses_nothing(tmp_path):
-    spec = importlib.util.spec_from_file_location("toy", TOY)
-    toy = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(toy)
     model, store_folder, rows = toy.make_policy(tmp_path)
     store = toy.ToyStore.open(store_folder)
     tasks = [PolicyTask(row["task_id"], row["prompt"], row["candidates"]) for row in rows[:40]]

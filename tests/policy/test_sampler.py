@@ -11,22 +11,7 @@ from star_rl.errors import StarError
 from star_rl.policy import sampler
 from star_rl.policy.loop import Budget, Generation
 from star_rl.policy.sampler import PolicyTask, SamplingOptions, sample, tasks_of_rows
-
-
-class Words:
-    """A tokenizer of one token a character, with a chat template that joins the contents."""
-
-    def encode(self, text, *, add_special_tokens):
-        return [0 if character == "\0" else ord(character) for character in text.replace("<|im_end|>", "\0")]
-
-    def decode(self, ids, **_):
-        return "".join(map(chr, ids))
-
-    def convert_tokens_to_ids(self, token):
-        return 0
-
-    def apply_chat_template(self, messages, **_):
-        return "".join(message["content"] for message in messages)
+from tests.fakes import Letters
 
 
 class Echo:
@@ -64,6 +49,8 @@ TASKS = [PolicyTask(f"t{number}", [{"role": "user", "content": f"task {number}"}
 
 @pytest.fixture
 def engine(monkeypatch):
+    from transformers import AutoTokenizer
+
     opened = Echo()
 
     @contextlib.asynccontextmanager
@@ -71,7 +58,7 @@ def engine(monkeypatch):
         yield opened
 
     monkeypatch.setattr(sampler, "open_engine", open_engine)
-    monkeypatch.setattr(sampler, "_tokenizer", lambda model: Words())
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda *args, **kwargs: Letters())
     return opened
 
 

@@ -207,9 +207,10 @@ ENDLESS = [
 
 @pytest.mark.parametrize("body", ENDLESS)
 def test_a_reward_without_end_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
+    reward = load(str(wrong(tmp_path, HEAD + body)))
     monkeypatch.setattr(loading, "PATIENCE", 0.2)
     with pytest.raises(StarError, match=r"did not score a well formed response .* within 0\.2 s"):
-        check(load(str(wrong(tmp_path, HEAD + body))))
+        check(reward)
     with pytest.raises(StarError, match=r"could not be imported within 0\.2 s"):
         load(str(wrong(tmp_path, "if True:\n" + body.replace("return ", ""))))
 

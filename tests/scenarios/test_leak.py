@@ -6,11 +6,9 @@ rows removed, replaced, multiplied, moved or rated otherwise: not one byte of wh
 are made to leak on purpose show that this finds a leak.
 """
 
-import importlib.util
 import json
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -32,10 +30,7 @@ from star_rl.prompts.student import PromptOptions, student_prompt
 from star_rl.records import INTERACTIONS, ITEMS, SCENARIOS, USERS, items_from, read_table, read_tasks, tasks_to
 from star_rl.scenarios import Histories, SplitOptions, Tables, split
 from star_rl.tools import LENSES, ToolBox
-
-_spec = importlib.util.spec_from_file_location("scenario_leaks", Path(__file__).with_name("leaks.py"))
-leaks = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(leaks)
+from tests.scenarios import leaks
 
 ITEM_COUNT = 48
 DAY = 86_400
