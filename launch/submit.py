@@ -162,15 +162,16 @@ def needs_of(recipe: Recipe, root: Path, extra: str | None, until: str | None) -
     from star_rl.integrations.verl.overrides import overrides_of
     from star_rl.integrations.verl.recipe import compose, load_recipe
     from star_rl.pins import installed_extra, pins_of
-    from star_rl.pipeline import chain, runner
+    from star_rl.pipeline import chain
     from star_rl.pipeline.overlays import sft_processes
+    from star_rl.pipeline.stage import first_of
     from star_rl.plan.disk import checkpoint_bytes
 
     grpo = load_recipe(recipe.grpo.recipe, recipe.grpo.overrides)
     extra = extra or {"cpu": "cpu", "cuda": "gpu"}.get(grpo.device) or installed_extra()
     wanted = pins_of(root / "setup.py", extra)
     wanted = {name: version for name, version in wanted.items() if name in preflight.ENGINES}
-    trains = until is None or runner.first_of(chain.STAGES, until) >= runner.first_of(chain.STAGES, "sft")
+    trains = until is None or first_of(chain.STAGES, until) >= first_of(chain.STAGES, "sft")
     nodes, gpus, driver, model, disk = 1, 0, 0, "", 0
     if trains:
         config = compose(overrides_of(grpo.verl))

@@ -9,8 +9,9 @@ import pyarrow as pa
 
 from star_rl.baselines.agents import AGENTS
 from star_rl.evaluation import runner as evaluation_runner
-from star_rl.evaluation.evaluate import context_of, open_tasks, seal
+from star_rl.evaluation.evaluate import open_tasks, seal
 from star_rl.evaluation.methods.agents import Workflow
+from star_rl.evaluation.runner import context_of
 from star_rl.prompts import flavour_of
 from star_rl.prompts.agents import Brief, agent_messages
 from star_rl.records import USERS, UserTable, write_table

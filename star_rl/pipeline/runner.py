@@ -20,7 +20,7 @@ from star_rl.integrations import wandb_run
 from star_rl.masking import MaskedStream, mask, open_log
 from star_rl.pipeline.chain import STAGES
 from star_rl.pipeline.options import Recipe
-from star_rl.pipeline.stage import Stage, StageOutcome, manifest_of, run_stage
+from star_rl.pipeline.stage import Stage, StageOutcome, first_of, manifest_of, run_stage
 from star_rl.progress import ProgressLine
 from star_rl.run import Run
 
@@ -93,18 +93,6 @@ def _terminate_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def first_of(stages: Sequence[Stage], name: str) -> int:
-    """Index of a stage by name.
-
-    Raises:
-        StarError: there is no such stage.
-    """
-    names = [stage.name for stage in stages]
-    if name not in names:
-        raise StarError(f"there is no stage {name!r}", f"the stages are {', '.join(names)}")
-    return names.index(name)
 
 
 def stage_lines(stages: Sequence[Stage], folder: Path) -> list[str]:

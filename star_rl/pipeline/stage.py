@@ -104,6 +104,18 @@ class StageOutcome:
     manifest: dict[str, Any] = field(default_factory=dict)
 
 
+def first_of(stages: Sequence[Stage], name: str) -> int:
+    """Return the index of a stage by name.
+
+    Raises:
+        StarError: there is no such stage.
+    """
+    names = [stage.name for stage in stages]
+    if name not in names:
+        raise StarError(f"there is no stage {name!r}", f"the stages are {', '.join(names)}")
+    return names.index(name)
+
+
 def versions(packages: Sequence[str]) -> dict[str, str]:
     """Installed versions; ``absent`` where a distribution is not installed."""
     found = {}

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from star_rl.evaluation.evaluate import context_of, open_tasks
+from star_rl.evaluation.evaluate import open_tasks
 from star_rl.evaluation.methods import TaskContext, as_ranking, make
 from star_rl.evaluation.methods.registry import AGENTS, MAKERS
+from star_rl.evaluation.runner import context_of
 from tests import fakes
 
 #: What keeps a method small here.

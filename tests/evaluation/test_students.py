@@ -8,8 +8,9 @@ import pytest
 
 from star_rl.errors import StarError
 from star_rl.evaluation import runner as evaluation_runner
-from star_rl.evaluation.evaluate import context_of, open_tasks
+from star_rl.evaluation.evaluate import open_tasks
 from star_rl.evaluation.methods import make
+from star_rl.evaluation.runner import context_of
 from star_rl.evaluation.studies.scripted import ScriptedTeacher
 from star_rl.failure import Failure
 

@@ -142,8 +142,8 @@ async def measure_all(
     run: Any, student: Method, against: Sequence[str], tasks: TaskSet, seed: int, progress: Progress
 ) -> list[dict[str, Any]]:
     """Return the rows of the student, of MARS and MARS-Planner on its engine, and of further methods."""
-    from star_rl.evaluation.evaluate import context_of
     from star_rl.evaluation.methods.student import StudentMethod
+    from star_rl.evaluation.runner import context_of
     from star_rl.evaluation.studies.scripted import ScriptedTeacher
 
     if not isinstance(student, StudentMethod):
