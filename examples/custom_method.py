@@ -5,7 +5,7 @@
 
 or in Python::
 
-    evaluate(["random", Recency(run.items), "star"], "runs/quickstart", "judged")
+    evaluate(["random", Recency(run.items), "star"], "runs/quickstart", "scores")
 
 Every method answers the same tasks, with candidates in the same order. A task that a method sees has no ground truth.
 """

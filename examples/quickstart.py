@@ -111,7 +111,7 @@ def grpo(options: Recipe) -> None:
     run_recipe(options, ["grpo"])
 
 
-def judge(options: Recipe) -> None:
+def evaluation(options: Recipe) -> None:
     """The same held-out tasks for everybody: the chain's own table, then one with a method of your own."""
     run = run_recipe(options, ["evaluate", "report"])
     compare(run, ["random", "item_knn", Recency(run.items), "star:sft", "star"])
@@ -128,7 +128,7 @@ def compare(run: Run, methods: list[object]) -> None:
         print(f"{row['name']:<24} {row['hr1']:4.1f}   {row['hr_avg']:.1f} {interval}")
 
 
-STEPS: tuple[Callable[[Recipe], None], ...] = (data, teach, sft, grpo, judge)
+STEPS: tuple[Callable[[Recipe], None], ...] = (data, teach, sft, grpo, evaluation)
 
 
 def main(arguments: list[str] | None = None) -> Path:
@@ -136,7 +136,7 @@ def main(arguments: list[str] | None = None) -> Path:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default="runs", help="folder of runs")
     parser.add_argument("--small", action="store_true", help="a tiny world and a few training steps")
-    parser.add_argument("--until", choices=[step.__name__ for step in STEPS], default="judge", help="the last step")
+    parser.add_argument("--until", choices=[step.__name__ for step in STEPS], default="evaluation", help="last step")
     given = parser.parse_args(arguments)
     options = recipe(given.out, given.small)
     for step in STEPS:

@@ -14,10 +14,10 @@ from star_rl.cli.base import AT_LEAST_1, SECONDS, command, tasks_options
 @command(
     "evaluate",
     "answers of any number of methods to the same tasks, and their metrics",
-    "evaluate random item_knn star star:sft --tasks runs/quickstart --out judged",
-    "evaluate mars mars:tools=off star:CHECKPOINT:temperature=0 --tasks runs/quickstart --out judged --limit 100",
-    "evaluate cot:endpoint=http://localhost:8000/v1 --tasks runs/quickstart --out judged",
-    "evaluate python:my_method.py:make --tasks tasks.parquet --world runs/quickstart --out judged",
+    "evaluate random item_knn star star:sft --tasks runs/quickstart --out scores",
+    "evaluate mars mars:tools=off star:CHECKPOINT:temperature=0 --tasks runs/quickstart --out scores --limit 100",
+    "evaluate cot:endpoint=http://localhost:8000/v1 --tasks runs/quickstart --out scores",
+    "evaluate python:my_method.py:make --tasks tasks.parquet --world runs/quickstart --out scores",
 )
 @click.argument("methods", nargs=-1, required=True, metavar="METHOD...", help="name, name:argument, name:key=value")
 @tasks_options
@@ -45,7 +45,7 @@ def evaluate(methods: Sequence[str], out: str, bootstrap: int, against: str | No
 @command(
     "compare",
     "evaluations in the layout of the paper's table 1, its figures beside them",
-    "compare judged",
+    "compare scores",
     "compare amazon goodreads yelp --out table1",
     "compare before after --out changed",
 )

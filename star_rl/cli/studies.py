@@ -27,8 +27,8 @@ def _write(folder: Path, name: str, grids: Sequence[Any], figures: dict[str, Any
 @command(
     "best-of-k",
     "what k samples a task are worth, by oracle and by what can be deployed",
-    "evaluate star:logprobs=on --samples 16 --tasks runs/quickstart --out judged",
-    "best-of-k judged",
+    "evaluate star:logprobs=on --samples 16 --tasks runs/quickstart --out scores",
+    "best-of-k scores",
 )
 @click.argument("folder", metavar="DIR", help="folder of star-rl evaluate --samples K")
 @click.argument("methods", nargs=-1, metavar="[METHOD]...", help="default: star")
@@ -49,8 +49,8 @@ def best_of_k(folder: str, methods: Sequence[str], bootstrap: int, seed: int) ->
 @command(
     "corpus",
     "ranking over all items: retrieve, then re-rank in windows",
-    "corpus item_knn star --tasks runs/quickstart --out judged --depth 60",
-    "corpus item_knn --tasks runs/movielens --out judged --retrieve popularity user_knn",
+    "corpus item_knn star --tasks runs/quickstart --out scores --depth 60",
+    "corpus item_knn --tasks runs/movielens --out scores --retrieve popularity user_knn",
 )
 @click.argument("methods", nargs=-1, required=True, metavar="METHOD...", help="what re-ranks, as for evaluate")
 @tasks_options
@@ -87,7 +87,7 @@ def corpus(
 @command(
     "latency",
     "seconds, calls and tokens of a request: the student, MARS and MARS-Planner",
-    "latency runs/quickstart --tasks 50 --out judged",
+    "latency runs/quickstart --tasks 50 --out scores",
 )
 @click.argument("run", help="folder of a run")
 @click.option("--method", default="star", help="whose engine and model: star, star:sft or star:FOLDER")
@@ -121,7 +121,7 @@ def latency(run: str, method: str, against: Sequence[str], first: int, out: str)
 
 @command(
     "ablate",
-    "train and judge the variants of the paper's table 2, and fill the table",
+    "train and evaluate the variants of the paper's table 2, and fill the table",
     "ablate ablation",
     "ablate amazon source.root=DIR --only full no_tools",
 )

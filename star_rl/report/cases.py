@@ -77,7 +77,7 @@ def choose(found: Findings, made: Sequence[Change]) -> list[CaseGroup]:
         for title, places in (("gained", one.gained), ("lost", one.lost)):
             words = f"The {min(CHANGED, len(places))} largest of {len(places):,}."
             group = CaseGroup(f"Tasks {title} by {one.method}, {one.before.label} to {one.after.label}", words)
-            sides = [(judged.label, [(judged, one.method)]) for judged in (one.before, one.after)]
+            sides = [(ev.label, [(ev, one.method)]) for ev in (one.before, one.after)]
             plan.append((group, places[:CHANGED], sides))
     return _filled(found, [entry for entry in plan if entry[1]])
 
@@ -113,12 +113,12 @@ def _extremes(found: Findings, one: Found) -> tuple[list[int], list[int]]:
 
 def _filled(found: Findings, plan: Sequence[tuple[CaseGroup, list[int], list[_Side]]]) -> list[CaseGroup]:
     """Fill the groups with cases; a task that stands in an earlier group is linked."""
-    keys = {judged.label: {key_of(task) for task in judged.tasks} for judged in found.compared.folders}
-    writers = {(judged.label, name) for one in found.methods.values() if _follows(one) for judged, name in one.sources}
+    keys = {ev.label: {key_of(task) for task in ev.tasks} for ev in found.compared.folders}
+    writers = {(ev.label, name) for one in found.methods.values() if _follows(one) for ev, name in one.sources}
 
     def where(own: list[tuple[Evaluation, str]], place: int) -> _Place | None:
         key = key_of(found.tasks[place])
-        return next(((judged.label, name, place) for judged, name in own if key in keys[judged.label]), None)
+        return next(((ev.label, name, place) for ev, name in own if key in keys[ev.label]), None)
 
     wanted = {spot for _, places, sides in plan for _, own in sides for place in places if (spot := where(own, place))}
     answers, about = _answers(found, wanted), _about(found, {place for _, places, _ in plan for place in places})
@@ -136,7 +136,7 @@ def _filled(found: Findings, plan: Sequence[tuple[CaseGroup, list[int], list[_Si
                     spot, room = where(own, place), min(ROOM, left)
                     cut = Cutter(room, f"the answers in {spot[0]}" if spot else "")
                     made = panel(heading, answers.get(spot) if spot else None, about[place], cut)
-                    if not any((judged.label, name) in writers for judged, name in own):
+                    if not any((ev.label, name) in writers for ev, name in own):
                         made.faults, made.left_out["faults"] = [], 0
                     case.panels.append(made)
                     left -= room - max(0, int(cut.left))
@@ -156,9 +156,9 @@ def _about(found: Findings, places: Collection[int]) -> dict[int, ExampleTask]:
     """Return the tasks with titles and histories, from the first folder that has them."""
     by_key = {key_of(found.tasks[place]): place for place in places}
     read: dict[int, ExampleTask] = {}
-    for judged in found.compared.folders:
-        own = [task for task in judged.tasks if key_of(task) in by_key]
-        for task, about in contexts.read(judged.folder, own).items():
+    for ev in found.compared.folders:
+        own = [task for task in ev.tasks if key_of(task) in by_key]
+        for task, about in contexts.read(ev.folder, own).items():
             known = read.setdefault(by_key[key_of(task)], about)
             if about.titles and not known.titles:
                 read[by_key[key_of(task)]] = about
@@ -169,11 +169,11 @@ def _answers(found: Findings, wanted: Collection[_Place]) -> dict[_Place, Exampl
     """Read the first samples of the wanted answers, with their messages if the folder kept them."""
     read: dict[_Place, ExampleRollout] = {}
     for one in found.methods.values():
-        for judged, name in one.sources:
-            own = {found.tasks[place].task_id: place for *which, place in wanted if which == [judged.label, name]}
-            for row in _rows(judged.folder, name, set(own)) if own else ():
+        for ev, name in one.sources:
+            own = {found.tasks[place].task_id: place for *which, place in wanted if which == [ev.label, name]}
+            for row in _rows(ev.folder, name, set(own)) if own else ():
                 place = own[row["task_id"]]
-                read[judged.label, name, place] = _rollout(row, int(one.ranks[place]))
+                read[ev.label, name, place] = _rollout(row, int(one.ranks[place]))
     return read
 
 

@@ -232,7 +232,9 @@ def problems(table: pa.Table, name: str, candidates: Mapping[str, set[str]]) -> 
             kinds[_fault(ranking, candidates[task_id])] += 1
     if kinds:
         shown = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
-        found.append(f"{kinds.total():,} of {total:,} rankings are not valid ({shown}); they are judged as they stand")
+        found.append(
+            f"{kinds.total():,} of {total:,} rankings are not valid ({shown}); they are evaluation as they stand"
+        )
     return found
 
 
@@ -273,10 +275,10 @@ def _change(found: Findings, name: str, before: Evaluation, after: Evaluation) -
     )
 
 
-def _values(found: Findings, judged: Evaluation, name: str) -> dict[tuple[str, str, str], float]:
+def _values(found: Findings, evaluation: Evaluation, name: str) -> dict[tuple[str, str, str], float]:
     """Return HR_avg by task that was asked, a share."""
-    values = found.scores[judged.label, name]
-    return {key_of(task): float(value) for task, value in zip(judged.tasks, values, strict=True) if value == value}
+    values = found.scores[evaluation.label, name]
+    return {key_of(task): float(value) for task, value in zip(evaluation.tasks, values, strict=True) if value == value}
 
 
 def changes_grid(
