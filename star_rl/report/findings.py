@@ -232,9 +232,7 @@ def problems(table: pa.Table, name: str, candidates: Mapping[str, set[str]]) -> 
             kinds[_fault(ranking, candidates[task_id])] += 1
     if kinds:
         shown = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
-        found.append(
-            f"{kinds.total():,} of {total:,} rankings are not valid ({shown}); they are evaluation as they stand"
-        )
+        found.append(f"{kinds.total():,} of {total:,} rankings are not valid ({shown}); they are scored as they are")
     return found
 
 
