@@ -58,7 +58,8 @@ class Context:
     progress: Progress
 
 
-#: A stage's body. What it returns goes into the manifest: counts, what was dropped and why, figures.
+#: A stage's body. What it returns goes into the manifest: counts, what was dropped and why, figures. ``incomplete``,
+#: if it is there and true, lets later stages go on, and the next call resume this one.
 Body = Callable[[Context], dict[str, Any]]
 
 
@@ -235,6 +236,8 @@ def run_stage(
         upstream[name] = digest(found)
     key = key_of(stage, config, seed, upstream)
     manifest = manifest_of(folder)
+    if manifest is not None and manifest["figures"].get("incomplete"):
+        manifest = None
     apart = ("versions", "code") if same_code else ("versions",)
     if not force and manifest is not None and _same(manifest["key"], key, apart):
         _report_changes(stage.name, manifest["key"], key, say)

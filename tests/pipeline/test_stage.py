@@ -235,6 +235,20 @@ def test_a_stage_that_wrote_the_same_bytes_again_makes_nothing_after_it_run(tmp_
     assert run_stage(SECOND, tmp_path, {"word": "x"}, 1, quiet).state == "done"
 
 
+def test_an_incomplete_stage_feeds_later_stages_and_is_resumed(tmp_path):
+    lost = [True, False]
+
+    def body(context: Context) -> dict:
+        return {**copying(context), "incomplete": lost.pop(0)}
+
+    stage = Stage("first", body)
+    assert run_stage(stage, tmp_path, {"word": "a"}, 1, quiet).state == "ran"
+    assert run_stage(SECOND, tmp_path, {"word": "x"}, 1, quiet).state == "ran"
+    assert run_stage(stage, tmp_path, {"word": "a"}, 1, quiet).state == "resumed"
+    assert run_stage(stage, tmp_path, {"word": "a"}, 1, quiet).state == "done"
+    assert run_stage(SECOND, tmp_path, {"word": "x"}, 1, quiet).state == "done"
+
+
 def test_source_digests_tell_modules_apart_and_refuse_a_name_without_files():
     found = {name: stages.source_digest(name) for name in ("star_rl.mars", "star_rl.mars.rules", "rewards")}
     assert len(set(found.values())) == 3
