@@ -116,7 +116,7 @@ def _gate(loop: asyncio.AbstractEventLoop) -> asyncio.Semaphore:
 
 
 async def ask(function: Callable[[], T], seconds: float | None = None) -> T:
-    """Return what ``function`` returns or raises in a daemon thread; what is no ``Exception`` as a RuntimeError.
+    """Return what ``function`` returns or raises in a daemon thread; any other BaseException becomes a RuntimeError.
 
     Args:
         seconds: None for no limit of its own; cancelling the caller abandons the call.

@@ -3,7 +3,7 @@
 An entry's details are a msgpack list: the key where the entry's name is too long to hold it, the ids of the neighbours,
 and the rest, both in zstd frames of their own. The ids stand apart because the policy's tools read them alone, in the
 middle of a rollout. The rest is a msgpack list too: weights (32-bit floats where those are exact, else 64-bit), support
-(32-bit integers, empty where there is none) and the structured evidence.
+(32-bit integers, empty if the entry has no neighbours) and the structured evidence.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from star_rl.prompts import Behaviour
 
-#: ``(user id, behaviour) -> text``; empty if there is none.
+#: ``(user id, behaviour) -> text``; empty if the user wrote nothing.
 ReviewOf = Callable[[str, Behaviour], str]
 
 

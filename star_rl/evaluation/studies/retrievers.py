@@ -120,7 +120,7 @@ def retriever(name: str, visible: pa.Table) -> Retriever:
     """Make a retriever by its name.
 
     Raises:
-        StarError: there is none of that name.
+        StarError: the name is unknown.
     """
     if name not in RETRIEVERS:
         raise StarError(f"there is no retriever {name!r}", f"one of {', '.join(RETRIEVERS)}")

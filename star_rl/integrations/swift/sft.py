@@ -70,7 +70,7 @@ def command(config: Mapping[str, Any], file: Path) -> list[str]:
 
 
 def newest_checkpoint(out: Path) -> tuple[Path | None, int]:
-    """Return the newest whole `checkpoint-N` in `out` and its step; (None, 0) if there is none.
+    """Return the newest whole `checkpoint-N` in `out` and its step; (None, 0) if no checkpoint exists.
 
     The trainer writes `trainer_state.json` last. A folder without it is incomplete and is deleted, because the trainer
     would resume from it.

@@ -195,7 +195,7 @@ def export(result: GrpoResult, target: Path, trained: Path | None = None) -> Pat
 
 
 def last_checkpoint(paths: Paths) -> int | None:
-    """Return the step verl would resume from (its own tracker file), None if there is none.
+    """Return the step verl would resume from (its own tracker file), or None without a checkpoint.
 
     verl writes that file last, and a kill or a full disk can leave it empty. The newest checkpoint is whole, so its
     number is restored; verl itself would not start.
