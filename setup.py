@@ -84,18 +84,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
-    packages=find_packages(
-        include=[
-            "star_rl",
-            "star_rl.*",
-            "rewards",
-            "rewards.*",
-            "data_builders",
-            "data_builders.*",
-            "launch",
-            "launch.*",
-        ]
-    ),
+    packages=find_packages(include=["star_rl", "star_rl.*"]),
     package_data={
         "star_rl": ["**/*.jinja", "**/*.html", "**/*.css", "**/*.js", "**/*.c", "**/*.yaml", "**/*.sh", "py.typed"]
     },
@@ -123,6 +112,6 @@ setup(
         "dev": DEV,
     },
     entry_points={
-        "console_scripts": ["star-rl = launch.cli:main"],
+        "console_scripts": ["star-rl = star_rl.launch.cli:main"],
     },
 )

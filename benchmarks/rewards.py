@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import calibration, read_options, write_json
-from rewards.loading import NAMES, load
 from star_rl.evaluation import metrics
 from star_rl.prompts.words import estimate_tokens
+from star_rl.rewards.loading import NAMES, load
 from star_rl.trajectory import CRITICAL, EXPERTS, ToolCall, compact_json, parse
 from star_rl.trajectory.render import render_block
 

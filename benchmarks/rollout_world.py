@@ -47,7 +47,7 @@ class World:
                 f"actor_rollout_ref.rollout.multi_turn.max_assistant_turns={loop['turns']}",
                 "actor_rollout_ref.rollout.multi_turn.max_parallel_calls=8",
                 "actor_rollout_ref.rollout.multi_turn.max_tool_response_length=100000",
-                "reward.custom_reward_function.path=pkg://rewards.star",
+                "reward.custom_reward_function.path=pkg://star_rl.rewards.star",
                 "reward.custom_reward_function.name=compute_score",
             ]
         )

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import CACHE, ROOT, machine, read_options, table, write_json
-from data_builders.sft_set import SETTINGS, SftOptions, build_sft
+from star_rl.data_builders.sft_set import SETTINGS, SftOptions, build_sft
 from star_rl.evaluation import metrics
 from star_rl.mars import RuleOptions, identity_of, read_runs, teach
 from star_rl.pipeline.chain import STAGES

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import read_options, write_json
-from data_builders.sft_set import SftOptions, build_sft
+from star_rl.data_builders.sft_set import SftOptions, build_sft
 from star_rl.mars import Case, RuleBackend, RuleOptions, Team, TeamOptions, identity_of, strength_of, teach
 from star_rl.prompts import PromptOptions
 from star_rl.records import SCENARIOS, Item, Task

@@ -41,9 +41,9 @@ from typing import Any
 import psutil
 
 from benchmarks.harness import CACHE, ROOT, machine, write_json
-from launch.submit import EXCLUDES, TERMINAL, connect
 from star_rl.files import read_json, read_jsonl
 from star_rl.integrations import processes
+from star_rl.launch.submit import EXCLUDES, TERMINAL, connect
 
 FIRST_LINE, NOTICE, PATIENCE = 30.0, 180.0, 900.0
 KILLS = ("worker", "node", "rollouts")
@@ -61,7 +61,7 @@ CHAIN = (
 RESERVES = """
 import time
 import ray
-from launch import reserve
+from star_rl.launch import reserve
 ray.init(address="auto", log_to_driver=False)
 def free(wanted):
     until = time.monotonic() + 60

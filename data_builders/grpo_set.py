@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_builders.difficulty import count_successes, read_records
+from star_rl.data_builders.difficulty import count_successes, read_records
 from star_rl.errors import StarError
 from star_rl.files import atomic_path, write_json
 from star_rl.pipeline.stage import Context

@@ -13,8 +13,8 @@ from star_rl import cli
 from star_rl.cli.base import command
 
 if TYPE_CHECKING:
-    from launch.secret import Secrets
-    from launch.submit import Sent
+    from star_rl.launch.secret import Secrets
+    from star_rl.launch.submit import Sent
 
 _EXAMPLE = "star-rl submit amazon .. --out /shared/runs --address http://HEAD:8265 --follow"
 _address = click.option("--address", metavar="URL", help="the cluster's dashboard (default: RAY_API_SERVER_ADDRESS)")
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _client(address: str | None) -> Any:
-    from launch.submit import connect
+    from star_rl.launch.submit import connect
 
     return connect(address or os.environ.get("RAY_API_SERVER_ADDRESS", ""))
 
@@ -35,7 +35,7 @@ def _client(address: str | None) -> Any:
 def _sent(sent: Sent, client: Any, held: Secrets, name: str, follow: bool) -> int:
     print(f"{sent.id}: sent in {sent.seconds:.1f} s", flush=True)
     if follow:
-        from launch.submit import follow as print_log
+        from star_rl.launch.submit import follow as print_log
 
         return print_log(client, sent.id, held)
     print(f"star-rl status {name} --follow shows its log, star-rl stop {name} ends it")
@@ -66,10 +66,10 @@ def submit(
     out: str | None,
     env: Sequence[str],
     follow: bool,
-    **options: Any,  # as of launch.submit.submit
+    **options: Any,  # as of star_rl.launch.submit.submit
 ) -> int:
-    from launch.secret import Secrets
-    from launch.submit import submit as send
+    from star_rl.launch.secret import Secrets
+    from star_rl.launch.submit import submit as send
     from star_rl.pipeline.recipe import load
 
     held = Secrets.from_environment(env)
@@ -95,8 +95,8 @@ def status(run: str | None, address: str | None, follow: bool) -> int:
 
         print("\n".join(stage_lines(STAGES, Path(run))))
         return 0
-    from launch import secret
-    from launch import submit as cluster
+    from star_rl.launch import secret
+    from star_rl.launch import submit as cluster
 
     client = _client(address)
     if follow:
@@ -111,7 +111,7 @@ def status(run: str | None, address: str | None, follow: bool) -> int:
 @click.argument("run", help="a run's name or a job's id")
 @_address
 def stop(run: str, address: str | None) -> int:
-    from launch import submit as cluster
+    from star_rl.launch import submit as cluster
 
     state = cluster.stop(_client(address), run)
     print(f"{run}: {state.lower()}")
@@ -128,8 +128,8 @@ def stop(run: str, address: str | None) -> int:
 @click.option("--env", multiple=True, metavar="NAME", help="variables (default: as before)")
 @_follow
 def resume(run: str, address: str | None, env: Sequence[str], follow: bool) -> int:
-    from launch import secret
-    from launch import submit as cluster
+    from star_rl.launch import secret
+    from star_rl.launch import submit as cluster
 
     client = _client(address)
     sent = cluster.resume(client, run, env)

@@ -1,7 +1,7 @@
 """What a submitted job runs on the cluster: the preflight, then the recipe, stage after stage.
 
-``python -m launch.job`` reads its specification from the module that was sent along (:func:`parcel`): ``recipe``
-(YAML text), ``start``, ``until``, ``needs``.
+``python -m star_rl.launch.job`` reads its specification from the module that was sent along (:func:`parcel`):
+``recipe`` (YAML text), ``start``, ``until``, ``needs``.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import star_rl
-from launch import compiled, preflight, reserve, secret
 from star_rl.errors import StarError
 from star_rl.integrations import wandb_run
+from star_rl.launch import compiled, preflight, reserve, secret
 from star_rl.masking import MaskedStream
 from star_rl.pipeline.stage import Context, Stage
 from star_rl.plan.disk import still_to_write
@@ -40,7 +40,7 @@ def parcel(folder: Path, spec: str, held: secret.Secrets) -> dict[str, Any]:
     if held.names:
         pad, content = held.split()
         (module / secret.FILE).write_bytes(content)
-        runtime |= {"env_vars": {secret.PAD: pad}, "worker_process_setup_hook": "launch.secret.setup"}
+        runtime |= {"env_vars": {secret.PAD: pad}, "worker_process_setup_hook": "star_rl.launch.secret.setup"}
     return runtime
 
 

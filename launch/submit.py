@@ -27,8 +27,8 @@ from urllib.parse import urlsplit
 from omegaconf import OmegaConf
 
 import star_rl
-from launch import job, preflight, secret
 from star_rl.errors import StarError
+from star_rl.launch import job, preflight, secret
 from star_rl.layers import RECIPES, recipe_path
 from star_rl.pipeline.options import Recipe
 from star_rl.plan.shapes import shape_of
@@ -44,8 +44,8 @@ EXCLUDES = [
     ".?*", "__pycache__", "/runs", "/wandb", "/build", "/dist", "/tests", "/docs", "/benchmarks", "/packaging",
     "*.egg-info", "*.pyc", "*.log", "*.parquet", "*.safetensors", "*.bin", "*.pt", "*.arrow", "*.zip", "*.whl", "*.so",
 ]  # fmt: skip
-#: Of the folder of an installed wheel, our packages alone are sent. Ray skips the folder itself without ``!/.``.
-INSTALLED = ["/*", "!/.", "!/star_rl", "!/launch", "!/rewards", "!/data_builders", *EXCLUDES]
+#: Of the folder of an installed wheel, our package alone is sent. Ray skips the folder itself without ``!/.``.
+INSTALLED = ["/*", "!/.", "!/star_rl", *EXCLUDES]
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +258,7 @@ def _send(spec: Mapping[str, Any], about: Mapping[str, Any], client: Any, held: 
         _hand_over(
             client,
             held,
-            entrypoint=f"{shlex.quote(str(about['python']))} -m launch.job",
+            entrypoint=f"{shlex.quote(str(about['python']))} -m star_rl.launch.job",
             submission_id=name,
             runtime_env=runtime,
             metadata={MARK: json.dumps(about)},

@@ -10,5 +10,8 @@
     gated            outcome where well formed, else 0
 
 Each has ``compute_score(data_source, solution_str, ground_truth, extra_info=None, **options)`` and returns the keys of
-:data:`rewards.keys.KEYS`. A reward of your own: docs/rewards.md.
+:data:`star_rl.rewards.keys.KEYS`. A reward of your own: docs/rewards.md.
 """
+
+if __name__ != "star_rl.rewards":
+    raise ImportError("import star_rl.rewards: the folder rewards is part of the package star_rl")

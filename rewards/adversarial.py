@@ -1,4 +1,6 @@
-"""Responses made to deceive a reward, with what each is worth. ``python -m rewards.adversarial`` prints the table.
+"""Responses made to deceive a reward, with what each is worth.
+
+``python -m star_rl.rewards.adversarial`` prints the table.
 
 Every case is a name, a text and the expected format (+1 or -1) and rank of the truth (0 = absent). The truth is
 ``"7"`` and the candidates are ``"0"`` to ``"19"`` throughout.
@@ -224,8 +226,8 @@ CASES = tuple(_cases())
 
 
 def table() -> list[dict[str, object]]:
-    """Return each case's format, rank and scores by :mod:`rewards.star` and :mod:`rewards.gated`."""
-    from rewards import gated, star
+    """Return each case's format, rank and scores by :mod:`star_rl.rewards.star` and :mod:`star_rl.rewards.gated`."""
+    from star_rl.rewards import gated, star
 
     rows: list[dict[str, object]] = []
     for case in CASES:

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rewards import outcome
-from rewards.keys import Reading, read
+from star_rl.rewards import outcome
+from star_rl.rewards.keys import Reading, read
 
 
 def of(reading: Reading, valid_bonus: float = 0.0) -> float:
@@ -27,6 +27,6 @@ def compute_score(
     valid_bonus: float = 0.0,
     **_: Any,
 ) -> dict[str, float]:
-    """``score`` in 0 .. 1 + ``valid_bonus``. Keys: :data:`rewards.keys.KEYS`."""
+    """``score`` in 0 .. 1 + ``valid_bonus``. Keys: :data:`star_rl.rewards.keys.KEYS`."""
     reading = read(solution_str, ground_truth, extra_info)
     return reading.scores(of(reading, valid_bonus))

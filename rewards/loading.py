@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rewards.keys import KEYS
 from star_rl.deadline import Overtime, within
 from star_rl.errors import StarError
 from star_rl.policy.rollout_stats import COUNTS
+from star_rl.rewards.keys import KEYS
 from star_rl.trajectory import CRITICAL, PHASES, json_block
 
 Reward = Callable[..., Mapping[str, float]]
@@ -80,7 +80,7 @@ def place(spec: str) -> tuple[str, str]:
             )
         return f"pkg://{module.replace('/', '.')}", function or "compute_score"
     if spec in NAMES:
-        return f"pkg://rewards.{spec}", "compute_score"
+        return f"pkg://star_rl.rewards.{spec}", "compute_score"
     head, colon, function = spec.rpartition(":")
     path, function = (head, function) if colon and head.endswith(".py") else (spec, "compute_score")
     if not path.endswith(".py"):

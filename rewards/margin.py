@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rewards import format as formatting
-from rewards.keys import Reading, read, strings
+from star_rl.rewards import format as formatting
+from star_rl.rewards.keys import Reading, read, strings
 
 _CANDIDATES = 20
 
@@ -39,7 +39,7 @@ def margin(reading: Reading, candidates: Iterable[str] | None = None) -> float:
 def compute_score(
     data_source: str, solution_str: str, ground_truth: str, extra_info: Mapping[str, Any] | None = None, **_: Any
 ) -> dict[str, float]:
-    """``score`` in -2 .. 2. Keys: :data:`rewards.keys.KEYS`."""
+    """``score`` in -2 .. 2. Keys: :data:`star_rl.rewards.keys.KEYS`."""
     reading = read(solution_str, ground_truth, extra_info)
     candidates = (extra_info or {}).get("candidates")
     return reading.scores(of(reading, None if candidates is None else strings(candidates, ())))

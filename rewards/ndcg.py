@@ -9,8 +9,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from rewards import format as formatting
-from rewards.keys import Reading, read
+from star_rl.rewards import format as formatting
+from star_rl.rewards.keys import Reading, read
 
 
 def of(reading: Reading, k: int = 10) -> float:
@@ -26,6 +26,6 @@ def compute_score(
     k: int = 10,
     **_: Any,
 ) -> dict[str, float]:
-    """``score`` in -1 .. 2. Keys: :data:`rewards.keys.KEYS`."""
+    """``score`` in -1 .. 2. Keys: :data:`star_rl.rewards.keys.KEYS`."""
     reading = read(solution_str, ground_truth, extra_info)
     return reading.scores(of(reading, k))

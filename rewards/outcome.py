@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rewards.keys import Reading, hits, read
+from star_rl.rewards.keys import Reading, hits, read
 
 
 def of(reading: Reading) -> float:
@@ -18,6 +18,6 @@ def of(reading: Reading) -> float:
 def compute_score(
     data_source: str, solution_str: str, ground_truth: str, extra_info: Mapping[str, Any] | None = None, **_: Any
 ) -> dict[str, float]:
-    """``score`` in {0, 1/3, 2/3, 1}. Keys: :data:`rewards.keys.KEYS`."""
+    """``score`` in {0, 1/3, 2/3, 1}. Keys: :data:`star_rl.rewards.keys.KEYS`."""
     reading = read(solution_str, ground_truth, extra_info)
     return reading.scores(of(reading))

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rewards import format as formatting
-from rewards.keys import Reading, read
+from star_rl.rewards import format as formatting
+from star_rl.rewards.keys import Reading, read
 
 
 def of(reading: Reading) -> float:
@@ -19,6 +19,6 @@ def of(reading: Reading) -> float:
 def compute_score(
     data_source: str, solution_str: str, ground_truth: str, extra_info: Mapping[str, Any] | None = None, **_: Any
 ) -> dict[str, float]:
-    """``score`` in -1 .. 2. Keys: :data:`rewards.keys.KEYS`."""
+    """``score`` in -1 .. 2. Keys: :data:`star_rl.rewards.keys.KEYS`."""
     reading = read(solution_str, ground_truth, extra_info)
     return reading.scores(of(reading))

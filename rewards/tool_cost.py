@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rewards import star
-from rewards.keys import Reading, read
+from star_rl.rewards import star
+from star_rl.rewards.keys import Reading, read
 
 
 def of(reading: Reading, cost: float = 0.02, invalid_cost: float | None = None, cap: int = 16) -> float:
@@ -30,6 +30,6 @@ def compute_score(
     cap: int = 16,
     **_: Any,
 ) -> dict[str, float]:
-    """``score`` in -1 - charge .. 2. Keys: :data:`rewards.keys.KEYS`."""
+    """``score`` in -1 - charge .. 2. Keys: :data:`star_rl.rewards.keys.KEYS`."""
     reading = read(solution_str, ground_truth, extra_info)
     return reading.scores(of(reading, cost, invalid_cost, cap))

@@ -21,7 +21,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rewards.keys import read as read_response
     from star_rl.errors import StarError
     from star_rl.evaluation.evaluate import evaluate
     from star_rl.evaluation.methods.base import Method, Ranking, TaskContext
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from star_rl.policy.loop import Budget, Generation, render_prompt, rollout
     from star_rl.policy.sampler import PolicyTask, SamplingOptions, sample
     from star_rl.records import Item, Task
+    from star_rl.rewards.keys import read as read_response
     from star_rl.run import Run
     from star_rl.sources.sink import Sink
     from star_rl.trajectory.parse import parse
@@ -84,7 +84,7 @@ _HOMES = {
     "evaluate": "star_rl.evaluation.evaluate",
     "load_recipe": "star_rl.pipeline.recipe:load",
     "parse": "star_rl.trajectory.parse",
-    "read_response": "rewards.keys:read",
+    "read_response": "star_rl.rewards.keys:read",
     "render": "star_rl.trajectory.render",
     "render_prompt": "star_rl.policy.loop",
     "rollout": "star_rl.policy.loop",

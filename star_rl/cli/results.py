@@ -94,8 +94,8 @@ reward = LazyGroup("reward", {"check": __name__}, help="check a reward of your o
 @click.argument("spec", help="a name, a .py file or pkg://module, with :function after it where needed")
 @click.option("--set", "pairs", cls=Several, metavar="key=value...", help="keyword arguments of the reward")
 def check(spec: str, pairs: Sequence[str]) -> None:
-    from rewards import loading
     from star_rl.layers import overrides
+    from star_rl.rewards import loading
 
     keys = loading.check(loading.load(spec), f"reward {spec}", **overrides(pairs))
     print(f"{spec}: {len(keys)} keys ({', '.join(keys)}), finite on three canned responses")

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rewards import star
 from star_rl.evaluation.evaluate import is_official, run_methods, seal
 from star_rl.evaluation.methods import make
 from star_rl.evaluation.tasks import task_set
@@ -14,6 +13,7 @@ from star_rl.files import read_json
 from star_rl.ledger import Row, read_rows
 from star_rl.pipeline.stage import ASIDE, Context, manifest_of, versions
 from star_rl.records import Task
+from star_rl.rewards import star
 from star_rl.run import Run
 from star_rl.trajectory import parse, ranking, required_phases
 

@@ -218,10 +218,10 @@ def hold_sft_keys(values: Mapping[str, Any], where: str) -> None:
 
 
 def _grpo(recipe: Recipe, sizes: bool, wanted: bool) -> None:
-    from rewards import loading
     from star_rl.integrations.verl import config_checks as fit
     from star_rl.integrations.verl.overrides import overrides_of
     from star_rl.integrations.verl.recipe import Paths, compose, verl_tree
+    from star_rl.rewards import loading
 
     made = grpo_recipe(asdict(recipe))
     loading.check(loading.load(made.reward), f"reward {recipe.grpo.reward}", **loading.options_of(made.verl))

@@ -114,12 +114,12 @@ def reward_code(spec: str) -> dict[str, str]:
     Raises:
         StarError: there is no such file or module.
     """
-    from rewards.loading import place
+    from star_rl.rewards.loading import place
 
     path, _ = place(spec)
     if not path.startswith("pkg://"):
         return {"file": sha256(Path(path))}
-    package = path.removeprefix("pkg://").partition(".")[0]
+    package = path.removeprefix("pkg://").rpartition(".")[0]
     found: dict[str, str] = {}
     waiting = [path.removeprefix("pkg://")]
     while waiting:
@@ -133,7 +133,7 @@ def reward_code(spec: str) -> dict[str, str]:
                 waiting += [node.module, *(f"{node.module}.{entry.name}" for entry in node.names)]
             elif isinstance(node, ast.Import):
                 waiting += [entry.name for entry in node.names]
-        waiting = [entry for entry in waiting if entry.partition(".")[0] == package]
+        waiting = [entry for entry in waiting if entry.startswith(package)]
     if not found:
         raise StarError(f"reward={spec} names no module", "check its name, or install its package")
     return dict(sorted(found.items()))
@@ -170,9 +170,9 @@ def grpo_recipe(config: Mapping[str, Any]) -> Any:
     Raises:
         StarError: no such overlay, an unknown key, or one of either that contradicts the chain.
     """
-    from rewards.loading import place
     from star_rl.integrations.verl.overrides import merge
     from star_rl.integrations.verl.recipe import load_recipe
+    from star_rl.rewards.loading import place
     from star_rl.trajectory import LACKING
 
     section, tools = config["grpo"], config["tools"]
@@ -214,7 +214,7 @@ def with_reward_in(folder: Path, recipe: Any) -> Any:
 
     The tree that was sent is unpacked in another place on each node, so a path into it holds on one alone.
     """
-    from rewards.loading import place
+    from star_rl.rewards.loading import place
 
     path, function = place(recipe.reward)
     if path.startswith("pkg://") or not recipe.ray.get("address"):

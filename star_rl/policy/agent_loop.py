@@ -27,9 +27,9 @@ from typing import Any, NamedTuple, TypeVar
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
 from verl.trainer.ppo.reward import get_custom_reward_fn
 
-from rewards.loading import NEEDED, check
 from star_rl.policy.loop import Budget, Generation, Rollout, render_prompt, rollout
 from star_rl.policy.rollout_stats import FAILED
+from star_rl.rewards.loading import NEEDED, check
 from star_rl.tools import TOOL_SCHEMAS, EvidenceReader, Lens, ToolBox
 
 logger = logging.getLogger(__name__)

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from launch import cli
 from star_rl.cli.results import hits
+from star_rl.launch import cli
 
 NAMES = (
     "run", "doctor", "plan", "tables", "evidence verify", "evidence inspect", "evidence build", "teach", "view",
@@ -102,7 +102,7 @@ def test_no_engine_is_loaded_to_read_the_command_line(name):
     import sys
 
     code = (
-        "import sys\nfrom launch import cli\nassert cli.main(sys.argv[1:]) == 0\n"
+        "import sys\nfrom star_rl.launch import cli\nassert cli.main(sys.argv[1:]) == 0\n"
         "heavy = {'torch', 'ray', 'numpy', 'pyarrow', 'omegaconf', 'pydantic', 'rich', 'httpx'} & {*sys.modules}\n"
         "sys.exit(', '.join(heavy) or 0)"
     )

@@ -6,7 +6,7 @@ import sys
 import click
 import pytest
 
-import launch.cli
+import star_rl.launch.cli
 from star_rl import cli
 from star_rl.cli import doctor
 from star_rl.cli.base import Several, command
@@ -16,7 +16,14 @@ HEAVY = ("torch", "ray", "verl", "vllm", "swift", "transformers", "datasets", "p
 
 @pytest.mark.parametrize(
     "module",
-    ["star_rl", "star_rl.cli", "star_rl.pipeline.recipe", "star_rl.pipeline.chain", "data_builders", "rewards.star"],
+    [
+        "star_rl",
+        "star_rl.cli",
+        "star_rl.pipeline.recipe",
+        "star_rl.pipeline.chain",
+        "star_rl.data_builders",
+        "star_rl.rewards.star",
+    ],
 )
 def test_no_engine_is_loaded_behind_the_light_parts(module):
     code = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
@@ -95,5 +102,5 @@ def test_interrupts_and_closed_pipes_have_codes_of_their_own(error, code, says, 
 
 def test_the_clusters_commands_are_those_of_the_installed_command_alone(capsys):
     assert cli.main(["submit", "x"]) == 2
-    assert launch.cli.main(["status", "--help"]) == 0
+    assert star_rl.launch.cli.main(["status", "--help"]) == 0
     assert "a run's name, a job's id, or a run folder" in capsys.readouterr().out

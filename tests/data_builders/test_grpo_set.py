@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_builders import grpo_set
-from data_builders.difficulty import read_records, solved
-from data_builders.grpo_set import (
+from star_rl.data_builders import grpo_set
+from star_rl.data_builders.difficulty import read_records, solved
+from star_rl.data_builders.grpo_set import (
     GrpoSetOptions,
     bounds_for,
     build_grpo,
@@ -266,8 +266,8 @@ def test_rows_as_verl_reads_them(tmp_path: Path) -> None:
 
 
 def test_the_reward_reads_a_row(tmp_path: Path) -> None:
-    from rewards import star
-    from rewards.adversarial import response
+    from star_rl.rewards import star
+    from star_rl.rewards.adversarial import response
 
     made = row(task(0), prompt(task(0)), 0, "train")
     scores = star.compute_score(

@@ -7,7 +7,7 @@ from collections import Counter
 import pyarrow.parquet as pq
 import pytest
 
-from data_builders.sft_set import SETTINGS, SftOptions, build_sft, percentiles
+from star_rl.data_builders.sft_set import SETTINGS, SftOptions, build_sft, percentiles
 from star_rl.errors import StarError
 from star_rl.mars import identity_of, read_runs, teach, to_json
 from star_rl.prompts import PromptOptions, student_messages

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from data_builders.tables import build
+from star_rl.data_builders.tables import build
 from star_rl.errors import StarError
 from star_rl.pipeline.stage import Context
 from star_rl.records import read_table

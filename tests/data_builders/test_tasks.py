@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_builders import neighbours, tasks
+from star_rl.data_builders import neighbours, tasks
 from star_rl.evidence.leak import visible_fingerprint
 from star_rl.neighbours import Graph, item_neighbours
 from star_rl.pipeline.stage import Context

@@ -157,7 +157,7 @@ def test_gains() -> None:
 
 
 def test_the_reward_and_the_judge_agree() -> None:
-    from rewards.keys import hits as of_reward
+    from star_rl.rewards.keys import hits as of_reward
 
     for rank in range(21):
         assert hr_avg(np.array([rank]))[0] == sum(of_reward(rank)) / 3

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from rewards.loading import check, load
 from star_rl import evaluate, load_recipe, run_recipe
 from star_rl.files import import_file, read_json
+from star_rl.rewards.loading import check, load
 from star_rl.trajectory import PHASES, json_block
 
 EXAMPLES = Path("examples")

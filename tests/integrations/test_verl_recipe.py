@@ -112,8 +112,8 @@ def test_a_running_cluster_is_joined_not_started(paths):
 
 
 def test_the_reward_is_one_line(paths):
-    tree = verl_tree(load_recipe({"reward": "pkg://rewards.star:other"}), paths, "name")
-    assert tree["reward"]["custom_reward_function"] == {"path": "pkg://rewards.star", "name": "other"}
+    tree = verl_tree(load_recipe({"reward": "pkg://star_rl.rewards.star:other"}), paths, "name")
+    assert tree["reward"]["custom_reward_function"] == {"path": "pkg://star_rl.rewards.star", "name": "other"}
 
 
 def test_the_policy_s_options_reach_the_agent_loop(paths):

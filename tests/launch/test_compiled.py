@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import compiled
+from star_rl.launch import compiled
 
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 

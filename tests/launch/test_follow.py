@@ -11,8 +11,8 @@ import requests
 from aiohttp.client_reqrep import RequestInfo
 from yarl import URL
 
-from launch import secret, submit
 from star_rl.errors import StarError
+from star_rl.launch import secret, submit
 
 VALUE = "key-8d1f0c77b2aa41e9"
 LOG = [f"one\ntwo {VALUE[:6]}", f"{VALUE[6:]}\nthree\n", "four"]

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from launch import preflight
-from launch.preflight import Needs, check_answers, check_driver, check_free, check_model, check_nodes
 from star_rl.errors import StarError
 from star_rl.evidence import EvidenceWriter
 from star_rl.integrations import wandb_run
+from star_rl.launch import preflight
+from star_rl.launch.preflight import Needs, check_answers, check_driver, check_free, check_model, check_nodes
 from star_rl.pins import pins_of
 from star_rl.plan.disk import still_to_write
 

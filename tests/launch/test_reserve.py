@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from launch import job, reserve
-from launch.preflight import Needs
 from star_rl.errors import StarError
+from star_rl.launch import job, reserve
+from star_rl.launch.preflight import Needs
 from star_rl.pipeline.stage import Stage
 
 pytestmark = pytest.mark.engine

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from launch import secret
 from star_rl import masking
 from star_rl.errors import StarError
+from star_rl.launch import secret
 
 VALUE = "wb-0123456789abcdef"
 

@@ -17,9 +17,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from launch import cli, job, secret, submit
 from star_rl import pins
 from star_rl.errors import StarError
+from star_rl.launch import cli, job, secret, submit
 from star_rl.pipeline.chain import STAGES
 from star_rl.pipeline.recipe import load
 from star_rl.plan.shapes import QWEN3
@@ -153,13 +153,12 @@ def test_variables_reach_the_driver_and_its_workers(cluster, tmp_path, monkeypat
     address, _ = cluster
     monkeypatch.setenv("STAR_TEST_KEY", VALUE)
     script = (
-        "import hashlib, os, ray\nfrom launch import secret\nsecret.load()\n"
+        "import hashlib, os, ray\nfrom star_rl.launch import secret\nsecret.load()\n"
         "digest = lambda: hashlib.sha256(os.environ.get('STAR_TEST_KEY', '').encode()).hexdigest()\n"
         "ray.init(log_to_driver=False)\nprint('DRIVER', digest())\n"
         "print('WORKER', ray.get(ray.remote(digest).remote()))\n"
     )
     tree = tmp_path / "tree"
-    shutil.copytree("launch", tree / "launch")
     shutil.copytree("star_rl", tree / "star_rl", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     (tree / "show.py").write_text(script)
     client = submit.connect(address)

@@ -204,6 +204,7 @@ def test_tools_on_without_a_store_is_refused():
 
 
 def test_importing_loads_no_engine():
-    code = "import sys, star_rl.mars, data_builders.teach; print({'torch', 'ray', 'vllm', 'pandas'} & set(sys.modules))"
+    code = "import sys, star_rl.mars, star_rl.data_builders.teach\n"
+    code += "print({'torch', 'ray', 'vllm', 'pandas'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -60,7 +60,7 @@ def test_the_wheel_holds_every_recipe_and_manifest(wheel):
     shipped = [file for folder in ("recipes", "launch/manifests") for file in Path(folder).rglob("*") if file.is_file()]
     assert len(shipped) > 25
     for file in shipped:
-        assert f"star_rl/{file.as_posix().removeprefix('launch/')}" in names, file
+        assert f"star_rl/{file.as_posix()}" in names, file
 
 
 def test_the_commands_run_outside_a_checkout(installed, tmp_path):
@@ -83,7 +83,7 @@ def test_a_recipe_by_name_runs_a_stage(installed, tmp_path):
 SENT = """
 import sys
 from pathlib import Path
-from launch import submit
+from star_rl.launch import submit
 from star_rl.pins import pins_of
 from ray._private.runtime_env.packaging import create_package
 root = submit.project_root()
@@ -97,6 +97,6 @@ def test_ray_sends_the_installed_packages_and_nothing_beside_them(installed, tmp
     assert printed[-1:] == ["0.9.1"]
     with zipfile.ZipFile(tmp_path / "package.zip") as archive:
         names = archive.namelist()
-    assert {name.partition("/")[0] for name in names} == {"star_rl", "launch", "rewards", "data_builders"}
-    assert {"launch/job.py", "star_rl/recipes/grpo/table5.yaml", "star_rl/neighbours/_kernel.c"} <= set(names)
+    assert {name.partition("/")[0] for name in names} == {"star_rl"}
+    assert {"star_rl/launch/job.py", "star_rl/recipes/grpo/table5.yaml", "star_rl/neighbours/_kernel.c"} <= set(names)
     assert not [name for name in names if name.endswith((".so", ".pyc"))]

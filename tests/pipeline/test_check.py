@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from launch import submit
 from star_rl import cli
 from star_rl.errors import StarError
+from star_rl.launch import submit
 from star_rl.layers import recipe_path
 from star_rl.pipeline import check
 from star_rl.pipeline.check import check_recipe

@@ -134,7 +134,7 @@ def test_an_edited_reward_is_another_key(tmp_path, monkeypatch):
     before = grpo_sources(config)
     reward.write_text("def compute_score(): return 1\n")
     assert grpo_sources(config) != before
-    assert {"rewards.star", "rewards.keys"} <= set(reward_code("star"))
+    assert {"star_rl.rewards.star", "star_rl.rewards.keys"} <= set(reward_code("star"))
     package = tmp_path / "mypackage"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -160,7 +160,7 @@ def test_a_reward_s_file_goes_where_every_node_finds_it(tmp_path):
     alone = grpo_recipe(sections(grpo={"reward": f"{file}:score"}))
     assert with_reward_in(tmp_path, alone).reward == f"{file}:score"
     package = grpo_recipe(sections(grpo={"overrides": joined["overrides"]}))
-    assert with_reward_in(tmp_path, package).reward == "pkg://rewards.star:compute_score"
+    assert with_reward_in(tmp_path, package).reward == "pkg://star_rl.rewards.star:compute_score"
 
 
 def test_a_reward_that_the_chain_would_overrule_is_refused(tmp_path):
@@ -170,7 +170,8 @@ def test_a_reward_that_the_chain_would_overrule_is_refused(tmp_path):
         with pytest.raises(StarError, match=r"says reward=ndcg, the chain grpo.reward=star - name a chain's reward"):
             grpo_recipe(sections(grpo=grpo))
     assert (
-        grpo_recipe(sections(grpo={"recipe": str(file), "reward": "ndcg"})).reward == "pkg://rewards.ndcg:compute_score"
+        grpo_recipe(sections(grpo={"recipe": str(file), "reward": "ndcg"})).reward
+        == "pkg://star_rl.rewards.ndcg:compute_score"
     )
 
 

@@ -250,7 +250,7 @@ def test_an_incomplete_stage_feeds_later_stages_and_is_resumed(tmp_path):
 
 
 def test_source_digests_tell_modules_apart_and_refuse_a_name_without_files():
-    found = {name: stages.source_digest(name) for name in ("star_rl.mars", "star_rl.mars.rules", "rewards")}
+    found = {name: stages.source_digest(name) for name in ("star_rl.mars", "star_rl.mars.rules", "star_rl.rewards")}
     assert len(set(found.values())) == 3
     with pytest.raises(StarError, match=r"star_rl\.marrs"):
         stages.source_digest("star_rl.marrs")

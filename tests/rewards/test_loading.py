@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from rewards import loading, star
-from rewards.keys import KEYS
-from rewards.loading import NAMES, check, load, options_of, place
 from star_rl.deadline import Overtime, within
 from star_rl.errors import StarError
+from star_rl.rewards import loading, star
+from star_rl.rewards.keys import KEYS
+from star_rl.rewards.loading import NAMES, check, load, options_of, place
 
 GOOD = """
 def compute_score(data_source, solution_str, ground_truth, extra_info=None):
@@ -35,7 +35,7 @@ def own(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_projects_own_pass(name: str) -> None:
     assert check(load(name), name) == tuple(sorted(KEYS))
-    assert place(name) == (f"pkg://rewards.{name}", "compute_score")
+    assert place(name) == (f"pkg://star_rl.rewards.{name}", "compute_score")
 
 
 def test_a_file(own: Path) -> None:
@@ -51,9 +51,9 @@ def test_a_relative_file(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_module() -> None:
-    assert load("pkg://rewards.star") is star.compute_score
-    assert load("pkg://rewards/star:compute_score") is star.compute_score
-    assert place("pkg://rewards/star") == ("pkg://rewards.star", "compute_score")
+    assert load("pkg://star_rl.rewards.star") is star.compute_score
+    assert load("pkg://star_rl/rewards/star:compute_score") is star.compute_score
+    assert place("pkg://star_rl/rewards/star") == ("pkg://star_rl.rewards.star", "compute_score")
 
 
 @pytest.mark.engine
@@ -72,7 +72,7 @@ def test_verl_finds_the_same_function() -> None:
         ("pkg://", "names no module"),
         ("pkg://a-b", "names no module"),
         ("pkg://no_such_module", "cannot be imported: ModuleNotFoundError"),
-        ("pkg://rewards.star:missing", "has no function missing"),
+        ("pkg://star_rl.rewards.star:missing", "has no function missing"),
     ],
 )
 def test_a_spec_that_names_nothing(spec: str, words: str) -> None:
@@ -176,8 +176,8 @@ def test_a_reward_may_read_all_that_is_documented_of_a_row_and_of_its_rollout(tm
 
 
 def test_the_tried_row_has_the_keys_of_a_real_one() -> None:
-    from data_builders.grpo_set import SCHEMA
-    from rewards.loading import _info
+    from star_rl.data_builders.grpo_set import SCHEMA
+    from star_rl.rewards.loading import _info
 
     real = {field.name for field in SCHEMA.field("extra_info").type}
     assert real - set(_info()) == {"need_tools_kwargs", "tools_kwargs"}, "verl's own"

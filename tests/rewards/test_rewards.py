@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards import adversarial, gated, margin, ndcg, outcome, reciprocal_rank, star, tool_cost
-from rewards import format as formatting
-from rewards.adversarial import CANDIDATES, CASES, TRUTH, ids, response
-from rewards.keys import KEYS, read
-from rewards.loading import NAMES, load
 from star_rl.evaluation.metrics import is_valid
+from star_rl.rewards import adversarial, gated, margin, ndcg, outcome, reciprocal_rank, star, tool_cost
+from star_rl.rewards import format as formatting
+from star_rl.rewards.adversarial import CANDIDATES, CASES, TRUTH, ids, response
+from star_rl.rewards.keys import KEYS, read
+from star_rl.rewards.loading import NAMES, load
 
 INFO = {"candidates": list(CANDIDATES)}
 
@@ -249,7 +249,7 @@ def test_the_table_prints(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_rewards_import_no_engine() -> None:
     code = (
-        "import sys, rewards.loading as l\n"
+        "import sys, star_rl.rewards.loading as l\n"
         "[l.check(l.load(n), n) for n in l.NAMES]\n"
         "print([m for m in ('torch', 'verl', 'ray', 'vllm', 'pandas', 'numpy') if m in sys.modules])"
     )

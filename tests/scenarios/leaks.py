@@ -4,8 +4,8 @@ import importlib
 
 import numpy as np
 
-import data_builders.evidence
-import data_builders.neighbours
+import star_rl.data_builders.evidence
+import star_rl.data_builders.neighbours
 import star_rl.mars.case
 import star_rl.prompts.student
 from star_rl.records import INTERACTIONS, read_table
@@ -45,7 +45,7 @@ def leaky_split(shown):
         module = importlib.import_module("star_rl.scenarios.split")  # the package's `split` is the function
         monkeypatch.setattr(module._Cutter, "shown", shown)
         monkeypatch.setattr(module, "assert_no_leak", lambda *_: None)  # else the split refuses it
-        monkeypatch.setattr(data_builders.evidence, "contains_of", lambda *_: lambda user, item: False)
+        monkeypatch.setattr(star_rl.data_builders.evidence, "contains_of", lambda *_: lambda user, item: False)
 
     return patch
 
@@ -53,7 +53,7 @@ def leaky_split(shown):
 def neighbours_of_all_rows(monkeypatch):
     """The store's fingerprint is that of the visible rows, and its proof holds: only bytes can tell."""
     monkeypatch.setattr(
-        data_builders.neighbours,
+        star_rl.data_builders.neighbours,
         "read_table",
         lambda file, name, columns: read_table(file.parent.parent / "tables", "interactions", columns),
     )
@@ -61,14 +61,14 @@ def neighbours_of_all_rows(monkeypatch):
 
 def reasons_of_all_rows(monkeypatch):
     """Evidence counts what the user did later: neither the split nor the store could know."""
-    body = data_builders.evidence.build
+    body = star_rl.data_builders.evidence.build
 
     def build(context):
         everything = read_table(context.inputs["tables"], "interactions")
-        monkeypatch.setattr(data_builders.evidence, "Histories", lambda visible: Histories(everything))
+        monkeypatch.setattr(star_rl.data_builders.evidence, "Histories", lambda visible: Histories(everything))
         return body(context)
 
-    monkeypatch.setattr(data_builders.evidence, "build", build)
+    monkeypatch.setattr(star_rl.data_builders.evidence, "build", build)
 
 
 def prompts_past_the_cutoff(monkeypatch):

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import data_builders.evidence
-import data_builders.neighbours
-import data_builders.tasks
+import star_rl.data_builders.evidence
+import star_rl.data_builders.neighbours
+import star_rl.data_builders.tasks
 from star_rl.errors import StarError
 from star_rl.evidence import EvidenceStore
 from star_rl.mars.case import Case
@@ -144,9 +144,9 @@ def stages(folder, tables, options, seed):
         if getattr(tables, name) is not None:
             write(getattr(tables, name), places["tables"] / f"{name}.parquet")
     (places["tables"] / "tables.json").write_text(json.dumps(tables.manifest))
-    run(data_builders.tasks, "tasks", "tables")
-    run(data_builders.neighbours, "neighbours", "tables", "tasks")
-    run(data_builders.evidence, "evidence", "tables", "tasks", "neighbours")
+    run(star_rl.data_builders.tasks, "tasks", "tables")
+    run(star_rl.data_builders.neighbours, "neighbours", "tables", "tasks")
+    run(star_rl.data_builders.evidence, "evidence", "tables", "tasks", "neighbours")
     return places
 
 
@@ -159,7 +159,7 @@ def read_by_models(folder, tables, options, seed):
     for place in sorted((places["evidence"] / "store").rglob("*")):
         if place.is_file():
             out[f"store {place.name}"] = place.read_bytes()
-    tasks = [task for part in data_builders.tasks.PARTS for task in read_tasks(places["tasks"], part)]
+    tasks = [task for part in star_rl.data_builders.tasks.PARTS for task in read_tasks(places["tasks"], part)]
     items = items_from(tables.items)
     histories = Histories(tables.interactions)
     visible = Histories(read_table(places["tasks"] / "visible.parquet", "interactions"))

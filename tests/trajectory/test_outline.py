@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards.adversarial import CASES, DeceptiveCase, response
+from star_rl.rewards.adversarial import CASES, DeceptiveCase, response
 from star_rl.trajectory import PHASES, faults, outline, parse, ranking
 from star_rl.trajectory.grammar import REGULAR
 from star_rl.trajectory.model import decode

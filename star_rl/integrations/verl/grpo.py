@@ -21,7 +21,6 @@ from typing import Any
 
 import yaml
 
-from rewards import loading
 from star_rl import locks
 from star_rl.errors import StarError
 from star_rl.files import read_json, read_jsonl, write_jsonl, write_text
@@ -39,6 +38,7 @@ from star_rl.integrations.verl.recipe import (
     verl_tree,
 )
 from star_rl.masking import mask
+from star_rl.rewards import loading
 
 _POLL_SECONDS = 0.5
 _TAIL_LINES = 25

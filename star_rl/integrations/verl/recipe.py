@@ -19,13 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rewards.loading import place
 from star_rl.errors import StarError
 from star_rl.integrations import on_cpu, wandb_run
 from star_rl.integrations.verl.overrides import leaves, merge, overrides_of
 from star_rl.layers import layers, resolve
 from star_rl.options import Size, Text, options, read_options
 from star_rl.policy.loop import Budget
+from star_rl.rewards.loading import place
 from star_rl.tools import Lens
 
 PROJECT_ROOT = Path(__file__).resolve().parents[3]
@@ -152,7 +152,7 @@ class GrpoRecipe:
 
     verl: dict[str, Any] = field(default_factory=dict)
     policy: PolicyOptions = field(default_factory=PolicyOptions)
-    reward: str = "pkg://rewards.star"
+    reward: str = "pkg://star_rl.rewards.star"
     device: Literal["auto", "cpu", "cuda", "npu"] = "auto"
     ray: dict[str, Any] = field(default_factory=dict)
     env: dict[str, Text] = field(default_factory=dict)
