@@ -7,8 +7,9 @@ places, and what is no string matches nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 from star_rl.trajectory import CRITICAL, ToolCall, outline, repeated
@@ -44,6 +45,7 @@ class Reading:
         rank: position of the truth from 1, 0 where it is absent.
         well_formed: no fault (:func:`star_rl.trajectory.faults`).
         faults: the faults by name.
+        candidates: ids; None where ``extra_info`` has none.
     """
 
     ranks: tuple[str | None, ...]
@@ -56,18 +58,20 @@ class Reading:
     repeated_calls: int
     repeated_phases: int
     phases: int
+    candidates: tuple[str, ...] | None
 
     def scores(self, score: float) -> dict[str, float]:
         """Return all of :data:`KEYS` with this ``score``."""
         acc, hr3, hr5 = hits(self.rank)
+        tier = (acc + hr3 + hr5) / 3.0
         return {
             "score": float(score),
             "acc": acc,
             "hr3": hr3,
             "hr5": hr5,
-            "hr_avg": (acc + hr3 + hr5) / 3.0,
+            "hr_avg": tier,
             "format": 1.0 if self.well_formed else -1.0,
-            "outcome": (acc + hr3 + hr5) / 3.0,
+            "outcome": tier,
             "rank": float(self.rank),
             "valid_list": float(self.valid_list),
             "list_length": float(len(self.ranks)),
@@ -95,10 +99,11 @@ def read(solution_str: str, ground_truth: str, extra_info: Mapping[str, Any] | N
             policy loop).
     """
     info: Mapping[str, Any] = extra_info or {}
-    required = strings(info.get("required"), CRITICAL)
-    candidates = strings(info.get("candidates"), ())
+    needed = info.get("required")
+    given = info.get("candidates")
+    candidates = None if given is None else strings(given)
     truth = ground_truth if isinstance(ground_truth, str) else str(ground_truth)
-    written = outline(solution_str, required)
+    written = outline(solution_str, CRITICAL if needed is None else strings(needed))
     ids = written.ranking or []
     calls = [call for call in written.calls if isinstance(call, ToolCall)]
     bad = len(written.calls) - len(calls)
@@ -117,7 +122,28 @@ def read(solution_str: str, ground_truth: str, extra_info: Mapping[str, Any] | N
         repeated_calls=max(len(calls) - len(distinct), again),
         repeated_phases=len(repeated(written.tags)) if written.faults else 0,  # repetition is a fault
         phases=len(written.tags),
+        candidates=candidates,
     )
+
+
+def scored(of: Callable[..., float]) -> Callable[..., dict[str, float]]:
+    """Return the ``compute_score`` of a reward: ``of`` of the response as ``score``, beside the other :data:`KEYS`.
+
+    ``of`` gets the options that its signature names; others are ignored, for a later verl may pass more arguments.
+    """
+    names = tuple(signature(of).parameters)[1:]
+
+    def compute_score(
+        data_source: str,
+        solution_str: str,
+        ground_truth: str,
+        extra_info: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> dict[str, float]:
+        reading = read(solution_str, ground_truth, extra_info)
+        return reading.scores(of(reading, **{name: options[name] for name in names if name in options}))
+
+    return compute_score
 
 
 def _made(rollout: Mapping[str, Any]) -> tuple[int, int, int, int]:
@@ -133,22 +159,20 @@ def _made(rollout: Mapping[str, Any]) -> tuple[int, int, int, int]:
     )
 
 
-def strings(value: Iterable[Any] | None, default: tuple[str, ...]) -> tuple[str, ...]:
-    """Return Parquet's list or array as a tuple of strings; the default if the value is missing."""
-    if value is None:
-        return default
+def strings(value: Iterable[Any]) -> tuple[str, ...]:
+    """Return Parquet's list or array as a tuple of strings."""
     entries = tuple(value)
     return entries if all_strings(entries) else tuple(map(str, entries))
 
 
-def _valid(ids: list[str | None], candidates: tuple[str, ...], top: int | None) -> bool:
+def _valid(ids: list[str | None], candidates: tuple[str, ...] | None, top: int | None) -> bool:
     """As :func:`star_rl.evaluation.metrics.is_valid`; a benchmark's task may name a candidate twice."""
     if not ids or None in ids:
         return False
     distinct = set(ids)
+    if not candidates:
+        return len(distinct) == len(ids)
     if len(distinct) == len(ids):
-        if not candidates:
-            return True
         known = set(candidates)
         return len(ids) >= min(top or len(known), len(known)) and distinct <= known
     return len(ids) == len(candidates) and sorted(map(str, ids)) == sorted(candidates)
