@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from star_rl.prompts.words import one_line
+from star_rl.prompts.words import one_line, value_of
 from star_rl.records import Item
 
 
@@ -77,9 +76,6 @@ def described(item: Item | None, flavour: Flavour, characters: int = 120) -> str
     if item.categories:
         parts.append(one_line(", ".join(item.categories), characters))
     for key, word in flavour.attributes:
-        value = item.attributes.get(key)
-        if isinstance(value, Sequence) and not isinstance(value, str):
-            value = ", ".join(str(entry) for entry in value if isinstance(entry, (str, int, float)))
-        if isinstance(value, (str, int, float)) and str(value).strip():
-            parts.append(f"{word} {one_line(str(value), 60)}")
+        if value := value_of(item.attributes.get(key), 60):
+            parts.append(f"{word} {value}")
     return " | ".join(parts)

@@ -17,7 +17,7 @@ from star_rl.errors import StarError
 from star_rl.options import Count, Size, options
 from star_rl.prompts.flavours import Flavour, described, flavour_of
 from star_rl.prompts.history import Behaviour, Event, before
-from star_rl.prompts.words import chat, estimate_tokens, one_line
+from star_rl.prompts.words import chat, estimate_tokens, facts, one_line
 from star_rl.records import Item, Task
 from star_rl.trajectory import EXPERTS
 
@@ -206,10 +206,7 @@ def _full(
     length: Callable[[str], int],
 ) -> StudentPrompt:
     system = _full_system(flavour, options)
-    facts = [
-        f"{one_line(str(k), 40)}: {one_line(str(v), 80)}" for k, v in user.items() if isinstance(v, (str, int, float))
-    ]
-    head = f"# User\nid {one_line(task.user_id)}" + "".join(f"\n{fact}" for fact in facts[:12])
+    head = "\n".join(["# User", f"id {one_line(task.user_id)}", *facts(user)])
     wanted = "plan" if options.scope == "plan" else "recommendation"
     lines = [f"{one_line(item)} | {described(items.get(item), flavour)}" for item in task.candidates]
     asked = f"Write the {wanted} for user {one_line(task.user_id)}."

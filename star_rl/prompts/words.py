@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from star_rl.trajectory import neutral
@@ -12,6 +12,20 @@ def one_line(text: str, characters: int = 0) -> str:
     """Return foreign text on one line with every tag defused; cut to ``characters`` if that is above 0."""
     line = neutral(valid(" ".join(text.split())))
     return line if not characters or len(line) <= characters else line[: characters - 2].rstrip() + ".."
+
+
+def value_of(value: Any, characters: int) -> str:
+    """Return a value of the tables on one line, entries of lists and mappings joined by commas; empty if None."""
+    if isinstance(value, Mapping):
+        value = ", ".join(f"{name} {entry}" for name, entry in list(value.items())[:12])
+    elif isinstance(value, (list, tuple)):
+        value = ", ".join(str(entry) for entry in value[:8])
+    return "" if value is None or isinstance(value, bool) else one_line(str(value), characters)
+
+
+def facts(user: Mapping[str, Any]) -> list[str]:
+    """Return ``name: value`` of up to twelve attributes of a user."""
+    return [f"{one_line(name, 40)}: {text}" for name, value in list(user.items())[:12] if (text := value_of(value, 80))]
 
 
 def valid(text: str) -> str:

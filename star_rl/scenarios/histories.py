@@ -48,9 +48,7 @@ class Histories:
         They also end before the user's first contact with the ground truth, should a task's cutoff be later than that
         (the protocol of the paper's evaluation data). Unknown users have no history.
         """
-        start, stop = self._rows(task.user_id)
-        stop = start + int(np.searchsorted(self._stamp[start:stop], task.cutoff, side="left"))
-        events = self._events(start, stop)
+        events = self.of_user(task.user_id, task.cutoff)
         for event in events:
             if event[0] == task.ground_truth:
                 return [earlier for earlier in events if earlier[1] < event[1]]
@@ -61,18 +59,9 @@ class Histories:
         start, stop = self._rows(user_id)
         if before is not None:
             stop = start + int(np.searchsorted(self._stamp[start:stop], before, side="left"))
-        return self._events(start, stop)
-
-    def _events(self, start: int, stop: int) -> list[Event]:
         count = stop - start
-        return list(
-            zip(
-                self._item.slice(start, count).to_pylist(),
-                self._stamp[start:stop].tolist(),
-                self._rating.slice(start, count).to_pylist(),
-                strict=True,
-            )
-        )
+        items, ratings = (column.slice(start, count).to_pylist() for column in (self._item, self._rating))
+        return list(zip(items, self._stamp[start:stop].tolist(), ratings, strict=True))
 
 
 def first_contact(interactions: pa.Table, pairs: Sequence[tuple[str, str]]) -> list[int | None]:

@@ -14,7 +14,7 @@ from star_rl.trajectory.grammar import CALL, RECOMMEND, REGULAR, TAG
 from star_rl.trajectory.model import BadCall, ToolCall, call_of, decode
 from star_rl.trajectory.parse import ids_of, parse
 from star_rl.trajectory.parse import ranking as ranking_of
-from star_rl.trajectory.validate import CRITICAL, block_faults, call_fault, order_faults, result_fault, tag_faults
+from star_rl.trajectory.validate import CRITICAL, block_faults, order_faults, result_fault, tag_faults
 
 
 @dataclass(slots=True)
@@ -55,7 +55,7 @@ def outline(text: str, required: Sequence[str] = CRITICAL) -> Outline:
                     call = call_of(inside)
                     calls.append(call)
                     if isinstance(call, BadCall):
-                        faults.append(call_fault(call))
+                        faults.append(f"call:{call.reason}")
         value, error = decode(raw)
         if tag == RECOMMEND:
             ranking = ids_of(value)

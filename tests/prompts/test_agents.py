@@ -44,8 +44,8 @@ def test_who_sees_the_candidates():
 
 def test_version_tells_prompts_apart(monkeypatch):
     before = prompts_version()
-    assert before == prompts_version() and set(before["agents"]) == set(TEMPLATES)
-    monkeypatch.setitem(TEMPLATES, "Planner", type(TEMPLATES["Planner"])(1, "Other words"))
+    assert before == prompts_version()
+    monkeypatch.setitem(TEMPLATES, "Planner", "Other words")
     assert prompts_version()["fingerprint"] != before["fingerprint"]
 
 
