@@ -108,8 +108,10 @@ def read(solution_str: str, ground_truth: str, extra_info: Mapping[str, Any] | N
     calls = [call for call in written.calls if isinstance(call, ToolCall)]
     bad = len(written.calls) - len(calls)
     distinct = {f"{call.name}\0{call.arguments!r}" for call in calls} if len(calls) > 1 else calls
-    rollout = info.get("rollout") or {}
-    made, unread, again, unanswerable = _made(rollout) if rollout else (0, 0, 0, 0)
+    counted = (info.get("rollout") or {}).get
+    unread = int(counted("unparsable_calls") or 0)
+    made = int(counted("tool_calls") or 0) + unread + int(counted("refused_calls") or 0)
+    unanswerable = int(counted("unknown_tools") or 0) + int(counted("bad_arguments") or 0)
     return Reading(
         ranks=tuple(ids),
         rank=ids.index(truth) + 1 if truth in ids else 0,
@@ -119,7 +121,7 @@ def read(solution_str: str, ground_truth: str, extra_info: Mapping[str, Any] | N
         # A thought left open over turns hides calls from whoever reads the whole; the loop has counted them.
         tool_calls=max(len(written.calls), made),
         invalid_calls=max(bad, unread) + unanswerable,
-        repeated_calls=max(len(calls) - len(distinct), again),
+        repeated_calls=max(len(calls) - len(distinct), int(counted("repeated_calls") or 0)),
         repeated_phases=len(repeated(written.tags)) if written.faults else 0,  # repetition is a fault
         phases=len(written.tags),
         candidates=candidates,
@@ -144,19 +146,6 @@ def scored(of: Callable[..., float]) -> Callable[..., dict[str, float]]:
         return reading.scores(of(reading, **{name: options[name] for name in names if name in options}))
 
     return compute_score
-
-
-def _made(rollout: Mapping[str, Any]) -> tuple[int, int, int, int]:
-    """Return of the loop's counts: calls, unparsable calls, repeated calls, calls that no tool can answer."""
-    get = rollout.get
-    unread = int(get("unparsable_calls") or 0)
-    made = int(get("tool_calls") or 0) + unread + int(get("refused_calls") or 0)
-    return (
-        made,
-        unread,
-        int(get("repeated_calls") or 0),
-        int(get("unknown_tools") or 0) + int(get("bad_arguments") or 0),
-    )
 
 
 def strings(value: Iterable[Any]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from star_rl.evidence import EvidenceStore
 from star_rl.evidence.leak import contains_of, visible_fingerprint
 from star_rl.mars import Case
 from star_rl.pipeline.stage import manifest_of
-from star_rl.prompts import Event, PromptOptions, student_messages
+from star_rl.prompts import Event, PromptOptions, student_prompt
 from star_rl.records import PARTS, Item, Task, UserTable, items_from, read_interactions, read_table, read_tasks
 from star_rl.scenarios import Histories
 from star_rl.tools import TOOL_SCHEMAS, ToolBox
@@ -148,7 +148,7 @@ class Run:
 
     def messages(self, task: Task) -> list[dict[str, str]]:
         """Return the student's prompt as chat messages."""
-        return student_messages(task, self.history(task), self.items, self.prompt)
+        return student_prompt(task, self.history(task), self.items, self.prompt).messages
 
     def toolbox(self, candidates: Sequence[str]) -> ToolBox:
         """Return the tools of a task with these candidates."""

@@ -12,7 +12,7 @@ from star_rl.chat import ChatClient
 from star_rl.mars.agents import Agent, AgentFailure, Step, View
 from star_rl.mars.calls import ask
 from star_rl.mars.case import Case
-from star_rl.prompts import PromptOptions, one_line, student_messages, valid_json
+from star_rl.prompts import PromptOptions, one_line, student_prompt, valid_json
 from star_rl.records import Task
 from star_rl.trajectory import Thinking, json_block, parse
 from star_rl.trajectory.grammar import PLAN
@@ -46,7 +46,7 @@ class TrainedPlanner:
             AgentFailure: the endpoint failed, or the second answer is malformed too.
         """
         step = Step(agent.name, agent.tag, view.round, attempts=0)
-        step.messages += student_messages(task_of(view.case), view.case.history, view.case.items, self.prompt)
+        step.messages += student_prompt(task_of(view.case), view.case.history, view.case.items, self.prompt).messages
         fault = ""
         while step.attempts < 2:
             step.attempts += 1

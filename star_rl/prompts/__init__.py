@@ -17,7 +17,6 @@ from star_rl.prompts.student import (
     StudentPrompt,
     category_of,
     record_line,
-    student_messages,
     student_prompt,
 )
 from star_rl.prompts.words import estimate_tokens, one_line, valid, valid_json
@@ -37,7 +36,6 @@ __all__ = [
     "flavour_of",
     "one_line",
     "record_line",
-    "student_messages",
     "student_prompt",
     "valid",
     "valid_json",

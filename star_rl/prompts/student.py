@@ -65,13 +65,6 @@ class StudentPrompt:
     tokens: int
 
 
-def student_messages(
-    task: Task, history: Sequence[Event], items: Mapping[str, Item], options: PromptOptions | None = None
-) -> list[dict[str, str]]:
-    """Return ``[system, user]`` for a task; see :func:`student_prompt`."""
-    return student_prompt(task, history, items, options).messages
-
-
 def student_prompt(
     task: Task,
     history: Sequence[Event],
@@ -80,14 +73,12 @@ def student_prompt(
     user: Mapping[str, Any] | None = None,
     length: Callable[[str], int] = estimate_tokens,
 ) -> StudentPrompt:
-    """Return the student's prompt for one task.
+    """Return the student's prompt for one task, whose ground truth is not read.
 
     Args:
-        task: its ground truth is not read.
-        history: (item id, timestamp, rating or None), oldest first. Interactions at or after the task's cutoff are
-            dropped here again, so that no caller can leak them.
+        history: oldest first. Interactions at or after the task's cutoff are dropped here again, so that no caller can
+            leak them.
         items: descriptions by id; an id without one is still shown.
-        options: see :class:`PromptOptions`.
         user: attributes of the user (``full`` only).
         length: tokens of a text.
 

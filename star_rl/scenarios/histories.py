@@ -76,11 +76,7 @@ def first_contact(interactions: pa.Table, pairs: Sequence[tuple[str, str]]) -> l
 
 
 def assert_no_leak(visible: pa.Table, tasks: Iterable[Task]) -> None:
-    """Refuse visible interactions that a task must not see.
-
-    Args:
-        visible: a table of interactions (or its first three columns), in any order.
-        tasks: all tasks whose evidence or prompts are built from ``visible``.
+    """Refuse visible interactions (in any order) that one of the tasks built from them must not see.
 
     Raises:
         StarError: some row is a (user, ground truth) pair of a task, or stands at or after a cutoff of its user; names

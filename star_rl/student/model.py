@@ -42,13 +42,10 @@ class StudentShape:
 
 
 def make_student(tokenizer_dir: Path, out: Path, shape: StudentShape | None = None) -> int:
-    """Writes a randomly initialised Qwen3 with the tokenizer of `tokenizer_dir` to `out`.
+    """Write a randomly initialised Qwen3 with the tokenizer of `tokenizer_dir` to `out` (which may be the same).
 
-    `out` may be `tokenizer_dir`. The folder then loads in transformers, ms-swift, vLLM and verl: `config.json`,
-    `generation_config.json`, `model.safetensors`, `tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja`.
-
-    Returns:
-        The number of parameters, the tied embedding counted once.
+    The folder loads in transformers, ms-swift, vLLM and verl. Returns the number of parameters, the tied embedding
+    counted once.
 
     Raises:
         StarError: `tokenizer_dir` holds no tokenizer with Qwen3's control tokens.

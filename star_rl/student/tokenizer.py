@@ -8,11 +8,9 @@ Three layers, all in one `tokenizer.json` of the `tokenizers` library:
 - **Byte-level BPE** for what is left, with digits kept apart. All 256 bytes are in the vocabulary, so any text
   round-trips.
 
-Phrases are found with a "superword" BPE: a BPE whose merges may cross spaces and lines, trained on the corpus cut at
-the markers and ids. Only the merges that are still in use at the end become phrases. Making them added tokens, instead
-of keeping that BPE, has two effects: the intermediate merges need no rows in the embedding, and a constant is always
-one and the same token whatever stands beside it. Headers end a phrase, so encoding a conversation whole or turn by turn
-gives the same ids; the token builders of the trainers rely on it.
+Phrases are found with a "superword" BPE, whose merges may cross spaces and lines. Only the merges still in use at the
+end become phrases, so intermediate merges need no rows in the embedding and a constant is always the same token.
+Headers end a phrase, so encoding a conversation whole or turn by turn gives the same ids, as the trainers need.
 """
 
 from __future__ import annotations
@@ -108,8 +106,7 @@ def _train_bpe(
 def _phrases(pieces: Counter[str], limit: int, min_count: int) -> list[str]:
     """Constant parts that occur at least `min_count` times, the most useful `limit` of them.
 
-    A phrase ends with a character that is no letter, digit or underscore and begins with no digit: it can then never
-    run into the id or the number beside it.
+    A phrase ends in no word character and begins with no digit, so it never runs into the id or number beside it.
     """
     superword = _train_bpe(pieces, None, 16384, min_count)
     uses: Counter[str] = Counter()
@@ -149,13 +146,10 @@ def train_tokenizer(
 
     Args:
         texts: conversations as text, with their markers (`<|im_start|>user\\n...`).
-        item_ids: the catalogue. Each id becomes one token; ids that a byte-level decoder cannot give back (characters
-            beyond ASCII) are spelled by the BPE and counted in the report.
-        words: further values that vary inside constant sentences, e.g. category names: one token each, and no phrase
-            grows over them.
-        out: the checkpoint's folder, made if absent.
+        item_ids: the catalogue. Each id becomes one token; ids with characters beyond ASCII, which a byte-level decoder
+            cannot give back, are spelled by the BPE and counted in the report.
+        words: further values that vary inside constant sentences: one token each, and no phrase grows over them.
         bpe_size: size of the byte-level BPE, its 256 bytes included.
-        max_phrases: most phrases that become a token.
         phrase_share: least number of occurrences of a phrase, as a share of the number of texts.
         max_length: `model_max_length` of the tokenizer, tokens.
 
@@ -172,12 +166,11 @@ def train_tokenizer(
     if len(set(ids)) != len(ids):
         twice = next(i for i, n in Counter(ids).items() if n > 1)
         raise StarError(f"item id {twice!r} occurs twice in the catalogue", "give each item one row")
-    if any(not i.strip() for i in ids):
-        raise StarError(f"item id {next(i for i in ids if not i.strip())!r} is blank", "drop the item or name it")
+    if blank := [i for i in ids if not i.strip()]:
+        raise StarError(f"item id {blank[0]!r} is blank", "drop the item or name it")
     reserved = {*CONTROL, *MARKERS, *HEADERS}
     vary = {w for w in words if w.strip()}
     whole = sorted(i for i in {*ids, *vary} if i.isascii() and i not in reserved and re.fullmatch(r"\w(?:.*\w)?", i))
-    own = set(whole)
     pieces = Counter(_pieces(texts, [i for i in whole if i not in vary], [w for w in whole if w in vary]))
     phrases = _phrases(pieces, max_phrases, max(2, round(phrase_share * len(texts))))
     rest = re.compile(_any_of(phrases) or r"\Z.")  # without phrases a pattern that matches nothing
@@ -205,5 +198,5 @@ def train_tokenizer(
     (out / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     sample = texts[:: max(1, len(texts) // 500)]
     tokens = sum(len(e.ids) for e in bpe.encode_batch(list(sample), add_special_tokens=False))
-    items = sum(i in own for i in ids)
+    items = len({*ids} & {*whole})
     return TokenizerReport(bpe.get_vocab_size(), items, len(ids) - items, tokens / len(sample))

@@ -54,7 +54,6 @@ class Json:
     _decoded: tuple[Any, str] | None = field(default=None, init=False, repr=False, compare=False)
 
     def decoded(self) -> tuple[Any, str]:
-        """:attr:`value` and :attr:`error`."""
         if self._decoded is None:
             self._decoded = decode(self.raw)
         return self._decoded

@@ -14,19 +14,12 @@ from star_rl.trajectory.grammar import CALL, RECOMMEND, REGULAR, TAG
 from star_rl.trajectory.model import BadCall, ToolCall, call_of, decode
 from star_rl.trajectory.parse import ids_of, parse
 from star_rl.trajectory.parse import ranking as ranking_of
-from star_rl.trajectory.validate import CRITICAL, block_faults, order_faults, result_fault, tag_faults
+from star_rl.trajectory.validate import CRITICAL, block_faults, order_faults, result_fault
 
 
 @dataclass(slots=True)
 class Outline:
-    """The result of :func:`parse`, :func:`faults` and :func:`ranking` together.
-
-    Attributes:
-        tags: of the phases, in the order they were written.
-        calls: likewise.
-        ranking: the last one.
-        faults: by name.
-    """
+    """The tags and calls in the order they were written, and the results of :func:`ranking` and :func:`faults`."""
 
     tags: list[str]
     calls: list[ToolCall | BadCall]
@@ -35,12 +28,7 @@ class Outline:
 
 
 def outline(text: str, required: Sequence[str] = CRITICAL) -> Outline:
-    """Return the outline of a model's text. Linear in the text; never raises.
-
-    Args:
-        text: what the model wrote.
-        required: phases that must be there.
-    """
+    """Return the outline of a model's text, which must hold the ``required`` phases. Linear; never raises."""
     phases = REGULAR.findall(text, max(0, text.find("<")))  # words before the first tag are no fault
     # Between phases nothing is open, so what follows regular ones is read as if it were the whole.
     rest = phases.pop()[-1] if phases and phases[-1][-1] else ""
@@ -69,6 +57,6 @@ def outline(text: str, required: Sequence[str] = CRITICAL) -> Outline:
             ranking = ranking_of(parsed)
         tags += further
         calls += parsed.calls
-        of_tags = tag_faults(parsed)
+        of_tags = [f"tags:{problem}" for problem in parsed.problems]
         faults += block_faults(parsed)
     return Outline(tags, calls, ranking, of_tags + order_faults(tags, required) + faults)

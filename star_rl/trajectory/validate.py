@@ -81,12 +81,8 @@ def faults(trajectory: Trajectory, required: Sequence[str] = CRITICAL, own_text:
     phase whose result is absent or does not parse), ``list`` (a ranking that is JSON but no list), ``call`` (a tool
     call that does not parse), ``forged`` (a tool response by the model).
     """
-    return tag_faults(trajectory) + order_faults(trajectory.tags, required) + block_faults(trajectory, own_text)
-
-
-def tag_faults(trajectory: Trajectory) -> list[str]:
-    """Return the faults (see :func:`faults`) of tags that do not balance."""
-    return [f"tags:{code}" for code in trajectory.problems]
+    unbalanced = [f"tags:{problem}" for problem in trajectory.problems]
+    return unbalanced + order_faults(trajectory.tags, required) + block_faults(trajectory, own_text)
 
 
 def block_faults(trajectory: Trajectory, own_text: bool = True) -> list[str]:

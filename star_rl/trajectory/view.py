@@ -7,22 +7,15 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from star_rl.trajectory import grammar
 from star_rl.trajectory.model import BadCall, Block, Json, Response, Text, Thinking, ToolCall, Trajectory
 
 #: Characters of one block, phases, and blocks of a phase that are shown: a model can write thousands.
 LIMIT, PHASES, BLOCKS = 8_000, 40, 200
 _TAGS = 100  # characters of the tags around a block
 
-TITLES = {
-    "plan": "Plan",
-    "user_profile": "User profile",
-    "historical_analysis": "Historical interest",
-    "recent_analysis": "Recent interest",
-    "interest_divergence": "Interest divergence",
-    "reflection": "Reflection",
-    "recommend": "Recommend",
-    "": "Outside every phase",
-}
+#: Phase -> heading.
+TITLES = {tag: tag.replace("_", " ").capitalize() for tag in grammar.PHASES} | {"": "Outside every phase"}
 
 
 @dataclass(frozen=True, slots=True)

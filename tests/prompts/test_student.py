@@ -10,7 +10,6 @@ from star_rl.prompts import (
     described,
     estimate_tokens,
     flavour_of,
-    student_messages,
     student_prompt,
 )
 from star_rl.records import Item, Task
@@ -22,7 +21,7 @@ HISTORY = [(str(20 + n), 9 * 10**8 + n * 86400, 4.0) for n in range(30)]
 
 
 def content(options=None, task=TASK, history=HISTORY, items=ITEMS):
-    return student_messages(task, history, items, options)[1]["content"]
+    return student_prompt(task, history, items, options).messages[1]["content"]
 
 
 def test_compact_is_ids_and_categories_and_nothing_else():
@@ -36,7 +35,8 @@ def test_full_names_titles_categories_ratings_and_days():
     text = content()
     assert "1998-07-09 | 20 | Title 20 | Drama, Comedy | year 2010 | rated 4" in text
     assert (
-        "0 | Title 0 | Drama, Comedy" in text and "film service" in student_messages(TASK, HISTORY, ITEMS)[0]["content"]
+        "0 | Title 0 | Drama, Comedy" in text
+        and "film service" in student_prompt(TASK, HISTORY, ITEMS).messages[0]["content"]
     )
 
 
@@ -96,13 +96,13 @@ def test_positions_and_nonsense_clocks_show_no_day():
 def test_ablated_students_do_not_hear_of_what_they_lack():
     for profile in ("full", "compact"):
         system = {
-            part: student_messages(TASK, HISTORY, ITEMS, PromptOptions(profile, **{part: False}))[0]["content"]
+            part: student_prompt(TASK, HISTORY, ITEMS, PromptOptions(profile, **{part: False})).messages[0]["content"]
             for part in ("tools", "planner", "reflector")
         }
         assert "UserCF" not in system["tools"] and "ask the tools" not in system["tools"]
         assert "<plan>" not in system["planner"] and "plan" not in system["planner"].lower()
         assert "reflect" not in system["reflector"]
-        plan = student_messages(TASK, HISTORY, ITEMS, PromptOptions(profile, scope="plan"))[0]["content"]
+        plan = student_prompt(TASK, HISTORY, ITEMS, PromptOptions(profile, scope="plan")).messages[0]["content"]
         assert "<recommend>" not in plan and "rank the best" not in plan
 
 
