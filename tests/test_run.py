@@ -12,7 +12,6 @@ from star_rl.evaluation import runner as evaluation_runner
 from star_rl.evaluation.evaluate import open_tasks, seal
 from star_rl.evaluation.methods.agents import Workflow
 from star_rl.evaluation.runner import context_of
-from star_rl.prompts import flavour_of
 from star_rl.prompts.agents import Brief, agent_messages
 from star_rl.records import USERS, UserTable, write_table
 from tests import fakes
@@ -46,13 +45,13 @@ def test_agents_and_mars_are_shown_the_users_profile(run, tmp_path):
     context, task = context_of(world), tasks.tasks[0]
     chat = Chat(task)
     case = context(task, 0).case()
-    assert case.user == world.case(task).user == {"job": f"cook {task.user_id}"} and case.texts == {}
+    assert case.user == world.case(task).user == {"job": f"cook {task.user_id}"}
+    assert case == world.case(task) and not any(entry.text for entry in case.history)
     method = Workflow(AGENTS["cot"](chat), 1, chat, {"remark": AGENTS["cot"](chat).remark})
     asyncio.run(evaluation_runner.run_method(method, tasks.tasks, context, tmp_path / "answers"))
     asked = zip(tasks.tasks, chat.asked, strict=True)
     assert all(f"job: cook {one.user_id}" in messages[0]["content"] for one, messages in asked)
-    brief = Brief(case.user_id, case.candidates, case.history, case.items, case.user)
-    asked = agent_messages("Ranker", flavour_of(task.source), brief, True)
+    asked = agent_messages("Ranker", Brief(case), True)
     assert any(f"cook {task.user_id}" in message["content"] for message in asked)
     judged = seal(tmp_path, world, tasks, 1, 200, 0)
     (remark,) = (words for words in judged["caveats"] if words.startswith("CoTAgent (mended) is without what"))

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from star_rl.prompts.case import Behaviour
 from star_rl.prompts.flavours import Flavour
-from star_rl.prompts.history import Behaviour
 from star_rl.prompts.words import facts, one_line, value_of
 from star_rl.records import Item
 
@@ -190,12 +190,12 @@ def user_lines(user_id: str, user: Mapping[str, Any], profile: bool = True) -> s
     return "\n".join([f"id {one_line(user_id)}", *(facts(user) if profile else [])])
 
 
-def review_line(behaviour: Behaviour, item: Item | None, text: str, longest: int = 400) -> str:
+def review_line(behaviour: Behaviour, item: Item | None, longest: int = 400) -> str:
     """Return ``day | id | title | rated r | text`` of one review; unknown parts are left out."""
     parts = [*([behaviour.day] if behaviour.day else []), one_line(behaviour.item_id)]
     parts.append((one_line(item.title, 120) if item else "") or "(no title)")
     if behaviour.rating is not None:
         parts.append(f"rated {behaviour.rating:g}")
-    if text := one_line(text, longest):
+    if text := one_line(behaviour.text, longest):
         parts.append(text)
     return " | ".join(parts)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from star_rl.errors import StarError
-from star_rl.records import Task, rows_of_users
+from star_rl.records import INTERACTIONS, Task, interaction_batches, rows_of_users
 from star_rl.scenarios.tables import Indexed, coded
+
+_REVIEW = ("user_id", "item_id", "timestamp", "text")
+#: Rows of interactions that are read at once; with their texts they take some 100 MB.
+_BATCH = 1 << 17
 
 #: One interaction of a history: (item id, timestamp, rating or None).
 Event = tuple[str, int, float | None]
@@ -62,6 +67,42 @@ class Histories:
         count = stop - start
         items, ratings = (column.slice(start, count).to_pylist() for column in (self._item, self._rating))
         return list(zip(items, self._stamp[start:stop].tolist(), ratings, strict=True))
+
+
+class Reviews:
+    """What some users wrote; the texts stay in Arrow's memory.
+
+    Args:
+        rows: interactions with their texts, in any order.
+    """
+
+    def __init__(self, rows: pa.Table) -> None:
+        written = rows.select(_REVIEW).filter(pc.is_valid(rows["text"]))
+        user, users = coded(written["user_id"])
+        self._rows = written.take(pa.array(np.argsort(user, kind="stable"))).combine_chunks()
+        self._start = np.searchsorted(np.sort(user), np.arange(len(users) + 1))
+        self._place = {name: place for place, name in enumerate(users.to_pylist())}
+
+    @classmethod
+    def read(cls, tables: Path, users: Collection[str]) -> Reviews:
+        """Read the texts of these users alone, a batch of rows at a time.
+
+        Raises:
+            StarError: the table is absent or damaged.
+        """
+        batches = (pa.table(batch) for batch in interaction_batches(tables, _BATCH, _REVIEW))
+        parts = [rows_of_users(rows.filter(pc.is_valid(rows["text"])), users, _REVIEW) for rows in batches]
+        return cls(pa.concat_tables(parts) if parts else INTERACTIONS.empty_table())
+
+    def of(self, user_id: str, history: Iterable[Event]) -> dict[tuple[str, int], str]:
+        """Return the texts of these interactions by item and timestamp; those of any other are left out."""
+        place = self._place.get(user_id)
+        if place is None:
+            return {}
+        start, stop = (int(edge) for edge in self._start[place : place + 2])
+        columns = (self._rows[name].slice(start, stop - start).to_pylist() for name in _REVIEW[1:])
+        shown = {event[:2] for event in history}
+        return {(item, stamp): text for item, stamp, text in zip(*columns, strict=True) if (item, stamp) in shown}
 
 
 def first_contact(interactions: pa.Table, pairs: Sequence[tuple[str, str]]) -> list[int | None]:

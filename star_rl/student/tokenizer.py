@@ -18,7 +18,8 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -36,6 +37,14 @@ MARKERS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>",
 HEADERS = ("system\n", "user\n", "assistant\n")
 
 _BPE_SPLIT = r"\p{N}| ?[^\s\p{L}\p{N}]+|\s?\p{L}+|\s"
+
+
+def token_counter(path: Path) -> Callable[[str], int]:
+    """Return a function that counts the tokens of a text with a ``tokenizer.json``; repeated texts are counted once."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(path))
+    return lru_cache(1 << 16)(lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids))
 
 
 class TokenizerReport(NamedTuple):

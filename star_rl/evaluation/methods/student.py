@@ -110,7 +110,7 @@ class StudentMethod(Method):
         from star_rl.prompts import student_prompt
 
         run, task = self._run, context.task
-        messages = student_prompt(task, list(context.history), context.items, run.prompt).messages
+        messages = student_prompt(context.case(), run.prompt, run.length).messages
         prompt = render_prompt(self._tokenizer, messages, run.tools)
         budget = within(self._budget, self._engine)
         toolbox = run.toolbox(task.candidates)
