@@ -71,7 +71,7 @@ class PromptSection:
     profile: Profile = "full"
     history: Annotated[int, Field(ge=0, le=10_000, strict=True)] = 0
     budget: Annotated[int, Field(ge=500, strict=True)] = 6000
-    summary: Share = 0.1
+    summary: Share = 0.15
     record: Share = 0.5
     review: Count = 60
     top: Ranked = 20

@@ -49,12 +49,11 @@ class PromptOptions:
         profile: ``full`` or ``compact``.
         history: most interactions shown; 0 = 8 for ``compact``, as many as fit their share for ``full``.
         budget: tokens of the prompt, tool schemas included (paper, table 5: 6,000).
-        summary: share of the free tokens (see above) for the summary of the older record. 0.1 of about 4,600 holds the
-            300 words of a summary; what a summary leaves goes to the record.
-        record: share for the latest interactions, the evidence of most weight: about 25 of them with their reviews.
-            The rest is the candidates', 20 of 60 tokens and some for long titles.
-        review: tokens of one review at most, cut at a sentence: two or three sentences, in which most people have said
-            what they liked. 0 shows no reviews.
+        summary: share of the free tokens (see above) for the summary of the older record. 0.15 of about 4,600 holds
+            300 words; what a summary leaves goes to the record.
+        record: share for the latest interactions, the evidence of most weight: 16 to 20 with reviews, as many as the
+            paper's example shows. The rest is the candidates': 20 books with all details take 1,500 tokens.
+        review: tokens of one review at most, cut at a sentence: two or three sentences. 0 shows no reviews.
         top: ids in the ranking.
         tools, planner, reflector: False = the prompt does not mention that part (ablations).
         scope: ``plan`` asks for the plan alone (the planner of MARS-Planner).
@@ -63,7 +62,7 @@ class PromptOptions:
     profile: Profile = "full"
     history: Count = 0
     budget: Annotated[int, Field(ge=500, strict=True)] = 6000
-    summary: Share = 0.1
+    summary: Share = 0.15
     record: Share = 0.5
     review: Count = 60
     top: Size = 20
