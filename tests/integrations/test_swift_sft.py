@@ -17,7 +17,7 @@ from star_rl import locks
 from star_rl.errors import StarError
 from star_rl.integrations import processes
 from star_rl.integrations.swift import sft
-from star_rl.integrations.swift.recipe import BASE, OFFLINE, arguments, compose, load_overlay
+from star_rl.integrations.swift.recipe import BASE, OFFLINE, arguments, compose, layered
 from star_rl.layers import RECIPES
 from star_rl.student.template import render
 from star_rl.student.tokenizer import train_tokenizer
@@ -152,9 +152,9 @@ def test_bad_recipe_files(tmp_path):
     for text, named in (("a: [", "not valid YAML"), ("- 1", "not a mapping"), ("just text", "not a mapping")):
         (tmp_path / "r.yaml").write_text(text)
         with pytest.raises(StarError, match=named):
-            load_overlay(tmp_path / "r.yaml")
+            layered([tmp_path / "r.yaml"])
     (tmp_path / "r.yaml").write_text("learning_rate: 1e-5\n")
-    assert load_overlay(tmp_path / "r.yaml") == {"learning_rate": 1e-5}
+    assert layered([tmp_path / "r.yaml"]) == {"learning_rate": 1e-5}
 
 
 def test_null_removes_a_key_and_env_is_merged(tmp_path):
@@ -191,10 +191,10 @@ def test_overlays_behind_the_first_lose_their_base(tmp_path):
 def test_a_base_that_is_absent_or_its_own_is_named(tmp_path):
     (tmp_path / "a.yaml").write_text("base: b.yaml\n")
     with pytest.raises(StarError, match=r"names the base b\.yaml, which does not exist"):
-        load_overlay(tmp_path / "a.yaml")
+        layered([tmp_path / "a.yaml"])
     (tmp_path / "b.yaml").write_text("base: a.yaml\n")
     with pytest.raises(StarError, match="its own base"):
-        load_overlay(tmp_path / "a.yaml")
+        layered([tmp_path / "a.yaml"])
 
 
 def test_long_rows_are_counted(student, tmp_path):
@@ -314,7 +314,7 @@ def watch(monkeypatch, folder, losses, *more):
 
 def test_a_run_whose_journal_stands_still_is_ended(monkeypatch, tmp_path):
     monkeypatch.setattr(sft, "SILENCE", 0.1)
-    with pytest.raises(StarError, match=r"ms-swift hangs: .*logging\.jsonl had no line for .*swift\.log"):
+    with pytest.raises(StarError, match=r"(?s)ms-swift hangs: no line in .*logging\.jsonl for .*swift\.log"):
         watch(monkeypatch, tmp_path, [0.5, 0.4], "hang")
     assert not processes.members(tmp_path)
 
@@ -374,12 +374,6 @@ def test_workers_that_outlive_a_killed_driver_are_ended_before_the_next_run(stud
     with pytest.raises(Reached):
         sft.run_sft(["sft/tiny_cpu"], data=data, model=student, out=out)
     assert not processes.members(out)
-
-
-def test_the_end_of_a_log_shows_no_secret(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", "hf_0123456789")
-    (tmp_path / "swift.log").write_text("key hf_0123456789\n")
-    assert sft.tail(tmp_path / "swift.log") == "key ***"
 
 
 def test_two_never_train_in_one_folder(student, data, no_engine, tmp_path):
