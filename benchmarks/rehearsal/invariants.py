@@ -132,11 +132,12 @@ class Rehearsed:
 
     def sft_masks(self) -> Found:
         """ms-swift's own labels of some rows: what is trained, decoded, is what the assistant says."""
+        from swift.model import get_processor
         from swift.template import get_template
 
         from star_rl.integrations.swift import plugin
 
-        template = get_template(self.tokenizer, template_type=plugin.TEMPLATE)
+        template = get_template(get_processor(str(self.student), model_type="qwen3"), template_type=plugin.TEMPLATE)
         template.set_mode("train")
         rows = pq.read_table(self.folder / "sft_set" / "sft.parquet").slice(0, _ROWS).to_pylist()
         wrong = trained = total = 0
@@ -154,7 +155,8 @@ class Rehearsed:
         norms = [float(step.get("actor/grad_norm", math.nan)) for step in steps]
         losses = [float(step.get("actor/kl_loss", math.nan)) for step in steps]
         sound = len(steps) == wanted and all(map(math.isfinite, [*norms, *losses]))
-        return sound, f"{len(steps)} of {wanted} steps, KL {losses}, gradient norms {norms}"
+        said = ", ".join(f"KL {loss:.2g}, gradient norm {norm:.2g}" for loss, norm in zip(losses, norms, strict=True))
+        return sound, f"{len(steps)} of {wanted} steps ({said})"
 
     def drops(self) -> Found:
         """What a stage read is what it kept and what it says it dropped."""
