@@ -26,7 +26,7 @@ from star_rl.tools import TOOL_SCHEMAS, ToolBox
 from star_rl.trajectory import to_messages
 
 #: Tasks that the student itself samples, by vLLM, before the scripted engine samples all.
-BY_STUDENT = 4
+BY_STUDENT = 2
 
 
 class RulesEngine:
