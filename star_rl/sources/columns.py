@@ -128,7 +128,7 @@ def _read(
     _need(path, names, wanted, remedies)
     take = names if everything else list(dict.fromkeys(wanted.values()))
     if not parquet:
-        form: dict[str, Any] = {"delimiter": delimiter, "header": 1, "quoted": True, "encoding": o.encoding}
+        form: dict[str, Any] = {"delimiter": delimiter, "header": True, "quoted": True, "encoding": o.encoding}
         yield from read_delimited(path, names, bad, take=take, **form)
         return
     try:
