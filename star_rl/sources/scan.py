@@ -81,18 +81,10 @@ def _room(count: int, kind: type[np.generic] = np.uint8) -> np.ndarray:
 
 
 class Scanner:
-    """Scans blocks into memory of its own, which the next block overwrites. One per thread.
-
-    Raises:
-        RuntimeError: the scanner was not built.
-    """
+    """Scans blocks into memory of its own, which the next block overwrites. One per thread, of at most 63 fields."""
 
     def __init__(self, fields: Fields) -> None:
-        if not scanner_available():
-            raise RuntimeError("star_rl.sources._scan was not built")
         self._wanted = [(name, name in fields.values) for name in (*fields.texts, *fields.values)]
-        if len(self._wanted) > 63:
-            raise ValueError("the scanner takes 63 fields")
         self._size = -1
 
     def _reserve(self, size: int) -> None:
