@@ -73,8 +73,8 @@ def _interactions(sink: Sink, path: Path, o: ColumnOptions) -> None:
     for lines, table in _read(path, o, wanted, sink.reporter("interactions", path), {"timestamp": remedy}):
         stamps = table[o.timestamp] if o.time == "seconds" else pa.array(np.arange(place, place + len(table)))
         place += len(table)
-        optional = [table[name] if name else None for name in (o.rating, o.text)]
-        sink.interactions(table[o.user_id], table[o.item_id], stamps, *optional, path, lines)
+        ratings, texts = (table[name] if name else None for name in (o.rating, o.text))
+        sink.interactions(table[o.user_id], table[o.item_id], stamps, ratings, texts, path, lines)
 
 
 def _items(sink: Sink, path: Path, o: ColumnOptions) -> None:
