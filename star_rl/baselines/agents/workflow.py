@@ -1,15 +1,17 @@
-"""What all agents share: calls that are counted, failures that never raise, and the case as lines of text."""
+"""What all agents share: counted calls, failures that never raise, the case as lines of text, and review texts."""
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from star_rl.baselines.agents.answer import AgentAnswer, Malformed
-from star_rl.baselines.agents.reviews import ReviewOf, no_reviews
 from star_rl.chat import ChatError, ChatReply
 from star_rl.failure import Failure
 from star_rl.mars.case import Case
@@ -19,6 +21,29 @@ from star_rl.prompts.words import latest_within
 
 #: Decoding and history limit of the published agents.
 TEMPERATURE, ANSWER_TOKENS, HISTORY_TOKENS = 0.1, 500, 8000
+#: ``(user id, behaviour) -> text``; empty if the user wrote nothing.
+ReviewOf = Callable[[str, Behaviour], str]
+
+
+def no_reviews(user_id: str, behaviour: Behaviour) -> str:
+    """Return no text, for sources without reviews."""
+    return ""
+
+
+class Reviews:
+    """Review texts of some users, by user, item and time; the text of a later interaction is never returned."""
+
+    def __init__(self, interactions: pa.Table, users: Iterable[str]) -> None:
+        wanted = pa.array(sorted(set(users)), pa.string())
+        known = pc.and_(pc.is_in(interactions["user_id"], wanted), pc.is_valid(interactions["text"]))
+        columns = (interactions.filter(known)[name].to_pylist() for name in ("user_id", "item_id", "timestamp", "text"))
+        self._texts = {(user, item, stamp): text for user, item, stamp, text in zip(*columns, strict=True)}
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def __call__(self, user_id: str, behaviour: Behaviour) -> str:
+        return self._texts.get((user_id, behaviour.item_id, behaviour.timestamp), "")
 
 
 class Chat(Protocol):
@@ -38,19 +63,16 @@ class Talk:
     calls: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
-    flavour: Flavour = field(init=False)
-    cut: bool = field(default=False, init=False)
-    messages: list[dict[str, str]] = field(default_factory=list, init=False)
+    cut: bool = False
+    messages: list[dict[str, str]] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self.flavour = flavour_of(self.case.source)
+    @property
+    def flavour(self) -> Flavour:
+        """Return the words of the case's domain."""
+        return flavour_of(self.case.source)
 
     async def ask(self, messages: Sequence[dict[str, str]], tokens: int = ANSWER_TOKENS) -> str:
-        """Return a reply without the reasoning before ``</think>``.
-
-        Raises:
-            ChatError: the endpoint failed.
-        """
+        """Return a reply without the reasoning before ``</think>``; a failure of the endpoint is a ChatError."""
         self.calls += 1
         reply = await self.chat.complete(messages, None, self.sample, temperature=TEMPERATURE, max_tokens=tokens)
         self.tokens_in += reply.prompt_tokens
@@ -80,11 +102,6 @@ class BaselineAgent(ABC):
         self.chat, self.mended, self.reviews = chat, mended, reviews
 
     @property
-    def faithful(self) -> Literal["published", "mended"]:
-        """Return which of the two forms this is."""
-        return "mended" if self.fault and self.mended else "published"
-
-    @property
     def name(self) -> str:
         """Return the name for tables; the two forms of an agent have different names."""
         return f"{self.label} ({'mended' if self.mended else 'as published'})" if self.fault else self.label
@@ -92,11 +109,8 @@ class BaselineAgent(ABC):
     @property
     def remark(self) -> str:
         """Return what a reader must know of this form of the agent; empty if nothing."""
-        if not self.fault:
-            return ""
-        if self.mended:
-            return f"{self.name} is without what changes the published agent's score: {self.fault}."
-        return f"{self.name} keeps what changes its score: {self.fault}."
+        form = "is without what changes the published agent's score" if self.mended else "keeps what changes its score"
+        return f"{self.name} {form}: {self.fault}." if self.fault else ""
 
     async def rank(self, case: Case, sample: int = 0) -> AgentAnswer:
         """Rank a case. What the model or the endpoint does wrong becomes the answer's failure.
@@ -128,8 +142,6 @@ class BaselineAgent(ABC):
             ChatError: the endpoint failed.
         """
 
-    # -------------------------------------------------------------------------------------------------------- lines
-
     def entries(self, case: Case, last: int = 0) -> list[Behaviour]:
         """Return the history without the candidates; only the ``last`` entries if that is above 0."""
         offered = set(case.candidates)
@@ -138,15 +150,11 @@ class BaselineAgent(ABC):
 
     def record(self, case: Case, last: int = 0) -> list[str]:
         """Return reviews as lines, oldest first; the oldest are dropped beyond :data:`HISTORY_TOKENS`."""
-        lines = [
-            review_line(entry, case.items.get(entry.item_id), self.text(case, entry))
-            for entry in self.entries(case, last)
-        ]
+        lines = []
+        for entry in self.entries(case, last):
+            text = case.texts.get((entry.item_id, entry.timestamp)) or self.reviews(case.user_id, entry)
+            lines.append(review_line(entry, case.items.get(entry.item_id), text))
         return latest_within(lines, HISTORY_TOKENS)
-
-    def text(self, case: Case, entry: Behaviour) -> str:
-        """Return what the user wrote of an entry, from the case or else from the tables."""
-        return case.texts.get((entry.item_id, entry.timestamp)) or self.reviews(case.user_id, entry)
 
     def candidates(self, talk: Talk, agent: str, ids: Sequence[str] | None = None) -> list[str]:
         """Return candidates as lines with the fields that this agent shows."""

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from star_rl.baselines.agents.reviews import ReviewOf, no_reviews
+from star_rl.baselines.agents import ReviewOf, no_reviews
 from star_rl.errors import StarError
 from star_rl.files import read_json, write_json, write_jsonl
 from star_rl.prompts import Behaviour, Event, flavour_of
