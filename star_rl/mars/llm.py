@@ -233,7 +233,7 @@ def _without_calls(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         elif plain[-1]["role"] == "user":
             plain[-1] = {"role": "user", "content": f"{plain[-1]['content']}\n\n{message['content']}"}
         else:
-            plain.append({"role": "user", "content": f"No more calls. The answers:\n\n{message['content']}"})
+            plain.append({"role": "user", "content": f"Make no more calls. The answers:\n\n{message['content']}"})
     return plain
 
 
