@@ -168,10 +168,16 @@ class Sink(Counts):
             file: where the rows come from, for messages.
             line: number of the first row's line (rows stand one a line), or every row's line number, shape (n,).
         """
-        stamp = whole(stamps).cast(pa.int64()) if self.time == "position" else times.seconds(stamps, self._order)
-        rating, odd = clean_ratings(pa.nulls(len(users)) if ratings is None else ratings)
-        text = pa.nulls(len(users), pa.string()) if texts is None else whole(texts).cast(pa.string())
-        rows = self._usable([users, items, stamp, rating, text], odd)
+        try:
+            stamp = whole(stamps).cast(pa.int64()) if self.time == "position" else times.seconds(stamps, self._order)
+            rating, odd = clean_ratings(pa.nulls(len(users)) if ratings is None else ratings)
+            text = pa.nulls(len(users), pa.string()) if texts is None else whole(texts).cast(pa.string())
+            rows = self._usable([users, items, stamp, rating, text], odd)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise StarError(
+                f"interactions of source {self.source} have a column that cannot be read: {error}",
+                "give ids and texts as strings, timestamps and ratings as numbers or strings",
+            ) from error
         if not self._unreadable and any(reason == "no readable timestamp" for reason, _, _ in rows.bad):
             self._unreadable = f" ({stamps[pc.index(pc.is_null(stamp), True).as_py()].as_py()!r})"
         self._count_rows(rows, file, line)
