@@ -1,4 +1,4 @@
-"""The language-model backend: each agent is a conversation with an endpoint, with tools as real function calls.
+"""Agents played by a language model: each is a conversation with an endpoint, with tools as real function calls.
 
 A malformed answer is asked for once more, with the error; a second one is an :class:`AgentFailure`.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -15,10 +15,10 @@ from pydantic import Field
 from star_rl.chat import CallRequest, ChatClient, ChatReply
 from star_rl.mars.abstractor import Abstractor
 from star_rl.mars.agents import Agent, AgentFailure, Step, View
-from star_rl.mars.calls import ask
 from star_rl.options import Count, Size, options
-from star_rl.prompts import Behaviour, flavour_of, valid, valid_json
+from star_rl.prompts import Behaviour, PromptOptions, flavour_of, one_line, student_messages, valid, valid_json
 from star_rl.prompts.agents import Brief, agent_messages, complaint
+from star_rl.records import Task
 from star_rl.tools import TOOL_SCHEMAS
 from star_rl.trajectory import (
     EXPERTS,
@@ -33,6 +33,7 @@ from star_rl.trajectory import (
     neutral,
     parse,
 )
+from star_rl.trajectory.grammar import PLAN
 from star_rl.trajectory.model import call_of, decode
 
 _THINK = re.compile(r"</?think>")
@@ -67,12 +68,7 @@ class LlmOptions:
 
 
 class LlmBackend:
-    """The agents played by a language model.
-
-    Args:
-        chat: the endpoint or endpoints.
-        options: see :class:`LlmOptions`.
-    """
+    """The agents played by a language model."""
 
     def __init__(self, chat: ChatClient, options: LlmOptions | None = None) -> None:
         self.chat, self.options = chat, options or LlmOptions()
@@ -103,31 +99,27 @@ class _Conversation:
         self.agent, self.view, self.step = agent, view, step
         self.tools = TOOL_SCHEMAS if view.tools is not None else None
         self.answered = 0
-        self.messages: list[dict[str, Any]] = []
-        flavour = flavour_of(view.case.source)
-        self._add(*agent_messages(agent.name, flavour, self._brief(summary, recent), bool(self.tools)))
-
-    def _add(self, *messages: dict[str, Any]) -> None:
-        self.messages += messages
-        self.step.messages += messages
-
-    def _brief(self, summary: str, recent: tuple[Behaviour, ...]) -> Brief:
-        view, case = self.view, self.view.case
-        latest = {step.agent: step for step in view.done if step.agent in EXPERTS}
-        own = latest.get(self.agent.name)
-        return Brief(
+        case, latest = view.case, {one.agent: one for one in view.done if one.agent in EXPERTS}
+        own = latest.get(agent.name)
+        brief = Brief(
             case.user_id,
             case.candidates,
             recent,
             case.items,
             case.user,
             summary,
-            findings=[(name, compact_json(step.value)) for name, step in latest.items() if step is not own],
+            findings=[(name, compact_json(one.value)) for name, one in latest.items() if one is not own],
             suggestion=view.suggestion,
             previous=compact_json(own.value) if own and view.suggestion else "",
             top=view.ranked,
             budget=self.options.prompt_tokens,
         )
+        self.messages = list(agent_messages(agent.name, flavour_of(case.source), brief, bool(self.tools)))
+        step.messages += self.messages
+
+    def _add(self, *messages: dict[str, Any]) -> None:
+        self.messages += messages
+        self.step.messages += messages
 
     async def run(self) -> Step:
         step = self.step
@@ -136,7 +128,7 @@ class _Conversation:
             if self.options.tokens and spent >= self.options.tokens:
                 raise AgentFailure("tokens", f"{spent} tokens, the budget is {self.options.tokens}", step)
             tools = self.tools if turn < self.options.turns else None  # the last turn has to give a result
-            reply = await ask(self.chat, step, self.messages, tools, self.view.sample)
+            reply = await step.ask(self.chat, self.messages, tools=tools, sample=self.view.sample)
             words, calls, result = read_answer(reply)
             thinking = [Thinking(words)] if words else []
             if calls and self.tools:
@@ -162,7 +154,7 @@ class _Conversation:
         return f"the result is not JSON: {result.error}" if result.error else self.agent.check(result.value, self.view)
 
     def _answer(self, words: str, calls: list[CallRequest]) -> None:
-        """Answer a turn's calls: all calls first, then all answers, as in a trajectory."""
+        """Answer a turn's calls, all calls before all answers."""
         assert self.view.tools is not None
         blocks = [call_of(_as_block(call)) for call in calls]
         answers = []
@@ -223,3 +215,52 @@ def read_answer(reply: ChatReply) -> tuple[str, list[CallRequest], Json | None]:
         if not bare.error and isinstance(bare.value, (list, dict)):
             return "", [], bare
     return "\n".join(word for word in words if word), calls, result
+
+
+class TrainedPlanner:
+    """The planner played by a model trained on the SFT set ``planner_only`` (MARS-Planner; paper, section 4.3).
+
+    It gets the prompt of its training, the student's with scope ``plan``, and not the team's planner template.
+    """
+
+    def __init__(self, chat: ChatClient, prompt: PromptOptions | None = None) -> None:
+        self.chat, self.prompt = chat, replace(prompt or PromptOptions(), scope="plan", tools=False)
+
+    @property
+    def describe(self) -> dict[str, Any]:
+        return {"backend": "trained planner", "prompt": asdict(self.prompt), **self.chat.describe}
+
+    async def ready(self) -> None:
+        await self.chat.ready()
+
+    async def act(self, agent: Agent, view: View) -> Step:
+        """Ask for the plan; ask once more, with the fault, if it is malformed."""
+        step, case = Step(agent.name, agent.tag, view.round, attempts=0), view.case
+        cutoff = case.history[-1].timestamp + 1 if case.history else 0
+        task = Task(case.task_id, case.source, case.scenario, case.user_id, case.candidates, "", cutoff)
+        step.messages += student_messages(task, case.history, case.items, self.prompt)
+        fault = ""
+        while step.attempts < 2:
+            step.attempts += 1
+            reply = await step.ask(self.chat, list(step.messages), sample=view.sample)
+            step.messages.append({"role": "assistant", "content": reply.text})
+            value, thought, fault = _plan_in(reply.text)
+            fault = fault or agent.check(value, view)
+            if not fault:
+                step.value = value
+                step.blocks = [*([Thinking(thought)] if thought else []), json_block(value)]
+                return step
+            # The fault may quote the model, so it is defused.
+            again = f"That plan cannot be used: {one_line(fault, 300)}. Write the plan once more."
+            step.messages.append({"role": "user", "content": again})
+        raise AgentFailure("malformed", fault, step)
+
+
+def _plan_in(text: str) -> tuple[Any, str, str]:
+    """Return (the result of the first plan phase, the thought before it, the fault)."""
+    for phase in parse(text).of(PLAN):
+        if phase.result is not None:
+            thoughts = [block.text for block in phase.blocks if isinstance(block, Thinking)]
+            error = phase.result.error and f"the result is not JSON: {phase.result.error}"
+            return valid_json(phase.result.value), "\n".join(thoughts), error
+    return None, "", "it holds no plan with a JSON result"
