@@ -137,13 +137,13 @@ def seal(
     Returns:
         the figures.
     """
-    from star_rl.report import contexts
+    from star_rl.report.cases import write_contexts
     from star_rl.report.evaluation import write_evaluation
 
     table = results.table_of(runner.read_answers(folder / "answers", tasks.tasks, run.prompt.top))
     write_tasks(folder / "tasks.parquet", tasks.tasks)
     results.write(folder / "answers.parquet", table)
-    contexts.write(folder, tasks.tasks, run.history, run.items)
+    write_contexts(folder, tasks.tasks, run.history, run.items)
     settings = [own for _, own in runner.ledgers(folder / "answers")]
     answered = set(table["method"].to_pylist())
     scores = score(table, tasks.tasks, samples, resamples, seed, pairs, against)
