@@ -34,12 +34,15 @@ ROWS = pa.schema([pa.field(field.name, field.type) for field in INTERACTIONS])
 UNSAFE_ID = r'[\p{Cc}\p{Cf}\p{Zl}\p{Zp}"\\<>]'
 ID_LENGTH = 128
 _MARKS = frozenset('"\\<>')
-#: Bytes of ids that need no second look: printable ASCII without the space and those marks.
+#: Ids that need no second look, and their bytes: printable ASCII without the space and those marks.
+_SAFE = re.compile(r"[!#-;=?-\[\]-~]{1,128}")
 _PLAIN = np.array([0x20 < byte < 0x7F and chr(byte) not in _MARKS for byte in range(256)])
 
 
 def clean_id(value: object) -> str | None:
     """Return an id as a string fit for prompts; None if missing, empty, too long or with an unsafe character."""
+    if isinstance(value, str) and _SAFE.fullmatch(value):
+        return value  # most ids
     if value is None or isinstance(value, (bool, dict, list)) or (isinstance(value, float) and value != value):
         return None
     if isinstance(value, bytes):
@@ -49,8 +52,6 @@ def clean_id(value: object) -> str | None:
     text = str(value).strip()
     if not 0 < len(text) <= ID_LENGTH:
         return None
-    if text.isascii():
-        return text if text.isprintable() and not _MARKS.intersection(text) else None
     unsafe = any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") or c in _MARKS for c in text)
     return None if unsafe else text
 
