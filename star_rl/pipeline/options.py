@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from star_rl.errors import StarError
-from star_rl.evidence.words import Size as TextSize
+from star_rl.evidence.template import Size as TextSize
 from star_rl.neighbours.weights import WeightName
 from star_rl.options import Count, Size, Text, TopP, section
 from star_rl.prompts.student import Profile
