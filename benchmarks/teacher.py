@@ -157,8 +157,7 @@ def audits(world: Run, work: Path) -> dict[str, Any]:
         began = time.perf_counter()
         audit = build_sft(
             runs,
-            world.history,
-            world.items,
+            world.case,
             work / "sft" / setting,
             SftOptions(
                 setting, PromptOptions(**{k: world.config["prompt"][k] for k in ("profile", "history", "budget")})

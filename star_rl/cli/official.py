@@ -50,14 +50,13 @@ def official(
 ) -> int:
     import asyncio
 
-    from star_rl.baselines.agents import Reviews
     from star_rl.evaluation.methods import TaskContext, make
     from star_rl.evaluation.official import groups_below, simulate, table, write_layout
     from star_rl.evaluation.official.session import PYTHON
+    from star_rl.evaluation.runner import context_of
     from star_rl.files import write_json
     from star_rl.pipeline.recipe import recipe_of
     from star_rl.progress import progress_line
-    from star_rl.records import read_table
     from star_rl.run import Run
 
     folder = Path(run)
@@ -74,12 +73,12 @@ def official(
         tasks, place, groups = _all(world), Path(data), groups_below(Path(task_root or data))
     else:
         tasks, place = world.tasks(part)[:first], target / "data"
-        reviews = Reviews(read_table(folder / "tables", "interactions"), [task.user_id for task in tasks])
-        groups = write_layout(place, tasks, world.visible, world.history, world.items, world.users, reviews)
+        groups = write_layout(place, tasks, world.visible, world.history, world.items, world.users, world.texts)
     whole = {task.task_id: task for task in tasks}
+    context = context_of(world)
 
     def outside(task: Task) -> TaskContext:
-        return TaskContext(task, world.history(whole[task.task_id]), world.items, user=world.users(task.user_id))
+        return context(whole[task.task_id], 0)
 
     with progress_line("official") as line:
         ran = simulate(

@@ -272,7 +272,7 @@ def describe(row: Mapping[str, Any], limit: int) -> tuple[object, list[str], dic
         about |= pick(row, ("city", "stars", "review_count", "attributes"))
         return row.get("name") or row.get("title"), _labels(row.get("categories"), ","), about
     if domain == "goodreads":
-        about |= pick(row, ("publication_year", "average_rating", "ratings_count"))
+        about |= pick(row, ("publication_year", "average_rating", "ratings_count", "text_reviews_count"))
         authors = row.get("authors")
         ids = [a.get("author_id") for a in authors if isinstance(a, dict)] if isinstance(authors, list) else []
         about |= {"author_ids": ids} if ids else {}
