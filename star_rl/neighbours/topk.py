@@ -139,9 +139,10 @@ def liked_items(
     known = np.flatnonzero(similar.codes >= 0).astype(np.int32)
     found = blocks.run(walk, known, similar.codes[known], threads, ray)
     indptr, indices, weights, support = _with_empty_rows(found, known, len(similar))
-    numbers = indptr, indices, weights, support
-    about = similar.keys, graph.item_ids, "liked", k, similar.weighting, similar.complete
-    return Neighbours(similar.codes, *numbers, *about)
+    keys, ids = similar.keys, graph.item_ids
+    return Neighbours(
+        similar.codes, indptr, indices, weights, support, keys, ids, "liked", k, similar.weighting, similar.complete
+    )
 
 
 def _neighbours(
