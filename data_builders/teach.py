@@ -18,6 +18,8 @@ def build(context: Context) -> dict[str, Any]:
     options = context.config["teacher"]
     tasks = world.tasks("train")[: options["tasks"]]
 
+    told = world.summaries.fingerprint if world.summaries else ""
+
     async def work() -> Account:
         async with open_teacher(world, context.config, context.seed, context.folder / "cache.sqlite") as teacher:
             return await teach(
@@ -25,7 +27,7 @@ def build(context: Context) -> dict[str, Any]:
                 teacher.team,
                 world.case,
                 context.folder,
-                identity_of(teacher.team, prompts_version(), teacher.model, world.store.fingerprint),
+                identity_of(teacher.team, prompts_version(), teacher.model, world.store.fingerprint, told),
                 passes=options["passes"],
                 concurrency=teacher.in_flight,
                 progress=context.progress,

@@ -84,7 +84,9 @@ class Account:
         return {**plain, "failed": dict(self.failed), "cost": round(self.cost, 4), "seconds": round(self.seconds, 3)}
 
 
-def identity_of(team: Team, prompts: Mapping[str, Any], model: str = "", store: str = "") -> dict[str, Any]:
+def identity_of(
+    team: Team, prompts: Mapping[str, Any], model: str = "", store: str = "", summaries: str = ""
+) -> dict[str, Any]:
     """Return what makes runs comparable; a folder holds runs of one identity only."""
     configuration = json.loads(json.dumps(team.describe, default=str))
     return {
@@ -93,6 +95,7 @@ def identity_of(team: Team, prompts: Mapping[str, Any], model: str = "", store: 
         "prompts": dict(prompts),
         "model": model,
         "store": store,
+        "summaries": summaries,
     }
 
 

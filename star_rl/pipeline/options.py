@@ -63,6 +63,19 @@ class EvidenceSection:
 
 
 @section
+class SummariesSection:
+    """Summaries of the older part of a record: ``by`` a served model (``llm``), by ``rules``, or ``none``; ``chunk``
+    interactions a chunk, of which the last one is shown as it is; ``words`` of a summary at most; ``chat`` as
+    ``teacher.options.chat``, whose values are the defaults. ``llm`` means rules where the teacher is made of rules and
+    no endpoint is named."""
+
+    by: Literal["none", "rules", "llm"] = "none"
+    chunk: Size = 40
+    words: Annotated[int, Field(ge=1, le=500, strict=True)] = 500
+    chat: dict[str, Any] = field(default_factory=dict)
+
+
+@section
 class PromptSection:
     """The student's prompt: ``profile`` ``full`` or ``compact``; ``history`` items shown at most (0: what the profile
     holds); ``budget`` of tokens (paper, table 5), of which ``summary`` and ``record`` are shares (see PromptOptions);
@@ -198,6 +211,7 @@ class Recipe:
     split: SplitSection = field(default_factory=SplitSection)
     neighbours: NeighboursSection = field(default_factory=NeighboursSection)
     evidence: EvidenceSection = field(default_factory=EvidenceSection)
+    summaries: SummariesSection = field(default_factory=SummariesSection)
     prompt: PromptSection = field(default_factory=PromptSection)
     tools: ToolsSection = field(default_factory=ToolsSection)
     teacher: TeacherSection = field(default_factory=TeacherSection)

@@ -124,10 +124,15 @@ def described(item: Item | None, flavour: Flavour, characters: int = 120) -> str
     if categories := _part(", ".join(item.categories), characters):
         parts.append(categories)
     for detail in flavour.details:
-        values = (value_of(_decoded(item.attributes.get(key)), min(characters, 60)) for key in detail.keys)
-        if value := next(filter(None, values), ""):
-            parts.append(f"{detail.word} {value.replace('|', '/')}")
+        if value := detail_of(item, detail, min(characters, 60)):
+            parts.append(f"{detail.word} {value}")
     return " | ".join(parts)
+
+
+def detail_of(item: Item, detail: Detail, characters: int = 60) -> str:
+    """Return a detail of an item as a part of a line; empty if it is unknown."""
+    values = (value_of(_decoded(item.attributes.get(key)), characters) for key in detail.keys)
+    return next(filter(None, values), "").replace("|", "/")
 
 
 def _part(text: str, characters: int) -> str:
