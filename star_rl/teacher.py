@@ -10,14 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from star_rl.errors import StarError
-from star_rl.mars import (
-    Backend,
-    RuleBackend,
-    RuleOptions,
-    Team,
-    TeamOptions,
-    strength_of,
-)
+from star_rl.mars import RuleBackend, RuleOptions, Team, TeamOptions, strength_of
+from star_rl.mars.agents import Backend
 from star_rl.options import keys, known, read_options
 from star_rl.run import Run
 from star_rl.trajectory import LACKING
@@ -74,8 +68,7 @@ async def open_teacher(world: Run, config: Mapping[str, Any], seed: int, cache: 
             rules = read_options(RuleOptions, {"seed": seed, **parts["rules"]}, "teacher.options.rules")
             backend = RuleBackend(rules, None if world.store is None else strength_of(world.store))
         else:
-            from star_rl.mars.llm import LlmBackend, LlmOptions
-            from star_rl.mars.planner import TrainedPlanner
+            from star_rl.mars.llm import LlmBackend, LlmOptions, TrainedPlanner
 
             llm = read_options(LlmOptions, parts["llm"], "teacher.options.llm")
             clients.append(_client("chat", parts["chat"], cache))

@@ -91,6 +91,7 @@ def official(
             known=tasks,
             items=world.items,
             users=world.users,
+            summaries=world.summary,
             outside=outside,
             threads=threads,
             progress=line,
@@ -116,7 +117,8 @@ async def _serve(methods: list[Method], world: Run, place: str) -> int:
     if not port.isdigit():
         raise StarError(f"{place!r} is no place to listen at", "give HOST:PORT such as 127.0.0.1:8765")
     named = {method.name: method for method in methods}
-    async with Bridge(named, _all(world), world.items, world.users, host=host or "127.0.0.1", port=int(port)) as bridge:
+    shown = world.items, world.users, None, world.summary
+    async with Bridge(named, _all(world), *shown, host or "127.0.0.1", int(port)) as bridge:
         print(f"STAR_RL_BRIDGE={bridge.address}   methods (STAR_RL_METHOD): {', '.join(named)}", flush=True)
         await asyncio.Event().wait()
     return 0

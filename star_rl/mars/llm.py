@@ -1,4 +1,4 @@
-"""The language-model backend: each agent is a conversation with an endpoint, with tools as real function calls.
+"""Agents played by a language model: each is a conversation with an endpoint, with tools as real function calls.
 
 A malformed answer is asked for once more, with the error; a second one is an :class:`AgentFailure`.
 """
@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from star_rl.chat import CallRequest, ChatClient, ChatReply
 from star_rl.mars.agents import Agent, AgentFailure, Step, View
-from star_rl.mars.calls import ask
 from star_rl.options import Count, Size, options
-from star_rl.prompts import PromptOptions, estimate_tokens, valid, valid_json
+from star_rl.prompts import PromptOptions, estimate_tokens, one_line, student_prompt, valid, valid_json
 from star_rl.prompts.agents import Brief, agent_messages, complaint
 from star_rl.tools import TOOL_SCHEMAS
 from star_rl.trajectory import (
@@ -31,6 +30,7 @@ from star_rl.trajectory import (
     neutral,
     parse,
 )
+from star_rl.trajectory.grammar import PLAN
 from star_rl.trajectory.model import call_of, decode
 
 _THINK = re.compile(r"</?think>")
@@ -94,30 +94,27 @@ class _Conversation:
     """One agent's conversation."""
 
     def __init__(self, backend: LlmBackend, agent: Agent, view: View, step: Step) -> None:
-        self.backend, self.chat, self.options = backend, backend.chat, backend.options
+        self.chat, self.options = backend.chat, backend.options
         self.agent, self.view, self.step = agent, view, step
         self.tools = TOOL_SCHEMAS if view.tools is not None else None
         self.answered = 0
-        self.messages: list[dict[str, Any]] = []
-        self._add(*agent_messages(agent.name, self._brief(), bool(self.tools)))
+        latest = {one.agent: one for one in view.done if one.agent in EXPERTS}
+        own = latest.get(agent.name)
+        brief = Brief(
+            view.case,
+            findings=[(name, compact_json(one.value)) for name, one in latest.items() if one is not own],
+            suggestion=view.suggestion,
+            previous=compact_json(own.value) if own and view.suggestion else "",
+            top=view.ranked,
+            prompt=backend.prompt,
+            length=backend.length,
+        )
+        self.messages = list(agent_messages(agent.name, brief, bool(self.tools)))
+        step.messages += self.messages
 
     def _add(self, *messages: dict[str, Any]) -> None:
         self.messages += messages
         self.step.messages += messages
-
-    def _brief(self) -> Brief:
-        view = self.view
-        latest = {step.agent: step for step in view.done if step.agent in EXPERTS}
-        own = latest.get(self.agent.name)
-        return Brief(
-            view.case,
-            findings=[(name, compact_json(step.value)) for name, step in latest.items() if step is not own],
-            suggestion=view.suggestion,
-            previous=compact_json(own.value) if own and view.suggestion else "",
-            top=view.ranked,
-            prompt=self.backend.prompt,
-            length=self.backend.length,
-        )
 
     async def run(self) -> Step:
         step = self.step
@@ -126,7 +123,7 @@ class _Conversation:
             if self.options.tokens and spent >= self.options.tokens:
                 raise AgentFailure("tokens", f"{spent} tokens, the budget is {self.options.tokens}", step)
             tools = self.tools if turn < self.options.turns else None  # the last turn has to give a result
-            reply = await ask(self.chat, step, self.messages, tools, self.view.sample)
+            reply = await step.ask(self.chat, self.messages, tools=tools, sample=self.view.sample)
             words, calls, result = read_answer(reply)
             thinking = [Thinking(words)] if words else []
             if calls and self.tools:
@@ -152,7 +149,7 @@ class _Conversation:
         return f"the result is not JSON: {result.error}" if result.error else self.agent.check(result.value, self.view)
 
     def _answer(self, words: str, calls: list[CallRequest]) -> None:
-        """Answer a turn's calls: all calls first, then all answers, as in a trajectory."""
+        """Answer a turn's calls, all calls before all answers."""
         assert self.view.tools is not None
         blocks = [call_of(_as_block(call)) for call in calls]
         answers = []
@@ -213,3 +210,53 @@ def read_answer(reply: ChatReply) -> tuple[str, list[CallRequest], Json | None]:
         if not bare.error and isinstance(bare.value, (list, dict)):
             return "", [], bare
     return "\n".join(word for word in words if word), calls, result
+
+
+class TrainedPlanner:
+    """The planner played by a model trained on the SFT set ``planner_only`` (MARS-Planner; paper, section 4.3).
+
+    It gets the prompt of its training, the student's with scope ``plan``, and not the team's planner template.
+    """
+
+    def __init__(
+        self, chat: ChatClient, prompt: PromptOptions | None = None, length: Callable[[str], int] = estimate_tokens
+    ) -> None:
+        self.chat, self.length = chat, length
+        self.prompt = replace(prompt or PromptOptions(), scope="plan", tools=False)
+
+    @property
+    def describe(self) -> dict[str, Any]:
+        return {"backend": "trained planner", "prompt": asdict(self.prompt), **self.chat.describe}
+
+    async def ready(self) -> None:
+        await self.chat.ready()
+
+    async def act(self, agent: Agent, view: View) -> Step:
+        """Ask for the plan; ask once more, with the fault, if it is malformed."""
+        step = Step(agent.name, agent.tag, view.round, attempts=0)
+        step.messages += student_prompt(view.case, self.prompt, self.length).messages
+        fault = ""
+        while step.attempts < 2:
+            step.attempts += 1
+            reply = await step.ask(self.chat, list(step.messages), sample=view.sample)
+            step.messages.append({"role": "assistant", "content": reply.text})
+            value, thought, fault = _plan_in(reply.text)
+            fault = fault or agent.check(value, view)
+            if not fault:
+                step.value = value
+                step.blocks = [*([Thinking(thought)] if thought else []), json_block(value)]
+                return step
+            # The fault may quote the model, so it is defused.
+            again = f"That plan cannot be used: {one_line(fault, 300)}. Write the plan once more."
+            step.messages.append({"role": "user", "content": again})
+        raise AgentFailure("malformed", fault, step)
+
+
+def _plan_in(text: str) -> tuple[Any, str, str]:
+    """Return (the result of the first plan phase, the thought before it, the fault)."""
+    for phase in parse(text).of(PLAN):
+        if phase.result is not None:
+            thoughts = [block.text for block in phase.blocks if isinstance(block, Thinking)]
+            error = phase.result.error and f"the result is not JSON: {phase.result.error}"
+            return valid_json(phase.result.value), "\n".join(thoughts), error
+    return None, "", "it holds no plan with a JSON result"

@@ -1,7 +1,7 @@
-"""Run the teacher over many tasks, several passes each; a killed run resumes with what is missing.
+"""Run the teacher over many tasks, several passes each; a killed run resumes with the missing runs.
 
-A run is one pass over one task, its record one line of a :class:`star_rl.ledger.Ledger`. What was paid for inside a run
-that a kill interrupted is not paid again: the chat client's response cache answers the same requests.
+A run is one pass over one task, its record one line of a :class:`star_rl.ledger.Ledger`. The replies of a run that was
+killed are not paid twice: the chat client's cache holds them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ class Account:
 
     @property
     def done(self) -> int:
-        return self.found + self.ranked + sum(self.failed.values())
+        return self.found + self.ranked + self.failed.total()
 
     def add(self, run: TeacherRun) -> None:
         if run.failure:
@@ -60,17 +60,16 @@ class Account:
             self.ranked += 1
             self.hits += run.hit
             self.corrected += run.corrected
-        for step in run.steps:
-            self.tool_calls += step["calls"]
-            self.model_calls += step["model_calls"]
-            self.prompt_tokens += step["prompt_tokens"]
-            self.completion_tokens += step["completion_tokens"]
+        self.tool_calls += run.sum("calls")
+        self.model_calls += run.sum("model_calls")
+        self.prompt_tokens += run.sum("prompt_tokens")
+        self.completion_tokens += run.sum("completion_tokens")
 
     def note(self) -> str:
-        ended = self.ranked + sum(self.failed.values())
-        parts = [f"hit@1 {self.hits / self.ranked:.0%}" if self.ranked else "", f"failed {sum(self.failed.values())}"]
+        """Return the progress line's text."""
+        parts = [f"hit@1 {self.hits / self.ranked:.0%}" if self.ranked else "", f"failed {self.failed.total()}"]
         if self.seconds > 0:
-            parts.append(f"{ended / self.seconds:.1f}/s")
+            parts.append(f"{(self.ranked + self.failed.total()) / self.seconds:.1f}/s")
         if self.prompt_tokens:
             parts.append(f"{(self.prompt_tokens + self.completion_tokens) / 1e6:.2f}M tokens")
         if self.cost:
@@ -79,9 +78,9 @@ class Account:
 
     def figures(self) -> dict[str, Any]:
         """Return plain data for a manifest."""
-        names = ("total", "found", "ranked", "hits", "corrected", "tool_calls", "model_calls")
-        plain: dict[str, Any] = {name: getattr(self, name) for name in (*names, "prompt_tokens", "completion_tokens")}
-        return {**plain, "failed": dict(self.failed), "cost": round(self.cost, 4), "seconds": round(self.seconds, 3)}
+        plain = {name: getattr(self, name) for name in Account.__dataclass_fields__}
+        rounded = {"cost": round(self.cost, 4), "seconds": round(self.seconds, 3)}
+        return {**plain, "failed": dict(self.failed), **rounded}
 
 
 def identity_of(
@@ -89,14 +88,8 @@ def identity_of(
 ) -> dict[str, Any]:
     """Return what makes runs comparable; a folder holds runs of one identity only."""
     configuration = json.loads(json.dumps(team.describe, default=str))
-    return {
-        "format": FORMAT,
-        "configuration": configuration,
-        "prompts": dict(prompts),
-        "model": model,
-        "store": store,
-        "summaries": summaries,
-    }
+    about = {"prompts": dict(prompts), "model": model, "store": store, "summaries": summaries}
+    return {"format": FORMAT, "configuration": configuration, **about}
 
 
 async def teach(
@@ -133,59 +126,38 @@ async def teach(
     if twice:
         raise StarError(f"task id {twice[0]} is not unique", "give each task its own id")
     await asyncio.gather(team.backend.ready(), team.planner.ready())
-    target = Path(folder)
-    began = time.monotonic()
-    with _opened(target, identity, tasks) as ledger:
-        account = Account(total=len(tasks) * passes)
-        wanted = {run_id(task.task_id, sample) for task in tasks for sample in range(passes)}
-        account.found = len(wanted & ledger.done)
-        queue = iter([(t, s) for s in range(passes) for t in tasks if run_id(t.task_id, s) not in ledger.done])
-        await _Workers(team, case_of, identity, ledger, account, queue, began, progress, spent).run(concurrency)
-        account.seconds, account.cost = time.monotonic() - began, spent()
-    return account
+    began, in_a_row = time.monotonic(), 0
+    wanted = [(task, sample) for sample in range(passes) for task in tasks]
+    with _opened(Path(folder), identity, tasks) as ledger:
+        queue = iter([(task, sample) for task, sample in wanted if run_id(task.task_id, sample) not in ledger.done])
+        account = Account(total=len(wanted))
+        account.found = sum(run_id(task.task_id, sample) in ledger.done for task, sample in wanted)
 
+        async def work() -> None:
+            nonlocal in_a_row
+            for task, sample in queue:
+                run = run_of(task, sample, await team.run(case_of(task), sample), identity)
+                ledger.append(to_json(run))
+                account.add(run)
+                account.seconds, account.cost = time.monotonic() - began, spent()
+                if progress:
+                    progress(account.done, account.total, account.note())
+                in_a_row = in_a_row + 1 if _endpoint_failed(run) else 0
+                if in_a_row >= _OUTAGE:
+                    raise StarError(
+                        f"the endpoint failed {in_a_row} runs one after the other ({run.failure})",
+                        "fix it and run the same command again: these runs are repeated",
+                    )
+                await asyncio.sleep(0)
 
-@dataclass(slots=True)
-class _Workers:
-    team: Team
-    case_of: Callable[[Task], Case]
-    identity: Mapping[str, Any]
-    ledger: Ledger
-    account: Account
-    queue: Iterator[tuple[Task, int]]
-    began: float
-    progress: Progress | None
-    spent: Callable[[], float]
-    failed_in_a_row: int = 0
-
-    async def run(self, concurrency: int) -> None:
-        """Share one queue among workers; the first error stops all."""
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(concurrency):
-                    group.create_task(self._work())
-        except BaseExceptionGroup as errors:
+                    group.create_task(work())
+        except BaseExceptionGroup as errors:  # the first error stops all workers
             raise errors.exceptions[0] from None
-
-    async def _work(self) -> None:
-        for task, sample in self.queue:
-            outcome = await self.team.run(self.case_of(task), sample)
-            self._write(run_of(task, sample, outcome, self.identity))
-            await asyncio.sleep(0)
-
-    def _write(self, run: TeacherRun) -> None:
-        self.ledger.append(to_json(run))
-        account = self.account
-        account.add(run)
-        account.seconds, account.cost = time.monotonic() - self.began, self.spent()
-        if self.progress:
-            self.progress(account.done, account.total, account.note())
-        self.failed_in_a_row = self.failed_in_a_row + 1 if _endpoint_failed(run) else 0
-        if self.failed_in_a_row >= _OUTAGE:
-            raise StarError(
-                f"the endpoint failed {self.failed_in_a_row} runs one after the other ({run.failure})",
-                "fix it and run the same command again: these runs are repeated",
-            )
+        account.seconds, account.cost = time.monotonic() - began, spent()
+    return account
 
 
 @contextmanager
@@ -201,11 +173,11 @@ def _opened(folder: Path, identity: Mapping[str, Any], tasks: Iterable[Task]) ->
         try:
             run = from_json(row)
         except (ValueError, KeyError, TypeError) as error:
-            raise StarError(f"{path} has a line that is no run ({error})", "teach into another folder") from error
+            raise StarError(f"{path} has an invalid line ({error})", "teach into another folder") from error
         task = known.get(run.task.task_id, run.task)
         if task != run.task:
             raise StarError(
-                f"task {task.task_id} reads differently in {path} (fingerprints {_print(run.task)}, {_print(task)})",
+                f"task {task.task_id} differs in {path} (fingerprints {_print(run.task)}, {_print(task)})",
                 "teach into another folder",
             )
         return not _endpoint_failed(run)
@@ -241,4 +213,4 @@ def _endpoint_failed(run: TeacherRun) -> bool:
 
 
 def _print(task: Task) -> str:
-    return fingerprint([task.user_id, task.candidates, task.ground_truth, task.cutoff, task.source, task.scenario])
+    return fingerprint(asdict(task))
