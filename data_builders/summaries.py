@@ -11,7 +11,7 @@ from star_rl.pipeline.stage import Context
 from star_rl.prompts import Case
 from star_rl.records import Task
 from star_rl.run import Run
-from star_rl.summaries.build import build_summaries, longest
+from star_rl.summaries.build import build_summaries, estimate_job, longest
 from star_rl.teacher import chat_options, summaries_of
 
 
@@ -35,6 +35,9 @@ def build(context: Context) -> dict[str, Any]:
         try:
             tasks = longest(world.known_tasks, lambda task: len(world.history(task)), options["chunk"])
             sizes = {name: options[name] for name in ("chunk", "words")}
+            if chat is not None:
+                prices = chat.options.price_prompt, chat.options.price_completion
+                context.say(f"before summaries: {estimate_job(tasks, case_of, **sizes, prices=prices)}")
             return await build_summaries(
                 context.folder, tasks, case_of, origin=world.origin, **sizes, chat=chat, progress=context.progress
             )

@@ -7,6 +7,7 @@ chat client's cache keeps every reply, so a killed build resumes when it is run 
 from __future__ import annotations
 
 import asyncio
+import random
 import shutil
 import time
 from collections import Counter
@@ -20,7 +21,7 @@ from star_rl.evidence.manifest import building_folder
 from star_rl.evidence.writer import EvidenceWriter
 from star_rl.files import fingerprint
 from star_rl.progress import Progress
-from star_rl.prompts import Behaviour, Case, Flavour, flavour_of, valid
+from star_rl.prompts import Behaviour, Case, Flavour, estimate_tokens, flavour_of, valid
 from star_rl.prompts.agents import TEMPLATES, abstractor_messages
 from star_rl.records import Item, Task
 from star_rl.summaries.rules import summary_by_rules
@@ -106,6 +107,32 @@ async def build_summaries(
         shutil.rmtree(old, ignore_errors=True)
     build = _Build(list(tasks), case_of, chunk, words, chat, progress)
     return await build.run(place, origin)
+
+
+def estimate_job(
+    tasks: Sequence[Task], case_of: Callable[[Task], Case], chunk: int, words: int, prices: tuple[float, float] = (0, 0)
+) -> str:
+    """Return what a served model's summaries would cost, in words; from the prompts of at most 100 users.
+
+    Args:
+        prices: per million tokens in and out.
+    """
+    chosen = random.Random(0).sample(tasks, min(len(tasks), 100))
+    calls = read = 0
+    for case in map(case_of, chosen):
+        for count in range(chunk, len(case.history), chunk):
+            before, seen = "word " * words * (count > chunk), case.history[count - chunk : count]
+            messages = abstractor_messages(flavour_of(case.source), before, seen, case.items, words)
+            calls += 1
+            read += sum(estimate_tokens(message["content"]) for message in messages)
+    scale = len(tasks) / max(1, len(chosen))
+    calls, read = round(calls * scale), round(read * scale)
+    written = calls * words * 5 // 3  # of English
+    cost = f", cost {(prices[0] * read + prices[1] * written) / 1e6:,.2f}" if any(prices) else ""
+    return (
+        f"{len(tasks):,} users, about {calls:,} calls, {read / 1e6:,.2f} M tokens in, "
+        f"at most {written / 1e6:,.2f} M out{cost}"
+    )
 
 
 class _Build:

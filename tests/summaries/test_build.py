@@ -10,7 +10,7 @@ from star_rl.errors import StarError
 from star_rl.files import sha256
 from star_rl.prompts import Case, Summary
 from star_rl.summaries import Summaries, build
-from star_rl.summaries.build import build_summaries, longest
+from star_rl.summaries.build import build_summaries, estimate_job, longest
 from tests.chat import endpoint
 from tests.fakes import World
 
@@ -182,6 +182,16 @@ def test_users_of_one_chunk_have_none(world, tmp_path):
     figures = asyncio.run(built(world, tmp_path, chunk=40))
     assert (figures["users"], figures["summaries"]) == (0, 0)
     assert Summaries.open(tmp_path).of("u0", world.histories["u0"]) is None
+
+
+def test_the_cost_of_a_job_is_estimated_from_its_prompts(world, tmp_path):
+    tasks = longest(world.tasks, lambda task: len(world.case(task).history), 4)
+    said = estimate_job(tasks, world.case, 4, 30, (1e6, 2e6))
+    _, bodies = by_model(world, tmp_path, lambda body: {"content": "word " * 30}, words=30)
+    letters = sum(len(message["content"]) for body in bodies for message in body["messages"])
+    assert said.startswith("6 users, about 12 calls, 0.0") and "at most 0.00 M out, cost " in said
+    assert letters / 5 < float(said.split("cost ")[1].replace(",", "")) - 2 * 12 * 50 < letters / 2
+    assert estimate_job([], world.case, 4, 30) == "0 users, about 0 calls, 0.00 M tokens in, at most 0.00 M out"
 
 
 def test_progress_counts_users(world, tmp_path):
