@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
 from statistics import fmean
 
 from star_rl.prompts import Behaviour
@@ -24,7 +23,7 @@ def summary_by_rules(
 
     Args:
         record: interactions, oldest first; at least one.
-        chunk: turning points are told between pieces of this length.
+        chunk: length of the parts whose kinds are told apart, so that turning points show.
         words: most words.
     """
     lines = [_range(record, flavour)]
@@ -67,22 +66,20 @@ def _range(record: Sequence[Behaviour], flavour: Flavour) -> str:
     when = f", from {first} to {last}" if first and last else ""
     distinct = len({entry.item_id for entry in record})
     again = f", {distinct} different ones" if distinct < len(record) else ""
-    return f"{len(record)} {flavour.items} {flavour.did}{when}{again}."
+    return f"The user {flavour.did} {len(record)} {flavour.items}{when}{again}."
 
 
 def _turns(record: Sequence[Behaviour], items: Mapping[str, Item], chunk: int) -> list[str]:
-    """Which kind was the most frequent in which part of the record, if that changed."""
-    leaders = []
+    """The two most frequent kinds of each part of the record; the latest parts of a long one."""
+    parts = []
     for start in range(0, len(record), chunk):
         piece = record[start : start + chunk]
-        found = _most(Counter(kind for entry in piece for kind in _kinds(items.get(entry.item_id))), 1)
-        leaders.append((found[0][0] if found else "", start + 1, start + len(piece)))
-    parts = [(kind, list(group)) for kind, group in groupby(leaders, key=lambda leader: leader[0])]
+        kinds = Counter(kind for entry in piece for kind in _kinds(items.get(entry.item_id)))
+        parts.append(f"{start + 1}-{start + len(piece)} {_counted(kinds, 2) or 'unknown'}")
     if len(parts) < 2:
         return []
-    told = [f"{group[0][1]}-{group[-1][2]} {kind or 'no known kind'}" for kind, group in parts]
-    left = [".."] if len(told) > _TURNS else []
-    return [f"Most frequent kind by position: {'; '.join([*left, *told[-_TURNS:]])}."]
+    left = [".."] if len(parts) > _TURNS else []
+    return [f"By position: {'; '.join([*left, *parts[-_TURNS:]])}."]
 
 
 def _ratings(record: Iterable[Behaviour]) -> list[str]:
@@ -98,4 +95,4 @@ def _named(kind: str, record: Sequence[Behaviour], items: Mapping[str, Item]) ->
     """The first item of a kind and the last two, by id and title."""
     ids = list(dict.fromkeys(entry.item_id for entry in record if kind in _kinds(items.get(entry.item_id))))
     shown = ids if len(ids) <= 3 else [ids[0], *ids[-2:]]
-    return f"{kind}: " + "; ".join(f"{one_line(one)} {one_line(items[one].title, _TITLE)}".strip() for one in shown)
+    return f"{kind}: {'; '.join(f'{one_line(one)} {one_line(items[one].title, _TITLE)}'.strip() for one in shown)}."
