@@ -14,7 +14,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from star_rl.errors import StarError
 from star_rl.files import read_json, read_jsonl, write_jsonl, write_text
 from star_rl.integrations import copy_tokenizer, processes
 from star_rl.integrations.verl import config_checks
+from star_rl.integrations.verl.checkpoints import checkpoints, last_checkpoint, step_of
 from star_rl.integrations.verl.overrides import overrides_of
 from star_rl.integrations.verl.recipe import (
     GrpoRecipe,
@@ -100,9 +101,15 @@ def _tied(model: Path) -> bool | None:
 
 
 def run_grpo(
-    recipe: GrpoRecipe, paths: Paths, name: str = "grpo", on_step: Callable[[TrainingStep], None] | None = None
+    recipe: GrpoRecipe,
+    paths: Paths,
+    name: str = "grpo",
+    on_step: Callable[[TrainingStep], None] | None = None,
+    say: Callable[[str], None] = print,
 ) -> GrpoResult:
-    """Train to the end of the recipe; resume from the last checkpoint in ``paths.run`` if there is one.
+    """Train to the end of the recipe; resume from the newest whole checkpoint in ``paths.run`` if there is one.
+
+    ``say`` takes a line on a checkpoint that is skipped.
 
     Raises:
         StarError: the recipe does not fit (see :func:`check`), another process trains in this folder, or training
@@ -112,7 +119,7 @@ def run_grpo(
     total = _total_steps(overrides, paths)
     with _sole_owner(paths.run):
         processes.end(paths.run)  # what an earlier, killed launcher may have left running
-        resumed = last_checkpoint(paths) or 0
+        resumed = last_checkpoint(paths, say) or 0
         if resumed >= total:  # killed after its last checkpoint
             merge_metrics(paths)
             return _result(paths, resumed, resumed_from=resumed)
@@ -194,40 +201,6 @@ def export(result: GrpoResult, target: Path, trained: Path | None = None) -> Pat
     return target
 
 
-def last_checkpoint(paths: Paths) -> int | None:
-    """Return the step verl would resume from (its own tracker file), or None without a checkpoint.
-
-    verl writes that file last, and a kill or a full disk can leave it empty. The newest checkpoint is whole, so its
-    number is restored; verl itself would not start.
-
-    Raises:
-        OSError: the file cannot be read. Treated as missing, all checkpoints would be deleted.
-    """
-    tracker = paths.checkpoints / "latest_checkpointed_iteration.txt"
-    try:
-        said = tracker.read_text().strip()
-    except FileNotFoundError:
-        return None
-    if said.isdecimal():
-        return int(said)
-    newest = max(map(_step_of, _checkpoints(paths)), default=None)
-    if newest is not None:
-        write_text(tracker, str(newest))
-    return newest
-
-
-def _checkpoints(paths: Paths) -> Iterable[Path]:
-    return (
-        folder
-        for folder in paths.checkpoints.glob("global_step_*")
-        if folder.name.removeprefix("global_step_").isdecimal()
-    )
-
-
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.rsplit("_", 1)[1])
-
-
 def read_metrics(paths: Paths) -> list[dict[str, float]]:
     """Return the metrics of all attempts, one mapping a step with the key ``step``; the later run of a step wins."""
     by_step: dict[int, dict[str, float]] = {}
@@ -273,12 +246,12 @@ def _prepare(recipe: GrpoRecipe, paths: Paths, overrides: list[str]) -> int:
     write_text(paths.agent_loops, yaml.safe_dump(agent_loops(recipe, paths), sort_keys=False))
     write_text(paths.run / "overrides.txt", "\n".join(overrides) + "\n")
     latest = last_checkpoint(paths) or 0
-    whole = sorted(step for step in map(_step_of, _checkpoints(paths)) if step <= latest)
+    whole = sorted(step for step in map(step_of, checkpoints(paths)) if step <= latest)
     # verl drops only what the same process saved (BaseCheckpointManager.previous_saved_paths)
     keep = (recipe.verl.get("trainer") or {}).get("max_actor_ckpt_to_keep")
     kept = whole[-keep:] if keep else whole
-    for folder in list(_checkpoints(paths)):
-        if _step_of(folder) not in kept:
+    for folder in list(checkpoints(paths)):
+        if step_of(folder) not in kept:
             shutil.rmtree(folder)
     attempts = paths.run / "attempts"
     attempts.mkdir(exist_ok=True)
