@@ -117,14 +117,14 @@ def seal(
 
     Args as of :func:`star_rl.evaluation.scores.score`.
     """
-    from star_rl.report import contexts
+    from star_rl.report.cases import write_contexts
     from star_rl.report.evaluation import write_evaluation
     from star_rl.report.findings import problems
 
     table = results.table_of(runner.read_answers(folder / "answers", tasks.tasks, run.prompt.top))
     write_tasks(folder / "tasks.parquet", tasks.tasks)
     results.write(folder / "answers.parquet", table)
-    contexts.write(folder, tasks.tasks, run.history, run.items)
+    write_contexts(folder, tasks.tasks, run.history, run.items)
     settings = [own for _, own in runner.ledgers(folder / "answers")]
     answered = dict.fromkeys(table["method"].to_pylist())
     candidates = {task.task_id: set(task.candidates) for task in tasks.tasks}

@@ -58,6 +58,8 @@ def make_baseline(run: Any, spec: Spec, seed: int, folder: Path) -> Method:
     given = {"seed": seed, **spec.options}
     try:
         ranker = kind(**given)
+    except StarError as error:
+        raise StarError(f"method {spec.text!r}: {error.what}", error.remedy) from error
     except TypeError as error:
         raise StarError(f"method {spec.text!r}: {error}", "see the class's own options") from error
     learns = inspect.signature(ranker.fit).parameters if hasattr(ranker, "fit") else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from star_rl.errors import StarError
@@ -32,7 +32,7 @@ def last_checkpoint(paths: Paths, say: Callable[[str], None] = print) -> int | N
     except FileNotFoundError:
         said = None
     newest = int(said) if said and said.isdecimal() else None
-    found = {step_of(folder): folder for folder in checkpoints(paths)}
+    found = checkpoints(paths)
     wanted = sorted((step for step in found if newest is None or step <= newest), reverse=True)
     faults: dict[int, str] = {newest: "is missing"} if newest is not None and newest not in found else {}
     for step in wanted:
@@ -110,15 +110,7 @@ def _whole_safetensors(file: Path) -> bool:
     )
 
 
-def checkpoints(paths: Paths) -> Iterable[Path]:
-    """Return the folders of a run's checkpoints, whole or not."""
-    return (
-        folder
-        for folder in paths.checkpoints.glob("global_step_*")
-        if folder.name.removeprefix("global_step_").isdecimal()
-    )
-
-
-def step_of(checkpoint: Path) -> int:
-    """Return the step of a checkpoint's folder."""
-    return int(checkpoint.name.rsplit("_", 1)[1])
+def checkpoints(paths: Paths) -> dict[int, Path]:
+    """Return step -> folder of every checkpoint, whole or not."""
+    found = {folder.name.removeprefix("global_step_"): folder for folder in paths.checkpoints.glob("global_step_*")}
+    return {int(step): folder for step, folder in found.items() if step.isdecimal()}
