@@ -110,6 +110,52 @@ def test_a_bucket_that_is_too_small_stays_short() -> None:
     assert audit["total"] == len(rows) == 80
 
 
+@pytest.mark.parametrize(
+    ("counts", "total", "taken"),
+    [
+        ([1] * 66, "max", {"easy": 0, "medium": 0, "hard": 66}),
+        ([1] * 66, 40, {"easy": 0, "medium": 0, "hard": 40}),
+        ([1] * 66, 100, {"easy": 0, "medium": 0, "hard": 66}),
+        ([7] * 5 + [4] * 50, "max", {"easy": 5, "medium": 50, "hard": 0}),
+        ([7] * 5 + [4] * 50, 40, {"easy": 5, "medium": 35, "hard": 0}),
+        ([7] * 30 + [4] * 40 + [1] * 30, 50, {"easy": 15, "medium": 20, "hard": 15}),
+        ([0] * 5 + [8] * 5 + [1], "max", {"easy": 0, "medium": 0, "hard": 1}),
+    ],
+)
+def test_filled_sets_take_what_there_is(counts: list[int], total: Any, taken: dict[str, int]) -> None:
+    tasks, records = sampled(counts)
+    rows, audit = build_grpo(records, tasks, prompt, GrpoSetOptions(total=total, fill=True))
+    assert audit["taken"] == taken and audit["total"] == len(rows) == sum(taken.values())
+    assert [entry["extra_info"]["index"] for entry in rows] == list(range(len(rows)))
+    assert len({entry["extra_info"]["task_id"] for entry in rows}) == len(rows)
+    assert all(value >= 0 for name in ("shortfall", "unused") for value in audit[name].values())
+
+
+def test_a_filled_set_keeps_the_choice_of_one_that_is_not() -> None:
+    tasks, records = sampled([7] * 30 + [4] * 10 + [1] * 30)
+    plain, filled = (
+        build_grpo(records, tasks, prompt, GrpoSetOptions(total=50, fill=fill))[0] for fill in (False, True)
+    )
+    ids = [{entry["extra_info"]["task_id"] for entry in rows} for rows in (plain, filled)]
+    assert ids[0] < ids[1] and len(ids[1]) == 50
+
+
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ([1] * 66, "composed 3:4:3 of 66 instances.*all 66 as they are with grpo_set.fill=true"),
+        ([7] * 9, "composed 3:4:3 of 9 instances.*grpo_set.fill=true"),
+        ([0] * 9, "no instance is left.*sample more instances"),
+    ],
+)
+def test_a_set_that_cannot_be_composed_names_the_way_on(tmp_path: Path, counts: list[int], words: str) -> None:
+    tasks, records = sampled(counts)
+    rows, audit = build_grpo(records, tasks, prompt, GrpoSetOptions())
+    with pytest.raises(StarError, match=words) as error:
+        write(tmp_path, "train", rows, audit)
+    assert ("fill" in str(error.value)) == ("fill" in words)
+
+
 def test_max_keeps_the_ratio() -> None:
     tasks, records = sampled([7] * 100 + [4] * 100 + [1] * 10)
     _, audit = build_grpo(records, tasks, prompt, GrpoSetOptions(total="max"))
