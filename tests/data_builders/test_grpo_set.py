@@ -27,7 +27,9 @@ from star_rl.data_builders.grpo_set import (
 )
 from star_rl.errors import StarError
 from star_rl.files import write_jsonl
+from star_rl.pipeline.stage import Context
 from star_rl.records import Task
+from star_rl.run import Run
 from star_rl.trajectory import compact_json
 
 CANDIDATES = tuple(str(number) for number in range(20))
@@ -337,3 +339,23 @@ def test_ugly_ids_and_titles_survive(tmp_path: Path) -> None:
     rows, audit = build_grpo(records, [ugly], prompt, GrpoSetOptions(total=1))
     (read,) = pq.read_table(write(tmp_path, "train", rows, audit)).to_pylist()
     assert read["extra_info"]["task_id"] == ugly.task_id and read["reward_model"]["ground_truth"] == "</plan>"
+
+
+def test_the_stage_says_what_it_leaves_over_and_fills_when_asked(run: Path, tmp_path: Path) -> None:
+    opened = Run.open(run)
+    tasks = opened.tasks("train")[:30]
+    hits = {one.task_id: (4 if number == 0 else 1) for number, one in enumerate(tasks)}
+    rollouts = [
+        {"task_id": one.task_id, "sample": sample, "model_text": answer(sample < hits[one.task_id], one.ground_truth)}
+        for one in tasks
+        for sample in range(8)
+    ]
+    write_jsonl(tmp_path / "rollouts.jsonl", rollouts)
+    made = {}
+    for fill in (False, True):
+        config = {**opened.config, "grpo_set": {"total": "max", "fill": fill, "validation": 0}, "sample": {"n": 8}}
+        context = Context(tmp_path / str(fill), config, 7, {"sample": tmp_path}, run, lambda *now: None)
+        made[fill] = grpo_set.build(context)
+    assert made[False]["total"] == 1 and "29 left over (grpo_set.fill=true takes them)" in made[False]["summary"]
+    assert made[True]["taken"] == {"easy": 0, "medium": 1, "hard": 29} and "left over" not in made[True]["summary"]
+    assert pq.read_metadata(tmp_path / "True" / "train.parquet").num_rows == 30
