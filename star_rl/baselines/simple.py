@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 import pyarrow as pa
 
 from star_rl.baselines.base import Baseline, codes_of
-from star_rl.errors import StarError
 from star_rl.neighbours import Graph
+from star_rl.options import Size, Whole, section
 from star_rl.progress import Progress
 from star_rl.records import Task
 
 
-@dataclass
+@section
 class Random(Baseline):
     """A uniformly random order: HR_avg 15 % in expectation over 20 candidates."""
 
-    seed: int = 0
+    seed: Whole = 0
     name = "random"
 
     def fit(self, visible: pa.Table, progress: Progress | None = None) -> Self:
@@ -30,8 +29,11 @@ class Random(Baseline):
         return np.zeros(len(task.candidates))
 
 
+@section
 class Counted(Baseline):
     """A baseline that reads the bipartite graph. Subclasses set up what they need in ``_prepare``."""
+
+    seed: Whole = 0
 
     def fit(self, visible: pa.Table, progress: Progress | None = None) -> Self:
         self.graph = Graph.from_table(visible)
@@ -49,11 +51,10 @@ class Counted(Baseline):
         return codes_of(self._code, task.candidates), seen[seen >= 0]
 
 
-@dataclass
+@section
 class Popularity(Counted):
     """Candidates by the number of visible users who have them."""
 
-    seed: int = 0
     name = "popularity"
 
     def scores(self, task: Task, history: Sequence[str]) -> np.ndarray:
@@ -62,14 +63,13 @@ class Popularity(Counted):
         return users[asked].astype(float)
 
 
-@dataclass
+@section
 class ItemKNN(Counted):
     """Candidates by their summed cosine to the items of the history, over visible users.
 
     ``score(c) = sum over h in history of |users(h) & users(c)| / sqrt(|users(h)| |users(c)|)``
     """
 
-    seed: int = 0
     name = "item_knn"
 
     def _prepare(self) -> None:
@@ -91,7 +91,7 @@ class ItemKNN(Counted):
         return scores
 
 
-@dataclass
+@section
 class UserKNN(Counted):
     """Candidates by the summed weight of the most similar visible users who have them.
 
@@ -102,18 +102,10 @@ class UserKNN(Counted):
 
     Args:
         neighbours: k. Users as similar as the last of them count as well.
-
-    Raises:
-        StarError: ``neighbours`` is below 1.
     """
 
-    seed: int = 0
-    neighbours: int = 200
+    neighbours: Size = 200
     name = "user_knn"
-
-    def __post_init__(self) -> None:
-        if self.neighbours < 1:
-            raise StarError(f"neighbours={self.neighbours} is below 1", "give 1 or more")
 
     def _prepare(self) -> None:
         assert self.graph.user_ids is not None, "a graph made from a table has ids"

@@ -3,14 +3,14 @@ candidates page by page."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from star_rl.baselines.agents.answer import Malformed, json_object
 from star_rl.baselines.agents.workflow import BaselineAgent, Talk
-from star_rl.mars.case import Case
-from star_rl.prompts import Behaviour
+from star_rl.prompts import Behaviour, Case
 from star_rl.prompts.baselines import page_prompt, taste_prompt
 
 #: Candidates shown at once.
@@ -43,12 +43,7 @@ class Agent4Rec(BaselineAgent):
             interest |= judged
             if isinstance(feeling := said.get("feeling"), str) and feeling.strip():
                 mood.append(feeling)
-        place = {item: index for index, item in enumerate(case.candidates)}
-        nothing = (0.0, False)
-        return sorted(
-            case.candidates,
-            key=lambda item: (-interest.get(item, nothing)[0], not interest.get(item, nothing)[1], place[item]),
-        )
+        return sorted(case.candidates, key=lambda item: interest.get(item, (0.0, False)), reverse=True)
 
 
 def _judged(rows: Any, page: Sequence[str]) -> dict[str, tuple[float, bool]]:
@@ -96,10 +91,7 @@ def _standing(case: Case, item_id: str) -> float | None:
     for name in ("average_rating", "stars"):
         value = item.attributes.get(name) if item else None
         if isinstance(value, (int, float, str)) and not isinstance(value, bool):
-            try:
-                number = float(value)
-            except ValueError:
-                continue
-            if math.isfinite(number):
-                return number
+            with contextlib.suppress(ValueError):
+                if math.isfinite(number := float(value)):
+                    return number
     return None

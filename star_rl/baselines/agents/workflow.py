@@ -1,4 +1,4 @@
-"""What all agents share: calls that are counted, failures that never raise, and the case as lines of text."""
+"""What all agents share: counted calls, failures that never raise, the case as lines of text."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
 from star_rl.baselines.agents.answer import AgentAnswer, Malformed
-from star_rl.baselines.agents.reviews import ReviewOf, no_reviews
 from star_rl.chat import ChatError, ChatReply
 from star_rl.failure import Failure
-from star_rl.mars.case import Case
-from star_rl.prompts import Behaviour, Flavour, flavour_of
+from star_rl.prompts import Behaviour, Case, Flavour, flavour_of
 from star_rl.prompts.baselines import fields_of, item_line, review_line
 from star_rl.prompts.words import latest_within
 
@@ -38,19 +36,16 @@ class Talk:
     calls: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
-    flavour: Flavour = field(init=False)
-    cut: bool = field(default=False, init=False)
-    messages: list[dict[str, str]] = field(default_factory=list, init=False)
+    cut: bool = False
+    messages: list[dict[str, str]] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self.flavour = flavour_of(self.case.source)
+    @property
+    def flavour(self) -> Flavour:
+        """Return the words of the case's domain."""
+        return flavour_of(self.case.source)
 
     async def ask(self, messages: Sequence[dict[str, str]], tokens: int = ANSWER_TOKENS) -> str:
-        """Return a reply without the reasoning before ``</think>``.
-
-        Raises:
-            ChatError: the endpoint failed.
-        """
+        """Return a reply without the reasoning before ``</think>``; a failure of the endpoint is a ChatError."""
         self.calls += 1
         reply = await self.chat.complete(messages, None, self.sample, temperature=TEMPERATURE, max_tokens=tokens)
         self.tokens_in += reply.prompt_tokens
@@ -66,7 +61,6 @@ class BaselineAgent(ABC):
     Args:
         chat: the endpoint or endpoints.
         mended: fix the known :attr:`fault` of the published agent; without effect on an agent without one.
-        reviews: what users wrote; nothing by default.
 
     Attributes:
         label: the name in the paper's table.
@@ -76,13 +70,8 @@ class BaselineAgent(ABC):
     label: ClassVar[str]
     fault: ClassVar[str] = ""
 
-    def __init__(self, chat: Chat, *, mended: bool = True, reviews: ReviewOf = no_reviews) -> None:
-        self.chat, self.mended, self.reviews = chat, mended, reviews
-
-    @property
-    def faithful(self) -> Literal["published", "mended"]:
-        """Return which of the two forms this is."""
-        return "mended" if self.fault and self.mended else "published"
+    def __init__(self, chat: Chat, *, mended: bool = True) -> None:
+        self.chat, self.mended = chat, mended
 
     @property
     def name(self) -> str:
@@ -92,11 +81,8 @@ class BaselineAgent(ABC):
     @property
     def remark(self) -> str:
         """Return what a reader must know of this form of the agent; empty if nothing."""
-        if not self.fault:
-            return ""
-        if self.mended:
-            return f"{self.name} is without what changes the published agent's score: {self.fault}."
-        return f"{self.name} keeps what changes its score: {self.fault}."
+        form = "is without what changes the published agent's score" if self.mended else "keeps what changes its score"
+        return f"{self.name} {form}: {self.fault}." if self.fault else ""
 
     async def rank(self, case: Case, sample: int = 0) -> AgentAnswer:
         """Rank a case. What the model or the endpoint does wrong becomes the answer's failure.
@@ -128,8 +114,6 @@ class BaselineAgent(ABC):
             ChatError: the endpoint failed.
         """
 
-    # -------------------------------------------------------------------------------------------------------- lines
-
     def entries(self, case: Case, last: int = 0) -> list[Behaviour]:
         """Return the history without the candidates; only the ``last`` entries if that is above 0."""
         offered = set(case.candidates)
@@ -138,15 +122,8 @@ class BaselineAgent(ABC):
 
     def record(self, case: Case, last: int = 0) -> list[str]:
         """Return reviews as lines, oldest first; the oldest are dropped beyond :data:`HISTORY_TOKENS`."""
-        lines = [
-            review_line(entry, case.items.get(entry.item_id), self.text(case, entry))
-            for entry in self.entries(case, last)
-        ]
+        lines = [review_line(entry, case.items.get(entry.item_id)) for entry in self.entries(case, last)]
         return latest_within(lines, HISTORY_TOKENS)
-
-    def text(self, case: Case, entry: Behaviour) -> str:
-        """Return what the user wrote of an entry, from the case or else from the tables."""
-        return case.texts.get((entry.item_id, entry.timestamp)) or self.reviews(case.user_id, entry)
 
     def candidates(self, talk: Talk, agent: str, ids: Sequence[str] | None = None) -> list[str]:
         """Return candidates as lines with the fields that this agent shows."""
