@@ -22,6 +22,7 @@ import yaml
 from benchmarks.rehearsal.data import DOMAINS, SETS, generate
 from benchmarks.rehearsal.invariants import Rehearsed, report
 from benchmarks.rehearsal.student import make_student
+from star_rl.pipeline.chain import STAGES
 
 ROOT = Path(__file__).parents[2]
 SEED = 7
@@ -83,8 +84,9 @@ def rehearse(domain: str, out: Path, data: Path, student: Path, address: str) ->
     command(sys.executable, "-m", "benchmarks.rehearsal.rollouts", *given)
     command(star_rl, "run", *given)
     others = {name: f"{domain}_{name}" for name in SETS if name != "all"}
+    until = "summaries" if any(stage.name == "summaries" for stage in STAGES) else "tasks"
     for tables, name in others.items():
-        command(star_rl, "run", *given, f"name={name}", f"source.options.tables={tables}", "--until", "tasks")
+        command(star_rl, "run", *given, f"name={name}", f"source.options.tables={tables}", "--until", until)
     print(f"\n{domain}: {(time.monotonic() - began) / 60:.1f} minutes; invariants of {out / domain}")
     return report(Rehearsed(out / domain, student, [out / name for name in others.values()]))
 
