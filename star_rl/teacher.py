@@ -12,7 +12,7 @@ from typing import Any
 from star_rl.errors import StarError
 from star_rl.mars import RuleBackend, RuleOptions, Team, TeamOptions, strength_of
 from star_rl.mars.agents import Backend
-from star_rl.options import keys, known, read_options
+from star_rl.options import known, read_options
 from star_rl.run import Run
 from star_rl.trajectory import LACKING
 
@@ -95,9 +95,11 @@ def chat_options(where: str, values: Mapping[str, Any], cache: Path | None = Non
         StarError: no endpoint, an unknown option, or a value out of its range.
     """
     from star_rl.chat import ChatOptions
+    from star_rl.chat.options import PRESETS
 
-    known(values, keys(ChatOptions), where)
-    if not values.get("endpoints"):
+    known(values, ChatOptions.__dataclass_fields__, where)
+    preset = PRESETS.get(str(values.get("preset")))
+    if not values.get("endpoints") and not (preset and preset.endpoint):
         instead = "summaries.by=rules" if where == "summaries.chat" else "teacher.backend=rules"
         raise StarError(f"{where} names no endpoint", f"set {where}.endpoints=[http://HOST:8000/v1], or {instead}")
     return read_options(ChatOptions, {"cache": str(cache or ""), **values}, where)
@@ -112,7 +114,7 @@ def summaries_of(config: Mapping[str, Any]) -> dict[str, Any]:
     section, teacher = dict(config["summaries"]), config["teacher"]
     served = dict(teacher["options"].get("chat") or {}) if teacher["backend"] == "llm" else {}
     chat = {**served, **section.pop("chat")}
-    if section["by"] == "llm" and teacher["backend"] == "rules" and not chat.get("endpoints"):
+    if section["by"] == "llm" and teacher["backend"] == "rules" and not (chat.get("endpoints") or chat.get("preset")):
         section["by"] = "rules"
     if section["by"] == "none":
         return {"by": "none"}
