@@ -12,7 +12,7 @@ from typing import Any
 from star_rl.errors import StarError
 from star_rl.mars import RuleBackend, RuleOptions, Team, TeamOptions, strength_of
 from star_rl.mars.agents import Backend
-from star_rl.options import keys, known, read_options
+from star_rl.options import known, read_options
 from star_rl.run import Run
 from star_rl.trajectory import LACKING
 
@@ -95,10 +95,12 @@ def chat_options(name: str, values: Mapping[str, Any], cache: Path | None = None
         StarError: no endpoint, an unknown option, or a value out of its range.
     """
     from star_rl.chat import ChatOptions
+    from star_rl.chat.options import PRESETS
 
     where = f"teacher.options.{name}"
-    known(values, keys(ChatOptions), where)
-    if not values.get("endpoints"):
+    known(values, ChatOptions.__dataclass_fields__, where)
+    preset = PRESETS.get(str(values.get("preset")))
+    if not values.get("endpoints") and not (preset and preset.endpoint):
         raise StarError(
             f"{where} names no endpoint", f"set {where}.endpoints=[http://HOST:8000/v1], or teacher.backend=rules"
         )

@@ -64,14 +64,16 @@ class Step:
         """Return a completion and add its cost. ``request`` goes to :meth:`star_rl.chat.ChatClient.complete`.
 
         Raises:
-            AgentFailure: the endpoint failed.
+            AgentFailure: the endpoint failed (``endpoint``), or refuses a history with the model's own words
+                (``malformed``).
         """
         from star_rl.chat import ChatError  # here, so that rules load no HTTP client
 
         try:
             reply = await chat.complete(messages, **request)
         except ChatError as error:
-            raise AgentFailure("endpoint", str(error), self) from None
+            own = any(message["role"] == "assistant" for message in messages)
+            raise AgentFailure("malformed" if error.refused and own else "endpoint", str(error), self) from None
         self.model_calls += 1
         self.cached_calls += reply.cached
         self.prompt_tokens += reply.prompt_tokens
@@ -127,8 +129,8 @@ class Backend(Protocol):
     def describe(self) -> dict[str, Any]:
         """Return everything that decides a result, as plain data without secrets."""
 
-    async def ready(self) -> None:
-        """Check that the backend can work, before the first task; StarError if an endpoint is down."""
+    async def ready(self, tools: bool = False) -> None:
+        """Check that the backend can work, with tools or without, before the first task; StarError if it cannot."""
 
     async def act(self, agent: Agent, view: View) -> Step:
         """Play one agent; AgentFailure, with the step and its cost, if there is no well-formed answer."""

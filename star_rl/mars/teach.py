@@ -34,14 +34,16 @@ _OUTAGE = 24
 
 @dataclass(slots=True)
 class Account:
-    """Counts of one call of :func:`teach`; ``found`` runs were on disk before it."""
+    """Counts of one call of :func:`teach`; ``found`` runs were on disk before it, ``ranked_before`` of them ranked."""
 
     total: int = 0
     found: int = 0
+    ranked_before: int = 0
     ranked: int = 0
     hits: int = 0
     corrected: int = 0
     failed: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
     tool_calls: int = 0
     model_calls: int = 0
     prompt_tokens: int = 0
@@ -56,6 +58,7 @@ class Account:
     def add(self, run: TeacherRun) -> None:
         if run.failure:
             self.failed[run.failure.kind] += 1
+            self.reasons[str(run.failure)] += 1
         else:
             self.ranked += 1
             self.hits += run.hit
@@ -64,6 +67,23 @@ class Account:
         self.model_calls += run.sum("model_calls")
         self.prompt_tokens += run.sum("prompt_tokens")
         self.completion_tokens += run.sum("completion_tokens")
+
+    @property
+    def commonest(self) -> str:
+        """Return the commonest reason of this call's failed runs; empty if none failed."""
+        return next((f"{reason} ({count} x)" for reason, count in self.reasons.most_common(1)), "")
+
+    def check(self) -> None:
+        """Check that a run is ranked, in this call or before it.
+
+        Raises:
+            StarError: all runs failed; it names the commonest reason.
+        """
+        if self.reasons and not self.ranked and not self.ranked_before:
+            remedy = "use another model or other options, and another folder"
+            if self.failed["endpoint"]:
+                remedy = "fix the endpoint or its options, then run the same command again"
+            raise StarError(f"none of {self.done:,} runs is ranked; the commonest reason: {self.commonest}", remedy)
 
     def note(self) -> str:
         """Return the progress line's text."""
@@ -80,7 +100,7 @@ class Account:
         """Return plain data for a manifest."""
         plain = {name: getattr(self, name) for name in Account.__dataclass_fields__}
         rounded = {"cost": round(self.cost, 4), "seconds": round(self.seconds, 3)}
-        return {**plain, "failed": dict(self.failed), **rounded}
+        return {**plain, "failed": dict(self.failed), "reasons": dict(self.reasons.most_common(8)), **rounded}
 
 
 def identity_of(team: Team, prompts: Mapping[str, Any], model: str = "", store: str = "") -> dict[str, Any]:
@@ -123,12 +143,14 @@ async def teach(
     twice = [task_id for task_id, count in Counter(task.task_id for task in tasks).items() if count > 1]
     if twice:
         raise StarError(f"task id {twice[0]} is not unique", "give each task its own id")
-    await asyncio.gather(team.backend.ready(), team.planner.ready())
+    await team.backend.ready(team.options.tools)
+    if team.planner is not team.backend:
+        await team.planner.ready()
     began, in_a_row = time.monotonic(), 0
     wanted = [(task, sample) for sample in range(passes) for task in tasks]
-    with _opened(Path(folder), identity, tasks) as ledger:
+    with _opened(Path(folder), identity, tasks) as (ledger, ranked_before):
         queue = iter([(task, sample) for task, sample in wanted if run_id(task.task_id, sample) not in ledger.done])
-        account = Account(total=len(wanted))
+        account = Account(total=len(wanted), ranked_before=ranked_before)
         account.found = sum(run_id(task.task_id, sample) in ledger.done for task, sample in wanted)
 
         async def work() -> None:
@@ -159,19 +181,21 @@ async def teach(
 
 
 @contextmanager
-def _opened(folder: Path, identity: Mapping[str, Any], tasks: Iterable[Task]) -> Iterator[Ledger]:
-    """Yield the locked file of runs. Runs that the endpoint failed are taken out of it."""
+def _opened(folder: Path, identity: Mapping[str, Any], tasks: Iterable[Task]) -> Iterator[tuple[Ledger, int]]:
+    """Yield the locked file of runs and how many are ranked. Runs that the endpoint failed are taken out of it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise writing_error(folder, error) from error
-    path, known = folder / RUNS, {task.task_id: task for task in tasks}
+    path, known, ranked = folder / RUNS, {task.task_id: task for task in tasks}, 0
 
     def stands(row: dict[str, Any]) -> bool:
         try:
             run = from_json(row)
         except (ValueError, KeyError, TypeError) as error:
             raise StarError(f"{path} has an invalid line ({error})", "teach into another folder") from error
+        nonlocal ranked
+        ranked += run.failure is None
         task = known.get(run.task.task_id, run.task)
         if task != run.task:
             raise StarError(
@@ -186,7 +210,7 @@ def _opened(folder: Path, identity: Mapping[str, Any], tasks: Iterable[Task]) ->
         _same_identity(folder, identity)
         ledger = Ledger(path, None, lambda row: row["id"], keep=stands)
         try:
-            yield ledger
+            yield ledger, ranked
         finally:
             ledger.close()
 
