@@ -19,6 +19,7 @@ def build(context: Context) -> dict[str, Any]:
     options = context.config["teacher"]
     tasks = world.tasks("train")[: options["tasks"]]
 
+    told = world.summaries.fingerprint if world.summaries else ""
     if options["backend"] == "llm":
         made = estimate_stage(world)
         if made.runs:
@@ -31,7 +32,7 @@ def build(context: Context) -> dict[str, Any]:
                 teacher.team,
                 world.case,
                 context.folder,
-                identity_of(teacher.team, prompts_version(), teacher.model, world.store.fingerprint),
+                identity_of(teacher.team, prompts_version(), teacher.model, world.store.fingerprint, told),
                 passes=options["passes"],
                 concurrency=teacher.in_flight,
                 progress=context.progress,

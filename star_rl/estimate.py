@@ -98,14 +98,13 @@ class Estimate:
 
 
 class CountingChat:
-    """A chat client that counts tokens. It answers from a script, and a request for a summary with the longest one."""
+    """A chat client that counts tokens and answers from a script."""
 
     model = "estimate"
     describe: Mapping[str, Any] = {"model": model}
 
     def __init__(self) -> None:
         self.script: ContextVar[deque[str]] = ContextVar("script")  # experts that run at once have one each
-        self.summaries = np.zeros(3, np.int64)  # calls, tokens in, tokens out
 
     async def ready(self) -> None: ...
 
@@ -121,9 +120,6 @@ class CountingChat:
         texts = [str(message.get("content") or "") + _calls(message) for message in messages]
         schemas = json.dumps(list(tools)) if tools else ""
         read = estimate_tokens("".join(texts) + schemas) + _FRAME * len(texts)
-        if "max_tokens" in options:  # the abstractor's: once a user, whatever the passes
-            self.summaries += (1, read, options["max_tokens"])
-            return ChatReply("word " * (options["max_tokens"] // 3))
         script = self.script.get()
         words = script.popleft() if script else ""
         return ChatReply(words, (), read, estimate_tokens(words) + 1)
@@ -151,8 +147,8 @@ class _Scripted:
         return await self._inner.act(agent, view)
 
 
-async def _scripted(run: Run, config: Mapping[str, Any], seed: int, tasks: Sequence[Task]) -> Any:
-    """Return calls, tokens in and out of each task's run, and of all summaries. Shapes: (n, 3), (3,)."""
+async def _scripted(run: Run, config: Mapping[str, Any], seed: int, tasks: Sequence[Task]) -> np.ndarray:
+    """Return calls, tokens in and out of each task's run. Shape: (n, 3)."""
     config = copy.deepcopy(dict(config))
     config["teacher"]["backend"] = "llm"
     chat = CountingChat()
@@ -165,12 +161,11 @@ async def _scripted(run: Run, config: Mapping[str, Any], seed: int, tasks: Seque
         backend = _Scripted(team.backend, chat, rules)
         team.planner, team.backend = _Scripted(team.planner, chat, rules) if alone else backend, backend
         for task in tasks:
-            before = chat.summaries[0]
             outcome = await team.run(run.case(task))
-            calls = sum(step.model_calls for step in outcome.steps) - (chat.summaries[0] - before)
+            calls = sum(step.model_calls for step in outcome.steps)
             read = sum(step.prompt_tokens for step in outcome.steps)
             rows.append((calls, read, sum(step.completion_tokens for step in outcome.steps)))
-    return np.array(rows, np.float64).reshape(-1, 3), chat.summaries
+    return np.array(rows, np.float64).reshape(-1, 3)
 
 
 def measured(folder: Path, most: int = MEASURED) -> list[TeacherRun]:
@@ -224,7 +219,6 @@ def estimate(
     found = sum(row["task"]["task_id"] in known and row["sample"] < passes for row in rows)
     runs = measured(folder)
     todo = len(tasks) * passes - found
-    once = np.zeros(3)
     if runs:
         names = ("model_calls", "prompt_tokens", "completion_tokens")
         figures = np.array([[sum(step[name] for step in one.steps) for name in names] for one in runs], np.float64)
@@ -232,14 +226,12 @@ def estimate(
         rate = rate or rate_of(runs, in_flight)
     else:
         chosen = random.Random(seed).sample(list(tasks), min(sample, len(tasks)))
-        figures, once = asyncio.run(_scripted(run, config, seed, chosen))
-        users = [len({(task.source, task.user_id) for task in part}) for part in (tasks, chosen)]
-        once = once * users[0] / max(1, users[1])
+        figures = asyncio.run(_scripted(run, config, seed, chosen))
         basis = f"the prompts of {len(chosen):,} tasks, with answers of the rules; a model may write more"
         if (means := _cached(folder / "cache.sqlite")) is not None:
             figures[:, 1:] = figures[:, :1] * means[1:]
             basis = f"the calls of {len(chosen):,} tasks, and the tokens of {means[0]:,.0f} replies in the cache"
-    total = figures.mean(axis=0) * todo + once * (todo > 0) if len(figures) else np.zeros(3)
+    total = figures.mean(axis=0) * todo if len(figures) else np.zeros(3)
     tokens, left = figures[:, 1:].sum(axis=1), 1 - len(figures) / max(1, len(tasks))  # of a whole set nothing is open
     error = (max(0.0, left) / len(tokens)) ** 0.5 * float(tokens.std()) if len(tokens) > 1 else 0.0
     spread = 1.96 * error / max(1.0, float(tokens.mean())) if error else 0.0

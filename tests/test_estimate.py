@@ -80,15 +80,6 @@ def test_a_team_without_parts_costs_less(tmp_path):
     assert priced(tmp_path, config=bare).calls < priced(tmp_path).calls
 
 
-def test_summaries_are_counted_once_a_user_whatever_the_passes(tmp_path):
-    long, short = config(chunk=4), config(chunk=0)
-    summaries = [
-        priced(tmp_path, passes=passes, config=long).calls - priced(tmp_path, passes=passes, config=short).calls
-        for passes in (1, 3)
-    ]
-    assert summaries == [2 * 40] * 2  # 11 interactions: two chunks before the last
-
-
 def test_runs_on_disk_are_measured_and_not_counted_again(tmp_path):
     cost = {"model_calls": 9, "prompt_tokens": 4000, "completion_tokens": 600}
     write_jsonl(tmp_path / "runs.jsonl", made_runs(5, **cost))

@@ -49,7 +49,7 @@ from star_rl.errors import StarError
 @click.option("--temperature", default=0.7)
 @click.option("--max-tokens", default=2048, help="of one answer")
 @click.option("--prompt-tokens", default=6000, help="budget of the student's prompt: agents see the record it shows")
-@click.option("--chunk", default=40, help="behaviours in a chunk of the abstractor, 0 = none")
+@click.option("--summaries", metavar="FOLDER", help="summaries of the records' older parts (of a run: RUN/summaries)")
 @click.option("--top", default=20, help="ids in the ranking")
 @click.option("--rounds", default=1, help="reflections at most")
 @click.option("--lens", type=click.Choice(["text", "candidates"]), default="text", help="what a tool's answer says")
@@ -97,7 +97,6 @@ def teach(tables: str, out: str | None, **given: Any) -> None:
     options: dict[str, Any] = {
         **{name: given[name] for name in ("rounds", "top", "concurrent")},
         **{part: not given[f"no_{part}"] for part in ("planner", "reflector", "tools")},
-        "llm": {"chunk": given["chunk"]},
         "chat": {**chat, "endpoints": given["endpoint"], "model": given["model"], "preset": given["preset"]},
     }
     served = bool(given["endpoint"] or given["preset"])
@@ -113,7 +112,8 @@ def teach(tables: str, out: str | None, **given: Any) -> None:
     }
     tasks = list(tasks_from(read_table(given["tasks"] or tables, "tasks")))[: given["first"] or None]
     visible = given["visible"] or Path(given["tasks"] or Path(tables, "tasks.parquet")).parent / "visible.parquet"
-    world = TablesRun(Path(tables), config, given["store"], Path(visible), given["scenario"], tasks)
+    place, scenario, summarised = (given[name] for name in ("store", "scenario", "summaries"))
+    world = TablesRun(Path(tables), config, place, Path(visible), scenario, tasks, summarised)
     if options["tools"] and world.store is None:
         raise StarError("the teacher has no evidence store", "name one with --store, or run it with --no-tools")
     folder = Path(out or "")
@@ -123,7 +123,8 @@ def teach(tables: str, out: str | None, **given: Any) -> None:
         cache = Path(given["cache"] or folder / "cache.sqlite")
         async with open_teacher(world, config, RuleOptions().seed, cache) as teacher:
             evidence = fingerprint([world.store.fingerprint, given["lens"]]) if options["tools"] else ""
-            identity = identity_of(teacher.team, prompts_version(), teacher.model, evidence)
+            told = world.summaries.fingerprint if world.summaries else ""
+            identity = identity_of(teacher.team, prompts_version(), teacher.model, evidence, told)
             with progress_line("teach") as line:
                 account = await work(
                     some,

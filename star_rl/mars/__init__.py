@@ -3,7 +3,6 @@
 agents       the agents, and the checks of their results
 team         planner -> experts -> reflector -> re-runs -> ranker
 llm          agents played by a language model; a planner played by a model trained on plans
-abstractor   summaries of long histories
 rules        agents played by rules
 record       one run on disk
 teach        many tasks, several passes each, resumable

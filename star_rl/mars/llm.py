@@ -12,18 +12,9 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from star_rl.chat import CallRequest, ChatClient, ChatReply
-from star_rl.mars.abstractor import Abstractor
 from star_rl.mars.agents import Agent, AgentFailure, Step, View
 from star_rl.options import Count, Size, options
-from star_rl.prompts import (
-    PromptOptions,
-    Summary,
-    estimate_tokens,
-    one_line,
-    student_prompt,
-    valid,
-    valid_json,
-)
+from star_rl.prompts import PromptOptions, estimate_tokens, one_line, student_prompt, valid, valid_json
 from star_rl.prompts.agents import Brief, agent_messages, complaint
 from star_rl.tools import TOOL_SCHEMAS
 from star_rl.trajectory import (
@@ -60,8 +51,6 @@ class LlmOptions:
         turns: most answers of one agent, malformed ones included.
         calls: most tool calls of one agent that are answered; ``calls_per_turn`` in one turn.
         tokens: most prompt and completion tokens of one agent; 0 = no limit.
-        chunk: interactions in a chunk of the abstractor; 0 = no abstractor.
-        words: most words of a summary.
 
     Raises:
         StarError: a value is out of range.
@@ -71,8 +60,6 @@ class LlmOptions:
     calls: Count = 12
     calls_per_turn: Size = 6
     tokens: Count = 0
-    chunk: Count = 40
-    words: Size = 500
 
 
 class LlmBackend:
@@ -92,7 +79,6 @@ class LlmBackend:
     ) -> None:
         self.chat, self.options = chat, options or LlmOptions()
         self.prompt, self.length = prompt or PromptOptions(), length
-        self.abstractor = Abstractor(chat, self.options.chunk, self.options.words) if self.options.chunk else None
 
     @property
     def describe(self) -> dict[str, Any]:
@@ -102,13 +88,8 @@ class LlmBackend:
         await self.chat.ready(TOOL_SCHEMAS if tools else None)
 
     async def act(self, agent: Agent, view: View) -> Step:
-        step, case = Step(agent.name, agent.tag, view.round), view.case
-        if self.abstractor is not None and case.summary is None:
-            text, recent = await self.abstractor.abstract(case, step)
-            if count := len(case.history) - len(recent):
-                ends = case.history[0].timestamp, case.history[count - 1].timestamp
-                case = replace(case, summary=Summary(text, count, *ends))
-        return await _Conversation(self, agent, replace(view, case=case), step).run()
+        step = Step(agent.name, agent.tag, view.round)
+        return await _Conversation(self, agent, view, step).run()
 
 
 class _Conversation:

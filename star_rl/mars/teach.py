@@ -103,10 +103,12 @@ class Account:
         return {**plain, "failed": dict(self.failed), "reasons": dict(self.reasons.most_common(8)), **rounded}
 
 
-def identity_of(team: Team, prompts: Mapping[str, Any], model: str = "", store: str = "") -> dict[str, Any]:
+def identity_of(
+    team: Team, prompts: Mapping[str, Any], model: str = "", store: str = "", summaries: str = ""
+) -> dict[str, Any]:
     """Return what makes runs comparable; a folder holds runs of one identity only."""
     configuration = json.loads(json.dumps(team.describe, default=str))
-    about = {"prompts": dict(prompts), "model": model, "store": store}
+    about = {"prompts": dict(prompts), "model": model, "store": store, "summaries": summaries}
     return {"format": FORMAT, "configuration": configuration, **about}
 
 
