@@ -22,11 +22,12 @@ from star_rl.records import INTERACTIONS
 MISSING = frozenset(
     ["nan", "NaN", "NAN", "None", "NULL", "null", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaT", "\\N", "inf", "-inf"]
 )
+_MISSING = pa.array(sorted(MISSING))
 _NUMBER = r"^[+-]?(\d+(\.\d*)?|\d*\.\d+|\d*,(\d{1,2}|\d{4,}))([eE][+-]?\d+)?$"
 #: A quote that ends a word before the next: numpy writes ['Golf' 'Tennis'], which Python would join to one word.
 _QUOTES = re.compile(r"""(['"])\s+(?=['"])""")
 #: Keys of an object that names a category.
-_NAMES = ("name", "title", "label", "category", "genre", "value")
+_NAMES = ("name", "title", "label", "category", "genre", "value", "id")
 #: Columns of interactions before they are written; none is marked as never null.
 ROWS = pa.schema([pa.field(field.name, field.type) for field in INTERACTIONS])
 #: Ids go into JSON strings, tags and file lines that a model copies: no control or format characters, quotes,
@@ -100,6 +101,14 @@ def clean_text(value: object) -> str:
 def present(value: object) -> object:
     """Return a value, or None for the words by which programs write a missing one."""
     return None if isinstance(value, str) and value.strip() in MISSING else value
+
+
+def without_missing(values: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Return strings with null for the words by which programs write a missing one; other types as they are."""
+    values = whole(values)
+    if not pa.types.is_string(values.type):
+        return values
+    return pc.if_else(pc.is_in(values, value_set=_MISSING), pa.scalar(None, pa.string()), values)
 
 
 def labels(value: object, separator: str = "|") -> list[str]:
