@@ -108,25 +108,25 @@ class UserKNN(Counted):
     name = "user_knn"
 
     def _prepare(self) -> None:
-        assert self.graph.user_ids is not None, "a graph made from a table has ids"
-        self._users = {name: code for code, name in enumerate(self.graph.user_ids.to_pylist())}
-        self._norm = np.sqrt(np.maximum(np.diff(self.graph.user_indptr), 1))
+        from scipy.sparse import csr_array
+
+        graph = self.graph
+        assert graph.user_ids is not None, "a graph made from a table has ids"
+        self._users = {name: code for code, name in enumerate(graph.user_ids.to_pylist())}
+        self._norm = np.sqrt(np.maximum(np.diff(graph.user_indptr), 1))
+        ones = np.ones(graph.n_edges)
+        self._by_item = csr_array((ones, graph.item_users, graph.item_indptr), (graph.n_items, graph.n_users))
 
     def scores(self, task: Task, history: Sequence[str]) -> np.ndarray:
         asked, seen = self._codes(task, history)
-        scores = np.zeros(len(asked))
-        if len(seen):
-            shared = np.bincount(np.concatenate([self._users_of(item) for item in seen]), minlength=self.graph.n_users)
+        scores, known = np.zeros(len(asked)), asked >= 0
+        if len(seen) and known.any():
+            shared = np.asarray(self._by_item[seen].sum(axis=0)).ravel()
             weight = shared / self._norm / np.sqrt(len(seen))
             own = self._users.get(task.user_id)
             if own is not None:
                 weight[own] = 0.0
             if self.neighbours < len(weight):
                 weight[weight < np.partition(weight, -self.neighbours)[-self.neighbours]] = 0.0
-            for place, item in enumerate(asked):
-                if item >= 0:
-                    scores[place] = weight[self._users_of(item)].sum()
+            scores[known] = self._by_item[asked[known]] @ weight
         return scores
-
-    def _users_of(self, item: int) -> np.ndarray:
-        return self.graph.item_users[self.graph.item_indptr[item] : self.graph.item_indptr[item + 1]]

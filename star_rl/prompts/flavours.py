@@ -46,7 +46,8 @@ class Flavour:
         return (
             f"How to read a line about a {self.item}: parts are divided by |. First comes the time (UTC) in a record, "
             f"then the {self.item}'s id, its title and its categories, then its details. {meanings}; rated: this "
-            "user's own rating; said: this user's own review, perhaps cut. Unknown parts are left out."
+            "user's own rating; said: this user's own review, perhaps cut. Unknown parts are left out, and the older "
+            "entries of a long record have a title and a rating alone."
         )
 
 

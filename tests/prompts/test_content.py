@@ -94,6 +94,16 @@ def test_a_prompt_keeps_to_its_budget_and_its_shares(source, budget, length):
     assert student_prompt(the_case, PromptOptions(budget=budget, review=0), length).shown > prompt.shown
 
 
+@pytest.mark.parametrize("source", ATTRIBUTES)
+def test_where_not_all_fit_the_older_entries_are_shown_in_brief(source):
+    text = student_prompt(case(source, history=90, said=REVIEW * 3)).messages[1]["content"]
+    lines = text.split("# Record")[1].split("# Candidate")[0].strip().split("\n")[2:]
+    full = [SHOWN[source] in line for line in lines]
+    assert full == sorted(full) and 8 < sum(full) < len(full)  # the latest in full
+    for line in lines[: full.index(True)]:
+        assert re.fullmatch(r"20\d\d-\d\d-\d\d \d\dh \| \d+ \| Title \d+ \| rated \d", line)
+
+
 def test_what_is_shown_of_the_history_does_not_depend_on_the_candidates():
     """So that requests about one history begin alike, which prefix caches need."""
     texts = [
