@@ -24,8 +24,8 @@ from star_rl.files import atomic_path, sha256, write_json, write_text
 from star_rl.mars.record import TeacherRun, read_runs
 from star_rl.options import Count, Number, Size, Whole, options
 from star_rl.pipeline.stage import Context
-from star_rl.prompts import STUDENT_VERSION, Event, PromptOptions, estimate_tokens, student_prompt
-from star_rl.records import Item, Task
+from star_rl.prompts import STUDENT_VERSION, Case, PromptOptions, estimate_tokens, student_prompt
+from star_rl.records import Task
 from star_rl.run import Run
 from star_rl.tools import TOOL_SCHEMAS
 from star_rl.trajectory import CRITICAL, LACKING, PHASE_OF, Setting, Trajectory, faults, render, to_messages
@@ -39,7 +39,7 @@ _LISTED = 50  # ids of over-long samples named in the audit
 Keep = Literal["top1", "ranked"]
 
 #: The history of a task, oldest first.
-HistoryOf = Callable[[Task], Sequence[Event]]
+CaseOf = Callable[[Task], Case]
 
 _MESSAGE = pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())])
 SFT = pa.schema(
@@ -154,8 +154,7 @@ def build(context: Context) -> dict[str, Any]:
     options = context.config["sft_set"]
     audit = build_sft(
         context.inputs["teach"] / "runs.jsonl",
-        world.history,
-        world.items,
+        world.case,
         context.folder,
         SftOptions(
             setting=options["setting"],
@@ -165,6 +164,7 @@ def build(context: Context) -> dict[str, Any]:
             max_tokens=options["max_tokens"],
             seed=context.seed,
         ),
+        world.length,
     )
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in audit["dropped"].items() if count)
     return {"summary": f"{audit['kept']:,} of {audit['read']:,} runs kept (dropped: {reasons or 'none'})", **audit}
@@ -172,8 +172,7 @@ def build(context: Context) -> dict[str, Any]:
 
 def build_sft(
     runs: str | Path | Iterable[str | Path],
-    history_of: HistoryOf,
-    items: Mapping[str, Item],
+    case_of: CaseOf,
     folder: str | Path,
     options: SftOptions | None = None,
     length: Callable[[str], int] = estimate_tokens,
@@ -182,8 +181,7 @@ def build_sft(
 
     Args:
         runs: files or folders of the teacher's runs, filtered or not.
-        history_of: the history of a task, as the teacher saw it (``star_rl.scenarios.Histories.history``).
-        items: descriptions by id.
+        case_of: the task as the teacher saw it (``star_rl.run.Run.case``).
         length: tokens of a text; the student's tokenizer makes the audit exact.
 
     Returns:
@@ -197,7 +195,7 @@ def build_sft(
     dropped: Counter[str] = Counter()
     over_long: list[str] = []
     with atomic_path(target / ".spool.parquet") as spool:
-        samples, read = _spool(spool, runs, history_of, items, options, length, dropped, over_long)
+        samples, read = _spool(spool, runs, case_of, options, length, dropped, over_long)
         chosen = _choose(samples, options, dropped)
         if not chosen:
             raise StarError(
@@ -215,8 +213,7 @@ def build_sft(
 def _spool(
     path: Path,
     runs: str | Path | Iterable[str | Path],
-    history_of: HistoryOf,
-    items: Mapping[str, Item],
+    case_of: CaseOf,
     options: SftOptions,
     length: Callable[[str], int],
     dropped: Counter[str],
@@ -239,8 +236,7 @@ def _spool(
                 dropped[reason] += 1
                 continue
             task = run.task
-            history = history_of(task)
-            prompt = student_prompt(task, history, items, options.student, length=length)
+            prompt = student_prompt(case_of(task), options.student, length)
             turns = to_messages(trajectory)
             tokens = prompt.tokens + sum(length(turn["content"]) + 8 for turn in turns)
             if tokens > options.max_tokens:

@@ -93,14 +93,15 @@ def split(tables: Tables, options: SplitOptions | Mapping[str, Any] | None = Non
     if test is not None:
         made["test"] = test
     if not made["test"]:
-        why = ", ".join(f"{reason}: {count}" for reason, count in cutter.dropped["test"].items())
+        why = ", ".join(f"{reason}: {count}" for reason, count in (+cutter.dropped["test"]).items())
         raise StarError(f"no test task is left ({why or 'no user has enough interactions'})", "lower min_history")
     everything = [task for part in made.values() for task in part]
     shown = cutter.shown(everything)
     visible = cutter.data.table.take(pa.array(shown))
     assert_no_leak(visible, everything)
     rows = shown if cutter.data.order is None else cutter.data.order[shown]
-    return Split(visible=visible, shown=rows, dropped={k: dict(v) for k, v in cutter.dropped.items() if v}, **made)
+    dropped = {part: {**+counts} for part, counts in cutter.dropped.items() if +counts}  # + leaves zeros out
+    return Split(visible=visible, shown=rows, dropped=dropped, **made)
 
 
 class _Cutter:
@@ -175,18 +176,14 @@ class _Cutter:
             truths = {known[task.ground_truth] for task in own or [] if task.ground_truth in known}
             barred = np.union1d(self.data.item[test], np.array(sorted(truths), np.int64))
             kept = train[~np.isin(self.data.item[train], barred)]
-            self._drop("train", "ground truth of a test task", len(train) - len(kept))
+            self.dropped["train"]["ground truth of a test task"] += len(train) - len(kept)
             train = kept
         return {"train": train, "valid": valid, "test": test}
 
     def _long(self, part: str, rows: np.ndarray) -> np.ndarray:
         kept = rows[self.before[rows] >= self.o.min_history]
-        self._drop(part, "history shorter than min_history", len(rows) - len(kept))
+        self.dropped[part]["history shorter than min_history"] += len(rows) - len(kept)
         return kept
-
-    def _drop(self, part: str, reason: str, count: int) -> None:
-        if count:
-            self.dropped[part][reason] += count
 
     def tasks(self, part: str, rows: np.ndarray, most: int) -> list[Task]:
         data, o = self.data, self.o
@@ -199,7 +196,7 @@ class _Cutter:
             pick = self._even(names, most)
             rows, names = rows[pick], names[pick]
         enough = self.untouched.count[data.user[rows]] >= CANDIDATES - 1
-        self._drop(part, f"fewer than {CANDIDATES - 1} items the user never touched", len(rows) - int(enough.sum()))
+        self.dropped[part][f"fewer than {CANDIDATES - 1} items the user never touched"] += int((~enough).sum())
         rows, names = rows[enough], names[enough]
         negatives = self.untouched.draw(data.user[rows], CANDIDATES - 1, self.rng)
         candidates = self.rng.permuted(np.column_stack([data.item[rows], negatives]), axis=1)

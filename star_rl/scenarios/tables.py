@@ -28,10 +28,7 @@ class Tables:
 
     @classmethod
     def read(cls, folder: str | Path) -> Tables:
-        """Read what a split needs of the tables that :func:`star_rl.sources.write_tables` wrote.
-
-        These are the ids of items and users, and the interactions as :func:`star_rl.records.read_interactions` reads
-        them, which is without their texts.
+        """Read what a split needs: the ids of items and users, and the interactions without their texts.
 
         Raises:
             StarError: a table is absent or damaged.

@@ -10,7 +10,7 @@ import pytest
 from star_rl.data_builders.sft_set import SETTINGS, SftOptions, build_sft, percentiles
 from star_rl.errors import StarError
 from star_rl.mars import identity_of, read_runs, teach, to_json
-from star_rl.prompts import PromptOptions, student_messages
+from star_rl.prompts import PromptOptions, student_prompt
 from star_rl.tools import TOOL_SCHEMAS
 from star_rl.trajectory import faults, from_messages, render
 from tests.fakes import World
@@ -35,7 +35,7 @@ def runs(world, tmp_path_factory):
 
 def build(world, runs, folder, **options):
     chosen = {"prompt": COMPACT, "keep": "ranked", "spread": 0.0, "per_task": 9, **options}
-    return build_sft(runs, world.history, world.items, folder, SftOptions(**chosen))
+    return build_sft(runs, world.case, folder, SftOptions(**chosen))
 
 
 def rows(folder):
@@ -71,7 +71,7 @@ def test_full_set_is_prompt_and_trajectory_to_the_letter(world, runs, tmp_path):
     for row in listed:
         messages = row["messages"]
         task = of_task[row["task_id"]]
-        assert messages[:2] == student_messages(task, world.history(task), world.items, COMPACT)
+        assert messages[:2] == student_prompt(world.case(task), COMPACT).messages
         assert [m["role"] for m in messages[2:5]] == ["assistant", "tool", "assistant"]
         assert texts[render(from_messages(messages))] > 0
         assert json.loads(row["tools"]) == TOOL_SCHEMAS

@@ -17,9 +17,9 @@ from star_rl.baselines.agents.single import (
     MemoryAgent,
     RecHacker,
 )
-from star_rl.baselines.agents.workflow import BaselineAgent, ReviewOf, Reviews, no_reviews
+from star_rl.baselines.agents.workflow import BaselineAgent
 
-#: Name -> maker ``(chat, *, mended=True, reviews=no_reviews) -> BaselineAgent``, in the order of the paper's table.
+#: Name -> maker ``(chat, *, mended=True) -> BaselineAgent``, in the order of the paper's table.
 AGENTS: dict[str, Callable[..., BaselineAgent]] = {
     "base": BaseAgent,
     "cot": CoTAgent,
@@ -31,4 +31,4 @@ AGENTS: dict[str, Callable[..., BaselineAgent]] = {
     "agent4rec": Agent4Rec,
 }
 
-__all__ = ["AGENTS", "AgentAnswer", "BaseAgent", "BaselineAgent", "ReviewOf", "Reviews", "no_reviews"]
+__all__ = ["AGENTS", "AgentAnswer", "BaseAgent", "BaselineAgent"]

@@ -1,49 +1,22 @@
-"""What all agents share: counted calls, failures that never raise, the case as lines of text, and review texts."""
+"""What all agents share: counted calls, failures that never raise, and the case as lines of text."""
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
-
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from star_rl.baselines.agents.answer import AgentAnswer, Malformed
 from star_rl.chat import ChatError, ChatReply
 from star_rl.failure import Failure
-from star_rl.mars.case import Case
-from star_rl.prompts import Behaviour, Flavour, flavour_of
+from star_rl.prompts import Behaviour, Case, Flavour, flavour_of
 from star_rl.prompts.baselines import fields_of, item_line, review_line
 from star_rl.prompts.words import latest_within
 
 #: Decoding and history limit of the published agents.
 TEMPERATURE, ANSWER_TOKENS, HISTORY_TOKENS = 0.1, 500, 8000
-#: ``(user id, behaviour) -> text``; empty if the user wrote nothing.
-ReviewOf = Callable[[str, Behaviour], str]
-
-
-def no_reviews(user_id: str, behaviour: Behaviour) -> str:
-    """Return no text, for sources without reviews."""
-    return ""
-
-
-class Reviews:
-    """Review texts of some users, by user, item and time; the text of a later interaction is never returned."""
-
-    def __init__(self, interactions: pa.Table, users: Iterable[str]) -> None:
-        wanted = pa.array(sorted(set(users)), pa.string())
-        known = pc.and_(pc.is_in(interactions["user_id"], wanted), pc.is_valid(interactions["text"]))
-        columns = (interactions.filter(known)[name].to_pylist() for name in ("user_id", "item_id", "timestamp", "text"))
-        self._texts = {(user, item, stamp): text for user, item, stamp, text in zip(*columns, strict=True)}
-
-    def __len__(self) -> int:
-        return len(self._texts)
-
-    def __call__(self, user_id: str, behaviour: Behaviour) -> str:
-        return self._texts.get((user_id, behaviour.item_id, behaviour.timestamp), "")
 
 
 class Chat(Protocol):
@@ -88,7 +61,6 @@ class BaselineAgent(ABC):
     Args:
         chat: the endpoint or endpoints.
         mended: fix the known :attr:`fault` of the published agent; without effect on an agent without one.
-        reviews: what users wrote; nothing by default.
 
     Attributes:
         label: the name in the paper's table.
@@ -98,8 +70,8 @@ class BaselineAgent(ABC):
     label: ClassVar[str]
     fault: ClassVar[str] = ""
 
-    def __init__(self, chat: Chat, *, mended: bool = True, reviews: ReviewOf = no_reviews) -> None:
-        self.chat, self.mended, self.reviews = chat, mended, reviews
+    def __init__(self, chat: Chat, *, mended: bool = True) -> None:
+        self.chat, self.mended = chat, mended
 
     @property
     def name(self) -> str:
@@ -150,10 +122,7 @@ class BaselineAgent(ABC):
 
     def record(self, case: Case, last: int = 0) -> list[str]:
         """Return reviews as lines, oldest first; the oldest are dropped beyond :data:`HISTORY_TOKENS`."""
-        lines = []
-        for entry in self.entries(case, last):
-            text = case.texts.get((entry.item_id, entry.timestamp)) or self.reviews(case.user_id, entry)
-            lines.append(review_line(entry, case.items.get(entry.item_id), text))
+        lines = [review_line(entry, case.items.get(entry.item_id)) for entry in self.entries(case, last)]
         return latest_within(lines, HISTORY_TOKENS)
 
     def candidates(self, talk: Talk, agent: str, ids: Sequence[str] | None = None) -> list[str]:
