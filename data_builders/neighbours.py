@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import replace
 from typing import Any
 
@@ -36,22 +35,17 @@ def build(context: Context) -> dict[str, Any]:
     context.progress(2, 3, "what similar users like")
     liked = liked_items(graph, similar, options["liked_k"], threads=options["threads"])
     _write(context, "users", liked)
-    return {
-        "summary": f"{n_items:,} items, {len(liked):,} users asked for",
-        "items": n_items,
-        "users": len(liked),
-    }
+    summary = f"{n_items:,} items, {len(liked):,} users asked for"
+    return {"summary": summary, "items": n_items, "users": len(liked)}
 
 
 def _write(context: Context, name: str, found: Neighbours) -> None:
     """Write in blocks of keys: as a table of strings the whole is several times as large as its numbers."""
-    with atomic_path(context.folder / f"{name}.parquet") as temporary, contextlib.ExitStack() as stack:
-        writer = None
-        for start in range(0, max(1, len(found)), _KEYS):
-            table = _part(found, start, min(len(found), start + _KEYS)).to_arrow()
-            if writer is None:
-                writer = stack.enter_context(pq.ParquetWriter(temporary, table.schema, compression="zstd"))
-            writer.write_table(table, _KEYS)
+    schema = _part(found, 0, 0).to_arrow().schema
+    file = atomic_path(context.folder / f"{name}.parquet")
+    with file as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for start in range(0, len(found), _KEYS):
+            writer.write_table(_part(found, start, min(len(found), start + _KEYS)).to_arrow(), _KEYS)
     pa.default_memory_pool().release_unused()
 
 

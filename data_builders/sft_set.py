@@ -13,6 +13,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -38,18 +39,10 @@ _LISTED = 50  # ids of over-long samples named in the audit
 #: Which runs are kept: those whose first item is the truth, or all that ranked.
 Keep = Literal["top1", "ranked"]
 
-#: The history of a task, oldest first.
-CaseOf = Callable[[Task], Case]
-
-_MESSAGE = pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())])
+_TEXTS = ("tools", "task_id", "source", "scenario")
+_MESSAGES = pa.list_(pa.struct({"role": pa.string(), "content": pa.string()}))
 SFT = pa.schema(
-    [
-        pa.field("messages", pa.list_(_MESSAGE), nullable=False),
-        pa.field("tools", pa.string(), nullable=False),
-        pa.field("task_id", pa.string(), nullable=False),
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("scenario", pa.string(), nullable=False),
-    ]
+    [pa.field("messages", _MESSAGES, nullable=False), *(pa.field(name, pa.string(), nullable=False) for name in _TEXTS)]
 )
 
 
@@ -58,7 +51,6 @@ class SftOptions:
     """Options of an SFT set. All of them affect results.
 
     Attributes:
-        setting: which ablation.
         prompt: the student's prompt; the parts that the setting lacks are switched off in it.
         per_task: samples of one task at most.
         spread: the largest group of (source, scenario) holds at most this many times the smallest; 0 = as they come.
@@ -166,13 +158,13 @@ def build(context: Context) -> dict[str, Any]:
         ),
         world.length,
     )
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in audit["dropped"].items() if count)
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in audit["dropped"].items())
     return {"summary": f"{audit['kept']:,} of {audit['read']:,} runs kept (dropped: {reasons or 'none'})", **audit}
 
 
 def build_sft(
     runs: str | Path | Iterable[str | Path],
-    case_of: CaseOf,
+    case_of: Callable[[Task], Case],
     folder: str | Path,
     options: SftOptions | None = None,
     length: Callable[[str], int] = estimate_tokens,
@@ -180,7 +172,7 @@ def build_sft(
     """Write ``sft.parquet``, ``audit.json`` and the card ``README.md`` into a folder.
 
     Args:
-        runs: files or folders of the teacher's runs, filtered or not.
+        runs: files or folders of the teacher's runs.
         case_of: the task as the teacher saw it (``star_rl.run.Run.case``).
         length: tokens of a text; the student's tokenizer makes the audit exact.
 
@@ -194,40 +186,12 @@ def build_sft(
     target = Path(folder)
     dropped: Counter[str] = Counter()
     over_long: list[str] = []
-    with atomic_path(target / ".spool.parquet") as spool:
-        samples, read = _spool(spool, runs, case_of, options, length, dropped, over_long)
-        chosen = _choose(samples, options, dropped)
-        if not chosen:
-            raise StarError(
-                f"no sample is left for the SFT set {options.setting} of {read} runs (dropped: {dict(dropped)})",
-                "teach more tasks, or loosen the filter",
-            )
-        _write(target / "sft.parquet", spool, {sample.row for sample in chosen})
-    (target / ".spool.parquet").unlink()
-    audit = _audit(options, read, chosen, dropped, over_long, sha256(target / "sft.parquet"))
-    write_json(target / "audit.json", audit)
-    write_text(target / "README.md", card(audit))
-    return audit
-
-
-def _spool(
-    path: Path,
-    runs: str | Path | Iterable[str | Path],
-    case_of: CaseOf,
-    options: SftOptions,
-    length: Callable[[str], int],
-    dropped: Counter[str],
-    over_long: list[str],
-) -> tuple[list[_Sample], int]:
-    """Render every eligible run once, to disk."""
-    tools = "" if not options.student.tools else json.dumps(TOOL_SCHEMAS)
     samples: list[_Sample] = []
-    read = 0
 
     def rows() -> Iterator[dict[str, Any]]:
-        nonlocal read
+        """Render every eligible run once."""
         for run in read_runs(runs):
-            read += 1
+            dropped["read"] += 1
             reason = reason_against(run, options.keep)
             trajectory, native = None, True
             if not reason:
@@ -243,40 +207,41 @@ def _spool(
                 dropped["over_long"] += 1
                 over_long.append(run.id)
                 continue
-            group = f"{task.source}/{task.scenario}"
-            row = len(samples)
+            group, row = f"{task.source}/{task.scenario}", len(samples)
             samples.append(_Sample(row, task.task_id, group, native, run.corrected, prompt.tokens, tokens, prompt.cut))
             yield {
                 "messages": [*prompt.messages, *turns],
-                "tools": tools,
+                "tools": json.dumps(TOOL_SCHEMAS) if options.student.tools else "",
                 "task_id": task.task_id,
                 "source": task.source,
                 "scenario": task.scenario,
             }
 
-    with pq.ParquetWriter(path, SFT, compression="zstd") as writer:
-        for batch in _batches(rows()):
-            writer.write_table(pa.Table.from_pylist(batch, schema=SFT))
-    return samples, read
-
-
-def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    batch: list[dict[str, Any]] = []
-    for row in rows:
-        batch.append(row)
-        if len(batch) == _ROWS:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+    with atomic_path(target / ".spool.parquet") as spool:
+        with pq.ParquetWriter(spool, SFT, compression="zstd") as writer:
+            rendered = rows()
+            while batch := list(islice(rendered, _ROWS)):
+                writer.write_table(pa.Table.from_pylist(batch, schema=SFT))
+        read = dropped.pop("read", 0)
+        chosen = _choose(samples, options, dropped)
+        if not chosen:
+            raise StarError(
+                f"no sample is left for the SFT set {options.setting} of {read} runs (dropped: {dict(dropped)})",
+                "teach more tasks, or loosen the filter",
+            )
+        _write(target / "sft.parquet", spool, {sample.row for sample in chosen}, options.student.tools)
+    (target / ".spool.parquet").unlink()
+    audit = _audit(options, read, chosen, dropped, over_long, sha256(target / "sft.parquet"))
+    write_json(target / "audit.json", audit)
+    write_text(target / "README.md", card(audit))
+    return audit
 
 
 def _choose(samples: Sequence[_Sample], options: SftOptions, dropped: Counter[str]) -> list[_Sample]:
     """Choose native samples if there are any, then limit per task, balance over groups, limit in total."""
-    kept = list(samples)
-    if any(sample.native for sample in kept):
-        dropped["derived"] += sum(not sample.native for sample in kept)
-        kept = [sample for sample in kept if sample.native]
+    native = [sample for sample in samples if sample.native]
+    kept = native or list(samples)
+    dropped["derived"] += len(samples) - len(kept)
     random.Random(options.seed).shuffle(kept)
     groups: dict[str, list[_Sample]] = defaultdict(list)
     of_task: Counter[str] = Counter()
@@ -291,31 +256,29 @@ def _choose(samples: Sequence[_Sample], options: SftOptions, dropped: Counter[st
         for name, group in groups.items():
             dropped["balance"] += len(group) - len(group[:most])
             groups[name] = group[:most]
-    chosen: list[_Sample] = []
-    depth = 0
-    names = sorted(groups)
-    while any(depth < len(groups[name]) for name in names):  # round robin, so that a limit keeps the balance
-        chosen += [groups[name][depth] for name in names if depth < len(groups[name])]
-        depth += 1
+    # round robin, so that a limit keeps the balance
+    rounds = zip_longest(*(groups[name] for name in sorted(groups)))
+    chosen = [sample for group in rounds for sample in group if sample is not None]
     if options.limit and len(chosen) > options.limit:
         dropped["limit"] += len(chosen) - options.limit
         chosen = chosen[: options.limit]
     return chosen
 
 
-def _write(path: Path, spool: Path, rows: set[int]) -> None:
+def _write(path: Path, spool: Path, rows: set[int], tools: bool) -> None:
     """Write the chosen rows in the order of the runs (the trainer shuffles); no column ``tools`` without tools."""
-    start = 0
-    with atomic_path(path) as temporary, pq.ParquetFile(spool) as source:
-        first = next(source.iter_batches(1, columns=["tools"]))["tools"][0].as_py()
-        schema = SFT if first else SFT.remove(SFT.get_field_index("tools"))
-        with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            for batch in source.iter_batches(_ROWS):
-                mask = pa.array([start + offset in rows for offset in range(batch.num_rows)])
-                start += batch.num_rows
-                table = pa.Table.from_batches([batch.filter(mask)]).select(schema.names)
-                if table.num_rows:
-                    writer.write_table(table.cast(schema))
+    schema, start = SFT if tools else SFT.remove(SFT.get_field_index("tools")), 0
+    with (
+        atomic_path(path) as temporary,
+        pq.ParquetFile(spool) as source,
+        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+    ):
+        for batch in source.iter_batches(_ROWS):
+            mask = pa.array([start + offset in rows for offset in range(batch.num_rows)])
+            start += batch.num_rows
+            table = pa.Table.from_batches([batch.filter(mask)]).select(schema.names)
+            if table.num_rows:
+                writer.write_table(table.cast(schema))
 
 
 def _audit(
@@ -354,31 +317,29 @@ def percentiles(values: Sequence[int]) -> dict[str, int]:
 
 def card(audit: Mapping[str, Any]) -> str:
     """Return the dataset card as Markdown."""
-    lines = [
-        f"# SFT set `{audit['set']}`",
-        "",
-        f"{audit['kept']} trajectories of the teacher over {audit['tasks']} tasks, of {audit['read']} runs read. Each "
-        "row is one",
-        "conversation: the student's prompt, then assistant turns with inline tool calls and the tools' answers as "
-        "`tool` turns.",
-        "Train on the assistant turns alone (`loss_scale: default` in ms-swift).",
-        "",
-        "| | min | p50 | p90 | p99 | max |",
-        "| --- | --- | --- | --- | --- | --- |",
-        *(f"| tokens, {name} | {' | '.join(str(v) for v in row.values())} |" for name, row in audit["tokens"].items()),
-        "",
-        "| source / scenario | rows |",
-        "| --- | --- |",
-        *(f"| {name} | {count} |" for name, count in audit["groups"].items()),
-        "",
-        f"Sent back by the reflector and corrected: {audit['corrected_share']:.1%}. Oldest history left out in "
-        f"{audit['history_cut_share']:.1%} of prompts.",
-        "",
-        "Left out: "
-        + (", ".join(f"{reason} {count}" for reason, count in audit["dropped"].items()) or "nothing")
-        + ".",
-        "",
-        f"Prompt version {audit['prompt_version']}, seed {audit['options']['seed']}, sha256 {audit['sha256']}.",
-        "",
-    ]
-    return "\n".join(lines)
+    tokens = "\n".join(
+        f"| tokens, {name} | {' | '.join(map(str, row.values()))} |" for name, row in audit["tokens"].items()
+    )
+    groups = "\n".join(f"| {name} | {count} |" for name, count in audit["groups"].items())
+    dropped = ", ".join(f"{reason} {count}" for reason, count in audit["dropped"].items()) or "nothing"
+    return f"""# SFT set `{audit["set"]}`
+
+{audit["kept"]} trajectories of the teacher over {audit["tasks"]} tasks, of {audit["read"]} runs read. Each row is one
+conversation: the student's prompt, then assistant turns with inline tool calls and the tools' answers as `tool` turns.
+Train on the assistant turns alone (`loss_scale: default` in ms-swift).
+
+| | min | p50 | p90 | p99 | max |
+| --- | --- | --- | --- | --- | --- |
+{tokens}
+
+| source / scenario | rows |
+| --- | --- |
+{groups}
+
+Sent back by the reflector and corrected: {audit["corrected_share"]:.1%}. Oldest history left out in
+{audit["history_cut_share"]:.1%} of prompts.
+
+Left out: {dropped}.
+
+Prompt version {audit["prompt_version"]}, seed {audit["options"]["seed"]}, sha256 {audit["sha256"]}.
+"""

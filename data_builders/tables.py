@@ -15,13 +15,7 @@ def build(context: Context) -> dict[str, Any]:
         StarError: the source, its root, an option or the data as a whole is unusable.
     """
     source = context.config["source"]
-    manifest = write_tables(
-        source["name"],
-        source["root"],
-        context.folder,
-        source["options"],
-        context.progress,
-    )
+    manifest = write_tables(source["name"], source["root"], context.folder, source["options"], context.progress)
     kept = manifest["kept"]
     dropped = sum(sum(reasons.values()) for reasons in manifest["dropped"].values())
     counts = ", ".join(f"{kept[name]:,} {name}" for name in ("users", "items", "interactions"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ from star_rl.pipeline.stage import Context
 from star_rl.records import INTERACTIONS, PARTS, interaction_batches, read_table, tasks_to, write_table
 from star_rl.scenarios import Tables, split
 
-#: Rows of a row group of ``visible.parquet``, and rows that are read at once.
-_GROUP, _PIECE = 1 << 20, 1 << 16
+#: Rows that are copied at once, at most a row group of ``visible.parquet``.
+_ROWS = 1 << 18
 
 
 def build(context: Context) -> dict[str, Any]:
@@ -42,26 +41,13 @@ def build(context: Context) -> dict[str, Any]:
 
 
 def _write_visible(tables: Path, shown: np.ndarray, path: Path) -> None:
-    """Copy these rows with their texts, a row group at a time where they stand in the order of the table."""
+    """Copy the rows with these numbers, texts included, a piece at a time if they are in the table's order."""
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, INTERACTIONS, compression="zstd") as writer:
-        held: list[pa.Table] = []
-        for rows in _rows(tables, shown):
-            while len(rows):
-                held.append(rows.slice(0, _GROUP - sum(map(len, held))))
-                rows = rows.slice(len(held[-1]))
-                if sum(map(len, held)) == _GROUP:
-                    writer.write_table(pa.concat_tables(held).combine_chunks(), _GROUP)
-                    held = []
-        if held:
-            writer.write_table(pa.concat_tables(held).combine_chunks(), _GROUP)
-
-
-def _rows(tables: Path, shown: np.ndarray) -> Iterator[pa.Table]:
-    if (np.diff(shown) < 0).any():  # the table was not sorted: only its whole can be put in order
-        yield read_table(tables, "interactions").take(pa.array(shown))
-        return
-    start = 0
-    for batch in interaction_batches(tables, _PIECE):
-        low, high = np.searchsorted(shown, [start, start + len(batch)])
-        yield pa.Table.from_batches([batch.take(pa.array(shown[low:high] - start))])
-        start += len(batch)
+        if (np.diff(shown) < 0).any():  # the table was not sorted: only its whole can be put in order
+            writer.write_table(read_table(tables, "interactions").take(pa.array(shown)))
+            return
+        start = 0
+        for batch in interaction_batches(tables, _ROWS):
+            low, high = np.searchsorted(shown, [start, start + len(batch)])
+            writer.write_batch(batch.take(pa.array(shown[low:high] - start)))
+            start += len(batch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from star_rl.estimate import estimate_stage
 from star_rl.mars import Account, identity_of, teach
 from star_rl.pipeline.stage import Context
 from star_rl.prompts.agents import prompts_version
@@ -17,6 +18,11 @@ def build(context: Context) -> dict[str, Any]:
     world = Run(context.run, context.config)
     options = context.config["teacher"]
     tasks = world.tasks("train")[: options["tasks"]]
+
+    if options["backend"] == "llm":
+        made = estimate_stage(world)
+        if made.runs:
+            context.say("before teach:\n" + made.text())
 
     async def work() -> Account:
         async with open_teacher(world, context.config, context.seed, context.folder / "cache.sqlite") as teacher:

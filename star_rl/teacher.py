@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,7 +48,9 @@ class Teacher:
 
 
 @asynccontextmanager
-async def open_teacher(world: Run, config: Mapping[str, Any], seed: int, cache: Path) -> AsyncIterator[Teacher]:
+async def open_teacher(
+    world: Run, config: Mapping[str, Any], seed: int, cache: Path, client: Callable[..., Any] | None = None
+) -> AsyncIterator[Teacher]:
     """Make the teacher of a recipe; its connections are closed with the block.
 
     ``teacher.backend: rules`` takes ``options.rules``; ``llm`` takes ``options.chat`` (star_rl.chat.ChatOptions),
@@ -56,6 +58,7 @@ async def open_teacher(world: Run, config: Mapping[str, Any], seed: int, cache: 
 
     Args:
         cache: file of the response cache, so that nothing is paid for twice.
+        client: makes a chat client of (name, options, cache), in the place of the endpoint's.
 
     Raises:
         StarError: an unknown option, or an endpoint that does not answer.
@@ -67,6 +70,7 @@ async def open_teacher(world: Run, config: Mapping[str, Any], seed: int, cache: 
     fields = {"top": world.prompt.top, **options, **({lacks: False} if lacks else {})}
     team_options = read_options(TeamOptions, fields, "teacher.options")
     clients: list[Any] = []
+    client = client or _client
     backend: Backend
     planner: Backend | None = None
     try:
@@ -78,17 +82,17 @@ async def open_teacher(world: Run, config: Mapping[str, Any], seed: int, cache: 
             from star_rl.mars.planner import TrainedPlanner
 
             llm = read_options(LlmOptions, parts["llm"], "teacher.options.llm")
-            clients.append(_client("chat", parts["chat"], cache))
+            clients.append(client("chat", parts["chat"], cache))
             backend = LlmBackend(clients[0], llm, replace(world.prompt, profile="full"), world.length)
             if parts["planner_chat"]:
-                clients.append(_client("planner_chat", parts["planner_chat"], cache))
+                clients.append(client("planner_chat", parts["planner_chat"], cache))
                 planner = TrainedPlanner(clients[1], world.prompt, world.length)
-        await asyncio.gather(*(client.ready() for client in clients))
+        await asyncio.gather(*(opened.ready() for opened in clients))
         team = Team(backend, lambda case: world.toolbox(case.candidates), team_options, planner)
         yield Teacher(team, clients[0].model if clients else "rules", tuple(clients), 32 if clients else 1)
     finally:
-        for client in clients:
-            await client.close()
+        for opened in clients:
+            await opened.close()
 
 
 def chat_options(name: str, values: Mapping[str, Any], cache: Path | None = None) -> Any:

@@ -85,9 +85,7 @@ def tasks_options(function: Callable[..., int | None]) -> Callable[..., int | No
     """Add the options that say which tasks are evaluated, and with which seed."""
     for option in reversed(
         (
-            click.option(
-                "--tasks", "where", required=True, metavar="RUN_OR_FILE", help="a run's folder, or a file of tasks"
-            ),
+            click.option("--tasks", required=True, metavar="RUN_OR_FILE", help="a run's folder, or a file of tasks"),
             click.option("--part", type=click.Choice(PARTS), default="test", help="of a run's tasks"),
             click.option("--world", metavar="RUN", help="run whose tables and evidence belong to a file of tasks"),
             click.option("--limit", type=AT_LEAST_1, metavar="N", help="the first N tasks of each sub-task"),

@@ -118,7 +118,7 @@ STAGES = (
         _Body("star_rl.data_builders.grpo_set:build"),
         ("tables", "tasks", "sample"),
         (*_STUDENT, "sample", "grpo_set"),
-        code=("star_rl.data_builders.grpo_set", "star_rl.data_builders.difficulty", *_PROMPTS),
+        code=("star_rl.data_builders.grpo_set", *_PROMPTS),
     ),
     Stage(
         "grpo",

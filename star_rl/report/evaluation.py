@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 
 from star_rl.errors import StarError
 from star_rl.evaluation import paper
-from star_rl.evaluation.compare import DEEP, SHORT, grid, grids, is_short, paper_grid
+from star_rl.evaluation.compare import DEEP, SHORT, grid, grids, is_short, other_sizes, paper_grid
 from star_rl.evaluation.studies import best_of_k, corpus, latency
 from star_rl.files import write_text
 from star_rl.records import CANDIDATES
@@ -86,9 +86,7 @@ def verdict(found: Findings) -> Verdict:
             "with other negatives. The paper's figures are shown dimmed, for orientation."
         )
     notes = [f"{one.label}: {note}" for one in found.compared.folders for note in one.figures["notes"]]
-    few = [column.head for column in found.compared.columns if column.comparable and column.n != paper.SAMPLES]
-    if few:
-        notes.append(f"The paper has {paper.SAMPLES} tasks a sub-task; {', '.join(few)} differ.")
+    notes += other_sizes(found.compared)
     made.problems = [*(words for one in found.methods.values() for words in one.problems), *_beside(found), *notes]
     return made
 

@@ -189,7 +189,7 @@ def test_code_of_ones_own_that_does_not_run_is_named(run, tmp_path, capsys, old,
     (tmp_path / "own.py").write_text(SHUT.replace(old, new))
     assert star_rl("evaluate", f"python:{tmp_path}/own.py:make", "--tasks", run, "--out", tmp_path / "e") == 2
     err = capsys.readouterr().err
-    assert "own.py" in err and ("cannot be imported (SyntaxError" in err or "cannot be made (ZeroDivisionError" in err)
+    assert "own.py" in err and ("cannot be imported: SyntaxError" in err or "cannot be made (ZeroDivisionError" in err)
 
 
 def test_a_folder_takes_one_command_at_a_time(run, tmp_path, capsys):
@@ -212,7 +212,7 @@ def test_the_terminal_shows_words_as_they_are_and_paired_differences(run, tmp_pa
     pairs = read_json(tmp_path / "e" / "metrics.json")["pairs"]
     assert sum(pair["b"] == "random" for pair in pairs) == 2
     assert star_rl(*words, "--against", "star") == 2
-    assert "--against star is none of the methods - one of random, item_knn, MARS" in capsys.readouterr().err
+    assert "--against names an unknown method: star - one of random, item_knn, MARS" in capsys.readouterr().err
 
 
 def test_progress_is_that_of_all_methods(run, tmp_path):
@@ -327,7 +327,7 @@ def test_what_the_official_rules_count_is_counted_and_said(run, tmp_path, capsys
         ("mars:speed=1", "has no option speed"),
         ("mars:loud", "takes no argument"),
         ("mars:planner_endpoint=http://h/v1", "a planner's endpoint alone"),
-        ("python:absent.py:make", "there is no method at"),
+        ("python:absent.py:make", "there is no Python file absent.py"),
         ("python:star_rl.records:absent", "there is no method at"),
     ],
 )

@@ -12,7 +12,7 @@ from star_rl.errors import StarError
 from star_rl.evaluation import results, runner
 from star_rl.evaluation.methods import Method, Ranking, TaskContext
 from star_rl.evaluation.methods.baseline import BaselineMethod
-from star_rl.evaluation.methods.isolated import Isolated
+from star_rl.evaluation.methods.python import Isolated
 from star_rl.evaluation.scores import score
 from star_rl.failure import Failure
 from star_rl.records import Task
