@@ -36,7 +36,7 @@ from star_rl.sources.published import (
 from star_rl.sources.sink import Sink
 
 _OLD = ReviewFields(("reviewerID",), ("asin",), ("unixReviewTime", "reviewTime"), "overall", "reviewText")
-_NEW = ReviewFields(("user_id",), ("parent_asin", "asin"), ("timestamp",), "rating", "text")
+_NEW = ReviewFields(("user_id",), ("parent_asin", "asin"), ("timestamp", "sort_timestamp"), "rating", "text")
 _REMEDY = "set root to the folder of reviews and metadata (reviews_X_5.json.gz, X.json.gz or X.jsonl.gz, meta_X..)"
 
 
