@@ -39,12 +39,14 @@ def build(context: Context) -> dict[str, Any]:
             )
 
     account = asyncio.run(work())
+    account.check()
     hit = account.hits / max(1, account.ranked)
     lost = account.failed.get("endpoint", 0)
     again = " (the endpoint's are asked for again by the same command)" if lost else ""
+    reason = f"; the commonest reason: {account.commonest}" if account.commonest else ""
     return {
         "incomplete": bool(lost),
         "summary": f"{account.done:,} runs, hit@1 {hit:.1%}, {account.corrected:,} sent back, "
-        f"{account.tool_calls:,} tool calls, {sum(account.failed.values())} failed{again}",
+        f"{account.tool_calls:,} tool calls, {account.failed.total()} failed{again}{reason}",
         **account.figures(),
     }

@@ -10,15 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from star_rl.errors import StarError
-from star_rl.mars import (
-    Backend,
-    RuleBackend,
-    RuleOptions,
-    Team,
-    TeamOptions,
-    strength_of,
-)
-from star_rl.options import keys, known, read_options
+from star_rl.mars import RuleBackend, RuleOptions, Team, TeamOptions, strength_of
+from star_rl.mars.agents import Backend
+from star_rl.options import known, read_options
 from star_rl.run import Run
 from star_rl.trajectory import LACKING
 
@@ -78,8 +72,7 @@ async def open_teacher(
             rules = read_options(RuleOptions, {"seed": seed, **parts["rules"]}, "teacher.options.rules")
             backend = RuleBackend(rules, None if world.store is None else strength_of(world.store))
         else:
-            from star_rl.mars.llm import LlmBackend, LlmOptions
-            from star_rl.mars.planner import TrainedPlanner
+            from star_rl.mars.llm import LlmBackend, LlmOptions, TrainedPlanner
 
             llm = read_options(LlmOptions, parts["llm"], "teacher.options.llm")
             clients.append(client("chat", parts["chat"], cache))
@@ -102,10 +95,12 @@ def chat_options(name: str, values: Mapping[str, Any], cache: Path | None = None
         StarError: no endpoint, an unknown option, or a value out of its range.
     """
     from star_rl.chat import ChatOptions
+    from star_rl.chat.options import PRESETS
 
     where = f"teacher.options.{name}"
-    known(values, keys(ChatOptions), where)
-    if not values.get("endpoints"):
+    known(values, ChatOptions.__dataclass_fields__, where)
+    preset = PRESETS.get(str(values.get("preset")))
+    if not values.get("endpoints") and not (preset and preset.endpoint):
         raise StarError(
             f"{where} names no endpoint", f"set {where}.endpoints=[http://HOST:8000/v1], or teacher.backend=rules"
         )

@@ -13,7 +13,7 @@ from star_rl.files import write_jsonl
 from star_rl.mars import identity_of, to_json
 from star_rl.mars.record import run_of
 from star_rl.pipeline.options import Recipe
-from star_rl.prompts import PromptOptions
+from star_rl.prompts import PromptOptions, estimate_tokens
 from star_rl.run import Run
 from tests.chat import endpoint
 from tests.fakes import World, star_rl
@@ -22,7 +22,7 @@ from tests.fakes import World, star_rl
 class Tabled(World):
     """The small world as a run."""
 
-    prompt = PromptOptions()
+    prompt, length = PromptOptions(), staticmethod(estimate_tokens)
 
     def toolbox(self, candidates):
         return self.tools(self.case(replace(self.tasks[0], candidates=tuple(candidates))))

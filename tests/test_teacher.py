@@ -7,20 +7,18 @@ import pytest
 
 from star_rl.errors import StarError
 from star_rl.pipeline.options import Recipe
+from star_rl.prompts import PromptOptions
 from star_rl.teacher import open_teacher
 
 
 class FakeWorld:
     """What open_teacher asks of a world."""
 
-    class Prompt:
-        top = 5
-
     class Store:
         def neighbours(self, tool, key):
             return []
 
-    prompt, store = Prompt(), Store()
+    prompt, store, length = PromptOptions(top=5), Store(), len
 
     def toolbox(self, candidates):
         raise AssertionError("no task is worked on here")

@@ -14,7 +14,7 @@ from star_rl.evaluation import results, runner
 from star_rl.evaluation.methods import Method, make
 from star_rl.evaluation.methods.python import own_method
 from star_rl.evaluation.scores import Pairs, score
-from star_rl.evaluation.tasks import TaskSet, fingerprint_of, read_tasks, strange, task_set, write_tasks
+from star_rl.evaluation.tasks import TaskSet, already_had, fingerprint_of, read_tasks, strange, task_set, write_tasks
 from star_rl.files import write_json, writing_error
 from star_rl.pipeline.stage import manifest_of, versions
 from star_rl.progress import Progress
@@ -137,6 +137,7 @@ def seal(
             "fingerprint": tasks.fingerprint,
             "official": tasks.official,
             "part": tasks.part,
+            "already_had": already_had(tasks.tasks, run.history),
             "cells": [
                 {"source": source, "scenario": scenario, "n": len(own), "fingerprint": fingerprint_of(own)}
                 for (source, scenario), own in tasks.cells.items()

@@ -131,14 +131,36 @@ _SEEN = {
 }
 
 
+def already_had(tasks: Sequence[Task], history: Callable[[Task], Sequence[Any]]) -> dict[str, int]:
+    """Count candidates that the user has in the history before the task: ``tasks``, ``candidates``, ``truths``."""
+    found = [(task, _had(task, history)) for task in tasks]
+    return {
+        "tasks": sum(bool(had) for _, had in found),
+        "candidates": sum(len(had) for _, had in found),
+        "truths": sum(task.ground_truth in had for task, had in found),
+    }
+
+
+def _had(task: Task, history: Callable[[Task], Sequence[Any]]) -> list[str]:
+    known = {event[0] for event in history(task)}
+    return [item for item in dict.fromkeys(task.candidates) if item in known]
+
+
 def strange(tasks: Sequence[Task], history: Callable[[Task], Sequence[Any]], items: Container[str]) -> list[str]:
-    """Return sentences on users and items of the tasks that the tables do not know.
+    """Return sentences on users and items of the tasks that the tables do not know, or that the user already has.
 
     Args:
-        history: a user's interactions before the task.
+        history: a user's interactions before the task, each with the item's id first.
         items: ids in the table of items.
     """
     found = []
+    if old := [task for task in tasks if _had(task, history)]:
+        count = already_had(old, history)
+        truths = f"; {count['truths']:,} of them the ground truth" if count["truths"] else ""
+        found.append(
+            f"{_tasks(old)} candidates that the user already has ({count['candidates']:,} candidates, such as "
+            f"{_had(old[0], history)[0]} of {old[0].task_id}{truths}): scored as they are"
+        )
     if new := [task for task in tasks if not history(task)]:
         found.append(f"{_tasks(new)} a user without any interaction before it (such as {new[0].task_id})")
     if unknown := [task for task in tasks if any(item not in items for item in task.candidates)]:

@@ -10,10 +10,8 @@ import asyncio
 from collections.abc import Sequence
 
 from star_rl.chat import ChatClient
-from star_rl.errors import StarError
 from star_rl.files import fingerprint
 from star_rl.mars.agents import AgentFailure, Step
-from star_rl.mars.calls import ask
 from star_rl.prompts import Behaviour, Case, flavour_of, valid
 from star_rl.prompts.agents import abstractor_messages
 
@@ -24,18 +22,11 @@ class Abstractor:
     """Summaries by user, each made once.
 
     Args:
-        chat: the endpoint.
         chunk: interactions in a chunk (``m`` of the paper).
         words: most words of a summary; a longer one is cut.
-
-    Raises:
-        StarError: ``chunk`` or ``words`` below 1.
     """
 
     def __init__(self, chat: ChatClient, chunk: int = 40, words: int = 500) -> None:
-        for name, value in (("chunk", chunk), ("words", words)):
-            if value < 1:
-                raise StarError(f"abstractor option {name} is {value}", "give 1 or more")
         self._chat, self.chunk, self.words = chat, chunk, words
         self._known: dict[str, str] = {}
         self._locks: dict[str, asyncio.Lock] = {}
@@ -62,7 +53,7 @@ class Abstractor:
     async def _ask(self, case: Case, step: Step, summary: str, chunk: Sequence[Behaviour]) -> str:
         messages = abstractor_messages(flavour_of(case.source), summary, chunk, case.items, self.words)
         for sample in (0, 1):  # another number, or the cache would return the same empty summary
-            reply = await ask(self._chat, step, messages, sample=sample, max_tokens=self.words * 3)
+            reply = await step.ask(self._chat, messages, sample=sample, max_tokens=self.words * 3)
             answer = {"role": "assistant", "content": reply.text}
             step.messages += [{**message, "agent": NAME} for message in (*messages, answer)]
             text = valid(reply.text).strip()

@@ -124,7 +124,7 @@ def _components(recipe: Recipe) -> None:
     options = recipe.teacher.options
     known(options, [*keys(TeamOptions), *PARTS], "teacher.options")
     for part in ("chat", "planner_chat"):  # made where there are endpoints, see below
-        known(options.get(part) or {}, keys(ChatOptions), f"teacher.options.{part}")
+        known(options.get(part) or {}, ChatOptions.__dataclass_fields__, f"teacher.options.{part}")
     read_options(SplitOptions, recipe.split.options, "split.options")
     read_options(Budget, recipe.loop.budget, "loop.budget")
     read_options(EngineOptions, recipe.engine.options, "engine.options")

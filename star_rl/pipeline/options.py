@@ -158,9 +158,11 @@ class SampleSection:
 
 @section
 class GrpoSetSection:
-    """``total`` instances composed 3:4:3, or ``max`` for the largest total that the buckets allow."""
+    """``total`` instances composed 3:4:3, or ``max`` for the largest total that the buckets allow; with ``fill`` the
+    other buckets take the places of one that is short."""
 
     total: Literal["max"] | Size = "max"
+    fill: bool = False
     validation: Count = 64
 
 

@@ -265,7 +265,8 @@ def _history(case: Case, options: PromptOptions, flavour: Flavour, free: int, le
     cut = len(recent) - len(lines)
     note = [f"({cut} older entries left out)"] if cut else []
     title = f"# Record: what the user {flavour.did}, oldest first"
-    record = "\n".join([title, *note, *(lines[::-1] or ([] if note else ["(nothing yet)"]))])
+    nothing = [] if note else [f"(nothing {'since then' if text else 'yet'})"]
+    record = "\n".join([title, *note, *(lines[::-1] or nothing)])
     return ShownHistory("\n\n".join(filter(None, [text, record])), len(lines), cut, used + _NOTE_TOKENS * bool(cut))
 
 

@@ -81,3 +81,22 @@ def test_missing_folders_are_refused(tmp_path, capsys):
     assert "no table" in capsys.readouterr().err
     assert command("view", tmp_path / "nowhere") == 2
     assert "no runs" in capsys.readouterr().err
+
+
+def test_a_teacher_that_ranks_nothing_ends_with_2_and_the_reason(tables, tmp_path, capsys):
+    def answer(body):
+        return {"content": "I would rather not."}
+
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    server = asyncio.run_coroutine_threadsafe(endpoint.Endpoint(answer=answer).__aenter__(), loop).result(10)
+    words = ["teach", tables, tmp_path / "out", "--no-tools", "--first", 4, "--endpoint", server.url]
+    assert command(*words, "--request", "{extra: {seed: 7}, drop: [top_p]}") == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "none of 4 runs is ranked" in last and "malformed: Planner: it holds no JSON result (4 x)" in last
+    assert server.bodies[0]["seed"] == 7 and "top_p" not in server.bodies[0]
+    assert command(*words, "--request", "seed") == 2 and "is not a mapping" in capsys.readouterr().err
+    assert command(*words, "--preset", "openia") == 2 and "openia" in capsys.readouterr().err
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(10)

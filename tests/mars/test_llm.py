@@ -143,9 +143,12 @@ def test_calls_without_end_meet_the_budget(world):
 
     outcome, bodies = run_one(world, answer=answer, options=LlmOptions(turns=3, calls=2), team={"planner": False})
     assert str(outcome.failure).startswith("calls: User_Profile_Summary")
-    answers = [m["content"] for m in bodies[-1]["messages"] if m["role"] == "tool"]
+    answers = [m["content"] for m in bodies[-2]["messages"] if m["role"] == "tool"]
     assert sum("too many calls" in a for a in answers) == len(answers) - 2
-    assert "tools" not in bodies[-1]
+    assert bodies[-2]["tools"] and bodies[-2]["tool_choice"] == "none"
+    roles = [message["role"] for message in bodies[-1]["messages"]]
+    assert "tools" not in bodies[-1] and roles == ["system", "user", "assistant", "user", "assistant", "user"]
+    assert "I called ItemCF" in bodies[-1]["messages"][2]["content"]
 
 
 def test_token_budget(world):

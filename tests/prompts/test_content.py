@@ -181,6 +181,19 @@ def test_texts_and_summaries_at_or_after_the_cutoff_are_not_shown():
         Case.of(task, events, {}, {}, texts, Summary("Later.", 3, START, START + 2 * DAY))
 
 
+def test_a_record_that_is_all_summed_up_or_empty():
+    the_case = case("goodreads", history=5)
+    text = student_prompt(the_case).messages[1]["content"]
+    assert "First came animals." in text and "(nothing since then)" in text
+    text = student_prompt(case("goodreads", history=0, summary=False)).messages[1]["content"]
+    assert "# Summary" not in text and "(nothing yet)" in text
+    order_only = Summary("Then.", 2, 0, 1)
+    events = [("1", 0, None), ("2", 1, None), ("3", 2, None)]
+    task = Task("t", "sequences", "classic", "u", ("5",), "", 3)
+    text = student_prompt(Case.of(task, events, {}, {}, {}, order_only)).messages[1]["content"]
+    assert "# Summary of the oldest 2 items\nThen." in text and "oldest first\n3 | (no description)\n" in text
+
+
 def test_details_in_every_form_that_files_have():
     forms = [
         ("[{'author_id': '34407', 'role': ''}]", "by 34407"),
