@@ -19,6 +19,7 @@ def build(context: Context) -> dict[str, Any]:
     options = context.config["teacher"]
     tasks = world.tasks("train")[: options["tasks"]]
 
+    told = world.summaries.fingerprint if world.summaries else ""
     if options["backend"] == "llm":
         made = estimate_stage(world)
         if made.runs:
@@ -31,7 +32,7 @@ def build(context: Context) -> dict[str, Any]:
                 teacher.team,
                 world.case,
                 context.folder,
-                identity_of(teacher.team, prompts_version(), teacher.model, world.store.fingerprint),
+                identity_of(teacher.team, prompts_version(), teacher.model, world.store.fingerprint, told),
                 passes=options["passes"],
                 concurrency=teacher.in_flight,
                 progress=context.progress,
@@ -39,12 +40,14 @@ def build(context: Context) -> dict[str, Any]:
             )
 
     account = asyncio.run(work())
+    account.check()
     hit = account.hits / max(1, account.ranked)
     lost = account.failed.get("endpoint", 0)
     again = " (the endpoint's are asked for again by the same command)" if lost else ""
+    reason = f"; the commonest reason: {account.commonest}" if account.commonest else ""
     return {
         "incomplete": bool(lost),
         "summary": f"{account.done:,} runs, hit@1 {hit:.1%}, {account.corrected:,} sent back, "
-        f"{account.tool_calls:,} tool calls, {sum(account.failed.values())} failed{again}",
+        f"{account.tool_calls:,} tool calls, {account.failed.total()} failed{again}{reason}",
         **account.figures(),
     }

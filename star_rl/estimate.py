@@ -13,9 +13,10 @@ import itertools
 import json
 import random
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,16 +99,18 @@ class Estimate:
 
 
 class CountingChat:
-    """A chat client that counts tokens. It answers from a script, and a request for a summary with the longest one."""
+    """A chat client that counts tokens and answers from a script."""
 
     model = "estimate"
     describe: Mapping[str, Any] = {"model": model}
 
     def __init__(self) -> None:
         self.script: ContextVar[deque[str]] = ContextVar("script")  # experts that run at once have one each
-        self.summaries = np.zeros(3, np.int64)  # calls, tokens in, tokens out
 
-    async def ready(self) -> None: ...
+    def write(self, words: Sequence[str]) -> None:
+        self.script.set(deque(words))
+
+    async def ready(self, *_: object) -> None: ...
 
     async def close(self) -> None: ...
 
@@ -121,9 +124,6 @@ class CountingChat:
         texts = [str(message.get("content") or "") + _calls(message) for message in messages]
         schemas = json.dumps(list(tools)) if tools else ""
         read = estimate_tokens("".join(texts) + schemas) + _FRAME * len(texts)
-        if "max_tokens" in options:  # the abstractor's: once a user, whatever the passes
-            self.summaries += (1, read, options["max_tokens"])
-            return ChatReply("word " * (options["max_tokens"] // 3))
         script = self.script.get()
         words = script.popleft() if script else ""
         return ChatReply(words, (), read, estimate_tokens(words) + 1)
@@ -139,20 +139,36 @@ async def turns(rules: Backend, agent: Agent, view: View) -> list[str]:
     return [one["content"] for one in to_messages(Trajectory([step.phase])) if one["role"] == "assistant"]
 
 
-class _Scripted:
-    """A backend whose answers the rules write."""
+class Scripted:
+    """A backend whose chat answers with given words.
 
-    def __init__(self, inner: Backend, chat: CountingChat, rules: Backend) -> None:
-        self._inner, self._chat, self._rules = inner, chat, rules
-        self.describe, self.ready = inner.describe, inner.ready
+    Args:
+        words: writes what the agent would say, a text for each turn.
+        write: hands it to the chat.
+    """
+
+    def __init__(
+        self,
+        inner: Backend,
+        words: Callable[[Agent, View], Awaitable[list[str]]],
+        write: Callable[[Sequence[str]], object],
+    ) -> None:
+        self.inner, self._words, self._write = inner, words, write
+
+    @property
+    def describe(self) -> dict[str, Any]:
+        return self.inner.describe
+
+    async def ready(self, tools: bool = False) -> None:
+        await self.inner.ready(tools)
 
     async def act(self, agent: Agent, view: View) -> Step:
-        self._chat.script.set(deque(await turns(self._rules, agent, view)))
-        return await self._inner.act(agent, view)
+        self._write(await self._words(agent, view))
+        return await self.inner.act(agent, view)
 
 
-async def _scripted(run: Run, config: Mapping[str, Any], seed: int, tasks: Sequence[Task]) -> Any:
-    """Return calls, tokens in and out of each task's run, and of all summaries. Shapes: (n, 3), (3,)."""
+async def _scripted(run: Run, config: Mapping[str, Any], seed: int, tasks: Sequence[Task]) -> np.ndarray:
+    """Return calls, tokens in and out of each task's run. Shape: (n, 3)."""
     config = copy.deepcopy(dict(config))
     config["teacher"]["backend"] = "llm"
     chat = CountingChat()
@@ -162,15 +178,15 @@ async def _scripted(run: Run, config: Mapping[str, Any], seed: int, tasks: Seque
         rules = RuleBackend(RuleOptions(**options), None if run.store is None else strength_of(run.store))
         team = teacher.team
         alone = team.planner is not team.backend
-        backend = _Scripted(team.backend, chat, rules)
-        team.planner, team.backend = _Scripted(team.planner, chat, rules) if alone else backend, backend
+        words = partial(turns, rules)
+        backend = Scripted(team.backend, words, chat.write)
+        team.planner, team.backend = Scripted(team.planner, words, chat.write) if alone else backend, backend
         for task in tasks:
-            before = chat.summaries[0]
             outcome = await team.run(run.case(task))
-            calls = sum(step.model_calls for step in outcome.steps) - (chat.summaries[0] - before)
+            calls = sum(step.model_calls for step in outcome.steps)
             read = sum(step.prompt_tokens for step in outcome.steps)
             rows.append((calls, read, sum(step.completion_tokens for step in outcome.steps)))
-    return np.array(rows, np.float64).reshape(-1, 3), chat.summaries
+    return np.array(rows, np.float64).reshape(-1, 3)
 
 
 def measured(folder: Path, most: int = MEASURED) -> list[TeacherRun]:
@@ -224,7 +240,6 @@ def estimate(
     found = sum(row["task"]["task_id"] in known and row["sample"] < passes for row in rows)
     runs = measured(folder)
     todo = len(tasks) * passes - found
-    once = np.zeros(3)
     if runs:
         names = ("model_calls", "prompt_tokens", "completion_tokens")
         figures = np.array([[sum(step[name] for step in one.steps) for name in names] for one in runs], np.float64)
@@ -232,14 +247,12 @@ def estimate(
         rate = rate or rate_of(runs, in_flight)
     else:
         chosen = random.Random(seed).sample(list(tasks), min(sample, len(tasks)))
-        figures, once = asyncio.run(_scripted(run, config, seed, chosen))
-        users = [len({(task.source, task.user_id) for task in part}) for part in (tasks, chosen)]
-        once = once * users[0] / max(1, users[1])
+        figures = asyncio.run(_scripted(run, config, seed, chosen))
         basis = f"the prompts of {len(chosen):,} tasks, with answers of the rules; a model may write more"
         if (means := _cached(folder / "cache.sqlite")) is not None:
             figures[:, 1:] = figures[:, :1] * means[1:]
             basis = f"the calls of {len(chosen):,} tasks, and the tokens of {means[0]:,.0f} replies in the cache"
-    total = figures.mean(axis=0) * todo + once * (todo > 0) if len(figures) else np.zeros(3)
+    total = figures.mean(axis=0) * todo if len(figures) else np.zeros(3)
     tokens, left = figures[:, 1:].sum(axis=1), 1 - len(figures) / max(1, len(tasks))  # of a whole set nothing is open
     error = (max(0.0, left) / len(tokens)) ** 0.5 * float(tokens.std()) if len(tokens) > 1 else 0.0
     spread = 1.96 * error / max(1.0, float(tokens.mean())) if error else 0.0

@@ -16,8 +16,7 @@ from star_rl.mars import identity_of, to_json
 from star_rl.mars.record import run_of
 from star_rl.pipeline.options import Recipe
 from star_rl.pipeline.stage import Context
-from star_rl.prompts import PromptOptions
-from star_rl.prompts.words import estimate_tokens
+from star_rl.prompts import PromptOptions, estimate_tokens
 from star_rl.run import Run
 from tests.chat import endpoint
 from tests.fakes import World, star_rl
@@ -82,15 +81,6 @@ def test_a_team_without_parts_costs_less(tmp_path):
     bare = config()
     bare["sft_set"]["setting"] = "no_reflector"
     assert priced(tmp_path, config=bare).calls < priced(tmp_path).calls
-
-
-def test_summaries_are_counted_once_a_user_whatever_the_passes(tmp_path):
-    long, short = config(chunk=4), config(chunk=0)
-    summaries = [
-        priced(tmp_path, passes=passes, config=long).calls - priced(tmp_path, passes=passes, config=short).calls
-        for passes in (1, 3)
-    ]
-    assert summaries == [2 * 40] * 2  # 11 interactions: two chunks before the last
 
 
 def test_runs_on_disk_are_measured_and_not_counted_again(tmp_path):

@@ -31,6 +31,8 @@ from star_rl.errors import StarError
 @click.option("--passes", default=1, help="runs per task")
 @click.option("--in-flight", default=16, help="runs at a time")
 @click.option("--endpoint", multiple=True, metavar="URL", help="OpenAI-compatible; may repeat")
+@click.option("--preset", default="", metavar="HOST", help="vllm, sglang, openai, deepseek, openrouter or ollama")
+@click.option("--request", metavar="YAML", help="request fields: {drop: [..], rename: {..}, extra: {..}}")
 @click.option("--model", default="", help="served model (default: the only one there is)")
 @click.option("--planner-endpoint", multiple=True, metavar="URL", help="one for the planner")
 @click.option("--planner-model", default="", help="the planner's model")
@@ -47,7 +49,7 @@ from star_rl.errors import StarError
 @click.option("--temperature", default=0.7)
 @click.option("--max-tokens", default=2048, help="of one answer")
 @click.option("--prompt-tokens", default=6000, help="budget of the student's prompt: agents see the record it shows")
-@click.option("--chunk", default=40, help="behaviours in a chunk of the abstractor, 0 = none")
+@click.option("--summaries", metavar="FOLDER", help="summaries of the records' older parts (of a run: RUN/summaries)")
 @click.option("--top", default=20, help="ids in the ranking")
 @click.option("--rounds", default=1, help="reflections at most")
 @click.option("--lens", type=click.Choice(["text", "candidates"]), default="text", help="what a tool's answer says")
@@ -64,6 +66,7 @@ from star_rl.errors import StarError
 def teach(tables: str, out: str | None, **given: Any) -> None:
     import asyncio
 
+    from star_rl.chat.options import read_request
     from star_rl.estimate import estimate
     from star_rl.files import fingerprint, write_json
     from star_rl.mars import Account, RuleOptions, identity_of
@@ -88,27 +91,29 @@ def teach(tables: str, out: str | None, **given: Any) -> None:
         "concurrency": given["in_flight"] * (4 if given["concurrent"] else 1),
         "key_variable": given["key"],
         **dict(zip(("price_prompt", "price_completion"), given["prices"] or (), strict=False)),
+        "request": read_request(given["request"]),
         **{name: given[name] for name in ("temperature", "max_tokens", "timeout")},
     }
     options: dict[str, Any] = {
         **{name: given[name] for name in ("rounds", "top", "concurrent")},
         **{part: not given[f"no_{part}"] for part in ("planner", "reflector", "tools")},
-        "llm": {"chunk": given["chunk"]},
-        "chat": {**chat, "endpoints": given["endpoint"], "model": given["model"]},
+        "chat": {**chat, "endpoints": given["endpoint"], "model": given["model"], "preset": given["preset"]},
     }
+    served = bool(given["endpoint"] or given["preset"])
     if given["planner_endpoint"]:
-        if not given["endpoint"]:
+        if not served:
             raise StarError("the planner alone has an endpoint", "give --endpoint for the other agents as well")
         options["planner_chat"] = {**chat, "endpoints": given["planner_endpoint"], "model": given["planner_model"]}
     config = {
-        "teacher": {"backend": "llm" if given["endpoint"] else "rules", "options": options},
+        "teacher": {"backend": "llm" if served else "rules", "options": options},
         "prompt": asdict(PromptOptions(profile=given["planner_profile"], budget=given["prompt_tokens"])),
         "tools": {"lens": given["lens"], "lens_top": 5},
         "sft_set": {"setting": "full"},
     }
     tasks = list(tasks_from(read_table(given["tasks"] or tables, "tasks")))[: given["first"] or None]
     visible = given["visible"] or Path(given["tasks"] or Path(tables, "tasks.parquet")).parent / "visible.parquet"
-    world = TablesRun(Path(tables), config, given["store"], Path(visible), given["scenario"], tasks)
+    place, scenario, summarised = (given[name] for name in ("store", "scenario", "summaries"))
+    world = TablesRun(Path(tables), config, place, Path(visible), scenario, tasks, summarised)
     if options["tools"] and world.store is None:
         raise StarError("the teacher has no evidence store", "name one with --store, or run it with --no-tools")
     folder = Path(out or "")
@@ -118,7 +123,8 @@ def teach(tables: str, out: str | None, **given: Any) -> None:
         cache = Path(given["cache"] or folder / "cache.sqlite")
         async with open_teacher(world, config, RuleOptions().seed, cache) as teacher:
             evidence = fingerprint([world.store.fingerprint, given["lens"]]) if options["tools"] else ""
-            identity = identity_of(teacher.team, prompts_version(), teacher.model, evidence)
+            told = world.summaries.fingerprint if world.summaries else ""
+            identity = identity_of(teacher.team, prompts_version(), teacher.model, evidence, told)
             with progress_line("teach") as line:
                 account = await work(
                     some,
@@ -133,7 +139,7 @@ def teach(tables: str, out: str | None, **given: Any) -> None:
                 )
             return account, [client.usage.figures() for client in teacher.clients]
 
-    if given["probe"] and not given["endpoint"]:
+    if given["probe"] and not served:
         raise StarError("there is no model to probe", "give --endpoint")
     if some or not dry:
         account, usage = asyncio.run(run())
@@ -141,7 +147,9 @@ def teach(tables: str, out: str | None, **given: Any) -> None:
         print(estimate(world, config, tasks, given["passes"], folder, **_assumed(given)).text())
         return
     write_json(folder / "account.json", {**account.figures(), "chat": usage})
+    account.check()
     failed = ", ".join(f"{code} {count}" for code, count in account.failed.items()) or "none"
+    failed += f"; the commonest reason: {account.commonest}" if account.commonest else ""
     print(
         f"{account.done:,} of {account.total:,} runs in {folder / RUNS}: {account.found:,} found, "
         f"{account.ranked:,} ranked ({account.hits:,} hits, {account.corrected:,} sent back), failed: {failed}"

@@ -60,9 +60,9 @@ def make_agent(run: Run, spec: Spec, seed: int, folder: Path) -> Method:
     served = dict(run.config["teacher"]["options"].get("chat") or {})
     served |= {"endpoints": [options.pop("endpoint")]} if "endpoint" in options else {}
     served |= {"model": options.pop("model")} if "model" in options else {}
-    if not served.get("endpoints"):
+    if not served.get("endpoints") and not served.get("preset"):
         raise StarError(f"method {spec.text!r} has no endpoint", f"give {spec.name}:endpoint=http://HOST:8000/v1")
-    served["endpoints"] = tuple(served["endpoints"])
+    served["endpoints"] = tuple(served.get("endpoints") or ())
     chat = ChatClient(ChatOptions(**{"cache": str(folder / "agents.sqlite"), **served}))
     try:
         inner = kinds[spec.name](chat, **options)
