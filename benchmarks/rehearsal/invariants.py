@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections import Counter
@@ -144,6 +145,7 @@ class Rehearsed:
 
         from star_rl.integrations.swift import plugin
 
+        logging.getLogger("swift").setLevel(logging.ERROR)
         template = get_template(get_processor(str(self.student), model_type="qwen3"), template_type=plugin.TEMPLATE)
         template.set_mode("train")
         rows = pq.read_table(self.folder / "sft_set" / "sft.parquet").slice(0, _ROWS).to_pylist()
