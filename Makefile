@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 EXTRA ?= cpu
 STAMP := $(VENV)/.installed-$(EXTRA)
 
-.PHONY: help install quickstart test test-slow test-gpu-pins lint docs doctor clean qwen3-tokenizer teacher-vllm \
+.PHONY: help install quickstart rehearsal test test-slow test-gpu-pins lint docs doctor clean qwen3-tokenizer teacher-vllm \
   official bench-baselines bench-neighbours bench-store bench-tables bench-end-to-end bench-teacher bench-faults bench-chat bench-trajectories bench-rewards \
   bench-rollout bench-plan drill-two-nodes
 help: ## this list
@@ -20,6 +20,10 @@ $(STAMP): setup.py $(wildcard packaging/constraints-$(EXTRA)*.txt) packaging/vll
 
 quickstart: install ## the whole chain on the real engines; writes runs/quickstart/report.html
 	$(BIN)/star-rl run quickstart
+
+rehearsal: install ## the paper's recipes through every stage on two CPU cores (DOMAIN=amazon for one)
+	test -f .cache/qwen3-tokenizer/tokenizer.json || $(MAKE) qwen3-tokenizer || true
+	$(BIN)/python -m benchmarks.rehearsal $(DOMAIN)
 
 test: install ## every test but the slow ones
 	$(BIN)/python -m pytest -m "not slow"

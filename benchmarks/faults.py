@@ -22,8 +22,9 @@ from typing import Any
 from benchmarks.harness import CACHE, ROOT, machine, read_options, write_json
 from benchmarks.trajectories import Store, world
 from star_rl.chat import ChatClient, ChatOptions
-from star_rl.mars import Case, Team, identity_of, read_runs, teach
+from star_rl.mars import Team, identity_of, read_runs, teach
 from star_rl.mars.llm import LlmBackend, LlmOptions
+from star_rl.prompts import Case
 from star_rl.prompts.agents import prompts_version
 from star_rl.tools import ToolBox
 from star_rl.trajectory import parse, render

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import CACHE, arguments, child, machine, read_options, table, two_cores, write_json
-from star_rl.plan import GIB, Shape, activations
+from star_rl.plan import GIB, Shape, memory
 from star_rl.plan.time import flops
 
 #: Measured / planned.
@@ -63,7 +63,7 @@ def config_of(shape: Shape) -> dict[str, Any]:
 
 def planned(shape: Shape, rows: int, tokens: int, checkpointing: bool) -> dict[str, float]:
     """Parts of the plan's peak, bytes, without CUDA's own."""
-    from star_rl.plan.sft import plan_sft
+    from star_rl.plan.memory import plan_sft
 
     config = {"per_device_train_batch_size": rows, "max_length": tokens, "gradient_checkpointing": checkpointing}
     (phase,) = plan_sft(config, shape, 1, 80 * GIB).phases
@@ -200,7 +200,7 @@ def serving() -> list[dict[str, Any]]:
     for case, (shape, _, _) in SIZES.items():
         rows.append((f"KV cache, {case}", shape.kv_bytes() * found[case]["tokens"]))
         measured.append(CACHED)
-        rows.append((f"batch, {case}", activations.served(shape, BATCH, BATCH // ROW, 1)))
+        rows.append((f"batch, {case}", memory.serving_bytes(shape, BATCH, BATCH // ROW, 1)))
         measured.append(found[case]["batch"])
     return [_row(f"vLLM {name}", "-", said, peak) for (name, said), peak in zip(rows, measured, strict=True)]
 

@@ -29,7 +29,7 @@ from star_rl.data_builders.sft_set import SETTINGS, SftOptions, build_sft
 from star_rl.evaluation import metrics
 from star_rl.mars import RuleOptions, identity_of, read_runs, teach
 from star_rl.pipeline.chain import STAGES
-from star_rl.pipeline.options import Recipe, Source, Split
+from star_rl.pipeline.options import Recipe, SourceSection, SplitSection
 from star_rl.pipeline.runner import run as run_stages
 from star_rl.prompts import PromptOptions, estimate_tokens
 from star_rl.records import Task
@@ -49,11 +49,11 @@ PASSES = 2
 RESAMPLES = 2000
 
 
-def recipe(source: Source, work: Path) -> Recipe:
+def recipe(source: SourceSection, work: Path) -> Recipe:
     """Everybody's last film for the test; all tasks; the paper's form of prompt and evidence, with the lens."""
     made = Recipe(name="world", out=str(work))
     made.source = source
-    made.split = Split({"test": "last"})
+    made.split = SplitSection({"test": "last"})
     made.tools.lens = "candidates"
     made.check()
     return made
@@ -157,8 +157,7 @@ def audits(world: Run, work: Path) -> dict[str, Any]:
         began = time.perf_counter()
         audit = build_sft(
             runs,
-            world.history,
-            world.items,
+            world.case,
             work / "sft" / setting,
             SftOptions(
                 setting, PromptOptions(**{k: world.config["prompt"][k] for k in ("profile", "history", "budget")})
@@ -199,9 +198,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=CACHE / "teacher.json")
     options = read_options(parser, work=CACHE / "quick" / "teacher")
     data = options.data or Path(os.environ.get("STAR_RL_DATA") or ROOT.parent / "shared" / "data")
-    source = Source("movielens", str(data.resolve() / "ml-100k"))
+    source = SourceSection("movielens", str(data.resolve() / "ml-100k"))
     if options.quick:  # a clean clone has no MovieLens
-        source = Source("synthetic", None, {"users": 60})
+        source = SourceSection("synthetic", None, {"users": 60})
     made = recipe(source, options.work)
     run_stages(made, STAGES, until="evidence")
     world = Run(options.work / made.name, {**asdict(made), "seed": made.seed})

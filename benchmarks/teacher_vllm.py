@@ -26,10 +26,10 @@ from typing import Any
 
 from star_rl.chat import ChatClient, ChatOptions
 from star_rl.errors import StarError
-from star_rl.mars import Case, Team, TeamOptions, identity_of, read_runs, teach
+from star_rl.mars import Team, TeamOptions, identity_of, read_runs, teach
 from star_rl.mars.llm import LlmBackend, LlmOptions
 from star_rl.mars.view import write_page
-from star_rl.prompts import flavour_of
+from star_rl.prompts import Case
 from star_rl.prompts.agents import Brief, agent_messages, prompts_version
 from star_rl.tools import TOOL_SCHEMAS, ToolBox
 from star_rl.trajectory import parse, render
@@ -56,9 +56,9 @@ def tiny_model(folder: Path, cases: list[Case], ids: list[str]) -> Path:
 
     texts = []
     for case in cases[:20]:
-        brief = Brief(case.user_id, case.candidates, case.history, case.items, {})
+        brief = Brief(case)
         for agent in ("Planner", "User_Profile_Summary", "Reflector", "Ranker"):
-            talk = agent_messages(agent, flavour_of(case.source), brief, tools=True)
+            talk = agent_messages(agent, brief, tools=True)
             texts.append(
                 as_chat([*talk, {"role": "assistant", "content": "<JSON>[]</JSON>"}], json.dumps(TOOL_SCHEMAS))
             )
@@ -124,7 +124,7 @@ async def run(options: argparse.Namespace, port: int, out: Path, world: Any) -> 
         cache=str(out / "cache.sqlite"),
     )
     async with ChatClient(chat_options) as chat:
-        backend = LlmBackend(chat, LlmOptions(turns=3, prompt_tokens=4000, chunk=20, words=60))
+        backend = LlmBackend(chat, LlmOptions(turns=3, chunk=20, words=60))
         team = Team(backend, lambda case: ToolBox(store, case.candidates), TeamOptions(planner=options.planner))
         account = await teach(
             tasks[: options.tasks],

@@ -18,8 +18,8 @@ from typing import Any
 
 from benchmarks.harness import read_options, write_json
 from star_rl.data_builders.sft_set import SftOptions, build_sft
-from star_rl.mars import Case, RuleBackend, RuleOptions, Team, TeamOptions, identity_of, strength_of, teach
-from star_rl.prompts import PromptOptions
+from star_rl.mars import RuleBackend, RuleOptions, Team, TeamOptions, identity_of, strength_of, teach
+from star_rl.prompts import Case, PromptOptions
 from star_rl.records import SCENARIOS, Item, Task
 from star_rl.tools import ToolBox
 
@@ -87,8 +87,7 @@ def main() -> None:
         began, work = time.perf_counter(), time.process_time()
         audit = build_sft(
             root / "runs",
-            lambda task: histories[task.user_id],
-            items,
+            lambda task: Case.of(task, histories[task.user_id], items),
             root / "sft",
             SftOptions(prompt=PromptOptions(options.profile), keep="ranked", per_task=_PASSES),
         )

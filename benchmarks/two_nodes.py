@@ -61,7 +61,7 @@ CHAIN = (
 RESERVES = """
 import time
 import ray
-from star_rl.launch import reserve
+from star_rl.integrations import gpus
 ray.init(address="auto", log_to_driver=False)
 def free(wanted):
     until = time.monotonic() + 60
@@ -69,7 +69,7 @@ def free(wanted):
         time.sleep(0.2)
     return int(now)
 before = free(2)
-with reserve.gpus(1):
+with gpus.hold(1):
     inside = free(1)
 print("GPUS", before, inside, free(2))
 """

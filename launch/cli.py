@@ -14,7 +14,6 @@ from star_rl.cli.base import command
 
 if TYPE_CHECKING:
     from star_rl.launch.secret import Secrets
-    from star_rl.launch.submit import Sent
 
 _EXAMPLE = "star-rl submit amazon .. --out /shared/runs --address http://HEAD:8265 --follow"
 _address = click.option("--address", metavar="URL", help="the cluster's dashboard (default: RAY_API_SERVER_ADDRESS)")
@@ -32,12 +31,12 @@ def _client(address: str | None) -> Any:
     return connect(address or os.environ.get("RAY_API_SERVER_ADDRESS", ""))
 
 
-def _sent(sent: Sent, client: Any, held: Secrets, name: str, follow: bool) -> int:
-    print(f"{sent.id}: sent in {sent.seconds:.1f} s", flush=True)
+def _sent(job: str, client: Any, held: Secrets, name: str, follow: bool) -> int:
+    print(f"{job}: sent", flush=True)
     if follow:
         from star_rl.launch.submit import follow as print_log
 
-        return print_log(client, sent.id, held)
+        return print_log(client, job, held)
     print(f"star-rl status {name} --follow shows its log, star-rl stop {name} ends it")
     return 0
 
@@ -132,6 +131,6 @@ def resume(run: str, address: str | None, env: Sequence[str], follow: bool) -> i
     from star_rl.launch import submit as cluster
 
     client = _client(address)
-    sent = cluster.resume(client, run, env)
-    held = secret.Secrets.from_environment(cluster.find(client, sent.id)["env"])
-    return _sent(sent, client, held, run, follow)
+    job = cluster.resume(client, run, env)
+    held = secret.Secrets.from_environment(cluster.find(client, job)["env"])
+    return _sent(job, client, held, run, follow)

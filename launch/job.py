@@ -7,23 +7,31 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
 import os
+import shutil
 import sys
+import sysconfig
 import tempfile
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import star_rl
 from star_rl.errors import StarError
-from star_rl.integrations import wandb_run
-from star_rl.launch import compiled, preflight, reserve, secret
+from star_rl.integrations import gpus, wandb_run
+from star_rl.launch import preflight, secret
 from star_rl.masking import MaskedStream
 from star_rl.pipeline.stage import Context, Stage
 from star_rl.plan.disk import still_to_write
 from star_rl.run import Run
 
 _SPEC = "job.json"
+#: Compiled parts, without suffix; the C file beside each is what it is built of.
+PARTS = ("star_rl/neighbours/_kernel", "star_rl/sources/_scan")
 
 
 def parcel(folder: Path, spec: str, held: secret.Secrets) -> dict[str, Any]:
@@ -47,37 +55,59 @@ def parcel(folder: Path, spec: str, held: secret.Secrets) -> dict[str, Any]:
 def guarded(stages: tuple[Stage, ...], needs: preflight.Needs) -> tuple[Stage, ...]:
     """The chain with a look at the store on every node before GRPO starts on them, and SFT's GPUs held in Ray."""
 
-    def reserved(body: Any) -> Any:
-        def held(context: Context) -> dict[str, Any]:
-            with reserve.gpus(needs.driver_gpus):
-                result: dict[str, Any] = body(context)
-            return result
+    def sft(body: Any, context: Context) -> Any:
+        with gpus.hold(needs.driver_gpus):
+            return body(context)
 
-        return held
+    def grpo(body: Any, context: Context) -> Any:
+        scenario, fingerprint = Run(context.run, context.config).origin
+        store = str(context.inputs["evidence"] / "store")
+        looked = dataclasses.replace(
+            needs, model="", disk=0, wandb="", store=store, scenario=scenario, fingerprint=fingerprint
+        )
+        print("\n".join(preflight.run(looked)), flush=True)
+        return body(context)
 
-    def guard(body: Any) -> Any:
-        def checked(context: Context) -> dict[str, Any]:
-            scenario, fingerprint = Run(context.run, context.config).origin
-            store = dataclasses.replace(
-                needs,
-                model="",
-                disk=0,
-                wandb="",
-                store=str(context.inputs["evidence"] / "store"),
-                scenario=scenario,
-                fingerprint=fingerprint,
-            )
-            print("\n".join(preflight.run(store)), flush=True)
-            result: dict[str, Any] = body(context)
-            return result
-
-        return checked
-
-    around = {"sft": reserved, "grpo": guard}
+    around = {"sft": sft, "grpo": grpo}
     return tuple(
-        dataclasses.replace(stage, body=around[stage.name](stage.body)) if stage.name in around else stage
+        dataclasses.replace(stage, body=partial(around[stage.name], stage.body)) if stage.name in around else stage
         for stage in stages
     )
+
+
+def installed(name: str = "star-rl") -> Iterator[Path]:
+    """Folders that hold the installed project: site-packages, or the checkout of an editable installation."""
+    try:
+        found = importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return
+    url = json.loads(found.read_text("direct_url.json") or "{}").get("url", "")
+    if url.startswith("file://"):
+        yield Path(unquote(urlsplit(url).path))
+    yield Path(str(found.locate_file("")))
+
+
+def adopt(root: Path, sources: Iterator[Path] | None = None) -> list[str]:
+    """Copy the compiled parts of the node's image into the tree at ``root``, if they are built of the same sources.
+
+    The tree that was sent shadows the installed project, and holds no compiled part: one of the submitter's machine may
+    want another Python or libc.
+
+    Returns:
+        The parts that stay absent; the slower path in Python replaces them.
+    """
+    suffix, absent = sysconfig.get_config_var("EXT_SUFFIX"), []
+    folders = [folder for folder in (installed() if sources is None else sources) if folder != root]
+    for part in PARTS:
+        target = root / f"{part}{suffix}"
+        for folder in folders:
+            code, library = folder / f"{part}.c", folder / f"{part}{suffix}"
+            same = code.is_file() and code.read_bytes() == (root / f"{part}.c").read_bytes()
+            if same and library.is_file() and not target.exists():
+                shutil.copy2(library, target)
+        if not target.exists():
+            absent.append(part)
+    return absent
 
 
 def run(spec: dict[str, Any]) -> None:
@@ -91,7 +121,7 @@ def run(spec: dict[str, Any]) -> None:
     from star_rl.pipeline.recipe import load
 
     needs = preflight.Needs(**spec["needs"])
-    for part in compiled.adopt(Path(star_rl.__file__).parents[1]):
+    for part in adopt(Path(star_rl.__file__).parents[1]):
         print(f"{part} is not built in this image: pip install -e . builds it", flush=True)
     print("preflight: looking at the cluster's nodes", flush=True)
     with tempfile.TemporaryDirectory() as place:

@@ -21,6 +21,8 @@ from star_rl.deadline import Overdue, ask
 from star_rl.errors import StarError
 from star_rl.integrations import gpus, wandb_run
 from star_rl.pins import same_release
+from star_rl.pipeline.options import Recipe
+from star_rl.plan.shapes import shape_of
 
 T = TypeVar("T")
 
@@ -64,6 +66,38 @@ class Needs:
     disk: int = 0
     env: Mapping[str, str] = field(default_factory=dict)
     wandb: str = ""
+
+
+def needs_of(recipe: Recipe, root: Path, extra: str | None, until: str | None) -> Needs:
+    """Return what these stages need; verl refuses unknown keys on the way."""
+    from star_rl.integrations.verl.overrides import overrides_of
+    from star_rl.integrations.verl.recipe import compose, load_recipe
+    from star_rl.pins import installed_extra, pins_of
+    from star_rl.pipeline import chain
+    from star_rl.pipeline.overlays import sft_processes
+    from star_rl.pipeline.stage import first_of
+    from star_rl.plan.disk import checkpoint_bytes
+
+    grpo = load_recipe(recipe.grpo.recipe, recipe.grpo.overrides)
+    extra = extra or {"cpu": "cpu", "cuda": "gpu"}.get(grpo.device) or installed_extra()
+    wanted = pins_of(root / "setup.py", extra)
+    wanted = {name: version for name, version in wanted.items() if name in ENGINES}
+    trains = until is None or first_of(chain.STAGES, until) >= first_of(chain.STAGES, "sft")
+    nodes, gpus, driver, model, disk = 1, 0, 0, "", 0
+    if trains:
+        config = compose(overrides_of(grpo.verl))
+        trainer = config.trainer
+        if config.actor_rollout_ref.actor.strategy == "megatron":
+            wanted |= pins_of(root / "setup.py", "megatron")
+        nodes, gpus = int(trainer.nnodes), int(trainer.n_gpus_per_node) if extra == "gpu" else 0
+        path = recipe.student.path or ""
+        model = "" if path.startswith("/") else path
+        if extra == "gpu":
+            driver = sft_processes(asdict(recipe.sft))
+        with contextlib.suppress(StarError):  # a model of the cluster's whose shape its name does not tell
+            disk = checkpoint_bytes(asdict(recipe.sft), shape_of(path), config)
+    env = {name: value for name, value in grpo.env.items() if name.startswith(("NCCL_", "GLOO_", "PYTORCH_"))}
+    return Needs(nodes, gpus, wanted, str(Path(recipe.out)), driver_gpus=driver, model=model, disk=disk, env=env)
 
 
 def probe(needs: Mapping[str, Any], token: str) -> dict[str, Any]:
@@ -262,7 +296,6 @@ def run(needs: Needs, address: str = "auto") -> list[str]:
         StarError: something is missing; all of it, each with its remedy.
     """
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     began, mark, network = time.monotonic(), None, ""
     joined = not ray.is_initialized()
@@ -277,25 +310,13 @@ def run(needs: Needs, address: str = "auto") -> list[str]:
         token = secrets.token_hex(8)
         if needs.shared:
             mark = within(_HERE_SECONDS, needs.shared, lambda: _mark(Path(needs.shared), token))
-        task = ray.remote(num_cpus=0, max_retries=0)(probe)
-        asked = {
-            task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-                asdict(needs), token
-            ): node
-            for node in nodes
-            if node.get("Alive")
-        }
-        ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=_NODE_SECONDS)
-        answers: dict[str, dict[str, Any]] = {}
-        for reference in ready:
-            name = _name(asked[reference])
-            try:
-                answers[name] = ray.get(reference)
-            except ray.exceptions.RayError as error:
-                wrong.append(f"{name}: {_last(error)}: see that node's logs")
+        alive = [node for node in nodes if node.get("Alive")]
+        said = gpus.on_each_node(alive, probe, 0, lambda _: (asdict(needs), token), _NODE_SECONDS)
+        answers = {_name(node): answer for node, answer in said if "error" not in answer}
         wrong += [
-            f"{_name(asked[reference])} did not answer in {_NODE_SECONDS:.0f} s: restart its raylet, or take it out"
-            for reference in late
+            f"{_name(node)}: {answer['error']}: see that node's logs, restart its raylet, or leave it out"
+            for node, answer in said
+            if "error" in answer
         ]
         written = within(_HERE_SECONDS, needs.shared, lambda: _marks(Path(needs.shared), token)) if mark else 0
         wrong += check_answers(needs, answers, written)

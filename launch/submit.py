@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,7 +31,6 @@ from star_rl.errors import StarError
 from star_rl.launch import job, preflight, secret
 from star_rl.layers import RECIPES, recipe_path
 from star_rl.pipeline.options import Recipe
-from star_rl.plan.shapes import shape_of
 
 #: Key of a job's metadata that marks it as ours and holds its specification as JSON.
 MARK = "star_rl"
@@ -46,14 +45,6 @@ EXCLUDES = [
 ]  # fmt: skip
 #: Of the folder of an installed wheel, our package alone is sent. Ray skips the folder itself without ``!/.``.
 INSTALLED = ["/*", "!/.", "!/star_rl", *EXCLUDES]
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """A submitted job: its id, and the seconds that sending took."""
-
-    id: str
-    seconds: float
 
 
 def connect(address: str) -> Any:
@@ -94,9 +85,6 @@ def connect(address: str) -> Any:
 
 def _first(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-# ------------------------------------------------------------------------------------------------------- what is sent
 
 
 def prepare(recipe: Recipe, root: Path, until: str | None = None) -> Recipe:
@@ -157,40 +145,6 @@ def _inside(path: Path, root: Path, name: str) -> str:
     return inside.as_posix()
 
 
-def needs_of(recipe: Recipe, root: Path, extra: str | None, until: str | None) -> preflight.Needs:
-    """What the cluster must have for these stages; verl's keys are checked on the way."""
-    from star_rl.integrations.verl.overrides import overrides_of
-    from star_rl.integrations.verl.recipe import compose, load_recipe
-    from star_rl.pins import installed_extra, pins_of
-    from star_rl.pipeline import chain
-    from star_rl.pipeline.overlays import sft_processes
-    from star_rl.pipeline.stage import first_of
-    from star_rl.plan.disk import checkpoint_bytes
-
-    grpo = load_recipe(recipe.grpo.recipe, recipe.grpo.overrides)
-    extra = extra or {"cpu": "cpu", "cuda": "gpu"}.get(grpo.device) or installed_extra()
-    wanted = pins_of(root / "setup.py", extra)
-    wanted = {name: version for name, version in wanted.items() if name in preflight.ENGINES}
-    trains = until is None or first_of(chain.STAGES, until) >= first_of(chain.STAGES, "sft")
-    nodes, gpus, driver, model, disk = 1, 0, 0, "", 0
-    if trains:
-        config = compose(overrides_of(grpo.verl))
-        trainer = config.trainer
-        if config.actor_rollout_ref.actor.strategy == "megatron":
-            wanted |= pins_of(root / "setup.py", "megatron")
-        nodes, gpus = int(trainer.nnodes), int(trainer.n_gpus_per_node) if extra == "gpu" else 0
-        path = recipe.student.path or ""
-        model = "" if path.startswith("/") else path
-        if extra == "gpu":
-            driver = sft_processes(asdict(recipe.sft))
-        with contextlib.suppress(StarError):  # a model of the cluster's whose shape its name does not tell
-            disk = checkpoint_bytes(asdict(recipe.sft), shape_of(path), config)
-    env = {name: value for name, value in grpo.env.items() if name.startswith(("NCCL_", "GLOO_", "PYTORCH_"))}
-    return preflight.Needs(
-        nodes, gpus, wanted, str(Path(recipe.out)), driver_gpus=driver, model=model, disk=disk, env=env
-    )
-
-
 def submit(
     recipe: Recipe,
     client: Any,
@@ -201,8 +155,8 @@ def submit(
     until: str | None = None,
     extra: str | None = None,
     python: str = "python",
-) -> Sent:
-    """Send a recipe.
+) -> str:
+    """Send a recipe; return the job's id.
 
     Args:
         held: the submitter's variables.
@@ -215,7 +169,7 @@ def submit(
     root = (root or project_root()).resolve()
     recipe = prepare(recipe, root, until)
     with contextlib.chdir(root):  # the recipe's paths are relative to the tree now
-        needs = needs_of(recipe, root, extra, until)
+        needs = preflight.needs_of(recipe, root, extra, until)
     spec: dict[str, Any] = {"name": recipe.name, "out": str(recipe.out), "recipe": OmegaConf.to_yaml(asdict(recipe))}
     spec |= {"start": start, "until": until, "needs": asdict(needs)}
     about = {**spec, "env": held.names, "extra": extra, "python": python}
@@ -238,8 +192,7 @@ def is_checkout(folder: Path) -> bool:
     return (folder / "setup.py").is_file() and (folder / "star_rl").is_dir()
 
 
-def _send(spec: Mapping[str, Any], about: Mapping[str, Any], client: Any, held: secret.Secrets, root: Path) -> Sent:
-    began = time.monotonic()
+def _send(spec: Mapping[str, Any], about: Mapping[str, Any], client: Any, held: secret.Secrets, root: Path) -> str:
     for other in jobs(client):
         if other["name"] == spec["name"] and other["out"] == spec["out"] and other["status"] not in TERMINAL:
             raise StarError(
@@ -263,7 +216,7 @@ def _send(spec: Mapping[str, Any], about: Mapping[str, Any], client: Any, held: 
             runtime_env=runtime,
             metadata={MARK: json.dumps(about)},
         )
-    return Sent(name, time.monotonic() - began)
+    return name
 
 
 def _hand_over(client: Any, held: secret.Secrets, **request: Any) -> None:
@@ -287,9 +240,6 @@ def _hand_over(client: Any, held: secret.Secrets, **request: Any) -> None:
                     "another Ray on that node may hold its port: ray start --dashboard-agent-listen-port=PORT",
                 ) from None
         time.sleep(1.0)
-
-
-# ------------------------------------------------------------------------------------------------- what is under way
 
 
 def jobs(client: Any) -> list[dict[str, Any]]:
@@ -355,9 +305,9 @@ def stop(client: Any, name: str, patience: float = 30.0) -> str:
     return find(client, entry["id"])["status"]
 
 
-def resume(client: Any, name: str, names: Iterable[str], root: Path | None = None) -> Sent:
-    """Send a run's recipe again: the same run folder, so finished stages are found and training goes on from its last
-    checkpoint under its W&B run id.
+def resume(client: Any, name: str, names: Iterable[str], root: Path | None = None) -> str:
+    """Send a run's recipe again; return the job's id. Finished stages are found in the run folder, and training resumes
+    from its last checkpoint under its W&B run id.
 
     Args:
         names: variables to send; those of the earlier job where none are named.

@@ -7,8 +7,9 @@ places, and what is no string matches nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 from star_rl.trajectory import CRITICAL, ToolCall, outline, repeated
@@ -44,6 +45,7 @@ class Reading:
         rank: position of the truth from 1, 0 where it is absent.
         well_formed: no fault (:func:`star_rl.trajectory.faults`).
         faults: the faults by name.
+        candidates: ids; None where ``extra_info`` has none.
     """
 
     ranks: tuple[str | None, ...]
@@ -56,18 +58,20 @@ class Reading:
     repeated_calls: int
     repeated_phases: int
     phases: int
+    candidates: tuple[str, ...] | None
 
     def scores(self, score: float) -> dict[str, float]:
         """Return all of :data:`KEYS` with this ``score``."""
         acc, hr3, hr5 = hits(self.rank)
+        tier = (acc + hr3 + hr5) / 3.0
         return {
             "score": float(score),
             "acc": acc,
             "hr3": hr3,
             "hr5": hr5,
-            "hr_avg": (acc + hr3 + hr5) / 3.0,
+            "hr_avg": tier,
             "format": 1.0 if self.well_formed else -1.0,
-            "outcome": (acc + hr3 + hr5) / 3.0,
+            "outcome": tier,
             "rank": float(self.rank),
             "valid_list": float(self.valid_list),
             "list_length": float(len(self.ranks)),
@@ -95,16 +99,19 @@ def read(solution_str: str, ground_truth: str, extra_info: Mapping[str, Any] | N
             policy loop).
     """
     info: Mapping[str, Any] = extra_info or {}
-    required = strings(info.get("required"), CRITICAL)
-    candidates = strings(info.get("candidates"), ())
+    needed = info.get("required")
+    given = info.get("candidates")
+    candidates = None if given is None else strings(given)
     truth = ground_truth if isinstance(ground_truth, str) else str(ground_truth)
-    written = outline(solution_str, required)
+    written = outline(solution_str, CRITICAL if needed is None else strings(needed))
     ids = written.ranking or []
     calls = [call for call in written.calls if isinstance(call, ToolCall)]
     bad = len(written.calls) - len(calls)
     distinct = {f"{call.name}\0{call.arguments!r}" for call in calls} if len(calls) > 1 else calls
-    rollout = info.get("rollout") or {}
-    made, unread, again, unanswerable = _made(rollout) if rollout else (0, 0, 0, 0)
+    counted = (info.get("rollout") or {}).get
+    unread = int(counted("unparsable_calls") or 0)
+    made = int(counted("tool_calls") or 0) + unread + int(counted("refused_calls") or 0)
+    unanswerable = int(counted("unknown_tools") or 0) + int(counted("bad_arguments") or 0)
     return Reading(
         ranks=tuple(ids),
         rank=ids.index(truth) + 1 if truth in ids else 0,
@@ -114,41 +121,47 @@ def read(solution_str: str, ground_truth: str, extra_info: Mapping[str, Any] | N
         # A thought left open over turns hides calls from whoever reads the whole; the loop has counted them.
         tool_calls=max(len(written.calls), made),
         invalid_calls=max(bad, unread) + unanswerable,
-        repeated_calls=max(len(calls) - len(distinct), again),
+        repeated_calls=max(len(calls) - len(distinct), int(counted("repeated_calls") or 0)),
         repeated_phases=len(repeated(written.tags)) if written.faults else 0,  # repetition is a fault
         phases=len(written.tags),
+        candidates=candidates,
     )
 
 
-def _made(rollout: Mapping[str, Any]) -> tuple[int, int, int, int]:
-    """Return of the loop's counts: calls, unparsable calls, repeated calls, calls that no tool can answer."""
-    get = rollout.get
-    unread = int(get("unparsable_calls") or 0)
-    made = int(get("tool_calls") or 0) + unread + int(get("refused_calls") or 0)
-    return (
-        made,
-        unread,
-        int(get("repeated_calls") or 0),
-        int(get("unknown_tools") or 0) + int(get("bad_arguments") or 0),
-    )
+def scored(of: Callable[..., float]) -> Callable[..., dict[str, float]]:
+    """Return the ``compute_score`` of a reward: ``of`` of the response as ``score``, beside the other :data:`KEYS`.
+
+    ``of`` gets the options that its signature names; others are ignored, for a later verl may pass more arguments.
+    """
+    names = tuple(signature(of).parameters)[1:]
+
+    def compute_score(
+        data_source: str,
+        solution_str: str,
+        ground_truth: str,
+        extra_info: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> dict[str, float]:
+        reading = read(solution_str, ground_truth, extra_info)
+        return reading.scores(of(reading, **{name: options[name] for name in names if name in options}))
+
+    return compute_score
 
 
-def strings(value: Iterable[Any] | None, default: tuple[str, ...]) -> tuple[str, ...]:
-    """Return Parquet's list or array as a tuple of strings; the default if the value is missing."""
-    if value is None:
-        return default
+def strings(value: Iterable[Any]) -> tuple[str, ...]:
+    """Return Parquet's list or array as a tuple of strings."""
     entries = tuple(value)
     return entries if all_strings(entries) else tuple(map(str, entries))
 
 
-def _valid(ids: list[str | None], candidates: tuple[str, ...], top: int | None) -> bool:
+def _valid(ids: list[str | None], candidates: tuple[str, ...] | None, top: int | None) -> bool:
     """As :func:`star_rl.evaluation.metrics.is_valid`; a benchmark's task may name a candidate twice."""
     if not ids or None in ids:
         return False
     distinct = set(ids)
+    if not candidates:
+        return len(distinct) == len(ids)
     if len(distinct) == len(ids):
-        if not candidates:
-            return True
         known = set(candidates)
         return len(ids) >= min(top or len(known), len(known)) and distinct <= known
     return len(ids) == len(candidates) and sorted(map(str, ids)) == sorted(candidates)

@@ -33,18 +33,16 @@ PATIENCE = 60.0
 _CANDIDATES = [str(number) for number in range(100, 120)]
 
 
-def _canned() -> tuple[tuple[str, str], ...]:
-    """Return (name, response) pairs: a good one, an empty one, and noise."""
-    results: dict[str, Any] = {"reflection": {"correct": "yes"}, "recommend": _CANDIDATES}
-    good = "\n".join(
-        f"<{tag}>\n<Thinking>well</Thinking>\n<JSON>{json_block(results.get(tag, ['a'])).raw}</JSON>\n</{tag}>"
+_RESULTS: dict[str, Any] = {"reflection": {"correct": "yes"}, "recommend": _CANDIDATES}
+#: Responses that a reward is tried on.
+_CANNED = {
+    "a well formed response with the truth first": "\n".join(
+        f"<{tag}>\n<Thinking>well</Thinking>\n<JSON>{json_block(_RESULTS.get(tag, ['a'])).raw}</JSON>\n</{tag}>"
         for tag in PHASES
-    )
-    return (
-        ("a well formed response with the truth first", good),
-        ("an empty response", ""),
-        ("a response of noise", '<recommend><JSON>[1, null, {</tool_call>\n<tool_call>{"name":\0'),
-    )
+    ),
+    "an empty response": "",
+    "a response of noise": '<recommend><JSON>[1, null, {</tool_call>\n<tool_call>{"name":\0',
+}
 
 
 def _info() -> dict[str, Any]:
@@ -151,7 +149,7 @@ def check(function: Reward, name: str = "the reward", **options: Any) -> tuple[s
         raise StarError(f"{name} cannot be called with ({wanted}): {error}", "take these arguments by name") from error
     keys: tuple[str, ...] | None = None
     scores: list[float] = []
-    for label, text in _canned():
+    for label, text in _CANNED.items():
         arguments = dict(zip(ARGUMENTS, ("check", text, _CANDIDATES[0], _info()), strict=True))
         try:
             answer = within(PATIENCE, lambda given=arguments: function(**given, **options))  # type: ignore[misc]
@@ -199,9 +197,7 @@ def _keys(answer: Any, name: str, label: str) -> tuple[str, ...]:
 
 
 def _finite(value: Any) -> bool:
-    if isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
-        return False
     try:
-        return math.isfinite(float(value))
+        return not isinstance(value, (str, bytes)) and math.isfinite(float(value))
     except Exception:  # an array of several numbers, for instance; what it raises depends on its library
         return False

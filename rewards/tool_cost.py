@@ -5,13 +5,8 @@ tools refuse. ``cap`` (default 16) bounds the number charged, so the charge neve
 ``cap * max(cost, invalid_cost)``. With the defaults a call pays where it lifts HR_avg by 2 points.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
-
 from star_rl.rewards import star
-from star_rl.rewards.keys import Reading, read
+from star_rl.rewards.keys import Reading, scored
 
 
 def of(reading: Reading, cost: float = 0.02, invalid_cost: float | None = None, cap: int = 16) -> float:
@@ -20,16 +15,4 @@ def of(reading: Reading, cost: float = 0.02, invalid_cost: float | None = None, 
     return star.of(reading) - cost * (calls - invalid) - (cost if invalid_cost is None else invalid_cost) * invalid
 
 
-def compute_score(
-    data_source: str,
-    solution_str: str,
-    ground_truth: str,
-    extra_info: Mapping[str, Any] | None = None,
-    cost: float = 0.02,
-    invalid_cost: float | None = None,
-    cap: int = 16,
-    **_: Any,
-) -> dict[str, float]:
-    """``score`` in -1 - charge .. 2. Keys: :data:`star_rl.rewards.keys.KEYS`."""
-    reading = read(solution_str, ground_truth, extra_info)
-    return reading.scores(of(reading, cost, invalid_cost, cap))
+compute_score = scored(of)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,11 +11,12 @@ from typing import Any
 from star_rl.errors import StarError
 from star_rl.evidence import EvidenceStore
 from star_rl.evidence.leak import contains_of, visible_fingerprint
-from star_rl.mars import Case
 from star_rl.pipeline.stage import manifest_of
-from star_rl.prompts import Event, PromptOptions, student_messages
+from star_rl.prompts import Case, Event, PromptOptions, Summary, estimate_tokens, student_prompt
+from star_rl.prompts.student import candidate_lines
 from star_rl.records import PARTS, Item, Task, UserTable, items_from, read_interactions, read_table, read_tasks
-from star_rl.scenarios import Histories
+from star_rl.scenarios import Histories, Reviews
+from star_rl.student.tokenizer import token_counter
 from star_rl.tools import TOOL_SCHEMAS, ToolBox
 from star_rl.trajectory import LACKING
 
@@ -71,8 +72,27 @@ class Run:
     @cached_property
     def store(self) -> EvidenceStore:
         """The evidence; a store of another world is refused."""
-        every = [task for part in PARTS for task in self.tasks(part)]
-        return EvidenceStore.open(self.folder / "evidence" / "store", *self.origin, every)
+        return EvidenceStore.open(self.folder / "evidence" / "store", *self.origin, self.known_tasks)
+
+    @property
+    def known_tasks(self) -> Sequence[Task]:
+        """All tasks of the run."""
+        return [task for part in PARTS for task in self.tasks(part)]
+
+    @cached_property
+    def summaries(self) -> Any:
+        """Summaries of the users' older records; None where the recipe has none."""
+        return None
+
+    @cached_property
+    def length(self) -> Callable[[str], int]:
+        """Counts the tokens of a text, with the tokenizer of the recipe's student where that is a local folder.
+
+        A tiny student has none yet when its prompts are first written, and a hub id may be in the cache of one machine
+        and not of another: for these an upper estimate counts, so that all stages write the same prompts.
+        """
+        file = Path((self.config.get("student") or {}).get("path") or "", "tokenizer.json")
+        return token_counter(file) if file.is_file() else estimate_tokens
 
     @cached_property
     def origin(self) -> tuple[str, str]:
@@ -95,20 +115,14 @@ class Run:
                 "name the run whose tables the tasks belong to with --world RUN",
             )
         self.store.check_targets(tasks, contains_of(self.visible, tasks))
+        self._reviewers.update(task.user_id for task in tasks)
 
     @cached_property
     def prompt(self) -> PromptOptions:
         """The student's prompt, without what this SFT setting lacks."""
         options, lacks = self.config["prompt"], LACKING.get(self.config["sft_set"]["setting"])
-        return PromptOptions(
-            profile=options["profile"],
-            history=options["history"],
-            budget=options["budget"],
-            top=options["top"],
-            tools=lacks != "tools",
-            planner=lacks != "planner",
-            reflector=lacks != "reflector",
-        )
+        parts = {part: lacks != part for part in ("tools", "planner", "reflector")}
+        return PromptOptions(**{**options, **parts})
 
     @property
     def tools(self) -> list[dict[str, Any]] | None:
@@ -144,11 +158,50 @@ class Run:
 
     def case(self, task: Task) -> Case:
         """Return the task as the teacher's agents read it."""
-        return Case.of(task, self.history(task), self.items, self.users(task.user_id))
+        history = self.history(task)
+        texts, summary = self.texts(task.user_id, history), self.summary(task.user_id, history)
+        return Case.of(task, history, self.items, self.users(task.user_id), texts, summary)
+
+    def texts(self, user_id: str, history: Sequence[Event]) -> dict[tuple[str, int], str]:
+        """Return the user's reviews of these interactions, by item and time."""
+        if user_id not in self._reviewers:
+            self._reviewers.add(user_id)
+            self.__dict__.pop("_reviews", None)
+        return self._reviews.of(user_id, history)
+
+    @cached_property
+    def _reviewers(self) -> set[str]:
+        """Users with tasks, whose texts are read."""
+        return {task.user_id for task in self.known_tasks}
+
+    @cached_property
+    def _reviews(self) -> Reviews:
+        return Reviews.read(self.tables, self._reviewers)
+
+    def summary(self, user_id: str, history: Sequence[Event]) -> Summary | None:
+        """Return the stored summary of the older part of this history, None if there is none."""
+        return self.summaries.of(user_id, history) if self.summaries else None
 
     def messages(self, task: Task) -> list[dict[str, str]]:
         """Return the student's prompt as chat messages."""
-        return student_messages(task, self.history(task), self.items, self.prompt)
+        return student_prompt(self.case(task), self.prompt, self.length).messages
+
+    def check_prompts(self) -> None:
+        """Check that the candidates of every task fit its prompt, before anything is paid for.
+
+        Raises:
+            StarError: names the first task whose candidates do not fit, and how many there are.
+        """
+        if self.prompt.profile != "full":
+            return
+        found: list[StarError] = []
+        for task in self.known_tasks:
+            try:
+                candidate_lines(self.case(task), self.prompt, self.length)
+            except StarError as error:
+                found.append(error)
+        if found:
+            raise StarError(f"{len(found):,} task(s) do not fit prompt.budget, first {found[0].what}", found[0].remedy)
 
     def toolbox(self, candidates: Sequence[str]) -> ToolBox:
         """Return the tools of a task with these candidates."""
@@ -176,6 +229,10 @@ class TablesRun(Run):
     @property
     def tables(self) -> Path:
         return self.folder
+
+    @property
+    def known_tasks(self) -> Sequence[Task]:
+        return self.every
 
     @cached_property
     def visible(self) -> Any:

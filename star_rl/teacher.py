@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +79,10 @@ async def open_teacher(world: Run, config: Mapping[str, Any], seed: int, cache: 
 
             llm = read_options(LlmOptions, parts["llm"], "teacher.options.llm")
             clients.append(_client("chat", parts["chat"], cache))
-            backend = LlmBackend(clients[0], llm)
+            backend = LlmBackend(clients[0], llm, replace(world.prompt, profile="full"), world.length)
             if parts["planner_chat"]:
                 clients.append(_client("planner_chat", parts["planner_chat"], cache))
-                planner = TrainedPlanner(clients[1], world.prompt)
+                planner = TrainedPlanner(clients[1], world.prompt, world.length)
         await asyncio.gather(*(client.ready() for client in clients))
         team = Team(backend, lambda case: world.toolbox(case.candidates), team_options, planner)
         yield Teacher(team, clients[0].model if clients else "rules", tuple(clients), 32 if clients else 1)

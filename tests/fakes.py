@@ -3,9 +3,10 @@
 import random
 
 from star_rl import cli
-from star_rl.mars import Case, RuleBackend, RuleOptions, Team, TeamOptions, strength_of
+from star_rl.mars import RuleBackend, RuleOptions, Team, TeamOptions, strength_of
 from star_rl.pipeline import chain, recipe, runner
 from star_rl.policy.loop import Generation
+from star_rl.prompts import Case
 from star_rl.records import SCENARIOS, Item, Task
 from star_rl.tools import ToolBox
 

@@ -3,18 +3,22 @@
 import asyncio
 import json
 import shutil
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from star_rl.baselines.agents import AGENTS
 from star_rl.evaluation import runner as evaluation_runner
 from star_rl.evaluation.evaluate import open_tasks, seal
 from star_rl.evaluation.methods.agents import Workflow
 from star_rl.evaluation.runner import context_of
-from star_rl.prompts import flavour_of
+from star_rl.prompts import PromptOptions, Summary, estimate_tokens, student_prompt
 from star_rl.prompts.agents import Brief, agent_messages
-from star_rl.records import USERS, UserTable, write_table
+from star_rl.records import USERS, UserTable, read_table, write_table
+from star_rl.run import Run
+from star_rl.student.tokenizer import train_tokenizer
 from tests import fakes
 
 
@@ -46,13 +50,13 @@ def test_agents_and_mars_are_shown_the_users_profile(run, tmp_path):
     context, task = context_of(world), tasks.tasks[0]
     chat = Chat(task)
     case = context(task, 0).case()
-    assert case.user == world.case(task).user == {"job": f"cook {task.user_id}"} and case.texts == {}
+    assert case.user == world.case(task).user == {"job": f"cook {task.user_id}"}
+    assert case == world.case(task) and not any(entry.text for entry in case.history)
     method = Workflow(AGENTS["cot"](chat), 1, chat, {"remark": AGENTS["cot"](chat).remark})
     asyncio.run(evaluation_runner.run_method(method, tasks.tasks, context, tmp_path / "answers"))
     asked = zip(tasks.tasks, chat.asked, strict=True)
     assert all(f"job: cook {one.user_id}" in messages[0]["content"] for one, messages in asked)
-    brief = Brief(case.user_id, case.candidates, case.history, case.items, case.user)
-    asked = agent_messages("Ranker", flavour_of(task.source), brief, True)
+    asked = agent_messages("Ranker", Brief(case), True)
     assert any(f"cook {task.user_id}" in message["content"] for message in asked)
     judged = seal(tmp_path, world, tasks, 1, 200, 0)
     (remark,) = (words for words in judged["caveats"] if words.startswith("CoTAgent (mended) is without what"))
@@ -66,3 +70,57 @@ def test_the_tables_users_are_read(run, tmp_path):
     table = pa.Table.from_pylist([{"user_id": "u", "attributes": '{"age": 3}'}], USERS)
     write_table(tmp_path / "run" / "tables" / "users.parquet", table, "users")
     assert open_tasks(tmp_path / "run")[0].users("u") == {"age": 3}
+
+
+FULL = asdict(PromptOptions())
+NAMES = ("item_id", "timestamp")
+
+
+def with_reviews(run, folder):
+    """A copy of the run with a review of every interaction, and facts about every user."""
+    shutil.copytree(run, folder)
+    rows = read_table(folder / "tables", "interactions")
+    texts = [f"On {stamp} I chose {item}." for item, stamp in zip(*(rows[n].to_pylist() for n in NAMES), strict=True)]
+    rows = rows.set_column(4, "text", pa.array(texts, pa.string()))
+    write_table(folder / "tables" / "interactions.parquet", rows, "interactions")
+    users = pc.unique(rows["user_id"]).to_pylist()
+    told = pa.Table.from_pylist([{"user_id": user, "attributes": '{"job": "cook"}'} for user in users], USERS)
+    write_table(folder / "tables" / "users.parquet", told, "users")
+    opened = open_tasks(folder)[0]
+    return Run(folder, {**opened.config, "prompt": FULL})
+
+
+def test_all_parts_read_one_prompt_with_facts_reviews_and_summary(run, tmp_path):
+    world = with_reviews(run, tmp_path / "run")
+    task = world.tasks("test")[0]
+    history = world.history(task)
+    world.__dict__["summaries"] = SimpleNamespace(
+        of=lambda user, seen: Summary(f"Of {user}.", 2, seen[0][1], seen[1][1]) if seen == history else None
+    )
+    messages = world.messages(task)
+    text = messages[1]["content"]
+    assert "job: cook" in text and f"Of {task.user_id}." in text
+    for item, stamp, _ in history[2:]:
+        assert f'| said: "On {stamp} I chose {item}."' in text
+    assert f"On {task.cutoff} " not in text and text.count("| said: ") == len(history) - 2
+    context = context_of(world)(task, 0)
+    assert student_prompt(context.case(), world.prompt, world.length).messages == messages
+    assert set(context.texts) == {event[:2] for event in history}  # none of a later interaction
+
+
+def test_reviews_of_a_user_without_a_task_are_read_when_asked_for(run, tmp_path):
+    world = with_reviews(run, tmp_path / "run")
+    busy = {task.user_id for task in world.known_tasks}
+    idle = next(user for user in pc.unique(world.visible["user_id"]).to_pylist() if user not in busy)
+    events = world.histories.of_user(idle)
+    assert world.texts(idle, events[:1]) == {events[0][:2]: f"On {events[0][1]} I chose {events[0][0]}."}
+    assert world.texts("nobody", events) == {}
+
+
+def test_tokens_are_counted_by_the_students_own_tokenizer(run, tmp_path):
+    world = open_tasks(run)[0]
+    assert world.length is estimate_tokens
+    train_tokenizer(["<|im_start|>user\nsome words<|im_end|>\n"] * 9, ["a"], tmp_path, bpe_size=300)
+    for path, counts in ((str(tmp_path), True), ("Qwen/Qwen3-8B", False)):
+        other = Run(run, {**world.config, "student": {"path": path}})
+        assert (other.length is not estimate_tokens) == counts and other.length("some words") > 1

@@ -99,7 +99,7 @@ done
 
 sent=$("$bin/star-rl" submit "$recipe" "$@" --address "$url" --python "$bin/python" "${variables[@]}")
 echo "$sent"
-id=$(sed -n 's/^\(star-[^:]*\): sent in .*/\1/p' <<<"$sent")
+id=$(sed -n 's/^\(star-[^:]*\): sent$/\1/p' <<<"$sent")
 
 # Followed until the job has ended, not until following fails: with this script the allocation ends.
 while true; do

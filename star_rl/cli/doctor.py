@@ -62,7 +62,7 @@ def _import(item: tuple[str, str]) -> Check:
     name, code = item
     environment = os.environ | {"VLLM_PLUGINS": "none", "VLLM_LOGGING_LEVEL": "ERROR", "HF_HUB_OFFLINE": "1"}
     if name == "plug-in":
-        environment |= {"VERL_PLATFORM": "cpu", "VERL_USE_EXTERNAL_MODULES": "star_rl.integrations.verl.register"}
+        environment |= {"VERL_PLATFORM": "cpu", "VERL_USE_EXTERNAL_MODULES": "star_rl.integrations.verl.platform"}
     try:
         result = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=_IMPORT_SECONDS, env=environment

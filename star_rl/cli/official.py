@@ -50,14 +50,13 @@ def official(
 ) -> int:
     import asyncio
 
-    from star_rl.baselines.agents import Reviews
     from star_rl.evaluation.methods import TaskContext, make
     from star_rl.evaluation.official import groups_below, simulate, table, write_layout
     from star_rl.evaluation.official.session import PYTHON
+    from star_rl.evaluation.runner import context_of
     from star_rl.files import write_json
     from star_rl.pipeline.recipe import recipe_of
     from star_rl.progress import progress_line
-    from star_rl.records import read_table
     from star_rl.run import Run
 
     folder = Path(run)
@@ -74,12 +73,12 @@ def official(
         tasks, place, groups = _all(world), Path(data), groups_below(Path(task_root or data))
     else:
         tasks, place = world.tasks(part)[:first], target / "data"
-        reviews = Reviews(read_table(folder / "tables", "interactions"), [task.user_id for task in tasks])
-        groups = write_layout(place, tasks, world.visible, world.history, world.items, world.users, reviews)
+        groups = write_layout(place, tasks, world.visible, world.history, world.items, world.users, world.texts)
     whole = {task.task_id: task for task in tasks}
+    context = context_of(world)
 
     def outside(task: Task) -> TaskContext:
-        return TaskContext(task, world.history(whole[task.task_id]), world.items, user=world.users(task.user_id))
+        return context(whole[task.task_id], 0)
 
     with progress_line("official") as line:
         ran = simulate(
@@ -92,6 +91,7 @@ def official(
             known=tasks,
             items=world.items,
             users=world.users,
+            summaries=world.summary,
             outside=outside,
             threads=threads,
             progress=line,
@@ -117,7 +117,8 @@ async def _serve(methods: list[Method], world: Run, place: str) -> int:
     if not port.isdigit():
         raise StarError(f"{place!r} is no place to listen at", "give HOST:PORT such as 127.0.0.1:8765")
     named = {method.name: method for method in methods}
-    async with Bridge(named, _all(world), world.items, world.users, host=host or "127.0.0.1", port=int(port)) as bridge:
+    shown = world.items, world.users, None, world.summary
+    async with Bridge(named, _all(world), *shown, host or "127.0.0.1", int(port)) as bridge:
         print(f"STAR_RL_BRIDGE={bridge.address}   methods (STAR_RL_METHOD): {', '.join(named)}", flush=True)
         await asyncio.Event().wait()
     return 0

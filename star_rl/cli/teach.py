@@ -44,7 +44,7 @@ from star_rl.errors import StarError
 @click.option("--timeout", default=120.0, help="seconds for one attempt")
 @click.option("--temperature", default=0.7)
 @click.option("--max-tokens", default=2048, help="of one answer")
-@click.option("--prompt-tokens", default=12000, help="of an agent's first prompt")
+@click.option("--prompt-tokens", default=6000, help="budget of the student's prompt: agents see the record it shows")
 @click.option("--chunk", default=40, help="behaviours in a chunk of the abstractor, 0 = none")
 @click.option("--top", default=20, help="ids in the ranking")
 @click.option("--rounds", default=1, help="reflections at most")
@@ -77,7 +77,7 @@ def teach(tables: str, out: str, **given: Any) -> None:
     options: dict[str, Any] = {
         **{name: given[name] for name in ("rounds", "top", "concurrent")},
         **{part: not given[f"no_{part}"] for part in ("planner", "reflector", "tools")},
-        "llm": {name: given[name] for name in ("prompt_tokens", "chunk")},
+        "llm": {"chunk": given["chunk"]},
         "chat": {**chat, "endpoints": given["endpoint"], "model": given["model"]},
     }
     if given["planner_endpoint"]:
@@ -86,7 +86,7 @@ def teach(tables: str, out: str, **given: Any) -> None:
         options["planner_chat"] = {**chat, "endpoints": given["planner_endpoint"], "model": given["planner_model"]}
     config = {
         "teacher": {"backend": "llm" if given["endpoint"] else "rules", "options": options},
-        "prompt": asdict(PromptOptions(profile=given["planner_profile"])),
+        "prompt": asdict(PromptOptions(profile=given["planner_profile"], budget=given["prompt_tokens"])),
         "tools": {"lens": given["lens"], "lens_top": 5},
         "sft_set": {"setting": "full"},
     }

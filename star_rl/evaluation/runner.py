@@ -47,12 +47,14 @@ ContextOf = Callable[[Task, int], TaskContext]
 
 def context_of(run: Run) -> ContextOf:
     """Return what methods see of the tasks of a run. Histories also end before the first contact with the truth."""
-    by_id: dict[str, list[Any]] = {}
+    by_id: dict[str, tuple[Any, ...]] = {}
 
     def context(task: Task, sample: int) -> TaskContext:
         if task.task_id not in by_id:
-            by_id[task.task_id] = run.history(task)
-        return TaskContext(task, by_id[task.task_id], run.items, sample, run.users(task.user_id))
+            history = run.history(task)
+            by_id[task.task_id] = history, run.texts(task.user_id, history), run.summary(task.user_id, history)
+        history, texts, summary = by_id[task.task_id]
+        return TaskContext(task, history, run.items, sample, run.users(task.user_id), texts, summary)
 
     return context
 

@@ -1,20 +1,24 @@
-"""Do the GPUs work? ``python -m star_rl.integrations.gpus N`` prints what a node's GPUs answer, as JSON.
+"""Check the GPUs of a node or of a cluster, and hold GPUs of a cluster.
 
-:func:`look` asks so on every node of a cluster, and times an all-reduce between them.
+``python -m star_rl.integrations.gpus N`` prints what a node's GPUs answer, as JSON. :func:`look` asks so on every node
+of a cluster, and times an all-reduce between them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from star_rl.errors import StarError
 
 _SECONDS = 120
 _REDUCE_SECONDS = 60
@@ -212,16 +216,22 @@ def look(each: int, env: Mapping[str, str]) -> tuple[list[str], str]:
     nodes = [node for node in ray.nodes() if node["Alive"] and free.get(node["NodeID"], {}).get("GPU", 0) >= each]
     wrong = []
     if each:
-        said = _on_each(nodes, ask, each, lambda _: (each, env), _SECONDS)
-        wrong = [f"{node['NodeManagerHostname']}: {line}" for node, one in said for line in problems(one)]
+        said = on_each_node(nodes, ask, each, lambda _: (each, env), _SECONDS + 30)
+        wrong = [
+            f"{node['NodeManagerHostname']}: {line}" for node, one in said for line in problems({"wanted": each, **one})
+        ]
     if wrong or len(nodes) < 2:
         return wrong, ""
     from torch.distributed import TCPStore
 
     device, host = "cuda" if each else "cpu", ray.util.get_node_ip_address()
     store = TCPStore(host, 0, len(nodes), is_master=True, wait_for_workers=False)
-    said = _on_each(
-        nodes, ask_reduce, min(each, 1), lambda at: (at, len(nodes), host, store.port, device, env), _REDUCE_SECONDS
+    said = on_each_node(
+        nodes,
+        ask_reduce,
+        min(each, 1),
+        lambda at: (at, len(nodes), host, store.port, device, env),
+        _REDUCE_SECONDS + 30,
     )
     failed = [f"{node['NodeManagerHostname']}: {one['error']}" for node, one in said if "error" in one]
     if failed:
@@ -233,10 +243,13 @@ def look(each: int, env: Mapping[str, str]) -> tuple[list[str], str]:
     return [], f"all-reduce between the nodes {speed:.2g} GB/s"
 
 
-def _on_each(
-    nodes: Sequence[Mapping[str, Any]], function: Any, gpus: int, given: Callable[[int], Sequence[Any]], seconds: int
+def on_each_node(
+    nodes: Sequence[Mapping[str, Any]], function: Any, gpus: int, given: Callable[[int], Sequence[Any]], seconds: float
 ) -> list[tuple[Mapping[str, Any], dict[str, Any]]]:
-    """Return what the function says on each node."""
+    """Run a function on each node, with ``gpus`` GPUs and the arguments ``given(at)``; return (node, its answer).
+
+    The answer of a node that fails, or has none within ``seconds`` (the start of a worker included), is ``error``.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -245,15 +258,49 @@ def _on_each(
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(*given(at))
         for at, node in enumerate(nodes)
     ]
-    until = time.monotonic() + seconds + 30  # a worker has to start
-    said = []
+    until, said = time.monotonic() + seconds, []
     for node, one in zip(nodes, asked, strict=True):
         try:
             said.append((node, ray.get(one, timeout=max(1.0, until - time.monotonic()))))
-        except ray.exceptions.RayError as error:
+        except ray.exceptions.GetTimeoutError:
             ray.cancel(one, force=True)
-            said.append((node, {"wanted": gpus, "error": str(error).strip().splitlines()[-1][:200]}))
+            said.append((node, {"error": f"no answer in {seconds:.0f} s"}))
+        except ray.exceptions.RayError as error:
+            said.append((node, {"error": str(error).strip().splitlines()[-1][:200]}))
     return said
+
+
+@contextlib.contextmanager
+def hold(count: int, address: str = "auto", seconds: float = 60.0) -> Iterator[None]:
+    """Hold ``count`` GPUs of this node in the running cluster for a process that Ray did not start; 0 holds nothing.
+
+    Raises:
+        StarError: they do not become free in time.
+    """
+    if not count:
+        yield
+        return
+    import ray
+    from ray.util import placement_group, remove_placement_group
+
+    joined = not ray.is_initialized()
+    if joined:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    try:
+        here = f"node:{ray.util.get_node_ip_address()}"
+        group = placement_group([{"GPU": 1}] * (count - 1) + [{"GPU": 1, here: 0.001}], "STRICT_PACK")
+        try:
+            if not group.wait(seconds):
+                raise StarError(
+                    f"SFT runs on {count} GPUs of this node, and other jobs hold some of them",
+                    "wait for these jobs or stop them (star-rl status), then star-rl resume",
+                )
+            yield
+        finally:
+            remove_placement_group(group)
+    finally:
+        if joined:
+            ray.shutdown()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,9 +18,12 @@ from pathlib import Path
 
 import psutil
 
-from star_rl.masking import open_log
+from star_rl.masking import mask, open_log
 
 MARK = "STAR_RL_RUN"
+_TAIL_LINES = 25
+#: The line of a traceback that names the exception; Ray puts the actor in brackets before it.
+_CAUSE = re.compile(r"^(?:\(.*?\)\s*)?[\w.]*(?:Error|Exception)(?:: |$)")
 _PR_SET_PDEATHSIG = 1  # prctl(2), Linux only
 
 
@@ -91,6 +95,23 @@ def end(run: Path, grace_seconds: float = 5.0) -> int:
             process.kill()
     psutil.wait_procs(list(stubborn), timeout=grace_seconds)
     return len(found)
+
+
+def read_log(log: Path, start: int = 0) -> list[str]:
+    """Return the lines of a log from byte ``start`` on, without progress bars."""
+    with log.open("rb") as handle:
+        handle.seek(start)
+        text = handle.read().decode("utf-8", "replace")
+    rows = (row.split("\r")[-1].rstrip() for row in text.split("\n"))
+    return [row for row in rows if row and "it/s]" not in row]
+
+
+def tail(log: Path, start: int = 0) -> str:
+    """Return the last lines of a log, after the first one that names an exception; secrets are masked."""
+    lines = read_log(log, start)
+    last = lines[-_TAIL_LINES:]
+    cause = next((line for line in lines if _CAUSE.search(line)), None)
+    return mask("\n".join(last if cause is None or cause in last else [cause, "..", *last]))
 
 
 def _die_with_parent() -> None:

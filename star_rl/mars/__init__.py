@@ -1,6 +1,5 @@
 """MARS, the teacher: a team of agents played by a language model or by rules (paper, section 3.2).
 
-case         what the agents see of a task
 agents       the agents, and the checks of their results
 team         planner -> experts -> reflector -> re-runs -> ranker
 llm          agents played by a language model
@@ -13,7 +12,6 @@ view         runs in the terminal and on an HTML page
 """
 
 from star_rl.mars.agents import AGENTS, Agent, AgentFailure, Backend, Step, View
-from star_rl.mars.case import Case
 from star_rl.mars.record import TeacherRun, from_json, read_runs, to_json
 from star_rl.mars.rules import RuleBackend, RuleOptions, strength_of
 from star_rl.mars.teach import Account, identity_of, teach
@@ -25,7 +23,6 @@ __all__ = [
     "Agent",
     "AgentFailure",
     "Backend",
-    "Case",
     "Outcome",
     "RuleBackend",
     "RuleOptions",

@@ -14,8 +14,7 @@ from star_rl.errors import StarError
 from star_rl.files import fingerprint
 from star_rl.mars.agents import AgentFailure, Step
 from star_rl.mars.calls import ask
-from star_rl.mars.case import Case
-from star_rl.prompts import Behaviour, flavour_of, valid
+from star_rl.prompts import Behaviour, Case, flavour_of, valid
 from star_rl.prompts.agents import abstractor_messages
 
 NAME = "Long_Sequence_Abstractor"

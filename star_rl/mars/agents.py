@@ -10,13 +10,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from star_rl.failure import Failure, Kind
-from star_rl.mars.case import Case
+from star_rl.prompts import Case
 from star_rl.trajectory import EXPERTS, Phase
 from star_rl.trajectory.grammar import PLAN, RECOMMEND, REFLECTION
 from star_rl.trajectory.model import Block
 
 if TYPE_CHECKING:
     from star_rl.tools import Tools
+
+#: Returns the tools of a case.
+ToolsOf = Callable[[Case], "Tools"]
 
 DIVERGENCE = "Interest_Divergence_Reasoning"
 PROFILE = "User_Profile_Summary"

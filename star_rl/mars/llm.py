@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict
-from typing import Annotated, Any
-
-from pydantic import Field
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
 
 from star_rl.chat import CallRequest, ChatClient, ChatReply
 from star_rl.mars.abstractor import Abstractor
 from star_rl.mars.agents import Agent, AgentFailure, Step, View
 from star_rl.mars.calls import ask
 from star_rl.options import Count, Size, options
-from star_rl.prompts import Behaviour, flavour_of, valid, valid_json
+from star_rl.prompts import PromptOptions, Summary, estimate_tokens, valid, valid_json
 from star_rl.prompts.agents import Brief, agent_messages, complaint
 from star_rl.tools import TOOL_SCHEMAS
 from star_rl.trajectory import (
@@ -49,7 +48,6 @@ class LlmOptions:
         turns: most answers of one agent, malformed ones included.
         calls: most tool calls of one agent that are answered; ``calls_per_turn`` in one turn.
         tokens: most prompt and completion tokens of one agent; 0 = no limit.
-        prompt_tokens: most tokens of an agent's first prompt; the oldest interactions are left out to fit.
         chunk: interactions in a chunk of the abstractor; 0 = no abstractor.
         words: most words of a summary.
 
@@ -61,7 +59,6 @@ class LlmOptions:
     calls: Count = 12
     calls_per_turn: Size = 6
     tokens: Count = 0
-    prompt_tokens: Annotated[int, Field(ge=500, strict=True)] = 12000
     chunk: Count = 40
     words: Size = 500
 
@@ -72,61 +69,66 @@ class LlmBackend:
     Args:
         chat: the endpoint or endpoints.
         options: see :class:`LlmOptions`.
+        prompt: options of the student's prompt: the agents see of a task what the student will see.
+        length: counts the tokens of the student's prompt.
     """
 
-    def __init__(self, chat: ChatClient, options: LlmOptions | None = None) -> None:
+    def __init__(
+        self,
+        chat: ChatClient,
+        options: LlmOptions | None = None,
+        prompt: PromptOptions | None = None,
+        length: Callable[[str], int] = estimate_tokens,
+    ) -> None:
         self.chat, self.options = chat, options or LlmOptions()
+        self.prompt, self.length = prompt or PromptOptions(), length
         self.abstractor = Abstractor(chat, self.options.chunk, self.options.words) if self.options.chunk else None
 
     @property
     def describe(self) -> dict[str, Any]:
-        return {"backend": "llm", **asdict(self.options), **self.chat.describe}
+        return {"backend": "llm", "prompt": asdict(self.prompt), **asdict(self.options), **self.chat.describe}
 
     async def ready(self) -> None:
         await self.chat.ready()
 
     async def act(self, agent: Agent, view: View) -> Step:
         step = Step(agent.name, agent.tag, view.round)
-        summary, recent = "", view.case.history
-        if self.abstractor is not None:
-            summary, recent = await self.abstractor.abstract(view.case, step)
-        return await _Conversation(self, agent, view, step, summary, recent).run()
+        case = view.case
+        if self.abstractor is not None and case.summary is None:
+            text, recent = await self.abstractor.abstract(case, step)
+            if count := len(case.history) - len(recent):
+                ends = case.history[0].timestamp, case.history[count - 1].timestamp
+                case = replace(case, summary=Summary(text, count, *ends))
+        return await _Conversation(self, agent, replace(view, case=case), step).run()
 
 
 class _Conversation:
     """One agent's conversation."""
 
-    def __init__(
-        self, backend: LlmBackend, agent: Agent, view: View, step: Step, summary: str, recent: tuple[Behaviour, ...]
-    ) -> None:
-        self.chat, self.options = backend.chat, backend.options
+    def __init__(self, backend: LlmBackend, agent: Agent, view: View, step: Step) -> None:
+        self.backend, self.chat, self.options = backend, backend.chat, backend.options
         self.agent, self.view, self.step = agent, view, step
         self.tools = TOOL_SCHEMAS if view.tools is not None else None
         self.answered = 0
         self.messages: list[dict[str, Any]] = []
-        flavour = flavour_of(view.case.source)
-        self._add(*agent_messages(agent.name, flavour, self._brief(summary, recent), bool(self.tools)))
+        self._add(*agent_messages(agent.name, self._brief(), bool(self.tools)))
 
     def _add(self, *messages: dict[str, Any]) -> None:
         self.messages += messages
         self.step.messages += messages
 
-    def _brief(self, summary: str, recent: tuple[Behaviour, ...]) -> Brief:
-        view, case = self.view, self.view.case
+    def _brief(self) -> Brief:
+        view = self.view
         latest = {step.agent: step for step in view.done if step.agent in EXPERTS}
         own = latest.get(self.agent.name)
         return Brief(
-            case.user_id,
-            case.candidates,
-            recent,
-            case.items,
-            case.user,
-            summary,
+            view.case,
             findings=[(name, compact_json(step.value)) for name, step in latest.items() if step is not own],
             suggestion=view.suggestion,
             previous=compact_json(own.value) if own and view.suggestion else "",
             top=view.ranked,
-            budget=self.options.prompt_tokens,
+            prompt=self.backend.prompt,
+            length=self.backend.length,
         )
 
     async def run(self) -> Step:

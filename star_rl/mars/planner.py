@@ -5,15 +5,14 @@ It gets the prompt it was trained with, the student's with scope ``plan``, and n
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
 from star_rl.chat import ChatClient
 from star_rl.mars.agents import Agent, AgentFailure, Step, View
 from star_rl.mars.calls import ask
-from star_rl.mars.case import Case
-from star_rl.prompts import PromptOptions, one_line, student_messages, valid_json
-from star_rl.records import Task
+from star_rl.prompts import PromptOptions, estimate_tokens, one_line, student_prompt, valid_json
 from star_rl.trajectory import Thinking, json_block, parse
 from star_rl.trajectory.grammar import PLAN
 
@@ -27,10 +26,14 @@ class TrainedPlanner:
     Args:
         chat: the endpoint that serves it.
         prompt: the prompt it was trained with; its scope is set here.
+        length: counts the tokens of that prompt.
     """
 
-    def __init__(self, chat: ChatClient, prompt: PromptOptions | None = None) -> None:
-        self.chat, self.prompt = chat, replace(prompt or PromptOptions(), scope="plan", tools=False)
+    def __init__(
+        self, chat: ChatClient, prompt: PromptOptions | None = None, length: Callable[[str], int] = estimate_tokens
+    ) -> None:
+        self.chat, self.length = chat, length
+        self.prompt = replace(prompt or PromptOptions(), scope="plan", tools=False)
 
     @property
     def describe(self) -> dict[str, Any]:
@@ -46,7 +49,7 @@ class TrainedPlanner:
             AgentFailure: the endpoint failed, or the second answer is malformed too.
         """
         step = Step(agent.name, agent.tag, view.round, attempts=0)
-        step.messages += student_messages(task_of(view.case), view.case.history, view.case.items, self.prompt)
+        step.messages += student_prompt(view.case, self.prompt, self.length).messages
         fault = ""
         while step.attempts < 2:
             step.attempts += 1
@@ -60,12 +63,6 @@ class TrainedPlanner:
                 return step
             step.messages.append({"role": "user", "content": _COMPLAINT.format(fault=one_line(fault, 300))})
         raise AgentFailure("malformed", fault, step)
-
-
-def task_of(case: Case) -> Task:
-    """Return a case as a task without its ground truth, which the prompt does not read."""
-    cutoff = case.history[-1].timestamp + 1 if case.history else 0
-    return Task(case.task_id, case.source, case.scenario, case.user_id, case.candidates, "", cutoff)
 
 
 def _plan_in(text: str) -> tuple[Any, str, str]:

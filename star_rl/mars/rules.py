@@ -20,9 +20,8 @@ from typing import Any
 
 from star_rl.errors import StarError
 from star_rl.mars.agents import DIVERGENCE, HISTORICAL, PROFILE, RECENT, Agent, Step, View
-from star_rl.mars.case import Case
 from star_rl.options import Number, Share, Size, Whole, options
-from star_rl.prompts import Behaviour
+from star_rl.prompts import Behaviour, Case
 from star_rl.trajectory import EXPERTS, Response, Thinking, ToolCall, json_block
 from star_rl.trajectory.model import Block
 

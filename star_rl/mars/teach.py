@@ -20,10 +20,10 @@ from star_rl import locks
 from star_rl.errors import StarError
 from star_rl.files import fingerprint, read_json, write_json, writing_error
 from star_rl.ledger import Ledger, differences
-from star_rl.mars.case import Case
 from star_rl.mars.record import FORMAT, TeacherRun, from_json, run_id, run_of, to_json
 from star_rl.mars.team import Team
 from star_rl.progress import Progress
+from star_rl.prompts import Case
 from star_rl.records import Task
 
 RUNS, TEACHER = "runs.jsonl", "teacher.json"

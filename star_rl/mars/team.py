@@ -23,11 +23,12 @@ from star_rl.mars.agents import (
     AgentFailure,
     Backend,
     Step,
+    ToolsOf,
     View,
     faulted,
 )
-from star_rl.mars.case import Case, ToolsOf
 from star_rl.options import Size, options
+from star_rl.prompts import Case
 from star_rl.trajectory import EXPERTS, Trajectory
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from pydantic import Field
 from star_rl.errors import StarError
 from star_rl.evidence.words import Size as TextSize
 from star_rl.neighbours.weights import WeightName
-from star_rl.options import Count, Size, Text, TopP, section
-from star_rl.prompts.student import Profile
+from star_rl.options import Count, Number, Size, Text, TopP, section
+from star_rl.prompts.student import Profile, Share
 from star_rl.tools import Lens
 from star_rl.trajectory import Setting
 
@@ -65,11 +65,15 @@ class EvidenceSection:
 @section
 class PromptSection:
     """The student's prompt: ``profile`` ``full`` or ``compact``; ``history`` items shown at most (0: what the profile
-    holds); ``budget`` of tokens (paper, table 5); ``top`` ids in the ranking."""
+    holds); ``budget`` of tokens (paper, table 5), of which ``summary`` and ``record`` are shares (see PromptOptions);
+    ``review``: most tokens of one review; ``top`` ids in the ranking."""
 
     profile: Profile = "full"
     history: Annotated[int, Field(ge=0, le=10_000, strict=True)] = 0
     budget: Annotated[int, Field(ge=500, strict=True)] = 6000
+    summary: Share = 0.15
+    record: Share = 0.5
+    review: Count = 60
     top: Ranked = 20
 
 
@@ -93,11 +97,14 @@ class TeacherSection:
 
 @section
 class SftSetSection:
-    """``setting``: full, no_tools, no_planner, no_reflector or planner_only; ``max_tokens`` bounds a sample."""
+    """``setting``: full, no_tools, no_planner, no_reflector or planner_only; ``max_tokens`` bounds a sample;
+    ``per_task`` samples of one task at most (null: every hit); ``spread``: the largest group of source and
+    scenario is cut to this many times the smallest (0: none is cut)."""
 
     setting: Setting = "full"
     max_tokens: Tokens = 16384
-    per_task: Few = 1
+    per_task: Few | None = None
+    spread: Number = 0.0
     limit: Size | None = None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from star_rl.plan.shapes import Shape
+from star_rl.plan.shapes import Shape, lora_rank
 
 #: A trained parameter in a checkpoint: ms-swift with ZeRO writes the 16-bit weights twice and 12 bytes of optimizer,
 #: verl's FSDP2 the 32-bit weights and two moments.
@@ -16,8 +16,8 @@ _GRPO_BYTES = 12
 
 def sft_bytes(shape: Shape, config: Mapping[str, Any]) -> int:
     """Return what SFT's checkpoints take. ``config``: composed for ms-swift."""
-    lora = str(config.get("tuner_type") or config.get("train_type") or "full") != "full"
-    trained = shape.adapter(int(config.get("lora_rank", 8))) if lora else shape.parameters
+    rank = lora_rank(config)
+    trained = shape.adapter(rank) if rank else shape.parameters
     return _SFT_BYTES * trained * (int(config.get("save_total_limit") or 1) + 1)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from star_rl.errors import StarError
 
@@ -64,6 +66,12 @@ class Shape:
         """Bytes of KV cache per token and GPU: keys and values of every layer; a GPU has one head at least."""
         heads = max(1, -(-self.kv_heads // tensor_parallel))
         return 2 * self.layers * heads * self.head_dim * width
+
+
+def lora_rank(config: Mapping[str, Any]) -> int:
+    """Return the rank of the adapters in a composed ms-swift configuration; 0 if all parameters are trained."""
+    full = str(config.get("tuner_type") or config.get("train_type") or "full") == "full"
+    return 0 if full else int(config.get("lora_rank", 8))
 
 
 def _qwen3(size: str, hidden: int, layers: int, heads: int, kv: int, intermediate: int, tied: bool) -> Shape:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from star_rl.integrations.verl.config_checks import ranks, sequence_parallel
 from star_rl.options import Positive, Size, options
 from star_rl.plan.model import GIB
-from star_rl.plan.shapes import Shape
+from star_rl.plan.shapes import Shape, lora_rank
 
 #: Shares of the peak that are reached: matrix products of training; flash-attention; sdpa with a mask; the memory's
 #: bandwidth while decoding; a link's.
@@ -139,7 +139,7 @@ def sft_seconds(config: Mapping[str, Any], shape: Shape, gpus: int, assumed: Ass
     packed = bool(config.get("padding_free") or config.get("packing"))
     padded = rows > 1 and not packed
     masked = padded and "flash" not in str(config.get("attn_impl") or "sdpa")
-    lora = str(config.get("tuner_type") or config.get("train_type") or "full") != "full"
+    lora = lora_rank(config) > 0
     cost = flops(
         shape,
         length,

@@ -1,7 +1,7 @@
 """Prompts: one versioned template per agent, and one for the student.
 
 words      make foreign text safe, estimate tokens
-history    one interaction
+case       a task as a model sees it
 flavours   vocabulary of books, products, local businesses, films, or any items
 student    the distilled model (STAR)
 agents     the teacher's agents (MARS)
@@ -9,15 +9,13 @@ baselines  the agentic baselines of the paper's table 1
 evidence   the LLM verbaliser (Collaborative Signal Translation)
 """
 
+from star_rl.prompts.case import Behaviour, Case, Event, Summary, before
 from star_rl.prompts.flavours import FLAVOURS, Flavour, described, flavour_of
-from star_rl.prompts.history import Behaviour, Event, before
 from star_rl.prompts.student import (
     STUDENT_VERSION,
     PromptOptions,
     StudentPrompt,
-    category_of,
     record_line,
-    student_messages,
     student_prompt,
 )
 from star_rl.prompts.words import estimate_tokens, one_line, valid, valid_json
@@ -26,18 +24,18 @@ __all__ = [
     "FLAVOURS",
     "STUDENT_VERSION",
     "Behaviour",
+    "Case",
     "Event",
     "Flavour",
     "PromptOptions",
     "StudentPrompt",
+    "Summary",
     "before",
-    "category_of",
     "described",
     "estimate_tokens",
     "flavour_of",
     "one_line",
     "record_line",
-    "student_messages",
     "student_prompt",
     "valid",
     "valid_json",

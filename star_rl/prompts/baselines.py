@@ -1,6 +1,6 @@
 """Prompts of the agentic baselines in the paper's table 1, rewritten: they show and ask the same in our own words.
 
-One versioned template per agent. The fields of an item that an agent shows depend on the source; what the tables do not
+One template per agent. The fields of an item that an agent shows depend on the source; what the tables do not
 keep (votes on reviews, verified purchases, similar books) is left out. All foreign text goes through
 :func:`star_rl.prompts.words.one_line`.
 """
@@ -11,14 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from star_rl.files import fingerprint
+from star_rl.prompts.case import Behaviour
 from star_rl.prompts.flavours import Flavour
-from star_rl.prompts.history import Behaviour
-from star_rl.prompts.words import one_line
+from star_rl.prompts.words import facts, one_line, value_of
 from star_rl.records import Item
-
-#: Raise it with every change of a sentence below.
-VERSION = 1
 
 _LIST = (
     "End with one Python list that holds the {count} ids, best first, each in quotes: ['id', 'id', ...]. Use only ids "
@@ -117,11 +113,6 @@ FIELDS: dict[str, dict[str, tuple[str, ...]]] = {
 _MAX_CHARACTERS = {"description": 240, "features": 160, "attributes": 160}
 
 
-def baselines_version() -> dict[str, Any]:
-    """Return the version of these prompts and a fingerprint of their texts."""
-    return {"version": VERSION, "fingerprint": fingerprint([TEMPLATES, TASTE, PAGE, PLATFORMS, FIELDS, _CASE])}
-
-
 @dataclass(frozen=True, slots=True)
 class Shown:
     """Parts of a prompt as text; ``record`` is the history, ``memory`` and ``figures`` only some agents use."""
@@ -183,17 +174,9 @@ def item_line(item_id: str, item: Item | None, fields: Sequence[str]) -> str:
     if item.categories:
         parts.append(one_line(", ".join(item.categories), 120))
     for name in fields:
-        if value := _value(item.attributes.get(name), _MAX_CHARACTERS.get(name, 60)):
+        if value := value_of(item.attributes.get(name), _MAX_CHARACTERS.get(name, 60)):
             parts.append(f"{name.replace('_', ' ')} {value}")
     return " | ".join(parts)
-
-
-def _value(value: Any, longest: int) -> str:
-    if isinstance(value, Mapping):
-        value = ", ".join(f"{name} {entry}" for name, entry in list(value.items())[:12])
-    elif isinstance(value, (list, tuple)):
-        value = ", ".join(str(entry) for entry in value[:8])
-    return "" if value is None or isinstance(value, bool) else one_line(str(value), longest)
 
 
 def fields_of(agent: str, flavour: Flavour) -> tuple[str, ...]:
@@ -204,16 +187,15 @@ def fields_of(agent: str, flavour: Flavour) -> tuple[str, ...]:
 
 def user_lines(user_id: str, user: Mapping[str, Any], profile: bool = True) -> str:
     """Return the user's id and, with ``profile``, up to twelve attributes."""
-    facts = [f"{one_line(str(name), 40)}: {_value(value, 80)}" for name, value in list(user.items())[:12] if profile]
-    return "\n".join([f"id {one_line(user_id)}", *facts])
+    return "\n".join([f"id {one_line(user_id)}", *(facts(user) if profile else [])])
 
 
-def review_line(behaviour: Behaviour, item: Item | None, text: str, longest: int = 400) -> str:
+def review_line(behaviour: Behaviour, item: Item | None, longest: int = 400) -> str:
     """Return ``day | id | title | rated r | text`` of one review; unknown parts are left out."""
     parts = [*([behaviour.day] if behaviour.day else []), one_line(behaviour.item_id)]
     parts.append((one_line(item.title, 120) if item else "") or "(no title)")
     if behaviour.rating is not None:
         parts.append(f"rated {behaviour.rating:g}")
-    if text := one_line(text, longest):
+    if text := one_line(behaviour.text, longest):
         parts.append(text)
     return " | ".join(parts)

@@ -1,32 +1,53 @@
-"""The vocabulary of a source: what an item is called, and which attributes are shown."""
+"""The vocabulary of a source: what an item is called, and which of its details are shown."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ast
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from star_rl.prompts.words import one_line
+from star_rl.prompts.words import one_line, value_of
 from star_rl.records import Item
+
+
+class Detail(NamedTuple):
+    """A detail of an item: its word in a prompt, what it means, and the keys of ``items.attributes`` that hold it."""
+
+    word: str
+    meaning: str
+    keys: tuple[str, ...]
+
+
+_AVERAGE = Detail("average", "mean rating of all users, up to 5", ("average_rating", "stars"))
+_RATINGS = Detail("ratings", "how many users rated it", ("ratings_count", "rating_number"))
+_YEAR = Detail("year", "year of release", ("year", "release_year", "publication_year"))
 
 
 @dataclass(frozen=True, slots=True)
 class Flavour:
-    """The vocabulary of one kind of item.
-
-    ``attributes`` maps a key of ``items.attributes`` to the word that stands before its value in a prompt.
-    """
+    """The vocabulary of one kind of item; ``details`` in the order in which a prompt shows them."""
 
     name: str
     item: str
     items: str
     did: str
     domain: str
-    attributes: tuple[tuple[str, str], ...] = ()
+    details: tuple[Detail, ...]
 
     @property
     def words(self) -> dict[str, str]:
         """Return what a prompt template is filled with."""
         return {"item": self.item, "items": self.items, "did": self.did, "domain": self.domain}
+
+    @property
+    def key(self) -> str:
+        """Return what the parts of a line mean, for the head of a prompt."""
+        meanings = "; ".join(f"{detail.word}: {detail.meaning}" for detail in self.details)
+        return (
+            f"How to read a line about a {self.item}: parts are divided by |. First comes the time (UTC) in a record, "
+            f"then the {self.item}'s id, its title and its categories, then its details. {meanings}; rated: this "
+            "user's own rating; said: this user's own review, perhaps cut. Unknown parts are left out."
+        )
 
 
 FLAVOURS = {
@@ -36,18 +57,41 @@ FLAVOURS = {
         "books",
         "read",
         "an online reading community",
-        (("authors", "by"), ("publication_year", "year")),
+        (
+            Detail("by", "authors, by name or by author id", ("authors", "author_ids")),
+            _AVERAGE,
+            _RATINGS,
+            Detail("reviews", "how many users wrote about it", ("text_reviews_count",)),
+            _YEAR,
+        ),
     ),
     "products": Flavour(
-        "products", "product", "products", "bought", "an online shop", (("store", "brand"), ("price", "price"))
+        "products",
+        "product",
+        "products",
+        "bought",
+        "an online shop",
+        (
+            Detail("brand", "maker or shop", ("brand", "store")),
+            Detail("price", "price", ("price",)),
+            _AVERAGE,
+            _RATINGS,
+        ),
     ),
     "businesses": Flavour(
-        "businesses", "place", "places", "visited", "a guide to local businesses", (("city", "in"), ("stars", "stars"))
+        "businesses",
+        "place",
+        "places",
+        "visited",
+        "a guide to local businesses",
+        (
+            Detail("in", "city", ("city",)),
+            Detail("stars", "mean rating of all users, up to 5", ("stars", "average_rating")),
+            Detail("reviews", "how many users reviewed it", ("review_count",)),
+        ),
     ),
-    "films": Flavour(
-        "films", "film", "films", "watched", "a film service", (("year", "year"), ("release_year", "year"))
-    ),
-    "generic": Flavour("generic", "item", "items", "chose", "a recommendation service"),
+    "films": Flavour("films", "film", "films", "watched", "a film service", (_YEAR,)),
+    "generic": Flavour("generic", "item", "items", "chose", "a recommendation service", (_YEAR, _AVERAGE, _RATINGS)),
 }
 #: Part of a source's name -> flavour; the first match counts.
 _OF_SOURCE = (
@@ -70,16 +114,32 @@ def flavour_of(source: str) -> Flavour:
 
 
 def described(item: Item | None, flavour: Flavour, characters: int = 120) -> str:
-    """Return ``title | categories | attributes`` of an item on one line, each field cut to ``characters``."""
+    """Return ``title | categories | details`` of an item on one line, each cut to ``characters``; unknown ones are
+    left out. Below 40 characters the title stands alone."""
     if item is None:
         return "(no description)"
-    parts = [one_line(item.title, characters) or "(no title)"]
-    if item.categories:
-        parts.append(one_line(", ".join(item.categories), characters))
-    for key, word in flavour.attributes:
-        value = item.attributes.get(key)
-        if isinstance(value, Sequence) and not isinstance(value, str):
-            value = ", ".join(str(entry) for entry in value if isinstance(entry, (str, int, float)))
-        if isinstance(value, (str, int, float)) and str(value).strip():
-            parts.append(f"{word} {one_line(str(value), 60)}")
+    parts = [_part(item.title, characters) or "(no title)"]
+    if characters < 40:
+        return parts[0]
+    if categories := _part(", ".join(item.categories), characters):
+        parts.append(categories)
+    for detail in flavour.details:
+        values = (value_of(_decoded(item.attributes.get(key)), min(characters, 60)) for key in detail.keys)
+        if value := next(filter(None, values), ""):
+            parts.append(f"{detail.word} {value.replace('|', '/')}")
     return " | ".join(parts)
+
+
+def _part(text: str, characters: int) -> str:
+    """Foreign text as one part of a line: a bar in it would begin another."""
+    return one_line(text, characters).replace("|", "/")
+
+
+def _decoded(value: Any) -> Any:
+    """A list that a file holds as text, such as ``[{'author_id': '1', 'role': ''}]``; other values as they are."""
+    if isinstance(value, str) and value.startswith("[") and value.endswith("]") and len(value) < 4000:
+        try:
+            return ast.literal_eval(value)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return value
+    return value

@@ -5,12 +5,13 @@ the only ones that neighbours and evidence are built from, end before the earlie
 """
 
 from star_rl.scenarios.classes import Thresholds, classify
-from star_rl.scenarios.histories import Histories, assert_no_leak, first_contact
+from star_rl.scenarios.histories import Histories, Reviews, assert_no_leak, first_contact
 from star_rl.scenarios.split import Split, SplitOptions, split
 from star_rl.scenarios.tables import Tables
 
 __all__ = [
     "Histories",
+    "Reviews",
     "Split",
     "SplitOptions",
     "Tables",

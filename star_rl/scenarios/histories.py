@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from star_rl.errors import StarError
-from star_rl.records import Task, rows_of_users
+from star_rl.records import INTERACTIONS, Task, interaction_batches, rows_of_users
 from star_rl.scenarios.tables import Indexed, coded
+
+_REVIEW = ("user_id", "item_id", "timestamp", "text")
+#: Rows of interactions that are read at once; with their texts they take some 100 MB.
+_BATCH = 1 << 17
 
 #: One interaction of a history: (item id, timestamp, rating or None).
 Event = tuple[str, int, float | None]
@@ -48,9 +53,7 @@ class Histories:
         They also end before the user's first contact with the ground truth, should a task's cutoff be later than that
         (the protocol of the paper's evaluation data). Unknown users have no history.
         """
-        start, stop = self._rows(task.user_id)
-        stop = start + int(np.searchsorted(self._stamp[start:stop], task.cutoff, side="left"))
-        events = self._events(start, stop)
+        events = self.of_user(task.user_id, task.cutoff)
         for event in events:
             if event[0] == task.ground_truth:
                 return [earlier for earlier in events if earlier[1] < event[1]]
@@ -61,18 +64,45 @@ class Histories:
         start, stop = self._rows(user_id)
         if before is not None:
             stop = start + int(np.searchsorted(self._stamp[start:stop], before, side="left"))
-        return self._events(start, stop)
-
-    def _events(self, start: int, stop: int) -> list[Event]:
         count = stop - start
-        return list(
-            zip(
-                self._item.slice(start, count).to_pylist(),
-                self._stamp[start:stop].tolist(),
-                self._rating.slice(start, count).to_pylist(),
-                strict=True,
-            )
-        )
+        items, ratings = (column.slice(start, count).to_pylist() for column in (self._item, self._rating))
+        return list(zip(items, self._stamp[start:stop].tolist(), ratings, strict=True))
+
+
+class Reviews:
+    """What some users wrote; the texts stay in Arrow's memory.
+
+    Args:
+        rows: interactions with their texts, in any order.
+    """
+
+    def __init__(self, rows: pa.Table) -> None:
+        written = rows.select(_REVIEW).filter(pc.is_valid(rows["text"]))
+        user, users = coded(written["user_id"])
+        self._rows = written.take(pa.array(np.argsort(user, kind="stable"))).combine_chunks()
+        self._start = np.searchsorted(np.sort(user), np.arange(len(users) + 1))
+        self._place = {name: place for place, name in enumerate(users.to_pylist())}
+
+    @classmethod
+    def read(cls, tables: Path, users: Collection[str]) -> Reviews:
+        """Read the texts of these users alone, a batch of rows at a time.
+
+        Raises:
+            StarError: the table is absent or damaged.
+        """
+        batches = (pa.table(batch) for batch in interaction_batches(tables, _BATCH, _REVIEW))
+        parts = [rows_of_users(rows.filter(pc.is_valid(rows["text"])), users, _REVIEW) for rows in batches]
+        return cls(pa.concat_tables(parts) if parts else INTERACTIONS.empty_table())
+
+    def of(self, user_id: str, history: Iterable[Event]) -> dict[tuple[str, int], str]:
+        """Return the texts of these interactions by item and timestamp; those of any other are left out."""
+        place = self._place.get(user_id)
+        if place is None:
+            return {}
+        start, stop = (int(edge) for edge in self._start[place : place + 2])
+        columns = (self._rows[name].slice(start, stop - start).to_pylist() for name in _REVIEW[1:])
+        shown = {event[:2] for event in history}
+        return {(item, stamp): text for item, stamp, text in zip(*columns, strict=True) if (item, stamp) in shown}
 
 
 def first_contact(interactions: pa.Table, pairs: Sequence[tuple[str, str]]) -> list[int | None]:
@@ -87,11 +117,7 @@ def first_contact(interactions: pa.Table, pairs: Sequence[tuple[str, str]]) -> l
 
 
 def assert_no_leak(visible: pa.Table, tasks: Iterable[Task]) -> None:
-    """Refuse visible interactions that a task must not see.
-
-    Args:
-        visible: a table of interactions (or its first three columns), in any order.
-        tasks: all tasks whose evidence or prompts are built from ``visible``.
+    """Refuse visible interactions (in any order) that one of the tasks built from them must not see.
 
     Raises:
         StarError: some row is a (user, ground truth) pair of a task, or stands at or after a cutoff of its user; names

@@ -14,7 +14,6 @@ from typing import Any, cast
 from star_rl.errors import StarError
 from star_rl.files import import_file, sha256
 from star_rl.progress import Progress
-from star_rl.sources.sink import Sink
 
 Source = Callable[[Path | None, Path, Mapping[str, Any], Progress | None], dict[str, Any]]
 
@@ -87,6 +86,3 @@ def write_tables(
     if root is not None and not Path(root).exists():
         raise StarError(f"there is no folder {root}", f"set source.root to the files of source {name}")
     return write(None if root is None else Path(root), Path(out_dir), dict(options or {}), progress)
-
-
-__all__ = ["SOURCES", "Progress", "Sink", "Source", "code_of", "reads_files", "source", "write_tables"]

@@ -1,13 +1,12 @@
 /*
- * The native part of star_rl.sources: a few fields of JSON lines straight into Arrow's buffers, and the order of rows.
+ * The native part of star_rl.sources: a few fields of JSON lines straight into Arrow's buffers.
  *
- * Plain C without the CPython API: it is loaded through ctypes, which releases the GIL, so blocks of a file are scanned
- * in ordinary Python threads. A line is either read here to the last byte by the letter of RFC 8259, or named as odd and
- * left whole to Python: what is no JSON, lone surrogates, numbers that need rounding, keys that come twice or hold
- * escapes, deep nesting. So nothing is decided here that Python would decide otherwise.
+ * Plain C without the CPython API: ctypes loads it and releases the GIL, so ordinary Python threads scan blocks of a file
+ * side by side. A line is either read here to its last byte by RFC 8259, or reported as odd and left whole to Python:
+ * invalid JSON, lone surrogates, numbers that need rounding, keys that come twice or hold escapes, deep nesting. So
+ * nothing is decided here that Python would decide otherwise.
  */
 #include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
 
 #if defined(__SSE2__)
@@ -21,24 +20,20 @@
 #endif
 
 /* Bumped whenever a signature or a structure below changes, so that a stale build is refused. */
-API int32_t star_scan_version(void) { return 4; }
+API int32_t star_scan_version(void) { return 5; }
 
-/* Bytes after the block that must be readable; the first of them must be zero. */
-#define PADDING 64
 #define DEEPEST 64
 
-enum { TEXT = 0, VALUE = 1, REFUSED = 2, STRING = 3 };
-
-/* One wanted field. TEXT: strings, and integers as their digits. VALUE: strings, or numbers as doubles. REFUSED: a line
- * that has the field is odd. STRING: strings; a line that has another value is odd. Bitmaps are zeroed here; offsets hold rows + 1 entries. */
+/* One wanted field: strings, and numbers as doubles (a value) or integers as their digits (else). Bitmaps are zeroed
+ * here; offsets hold rows + 1 entries. */
 typedef struct {
     const uint8_t *name;
     int64_t name_length;
-    int64_t kind;
+    int64_t is_value;
     int32_t *offsets;
     uint8_t *data;
     uint8_t *valid;         /* bitmap of the strings */
-    double *numbers;        /* VALUE only */
+    double *numbers;        /* of a value only */
     uint8_t *numbers_valid; /* bitmap */
     int64_t used;           /* bytes of data; out */
     int64_t texts;          /* valid strings; out */
@@ -47,7 +42,6 @@ typedef struct {
 
 typedef struct {
     Field *fields;
-    int32_t count;
     int32_t row;
     int8_t head[64];
     int8_t next[64];
@@ -247,7 +241,6 @@ static const double POWERS[] = {1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9
 
 /* A wanted value at p into its field: the byte after it, or NULL where it is odd. */
 static const uint8_t *take(const uint8_t *p, Field *f, int32_t row) {
-    if (f->kind == REFUSED) return NULL;
     if (*p == '"') {
         uint8_t *start = f->data + f->used, *end = start;
         p = string(p + 1, start, &end);
@@ -258,14 +251,13 @@ static const uint8_t *take(const uint8_t *p, Field *f, int32_t row) {
         }
         return p;
     }
-    if (f->kind == STRING) return NULL;
     if (*p != '-' && (*p < '0' || *p > '9')) return skip(p, 1); /* no string, no number: as if absent */
     Number n;
     p = number(p, &n);
     if (!p || n.exponent || n.whole + n.fraction > 18) return NULL;
     uint64_t mantissa = 0;
     for (int64_t k = 0; k < n.whole; k++) mantissa = mantissa * 10 + (uint64_t)(n.digits[k] - '0');
-    if (f->kind == TEXT) {
+    if (!f->is_value) {
         if (n.fraction) return NULL;
         uint8_t *out = f->data + f->used;
         if (n.negative && mantissa) *out++ = '-';
@@ -320,13 +312,13 @@ static const uint8_t *object(const uint8_t *p, Scan *s) {
 }
 
 /*
- * Scan `size` bytes of lines. For each row read: the number of its line from 0 in `lines`; for each odd line that is
- * not empty: number, first byte and end in `odd` (three entries a line). Returns the rows; counts[0] = lines,
- * counts[1] = odd lines. At most 63 fields.
+ * Scan `size` bytes of lines, followed by 64 zeros. For each row read: the number of its line from 0 in `lines`; for each
+ * odd line that is not empty: number, first byte and end in `odd` (three entries a line). Returns the rows; counts[0] =
+ * lines, counts[1] = odd lines. At most 63 fields.
  */
 API int32_t star_scan_lines(const uint8_t *block, int64_t size, Field *fields, int32_t n_fields, int32_t *lines,
                             int64_t *odd, int64_t *counts) {
-    Scan s = {fields, n_fields, 0, {0}, {0}};
+    Scan s = {fields, 0, {0}, {0}};
     memset(s.head, -1, sizeof s.head);
     for (int k = 0; k < n_fields; k++) {
         const int b = bucket(fields[k].name, fields[k].name_length);
@@ -341,16 +333,15 @@ API int32_t star_scan_lines(const uint8_t *block, int64_t size, Field *fields, i
         const int32_t row = s.row;
         if (!(row & 7))
             for (int k = 0; k < n_fields; k++) {
-                if (fields[k].kind == REFUSED) continue;
                 fields[k].valid[row >> 3] = 0;
-                if (fields[k].kind == VALUE) fields[k].numbers_valid[row >> 3] = 0;
+                if (fields[k].is_value) fields[k].numbers_valid[row >> 3] = 0;
             }
         for (int k = 0; k < n_fields; k++) {
             used[k] = fields[k].used;
             texts[k] = fields[k].texts;
             values[k] = fields[k].values;
-            if (fields[k].kind != REFUSED) fields[k].offsets[row] = (int32_t)used[k];
-            if (fields[k].kind == VALUE) fields[k].numbers[row] = 0.0;
+            fields[k].offsets[row] = (int32_t)used[k];
+            if (fields[k].is_value) fields[k].numbers[row] = 0.0;
         }
         const uint8_t *q = object(p, &s);
         if (q && (q == stop || *q == '\n')) {
@@ -362,9 +353,8 @@ API int32_t star_scan_lines(const uint8_t *block, int64_t size, Field *fields, i
                 fields[k].used = used[k];
                 fields[k].texts = texts[k];
                 fields[k].values = values[k];
-                if (fields[k].kind == REFUSED) continue;
                 fields[k].valid[row >> 3] &= mask;
-                if (fields[k].kind == VALUE) fields[k].numbers_valid[row >> 3] &= mask;
+                if (fields[k].is_value) fields[k].numbers_valid[row >> 3] &= mask;
             }
             const uint8_t *end = memchr(start, '\n', (size_t)(stop - start));
             if (!end) end = stop;
@@ -378,90 +368,8 @@ API int32_t star_scan_lines(const uint8_t *block, int64_t size, Field *fields, i
         }
         line++;
     }
-    for (int k = 0; k < n_fields; k++)
-        if (fields[k].kind != REFUSED) fields[k].offsets[s.row] = (int32_t)fields[k].used;
+    for (int k = 0; k < n_fields; k++) fields[k].offsets[s.row] = (int32_t)fields[k].used;
     counts[0] = line;
     counts[1] = n_odd;
     return s.row;
-}
-
-/* ---------------------------------------------------------------- order */
-
-typedef struct {
-    uint64_t front; /* bytes of the string after the prefix that all share, big-endian, padded with zeros */
-    int64_t stamp;
-    int64_t row;
-} Entry;
-
-typedef struct {
-    const int32_t *offsets;
-    const uint8_t *data;
-    int32_t shared;
-} Strings;
-
-/* Whether b comes before a, which stands before it. */
-static inline int before(const Entry *b, const Entry *a, const Strings *s) {
-    if (a->front != b->front) return b->front < a->front;
-    const int32_t la = s->offsets[a->row + 1] - s->offsets[a->row], lb = s->offsets[b->row + 1] - s->offsets[b->row];
-    const int32_t least = la < lb ? la : lb;
-    if (least > s->shared) {
-        const int order = memcmp(s->data + s->offsets[b->row] + s->shared, s->data + s->offsets[a->row] + s->shared,
-                                 (size_t)(least - s->shared));
-        if (order) return order < 0;
-    }
-    if (la != lb) return lb < la;
-    return b->stamp < a->stamp;
-}
-
-/* Stable order of n strings (byte order), equal ones by stamp where there are stamps. Returns 0, or 1: no memory. */
-API int32_t star_scan_order(int64_t n, const int32_t *offsets, const uint8_t *data, const int64_t *stamps,
-                            int64_t *out) {
-    if (n <= 0) return 0;
-    Strings s = {offsets, data, offsets[1] - offsets[0]};
-    for (int64_t k = 1; k < n && s.shared; k++) {
-        const int32_t length = offsets[k + 1] - offsets[k];
-        const int32_t most = length < s.shared ? length : s.shared;
-        int32_t same = 0;
-        if (most == s.shared && !memcmp(data + offsets[k], data + offsets[0], (size_t)most)) continue;
-        while (same < most && data[offsets[k] + same] == data[offsets[0] + same]) same++;
-        s.shared = same;
-    }
-    Entry *entries = malloc((size_t)n * 2 * sizeof *entries);
-    if (!entries) return 1;
-    Entry *from = entries, *to = entries + n;
-    for (int64_t k = 0; k < n; k++) {
-        uint64_t front = 0;
-        const int32_t first = offsets[k] + s.shared, length = offsets[k + 1] - first;
-        for (int32_t j = 0; j < 8; j++) front = front << 8 | (j < length ? data[first + j] : 0);
-        from[k] = (Entry){front, stamps ? stamps[k] : 0, k};
-    }
-    for (int64_t low = 0; low < n; low += 16) { /* short pieces by insertion, then merged two and two */
-        const int64_t high = low + 16 < n ? low + 16 : n;
-        for (int64_t k = low + 1; k < high; k++) {
-            const Entry e = from[k];
-            int64_t j = k;
-            for (; j > low && before(&e, &from[j - 1], &s); j--) from[j] = from[j - 1];
-            from[j] = e;
-        }
-    }
-    for (int64_t width = 16; width < n; width *= 2) {
-        for (int64_t low = 0; low < n; low += 2 * width) {
-            const int64_t middle = low + width < n ? low + width : n, high = middle + width < n ? middle + width : n;
-            if (middle == high || !before(&from[middle], &from[middle - 1], &s)) {
-                memcpy(to + low, from + low, (size_t)(high - low) * sizeof *to); /* in order already */
-                continue;
-            }
-            int64_t a = low, b = middle, k = low;
-            while (a < middle && b < high) to[k++] = before(&from[b], &from[a], &s) ? from[b++] : from[a++];
-            memcpy(to + k, from + a, (size_t)(middle - a) * sizeof *to);
-            k += middle - a;
-            memcpy(to + k, from + b, (size_t)(high - b) * sizeof *to);
-        }
-        Entry *other = from;
-        from = to;
-        to = other;
-    }
-    for (int64_t k = 0; k < n; k++) out[k] = from[k].row;
-    free(entries);
-    return 0;
 }

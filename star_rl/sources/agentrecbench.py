@@ -24,51 +24,23 @@ from star_rl.options import Count, options, read_options
 from star_rl.progress import Progress
 from star_rl.records import Scenario, tasks_to
 from star_rl.sources import times
-from star_rl.sources.checks import Prepared
-from star_rl.sources.cleaning import clean_id, clean_ratings, clean_text, encode
-from star_rl.sources.jsonlines import LineBlock, Reader, Row, pick, read_blocks, read_objects
+from star_rl.sources.cleaning import Prepared, clean_ratings, clean_text
+from star_rl.sources.jsonlines import LineBlock, Reader, pick, read_blocks, read_objects
 from star_rl.sources.options import Common
 from star_rl.sources.scan import Fields
 from star_rl.sources.sink import Sink
 from star_rl.sources.societytasks import SCENARIOS_OF, read_tasks, with_cutoffs
 
-_SETS = {"all": "output_data_all", "long": "output_data_long", "short": "output_data_short"}
 _IDS = ("user_id", "item_id")
 _STAMPS = ("timestamp", "date", "date_added", "date_updated")
 _RATINGS = ("stars", "rating")
-#: Name that no key of a line has, for a user's encoded attributes; and the source of rows of another domain.
-_ATTRIBUTES, _OTHER = "\0attributes", "\0other"
+_USER = ("name", "review_count", "yelping_since", "average_stars", "fans", "elite", "source")
 #: Goodreads shelves that say where a book stands, not what it is.
-_SHELVES = frozenset(
-    [
-        "to-read",
-        "currently-reading",
-        "read",
-        "owned",
-        "default",
-        "favorites",
-        "favourites",
-        "books-i-own",
-        "wish-list",
-        "to-buy",
-        "library",
-        "kindle",
-        "ebook",
-        "ebooks",
-        "e-book",
-        "audiobook",
-        "audiobooks",
-        "my-books",
-        "my-library",
-        "i-own",
-        "dnf",
-        "re-read",
-        "maybe",
-        "calibre",
-        "nook",
-        "borrowed",
-    ]
-)
+_SHELVES = frozenset((
+    "to-read", "currently-reading", "read", "owned", "default", "favorites", "favourites", "books-i-own", "wish-list",
+    "to-buy", "library", "kindle", "ebook", "ebooks", "e-book", "audiobook", "audiobooks", "my-books", "my-library",
+    "i-own", "dnf", "re-read", "maybe", "calibre", "nook", "borrowed",
+))  # fmt: skip
 
 
 @options
@@ -95,12 +67,11 @@ def write(root: Path | None, out_dir: Path, options: Mapping[str, Any], progress
     with o.sink(out_dir, "agentrecbench", progress) as sink:
         sink.time_column = "timestamp, date or date_added"
         files = [_file(folder, name) for name in ("item", "user", "review")]
-        # Items are Python's work, reviews and users the scanner's, which leaves the interpreter alone.
+        # Items and users are Python's work, reviews the scanner's, which leaves the interpreter alone.
         with ThreadPoolExecutor(1) as pool:
-            items = pool.submit(_items, sink, files[0], o)
-            _users(sink, files[1], o)
+            others = pool.submit(_items_and_users, sink, files[0], files[1], o)
             _reviews(sink, files[2], o)
-            items.result()
+            others.result()
 
         def tasks() -> dict[str, Any]:
             if task_folder is None:
@@ -124,10 +95,10 @@ def write(root: Path | None, out_dir: Path, options: Mapping[str, Any], progress
 
 
 def _folders(root: Path, o: AgentRecBenchOptions) -> tuple[Path, Path | None]:
-    folder = root if _find(root, "review") else root / _SETS[o.tables]
+    folder = root if _find(root, "review") else root / f"output_data_{o.tables}"
     if not _find(folder, "review"):
         raise StarError(
-            f"no review.json in {root} or {root / _SETS[o.tables]}",
+            f"no review.json in {root} or {folder}",
             "set root to the folder of the processed tables (item.json, review.json, user.json, or .jsonl, or .gz)",
         )
     if o.tasks:
@@ -159,7 +130,7 @@ def _reviews(sink: Sink, path: Path, o: AgentRecBenchOptions) -> None:
     bad = sink.reporter("interactions", path)
 
     def work(block: LineBlock) -> tuple[Prepared, int, np.ndarray | None]:
-        """Rows of the domain, how many were of another, and which rows they are where not all."""
+        """Return the domain's rows, how many rows were of another, and a mask of the domain's where not all are."""
         stamps, (ratings, wrong) = _stamps(block), _ratings(block)
         columns = [block.text("user_id"), block.text("item_id"), stamps, ratings, wrong]
         columns.append(block.text("text") if o.text else pa.nulls(len(block.lines), pa.string()))
@@ -169,8 +140,8 @@ def _reviews(sink: Sink, path: Path, o: AgentRecBenchOptions) -> None:
             other = len(mask) - int(mask.true_count)
             if other:
                 columns, here = [column.filter(mask) for column in columns], mask.to_numpy(zero_copy_only=False)
-        users, items, stamps, ratings, wrong, text = columns
-        return sink.prepare(users, items, stamps, ratings, text, int(wrong.true_count)), other, here
+        wrong = columns.pop(4)
+        return sink.prepare(columns, wrong.true_count), other, here
 
     texts = (*_IDS, "source", "text") if o.text else (*_IDS, "source")
     reader = Reader(Fields(texts, (*_STAMPS, *_RATINGS)))
@@ -182,20 +153,18 @@ def _reviews(sink: Sink, path: Path, o: AgentRecBenchOptions) -> None:
 
 
 def _stamps(block: LineBlock) -> pa.Array:
-    """The first of the date fields that can be read, row by row, in seconds; int64."""
+    """Return the first readable date of each row, in seconds; int64."""
     out = pa.nulls(len(block.lines), pa.int64())
     for name in _STAMPS:
         for column in (block.columns[name].number, block.columns[name].text):
-            if column is not None:
+            if column is not None and out.null_count:
                 value = times.seconds(column)
                 out = value if out.null_count == len(out) else pc.coalesce(out, value)
-            if not out.null_count:
-                return out
     return out
 
 
 def _ratings(block: LineBlock) -> tuple[pa.Array, pa.Array]:
-    """The first rating field that a row has, as float32, null where it holds no number; and where it holds none."""
+    """Return each row's first rating as float32, null if it is no number; and a mask of those. Shapes: (n,) both."""
     count = len(block.lines)
     out, wrong, empty = pa.nulls(count, pa.float32()), pa.repeat(False, count), np.ones(count, bool)
     for name in _RATINGS:
@@ -205,11 +174,7 @@ def _ratings(block: LineBlock) -> tuple[pa.Array, pa.Array]:
             there = pc.is_valid(column).to_numpy(zero_copy_only=False)
             here = pa.array(there & empty)
             value, odd = clean_ratings(column)
-            out, wrong = (
-                (value, odd)
-                if here.true_count == count
-                else (pc.if_else(here, value, out), pc.if_else(here, odd, wrong))
-            )
+            out, wrong = pc.if_else(here, value, out), pc.if_else(here, odd, wrong)
             empty &= ~there
     return out, wrong
 
@@ -219,52 +184,21 @@ def _ratings(block: LineBlock) -> tuple[pa.Array, pa.Array]:
 
 def _rows(sink: Sink, table: str, path: Path, o: AgentRecBenchOptions) -> Iterator[dict[str, Any]]:
     for _, row in read_objects(path, sink.reporter(table, path)):
-        if o.domain == "all" or row.get("source", o.domain) == o.domain:
+        if o.domain == "all" or row.get("source") in (None, o.domain):
             yield row
         else:
             sink.skip(table, "other domain")
 
 
-def _items(sink: Sink, path: Path, o: AgentRecBenchOptions) -> None:
-    for row in _rows(sink, "items", path, o):
-        title, categories, attributes = describe(row, o.description)
-        sink.item(row.get("item_id"), title, categories, attributes)
-
-
-def _users(sink: Sink, path: Path, o: AgentRecBenchOptions) -> None:
-    """Amazon's and Goodreads' users have a source and no more; the others' go through Python one by one."""
-    more = ("name", "review_count", "yelping_since", "average_stars", "fans", "elite")
-
-    def odd(row: Row) -> Row:
-        source = o.domain if row.get("source", o.domain) == o.domain else _OTHER
-        attributes = encode(pick(row, (*more, "source")))
-        return {"user_id": clean_id(row.get("user_id")), "source": source, _ATTRIBUTES: attributes}
-
-    def work(block: LineBlock) -> tuple[pa.RecordBatch, int]:
-        ids, words, attributes = (
-            block.text("user_id"),
-            block.text("source").dictionary_encode(),
-            block.text(_ATTRIBUTES),
-        )
-        known = [encode(pick({"source": word}, ("source",))) for word in words.dictionary.to_pylist()]
-        plain = pc.fill_null(pa.array(known, pa.string()).take(words.indices), "{}")
-        attributes = pc.coalesce(attributes, plain)
-        if o.domain != "all":
-            here = pc.equal(pc.fill_null(block.text("source"), o.domain), o.domain)
-            ids, attributes = ids.filter(here), attributes.filter(here)
-        return sink.prepare_users(ids, attributes)
-
-    bad = sink.reporter("users", path)
-    reader = Reader(Fields(("user_id", _ATTRIBUTES), strings=("source",), refused=more), odd)
-    for line, block, (rows, read) in read_blocks(path, reader, work):
-        for number, reason in block.bad:
-            bad(line + number, reason)
-        sink.skip("users", "other domain", len(block.lines) - read)
-        sink.add_users(rows, read)
+def _items_and_users(sink: Sink, items: Path, users: Path, o: AgentRecBenchOptions) -> None:
+    for row in _rows(sink, "items", items, o):
+        sink.item(row.get("item_id"), *describe(row, o.description))
+    for row in _rows(sink, "users", users, o):
+        sink.user(row.get("user_id"), pick(row, _USER))
 
 
 def describe(row: Mapping[str, Any], limit: int) -> tuple[object, list[str], dict[str, Any]]:
-    """Title, categories and attributes of an item row of any of the three domains."""
+    """Return title, categories and attributes of an item row of any of the three domains."""
     domain = row.get("source") or ("yelp" if "city" in row else "goodreads" if "popular_shelves" in row else "amazon")
     text = _description(row.get("description"), limit)
     about: dict[str, Any] = {"source": domain}
@@ -272,7 +206,7 @@ def describe(row: Mapping[str, Any], limit: int) -> tuple[object, list[str], dic
         about |= pick(row, ("city", "stars", "review_count", "attributes"))
         return row.get("name") or row.get("title"), _labels(row.get("categories"), ","), about
     if domain == "goodreads":
-        about |= pick(row, ("publication_year", "average_rating", "ratings_count"))
+        about |= pick(row, ("publication_year", "average_rating", "ratings_count", "text_reviews_count"))
         authors = row.get("authors")
         ids = [a.get("author_id") for a in authors if isinstance(a, dict)] if isinstance(authors, list) else []
         about |= {"author_ids": ids} if ids else {}
@@ -293,7 +227,7 @@ def _description(value: object, limit: int) -> str:
 
 
 def _labels(value: object, separator: str) -> list[str]:
-    """Categories as a list: a list (perhaps of lists) as it is, a string cut at its separator."""
+    """Return categories as a list: a list (perhaps of lists) as it is, a string cut at its separator."""
     if isinstance(value, str):
         return value.split(separator)
     if isinstance(value, list):

@@ -1,10 +1,11 @@
-"""Values as the tables want them: ids fit for prompts, titles of one line, ratings that are numbers."""
+"""Values as the tables want them: ids fit for prompts, titles of one line, ratings that are numbers; usable rows."""
 
 from __future__ import annotations
 
 import json
 import unicodedata
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,10 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from star_rl.records import INTERACTIONS
+
+#: Columns of interactions before they are written; none is marked as never null.
+ROWS = pa.schema([pa.field(field.name, field.type) for field in INTERACTIONS])
 #: Ids go into JSON strings, tags and file lines that a model copies: no control or format characters, quotes,
 #: backslashes or angle brackets.
 UNSAFE_ID = r'[\p{Cc}\p{Cf}\p{Zl}\p{Zp}"\\<>]'
@@ -22,7 +27,7 @@ _PLAIN = np.array([0x20 < byte < 0x7F and chr(byte) not in _MARKS for byte in ra
 
 
 def clean_id(value: object) -> str | None:
-    """An id as a string fit for prompts, or None: absent, empty, too long, or with characters of :data:`UNSAFE_ID`."""
+    """Return an id as a string fit for prompts; None if missing, empty, too long or with an unsafe character."""
     if value is None or isinstance(value, (bool, dict, list)) or (isinstance(value, float) and value != value):
         return None
     if isinstance(value, float) and value.is_integer():
@@ -36,8 +41,8 @@ def clean_id(value: object) -> str | None:
     return None if unsafe else text
 
 
-def plain_ids(values: pa.Array) -> bool:
-    """Whether all strings are usable ids as they stand; False only says that they want a closer look."""
+def _plain_ids(values: pa.Array) -> bool:
+    """Return whether all strings are usable ids as they stand; False means that they need a closer look."""
     if not pa.types.is_string(values.type) or values.null_count:
         return False
     if not len(values):
@@ -51,28 +56,22 @@ def plain_ids(values: pa.Array) -> bool:
 
 
 def clean_ids(values: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
-    """Trim ids and say which are usable.
-
-    Returns:
-        the ids, shape (n,), and a mask of the usable ones, shape (n,).
-    """
+    """Return the ids trimmed, and a mask of the usable ones. Shapes: (n,) both."""
     values = whole(values)
-    if plain_ids(values):
+    if _plain_ids(values):
         return values, np.ones(len(values), bool)
     codes = values.cast(pa.string()).dictionary_encode()
     words = pc.utf8_trim_whitespace(codes.dictionary)
     length = pc.utf8_length(words)
-    good = pc.and_(
-        pc.and_(pc.greater(length, 0), pc.less_equal(length, ID_LENGTH)),
-        pc.invert(pc.match_substring_regex(words, UNSAFE_ID)),
-    )
+    fits = pc.and_(pc.greater(length, 0), pc.less_equal(length, ID_LENGTH))
+    good = pc.and_not(fits, pc.match_substring_regex(words, UNSAFE_ID))
     table = np.append(pc.fill_null(good, False).to_numpy(zero_copy_only=False), False)
     index = pc.fill_null(codes.indices, len(words)).to_numpy(zero_copy_only=False)
     return words.take(codes.indices), table[index]
 
 
 def clean_text(value: object) -> str:
-    """One line of text: white space runs become one space, control characters go."""
+    """Return one line of text: runs of white space become one space, control characters go."""
     if value is None or (isinstance(value, float) and value != value):
         return ""
     if isinstance(value, str) and value.isascii() and value.isprintable() and "  " not in value:
@@ -82,10 +81,9 @@ def clean_text(value: object) -> str:
 
 
 def clean_ratings(values: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, pa.Array]:
-    """Ratings as float32, null where absent or no finite number.
+    """Return the ratings as float32, null where missing or not finite; and a mask of the values that are no number.
 
-    Returns:
-        the ratings, shape (n,), and a mask of those that were there but no finite number, shape (n,).
+    Shapes: (n,) both.
     """
     if pa.types.is_null(values.type):
         return pa.nulls(len(values), pa.float32()), pa.repeat(False, len(values))
@@ -104,7 +102,7 @@ def clean_ratings(values: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, pa.Arra
 
 
 def encode(attributes: Mapping[str, Any]) -> str:
-    """Attributes as JSON; what JSON has no form for is written as its text."""
+    """Return attributes as JSON; what JSON has no form for is written as text."""
     if not attributes:
         return "{}"
     try:
@@ -114,5 +112,49 @@ def encode(attributes: Mapping[str, Any]) -> str:
 
 
 def whole(values: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """One array of a column that may stand in chunks."""
+    """Return one array of a column that may stand in chunks."""
     return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Interactions that passed the checks, and what the checks found.
+
+    Attributes:
+        batch: the usable rows. read: rows before the checks.
+        bad: reason, rows, and the first such row. wrong_ratings: ratings that are no number.
+    """
+
+    batch: pa.RecordBatch
+    read: int
+    bad: tuple[tuple[str, int, int], ...]
+    wrong_ratings: int
+
+
+def usable(rows: list[pa.Array], wrong_ratings: int, latest: int | None) -> Prepared:
+    """Drop the interactions that cannot be used, and say why.
+
+    Args:
+        rows: the columns of :data:`ROWS`, shape (n,) each; a timestamp is null where a row has none.
+        latest: last timestamp that is not in the future, seconds; None where they are positions, which are not checked.
+    """
+    users, items, stamps, ratings, texts = rows
+    users, user_ok = clean_ids(users)
+    items, item_ok = clean_ids(items)
+    checks = [("no usable user id", user_ok), ("no usable item id", item_ok)]
+    if latest is not None:
+        value = pc.fill_null(stamps, -1).to_numpy(zero_copy_only=False)
+        checks += [
+            ("no readable timestamp", pc.is_valid(stamps).to_numpy(zero_copy_only=False)),
+            ("timestamp before 1970", value > 0),
+            ("timestamp in the future", value <= latest),
+        ]
+    batch = pa.RecordBatch.from_arrays([users, items, stamps, ratings, texts], schema=ROWS)
+    bad = []
+    keep = np.ones(len(users), bool)
+    for reason, good in checks:
+        wrong = np.flatnonzero(keep & ~good)
+        if len(wrong):
+            bad.append((reason, len(wrong), int(wrong[0])))
+            keep &= good
+    return Prepared(batch.filter(pa.array(keep)) if bad else batch, len(users), tuple(bad), wrong_ratings)

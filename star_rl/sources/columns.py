@@ -73,15 +73,8 @@ def _interactions(sink: Sink, path: Path, o: ColumnOptions) -> None:
     for lines, table in _read(path, o, wanted, sink.reporter("interactions", path), {"timestamp": remedy}):
         stamps = table[o.timestamp] if o.time == "seconds" else pa.array(np.arange(place, place + len(table)))
         place += len(table)
-        sink.interactions(
-            table[o.user_id],
-            table[o.item_id],
-            stamps,
-            table[o.rating] if o.rating else None,
-            table[o.text] if o.text else None,
-            path,
-            lines,
-        )
+        ratings, texts = (table[name] if name else None for name in (o.rating, o.text))
+        sink.interactions(table[o.user_id], table[o.item_id], stamps, ratings, texts, path, lines)
 
 
 def _items(sink: Sink, path: Path, o: ColumnOptions) -> None:
@@ -128,7 +121,7 @@ def _read(
     _need(path, names, wanted, remedies)
     take = names if everything else list(dict.fromkeys(wanted.values()))
     if not parquet:
-        form: dict[str, Any] = {"delimiter": delimiter, "header": 1, "quoted": True, "encoding": o.encoding}
+        form: dict[str, Any] = {"delimiter": delimiter, "header": True, "quoted": True, "encoding": o.encoding}
         yield from read_delimited(path, names, bad, take=take, **form)
         return
     try:

@@ -1,4 +1,4 @@
-"""Delimited text as tables of strings, a block at a time; bad rows are told with their line."""
+"""Delimited text as tables of strings, a block at a time; bad rows are reported with their line."""
 
 from __future__ import annotations
 
@@ -23,33 +23,31 @@ def read_delimited(
     bad: Bad,
     *,
     delimiter: str = ",",
-    header: int = 0,
+    header: bool = False,
     quoted: bool = False,
     encoding: str = "utf-8",
     take: Sequence[str] | None = None,
 ) -> Iterator[tuple[np.ndarray, pa.Table]]:
-    """Yield ``(line numbers, table of strings)``, both of the rows that have the right number of fields.
+    """Yield ``(line numbers, table of strings)`` of the rows that have the right number of fields.
 
-    A quoted field may not hold a line break: a file is cut at its line ends, so that a stray quote costs one line, not
-    the rest of the file.
+    A quoted field may not hold a line break: so a stray quote costs one line, not the rest of the file.
 
     Args:
         columns: names of all fields, in the order of the file.
         delimiter: one character, or ``::``.
-        header: lines to pass over at the start.
+        header: whether the first line is skipped.
         quoted: whether double quotes enclose fields.
         encoding: ``utf-8`` (a line that is not is bad) or ``latin-1`` (every byte is a character).
-        take: the columns wanted; all by default.
+        take: the wanted columns; all by default.
 
     Raises:
-        StarError: the file is absent, or a damaged gzip file.
+        StarError: the file is missing, or a damaged gzip file.
     """
     wanted = list(take or columns)
-    for start, block, _ in blocks(path):
+    for start, block in blocks(path):
         if start == 1 and header:
-            for _ in range(header):
-                block = block[block.find(b"\n") + 1 :] if b"\n" in block else b""
-            start += header
+            block = block.partition(b"\n")[2]
+            start += 1
         if encoding == "latin-1":
             block = block.decode("latin-1").encode()
         if len(delimiter) > 1:
@@ -80,15 +78,11 @@ def _parse(
     try:
         block.decode()
     except UnicodeDecodeError:
-        good = []
-        for k, line in enumerate(block.split(b"\n")):
-            try:
-                line.decode()
-                good.append(k)
-            except UnicodeDecodeError:
-                bad(int(number[k]), "invalid UTF-8")
         lines = block.split(b"\n")
-        block, number = b"\n".join(lines[k] for k in good), number[good]
+        good = np.array([_decodes(line) for line in lines])
+        for line in number[~good]:
+            bad(int(line), "invalid UTF-8")
+        block, number = b"\n".join(line for line, fine in zip(lines, good, strict=True) if fine), number[good]
     if not block:
         return
     try:
@@ -109,14 +103,20 @@ def _parse(
         raise StarError(
             f"lines {start} onwards cannot be read as delimited text: {error}", "check delimiter and quotes"
         ) from error
-    keep = np.ones(len(number), bool)
     for row in wrong:
         bad(int(number[row - 1]), "wrong number of fields")
-        keep[row - 1] = False
-    number = number[keep]
+    number = np.delete(number, [row - 1 for row in wrong])
     if len(number) != len(table):  # a quote that encloses a line break joined two lines
         raise StarError(
             f"a quoted field between lines {number[0]} and {number[-1]} holds a line break",
             "write the file one row a line",
         )
     yield number, table
+
+
+def _decodes(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,6 +1,6 @@
-"""MovieLens in the layouts it is handed around in: RecBole's atomic files, and GroupLens' 100k, 1M and later ones.
+"""MovieLens in its usual layouts: RecBole's atomic files, and GroupLens' 100k, 1M and later ones.
 
-Ratings of every height are interactions; genres are the categories.
+Ratings of every value are interactions; genres are the categories.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _YEAR = re.compile(r"^(.*?)\s*\((\d{4})\)\s*$")
 
 
 def write(root: Path | None, out_dir: Path, options: Mapping[str, Any], progress: Progress | None) -> dict[str, Any]:
-    """Write the tables of a MovieLens folder; the layout is told by the names of the files."""
+    """Write the tables of a MovieLens folder; the names of the files decide the layout."""
     o = read_options(Common, options, "source.options")
     assert root is not None
     for layout, marker, read in LAYOUTS:
         found = sorted(root.glob(marker)) + sorted(root.glob(marker + ".gz"))
         if found:
             with o.sink(out_dir, "movielens", progress) as sink:
-                read(root, found[0], sink)
+                read(found[0], sink)
                 return sink.close(layout=layout, options={"max_bad_share": o.max_bad_share})
     raise StarError(f"no MovieLens files in {root}", f"it should hold one of {', '.join(m for _, m, _ in LAYOUTS)}")
 
@@ -47,26 +47,29 @@ def _ratings(sink: Sink, path: Path, columns: list[str], **form: Any) -> None:
             f"{path} has no column {', '.join(missing)}",
             "history needs order: use source columns with time=position where only the order of rows is known",
         )
-
     take = [name for name in RATING if name in columns]
     for lines, table in read_delimited(path, columns, sink.reporter("interactions", path), take=take, **form):
-        ratings = table["rating"].combine_chunks() if "rating" in columns else None
-        user, item, stamp = (table[name].combine_chunks() for name in ("user_id", "item_id", "timestamp"))
-        sink.interactions(user, item, stamp, ratings, None, path, lines)
+        ratings = table["rating"] if "rating" in columns else None
+        sink.interactions(table["user_id"], table["item_id"], table["timestamp"], ratings, None, path, lines)
 
 
-def _rows(
-    sink: Sink, table: str, path: Path, columns: list[str], add: Callable[[dict[str, str]], None], **form: Any
+def _items(
+    sink: Sink, path: Path, columns: list[str], labels: Callable[[dict[str, str]], list[str]], **form: Any
 ) -> None:
-    for _, rows in read_delimited(path, columns, sink.reporter(table, path), **form):
+    """Add items titled ``Heat (1995)``: the year becomes an attribute."""
+    for _, rows in read_delimited(path, columns, sink.reporter("items", path), **form):
         for row in rows.to_pylist():
-            add(row)
+            match = _YEAR.match(row["title"])
+            title, rest = (match[1], {"year": int(match[2])}) if match else (row["title"], {})
+            sink.item(row["item_id"], title, labels(row), rest)
 
 
-def _titled(title: str) -> tuple[str, dict[str, Any]]:
-    """Split ``Heat (1995)`` into its title and its year."""
-    match = _YEAR.match(title)
-    return (match[1], {"year": int(match[2])}) if match else (title, {})
+def _users(sink: Sink, path: Path, columns: list[str], **form: Any) -> None:
+    """Add the users of a file, if it exists."""
+    if path.exists():
+        for _, rows in read_delimited(path, columns, sink.reporter("users", path), **form):
+            for row in rows.to_pylist():
+                sink.user(row["user_id"], _attributes(row, ("user_id",)))
 
 
 def _genres(text: str, separator: str = "|") -> list[str]:
@@ -74,7 +77,7 @@ def _genres(text: str, separator: str = "|") -> list[str]:
 
 
 def atomic_columns(path: Path) -> list[str]:
-    """Column names of a RecBole atomic file: its header is ``name:type`` separated by tabs."""
+    """Return the column names of a RecBole atomic file: its header is ``name:type`` separated by tabs."""
     return [name.split(":")[0] for name in first_line(path).split("\t")]
 
 
@@ -86,116 +89,68 @@ def _attributes(row: Mapping[str, str], skip: tuple[str, ...]) -> dict[str, Any]
     }
 
 
-def _sibling(path: Path, suffix: str) -> Path:
-    stem = path.name.removesuffix(".gz").rsplit(".", 1)[0]
-    for name in (stem + suffix, stem + suffix + ".gz"):
-        if (path.parent / name).exists():
-            return path.parent / name
-    raise StarError(f"there is no file {path.parent / (stem + suffix)}", "items need titles: fetch the item file too")
-
-
 def _either(root: Path, name: str) -> Path:
+    """Return the path of a file, or of its gzip copy if only that exists."""
     return root / name if (root / name).exists() or not (root / (name + ".gz")).exists() else root / (name + ".gz")
 
 
-def _recbole(root: Path, found: Path, sink: Sink) -> None:
-    items = _sibling(found, ".item")
-    columns = atomic_columns(items)
+def _recbole(found: Path, sink: Sink) -> None:
+    form: dict[str, Any] = {"delimiter": "\t", "header": True}
+    stem = found.name.removesuffix(".gz").removesuffix(".inter")
+    path, users = (_either(found.parent, stem + suffix) for suffix in (".item", ".user"))
+    if not path.exists():
+        raise StarError(f"there is no file {path}", "items need titles: fetch the item file too")
+    columns = atomic_columns(path)
     title = next((name for name in ("movie_title", "title") if name in columns), "")
     genre = next((name for name in ("class", "genre", "genres") if name in columns), "")
     if not title:
-        raise StarError(f"{items} has no column movie_title or title", "items need titles")
-
-    def item(row: dict[str, str]) -> None:
-        rest = _attributes(row, ("item_id", title, genre))
-        if "release_year" in rest:
-            rest = {"year": rest.pop("release_year"), **rest}
-        sink.item(row["item_id"], row[title], _genres(row.get(genre, ""), " "), rest)
-
-    form: dict[str, Any] = {"delimiter": "\t", "header": 1}
-    _rows(sink, "items", items, columns, item, **form)
-    users = found.parent / _sibling_name(found, ".user")
-    if users.exists():
-        _rows(
-            sink,
-            "users",
-            users,
-            atomic_columns(users),
-            lambda r: sink.user(r["user_id"], _attributes(r, ("user_id",))),
-            **form,
-        )
+        raise StarError(f"{path} has no column movie_title or title", "items need titles")
+    for _, rows in read_delimited(path, columns, sink.reporter("items", path), **form):
+        for row in rows.to_pylist():
+            rest = _attributes(row, ("item_id", title, genre))
+            if "release_year" in rest:
+                rest = {"year": rest.pop("release_year"), **rest}
+            sink.item(row["item_id"], row[title], _genres(row.get(genre, ""), " "), rest)
+    _users(sink, users, atomic_columns(users) if users.exists() else [], **form)
     _ratings(sink, found, atomic_columns(found), **form)
 
 
-def _sibling_name(path: Path, suffix: str) -> str:
-    return path.name.removesuffix(".gz").rsplit(".", 1)[0] + suffix
-
-
-def _grouplens_100k(root: Path, found: Path, sink: Sink) -> None:
-    def item(row: dict[str, str]) -> None:
-        title, rest = _titled(row["title"])
-        sink.item(row["item_id"], title, [g for g in GENRES_100K[1:] if row[g] == "1"], rest)
-
+def _grouplens_100k(found: Path, sink: Sink) -> None:
     form: dict[str, Any] = {"delimiter": "|", "encoding": "latin-1"}
-    _rows(
+    columns = ["item_id", "title", "released", "video", "url", *GENRES_100K]
+    _items(
         sink,
-        "items",
-        _either(root, "u.item"),
-        ["item_id", "title", "released", "video", "url", *GENRES_100K],
-        item,
+        _either(found.parent, "u.item"),
+        columns,
+        lambda row: [genre for genre in GENRES_100K[1:] if row[genre] == "1"],
         **form,
     )
-    if _either(root, "u.user").exists():
-        columns = ["user_id", "age", "gender", "occupation", "zip_code"]
-        _rows(
-            sink,
-            "users",
-            _either(root, "u.user"),
-            columns,
-            lambda r: sink.user(r["user_id"], _attributes(r, ("user_id",))),
-            **form,
-        )
+    _users(sink, _either(found.parent, "u.user"), ["user_id", "age", "gender", "occupation", "zip_code"], **form)
     _ratings(sink, found, RATING, delimiter="\t")
 
 
-def _grouplens_1m(root: Path, found: Path, sink: Sink) -> None:
-    def item(row: dict[str, str]) -> None:
-        title, rest = _titled(row["title"])
-        sink.item(row["item_id"], title, _genres(row["genres"]), rest)
-
+def _grouplens_1m(found: Path, sink: Sink) -> None:
     form: dict[str, Any] = {"delimiter": "::", "encoding": "latin-1"}
-    _rows(sink, "items", _either(root, "movies.dat"), ["item_id", "title", "genres"], item, **form)
-    if _either(root, "users.dat").exists():
-        columns = ["user_id", "gender", "age", "occupation", "zip_code"]
-        _rows(
-            sink,
-            "users",
-            _either(root, "users.dat"),
-            columns,
-            lambda r: sink.user(r["user_id"], _attributes(r, ("user_id",))),
-            **form,
-        )
+    movies = _either(found.parent, "movies.dat")
+    _items(sink, movies, ["item_id", "title", "genres"], lambda row: _genres(row["genres"]), **form)
+    _users(sink, _either(found.parent, "users.dat"), ["user_id", "gender", "age", "occupation", "zip_code"], **form)
     _ratings(sink, found, RATING, **form)
 
 
-def _grouplens_csv(root: Path, found: Path, sink: Sink) -> None:
+def _grouplens_csv(found: Path, sink: Sink) -> None:
     names = {"userId": "user_id", "movieId": "item_id"}
-
-    def item(row: dict[str, str]) -> None:
-        title, rest = _titled(row["title"])
-        sink.item(row["item_id"], title, _genres(row.get("genres", "")), rest)
 
     def columns(path: Path) -> list[str]:
         return [names.get(name, name) for name in first_line(path).split(",")]
 
-    form: dict[str, Any] = {"delimiter": ",", "header": 1, "quoted": True}
-    movies = _either(root, "movies.csv")
-    _rows(sink, "items", movies, columns(movies), item, **form)
+    form: dict[str, Any] = {"delimiter": ",", "header": True, "quoted": True}
+    movies = _either(found.parent, "movies.csv")
+    _items(sink, movies, columns(movies), lambda row: _genres(row.get("genres", "")), **form)
     _ratings(sink, found, columns(found), **form)
 
 
-#: (name, the file that tells it, reader)
-LAYOUTS: tuple[tuple[str, str, Callable[[Path, Path, Sink], None]], ...] = (
+#: (name, the file by which it is recognised, reader)
+LAYOUTS: tuple[tuple[str, str, Callable[[Path, Sink], None]], ...] = (
     ("recbole", "*.inter", _recbole),
     ("grouplens-100k", "u.data", _grouplens_100k),
     ("grouplens-1m", "ratings.dat", _grouplens_1m),

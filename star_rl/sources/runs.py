@@ -1,13 +1,15 @@
 """External sort of Arrow rows by a key, in memory that does not grow with them.
 
-Rows come in batches that are sorted each. They stay in memory up to a limit and then go to one spill file, a record
-batch each. At the end the batches are merged a range of keys at a time, through a memory map of which no more than the
-range is held. :mod:`star_rl.sources.sink` says by how much DuckDB lost against it.
+Rows come in sorted batches. They stay in memory up to a limit and then go to one spill file, a record batch each. In
+the end the batches are merged a range of keys at a time, through a memory map of which only that range is held.
+:mod:`star_rl.sources.sink` compares it with DuckDB.
 """
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import itertools
 import mmap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +20,6 @@ import pyarrow.compute as pc
 
 from star_rl.files import writing_error
 from star_rl.sources.cleaning import whole
-from star_rl.sources.scan import native_order
 
 #: Bytes of rows that are merged at a time.
 PIECE = 16 << 20
@@ -42,13 +43,12 @@ class Runs:
         #: Batches spilled so far.
         self.spilled = 0
         self._held: list[pa.RecordBatch] = []
-        self._bytes = 0
         self._total = 0
         self._open: contextlib.ExitStack | None = None
         self._writer: pa.ipc.RecordBatchFileWriter | None = None
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Add rows that :func:`ordered` has sorted.
+        """Add rows that :func:`sorted_batch` made.
 
         Raises:
             StarError: the spill file cannot be written.
@@ -57,9 +57,8 @@ class Runs:
             return
         self.rows += len(batch)
         self._held.append(batch)
-        self._bytes += batch.nbytes
         self._total += batch.nbytes
-        if self._writer is None and self._bytes <= self.memory:
+        if self._writer is None and self._total <= self.memory:
             return
         try:
             if self._writer is None:
@@ -72,7 +71,7 @@ class Runs:
                 self.spilled += 1
         except OSError as error:
             raise writing_error(self.file, error) from error
-        self._held, self._bytes = [], 0
+        self._held = []
 
     def close(self) -> None:
         """Close and remove the spill file."""
@@ -88,64 +87,45 @@ class Runs:
         Raises:
             StarError: the spill file cannot be written.
         """
-        if self._writer is None:
+        if self._open is None:
             held, self._held = self._held, []
             yield from self._merged(held, None)
             return
         try:
-            assert self._open is not None
             self._open.close()
             self._open = self._writer = None
         except OSError as error:
             raise writing_error(self.file, error) from error
-        with open(self.file, "rb") as handle:
-            mapped = mmap.mmap(
-                handle.fileno(), 0, access=mmap.ACCESS_READ
-            )  # unmapped with the last table that needs it
+        with open(self.file, "rb") as handle:  # unmapped with the last table that needs it
+            mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
         reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(mapped)))
         yield from self._merged([reader.get_batch(k) for k in range(reader.num_record_batches)], mapped)
 
     def _merged(self, runs: list[pa.RecordBatch], mapped: mmap.mmap | None) -> Iterator[pa.Table]:
-        if not runs:
-            return
-        if len(runs) == 1 and self._total <= PIECE:
-            yield pa.Table.from_batches(runs)
-            return
-        parts = max(1, -(-self._total // PIECE))
-        edges = _edges([run[0] for run in runs], parts)
+        edges = _edges([run[0] for run in runs], -(-self._total // PIECE))
         _forget(mapped)
-        for part in range(edges.shape[1] - 1):
-            bounds = zip(runs, edges[:, part].tolist(), edges[:, part + 1].tolist(), strict=True)
-            slices = [run.slice(start, stop - start) for run, start, stop in bounds if stop > start]
-            if not slices:
-                continue
-            table = pa.Table.from_batches(slices).combine_chunks()
-            if len(slices) == 1:
-                yield table
-            else:
-                yield table.take(pa.array(ordered(table)))
-            del slices, table
+        for starts, stops in itertools.pairwise(edges):
+            cut = zip(runs, starts, stops, strict=True)
+            slices = [run.slice(start, stop - start) for run, start, stop in cut if stop > start]
+            if slices:
+                table = pa.Table.from_batches(slices).combine_chunks()
+                yield table if len(slices) == 1 else table.take(_order(table))
+                del table
+            del slices
             _forget(mapped)
 
 
-def ordered(rows: pa.Table | pa.RecordBatch) -> np.ndarray:
-    """Order of the rows by first column and ``timestamp``, equal ones as they stand. Shape: (n,), int64."""
-    keys = whole(rows[0])
-    stamps = whole(rows["timestamp"]).to_numpy() if "timestamp" in rows.schema.names and len(rows) else None
-    native = native_order(keys, stamps)
-    if native is not None:
-        return native
-    codes = keys.dictionary_encode()
-    words = codes.dictionary
-    rank = np.empty(len(words), np.int64)
-    rank[pc.sort_indices(words).to_numpy()] = np.arange(len(words))
-    key = rank[codes.indices.to_numpy()]
-    if stamps is not None:
-        low, span = int(stamps.min()), int(stamps.max()) - int(stamps.min()) + 1
-        if len(words) * span >= 2**62:
-            return np.lexsort((stamps, key))
-        key = key * span + (stamps - low)
-    return np.argsort(key, kind="stable")
+def _order(rows: pa.Table | pa.RecordBatch) -> pa.Array:
+    """Return the order of the rows by first column and ``timestamp``; equal rows keep theirs. Shape: (n,)."""
+    names = rows.schema.names
+    keys = [names[0], *(["timestamp"] if "timestamp" in names else [])]
+    return pc.sort_indices(rows, sort_keys=[(name, "ascending") for name in keys])
+
+
+def sorted_batch(columns: Sequence[pa.Array | pa.ChunkedArray], schema: pa.Schema) -> pa.RecordBatch:
+    """Return columns as a batch sorted by its first column and ``timestamp``; equal rows keep their order."""
+    batch = pa.RecordBatch.from_arrays([whole(column) for column in columns], schema=schema)
+    return batch.take(_order(batch))
 
 
 def _forget(mapped: mmap.mmap | None) -> None:
@@ -155,7 +135,7 @@ def _forget(mapped: mmap.mmap | None) -> None:
 
 
 def heads(keys: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """Of sorted keys, which row is the first of its key. Shape: (n,), bool."""
+    """Mark the first row of each key among sorted keys. Shape: (n,), bool."""
     keys = whole(keys)
     first = np.ones(len(keys), bool)
     if len(keys) > 1:
@@ -163,14 +143,8 @@ def heads(keys: pa.ChunkedArray | pa.Array) -> np.ndarray:
     return first
 
 
-def sorted_batch(columns: Sequence[pa.Array | pa.ChunkedArray], schema: pa.Schema) -> pa.RecordBatch:
-    """Columns as a batch in the order of :func:`ordered`."""
-    batch = pa.RecordBatch.from_arrays([whole(column) for column in columns], schema=schema)
-    return batch.take(pa.array(ordered(batch)))
-
-
 def second_copies(user: np.ndarray, item: np.ndarray, stamp: np.ndarray) -> np.ndarray:
-    """Rows, sorted by user and stamp, that repeat an earlier (user, item, stamp). Shapes: (n,) each; (copies,)."""
+    """Return those rows, sorted by user and stamp, that repeat an earlier one. Shapes: (n,) each; (copies,)."""
     tie = np.zeros(len(user), bool)
     tie[1:] = (user[1:] == user[:-1]) & (stamp[1:] == stamp[:-1])
     tie[:-1] |= tie[1:]
@@ -180,29 +154,21 @@ def second_copies(user: np.ndarray, item: np.ndarray, stamp: np.ndarray) -> np.n
     return a[(user[a] == user[b]) & (stamp[a] == stamp[b]) & (item[a] == item[b])]
 
 
-def _edges(keys: list[pa.Array], parts: int) -> np.ndarray:
-    """Where each run is cut so that every key lies within one of about ``parts`` ranges. Shape: (runs, ranges + 1)."""
-    cuts: list[bytes] = []
+def _edges(keys: list[pa.Array], parts: int) -> list[list[int]]:
+    """Return the rows at which each run is cut, so that every key lies within one of about ``parts`` ranges.
+
+    Shape: (ranges + 1, runs). Keys compare in byte order.
+    """
+    edges = [[0] * len(keys)]
     if parts > 1:
         sample = pa.concat_arrays([key.take(pa.array(range(0, len(key), _STEP))) for key in keys])
         sample = sample.take(pc.sort_indices(sample))
-        cuts = sorted({sample[len(sample) * k // parts].as_py().encode() for k in range(1, parts)})
-    rows = []
-    for key in keys:
-        edge = [0]
-        for cut in cuts:
-            edge.append(_bisect(key, cut, edge[-1]))
-        rows.append([*edge, len(key)])
-    return np.array(rows, np.int64)
+        for cut in sorted({sample[len(sample) * k // parts].as_py().encode() for k in range(1, parts)}):
+            below = zip(keys, edges[-1], strict=True)
+            edges.append([_first_from(key, cut, low) for key, low in below])
+    return [*edges, [len(key) for key in keys]]
 
 
-def _bisect(column: pa.Array, key: bytes, low: int) -> int:
-    """First row from ``low`` on whose string is not below ``key`` in byte order, the order of :func:`ordered`."""
-    high = len(column)
-    while low < high:
-        middle = (low + high) // 2
-        if column[middle].as_py().encode() < key:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+def _first_from(keys: pa.Array, cut: bytes, low: int) -> int:
+    """Return the first row from ``low`` on whose key is not below ``cut``."""
+    return bisect.bisect_left(range(len(keys)), cut, low, key=lambda row: keys[row].as_py().encode())

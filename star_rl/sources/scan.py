@@ -1,7 +1,4 @@
-"""The native scanner of JSON lines, and its sort, behind typed functions; :func:`scanner_available` tells of them.
-
-:mod:`star_rl.sources.sink` says by how much DuckDB lost against it.
-"""
+"""The native scanner of JSON lines behind typed functions; :mod:`star_rl.sources.sink` compares it with DuckDB."""
 
 from __future__ import annotations
 
@@ -15,65 +12,34 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-_VERSION = 4
-#: Bytes after a block that the scanner may read; they are zero.
+_VERSION = 5
+#: Zero bytes that follow a block: the scanner may read them.
 PADDING = 64
 #: Largest block: offsets are 32 bits wide.
 LARGEST = 2**31 - 1024
 
-TEXT, VALUE, REFUSED, STRING = 0, 1, 2, 3
-
 
 @dataclass(frozen=True)
 class Fields:
-    """What is wanted of a line.
-
-    Attributes:
-        texts: fields read as strings; a number counts as its digits.
-        values: fields that hold numbers or strings, and are kept as what they are.
-        strings: fields that are strings; a line is odd that has another value there.
-        refused: fields of which a line is odd that has one.
-    """
+    """The fields wanted of a line: ``texts`` as strings (a number as its digits), ``values`` as number or string."""
 
     texts: tuple[str, ...]
     values: tuple[str, ...] = ()
-    strings: tuple[str, ...] = ()
-    refused: tuple[str, ...] = ()
-
-    def kinds(self) -> list[tuple[str, int]]:
-        """Name and kind of every field; those without a column come last."""
-        every = ((self.texts, TEXT), (self.values, VALUE), (self.strings, STRING), (self.refused, REFUSED))
-        return [(name, kind) for names, kind in every for name in names]
 
 
 @dataclass(frozen=True)
 class Column:
-    """A field of the rows of a block: its strings and its numbers, null where a row has no such; None: no row has."""
+    """A field of a block's rows: its strings and its numbers (float64), null where a row has none; None: no row has."""
 
     text: pa.Array | None = None
     number: pa.Array | None = None
-
-
-@dataclass(frozen=True)
-class Scanned:
-    """What the scanner made of a block.
-
-    Attributes:
-        count: lines of the block. lines: number of each row's line, from 0, shape (n,) int32.
-        odd: line number, first byte and end of each line left to Python, shape (k, 3) int64.
-    """
-
-    count: int
-    lines: np.ndarray
-    odd: np.ndarray
-    columns: dict[str, Column]
 
 
 class _Field(ctypes.Structure):
     _fields_ = (
         ("name", ctypes.c_char_p),
         ("name_length", ctypes.c_int64),
-        ("kind", ctypes.c_int64),
+        ("is_value", ctypes.c_int64),
         ("offsets", ctypes.c_void_p),
         ("data", ctypes.c_void_p),
         ("valid", ctypes.c_void_p),
@@ -88,128 +54,89 @@ class _Field(ctypes.Structure):
 @functools.cache
 def _library() -> ctypes.CDLL | None:
     for suffix in importlib.machinery.EXTENSION_SUFFIXES:
-        file = Path(__file__).parent / f"_scan{suffix}"
-        if not file.exists():
-            continue
         try:
-            library = ctypes.CDLL(str(file))
+            library = ctypes.CDLL(str(Path(__file__).parent / f"_scan{suffix}"))
             version = library.star_scan_version()
         except (OSError, AttributeError):
-            continue  # built for another machine: Python takes over
+            continue  # not built, or for another machine: Python reads the lines
         if version == _VERSION:
-            library.star_scan_lines.restype = library.star_scan_order.restype = ctypes.c_int32
+            library.star_scan_lines.restype = ctypes.c_int32
             return library
     return None
 
 
 def scanner_available() -> bool:
-    """Whether the native scanner was built and loads here; without it Python reads the lines, several times slower."""
+    """Return whether the native scanner was built and loads; without it Python reads, several times slower."""
     return _library() is not None
 
 
-def _at(array: np.ndarray) -> int:
-    return int(array.ctypes.data)
+def _at(array: np.ndarray) -> ctypes.c_void_p:
+    return ctypes.c_void_p(int(array.ctypes.data))
 
 
-def native_order(keys: pa.Array, stamps: np.ndarray | None) -> np.ndarray | None:
-    """Stable order of strings, equal ones by ``stamps`` (int64); None where the native code cannot give it.
-
-    Args:
-        keys: strings without nulls, shape (n,). stamps: shape (n,).
-
-    Returns:
-        shape (n,), int64.
-    """
-    library = _library()
-    if library is None or not pa.types.is_string(keys.type) or keys.null_count or not len(keys):
-        return None
-    _, index, data = keys.buffers()
-    offsets = np.frombuffer(index, np.int32)[keys.offset : keys.offset + len(keys) + 1]
-    out = np.empty(len(keys), np.int64)
-    stamps = None if stamps is None else np.ascontiguousarray(stamps, np.int64)
-    failed = library.star_scan_order(
-        ctypes.c_int64(len(keys)),
-        ctypes.c_void_p(_at(offsets)),
-        ctypes.c_void_p(data.address if data is not None else None),
-        None if stamps is None else ctypes.c_void_p(_at(stamps)),
-        ctypes.c_void_p(_at(out)),
-    )
-    return None if failed else out
-
-
-def room(count: int, kind: type[np.generic] = np.uint8) -> np.ndarray:
-    """An array straight from the system, which has it back when it is freed; memory is what is touched of it."""
+def _room(count: int, kind: type[np.generic] = np.uint8) -> np.ndarray:
+    """Return an array straight from the system: only touched pages take memory, and freeing gives them back."""
     size = max(1, count) * np.dtype(kind).itemsize
     return np.frombuffer(mmap.mmap(-1, size), kind, count)
 
 
 class Scanner:
-    """Scans blocks into memory of its own, which the next block overwrites. One per thread.
-
-    Raises:
-        RuntimeError: the scanner was not built.
-    """
+    """Scans blocks into memory of its own, which the next block overwrites. One per thread, of at most 63 fields."""
 
     def __init__(self, fields: Fields) -> None:
-        if not scanner_available():
-            raise RuntimeError("star_rl.sources._scan was not built")
-        if len(fields.kinds()) > 63:
-            raise ValueError("the scanner takes 63 fields")
-        self.fields = fields
+        self._wanted = [(name, name in fields.values) for name in (*fields.texts, *fields.values)]
         self._size = -1
 
     def _reserve(self, size: int) -> None:
-        """Address space for a block of ``size`` bytes; memory is what a block touches of it."""
+        """Reserve address space for blocks of ``size`` bytes."""
         rows = size // 3 + 2  # the shortest row is {} and a newline
-        self._lines = room(rows, np.int32)
-        self._odd = room((size // 2 + 2) * 3, np.int64).reshape(-1, 3)
+        self._block = _room(size + PADDING)
+        self._lines = _room(rows, np.int32)
+        self._odd = _room((size // 2 + 2) * 3, np.int64).reshape(-1, 3)
         self._arrays: list[dict[str, np.ndarray]] = []
-        wanted = self.fields.kinds()
-        self._table = (_Field * len(wanted))()
-        for field, (name, kind) in zip(self._table, wanted, strict=True):
-            arrays: dict[str, np.ndarray] = {}
-            if kind != REFUSED:
-                arrays["offsets"] = room(rows + 1, np.int32)
-                arrays["data"] = room(size + PADDING)
-                arrays["valid"] = room(rows // 8 + 1)
-            if kind == VALUE:
-                arrays["numbers"] = room(rows, np.float64)
-                arrays["numbers_valid"] = room(rows // 8 + 1)
-            field.name, field.kind = name.encode(), kind
-            field.name_length = len(name.encode())
+        self._table = (_Field * len(self._wanted))()
+        for field, (name, is_value) in zip(self._table, self._wanted, strict=True):
+            arrays = {
+                "offsets": _room(rows + 1, np.int32),
+                "data": _room(size + PADDING),
+                "valid": _room(rows // 8 + 1),
+            }
+            if is_value:
+                arrays |= {"numbers": _room(rows, np.float64), "numbers_valid": _room(rows // 8 + 1)}
+            field.name, field.name_length, field.is_value = name.encode(), len(name.encode()), is_value
             for slot, array in arrays.items():
                 setattr(field, slot, _at(array))
             self._arrays.append(arrays)
         self._size = size
 
-    def scan(self, block: np.ndarray, size: int) -> Scanned:
-        """Scan the first ``size`` bytes of ``block`` (uint8, followed by :data:`PADDING` zeros)."""
-        if size > LARGEST or len(block) < size + PADDING or block[size : size + PADDING].any():
-            raise ValueError("the block is too large, or not followed by zeros")
+    def scan(self, block: bytes) -> tuple[int, np.ndarray, dict[str, Column], np.ndarray]:
+        """Scan whole lines, at most :data:`LARGEST` bytes.
+
+        Returns:
+            the number of lines; each row's line, from 0, shape (n,) int32; the columns; and of each line left to
+            Python its number, first byte and end, shape (k, 3) int64.
+        """
+        size = len(block)
         if size > self._size:
             self._reserve(size)
+        self._block[:size] = np.frombuffer(block, np.uint8)
+        self._block[size : size + PADDING] = 0
         library = _library()
         assert library is not None
         counts = np.zeros(2, np.int64)
-        pointers = [ctypes.c_void_p(_at(array)) for array in (block, self._lines, self._odd, counts)]
+        out = map(_at, (self._lines, self._odd, counts))
         rows = library.star_scan_lines(
-            pointers[0], ctypes.c_int64(size), self._table, ctypes.c_int32(len(self._table)), *pointers[1:]
+            _at(self._block), ctypes.c_int64(size), self._table, ctypes.c_int32(len(self._table)), *out
         )
         columns: dict[str, Column] = {}
-        for (name, kind), field, arrays in zip(self.fields.kinds(), self._table, self._arrays, strict=True):
-            if kind == REFUSED:
-                continue
+        for (name, _), field, arrays in zip(self._wanted, self._table, self._arrays, strict=True):
             text = number = None
             if field.texts:
                 valid = pa.py_buffer(arrays["valid"]) if field.texts < rows else None
-                buffers = [
-                    valid,
-                    pa.py_buffer(arrays["offsets"][: rows + 1]),
-                    pa.py_buffer(arrays["data"][: field.used]),
-                ]
-                text = pa.Array.from_buffers(pa.string(), rows, buffers)
+                parts = [pa.py_buffer(arrays["offsets"][: rows + 1]), pa.py_buffer(arrays["data"][: field.used])]
+                text = pa.Array.from_buffers(pa.string(), rows, [valid, *parts])
             if field.values:
                 valid = pa.py_buffer(arrays["numbers_valid"]) if field.values < rows else None
                 number = pa.Array.from_buffers(pa.float64(), rows, [valid, pa.py_buffer(arrays["numbers"][:rows])])
             columns[name] = Column(text, number)
-        return Scanned(int(counts[0]), self._lines[:rows], self._odd[: counts[1]], columns)
+        return int(counts[0]), self._lines[:rows], columns, self._odd[: counts[1]]

@@ -76,7 +76,7 @@ def _items(sink: Sink, path: Path, separator: str) -> None:
     if "item_id" not in columns or not title:
         raise StarError(f"{path} has the columns {', '.join(columns)}", "it needs item_id and title")
     label = next((name for name in ("categories", "category", "class", "genre") if name in columns), "")
-    for _, table in read_delimited(path, columns, sink.reporter("items", path), delimiter="\t", header=1):
+    for _, table in read_delimited(path, columns, sink.reporter("items", path), delimiter="\t", header=True):
         for row in table.to_pylist():
             rest = {name: row[name] for name in columns if name not in ("item_id", title, label) and row[name]}
             sink.item(row["item_id"], row[title], row[label].split(separator) if label else [], rest)
@@ -91,7 +91,7 @@ def _atomic(sink: Sink, path: Path) -> Iterator[tuple[int, str, list[str]]]:
         )
     take = ["user_id", "item_id_list", "item_id"]
     bad = sink.reporter("interactions", path)
-    for lines, table in read_delimited(path, columns, bad, delimiter="\t", header=1, take=take):
+    for lines, table in read_delimited(path, columns, bad, delimiter="\t", header=True, take=take):
         rows = (table[name].to_pylist() for name in take)
         for line, user, before, last in zip(lines.tolist(), *rows, strict=True):
             yield line, user, [*before.split(), *last.split()]
@@ -99,7 +99,7 @@ def _atomic(sink: Sink, path: Path) -> Iterator[tuple[int, str, list[str]]]:
 
 def _plain(sink: Sink, path: Path) -> Iterator[tuple[int, str, list[str]]]:
     bad = sink.reporter("interactions", path)
-    for start, block, _ in blocks(path):
+    for start, block in blocks(path):
         for line, raw in enumerate(block.split(b"\n"), start):
             try:
                 words = raw.decode().split()

@@ -3,13 +3,14 @@
 DuckDB 2.0.1 in the place of scanner, sort and dedupe lost: 10^6 reviews (701 MiB, two cores) took 13.5 to 16.8 CPU
 seconds and 0.8 to 1.4 GiB, these modules 5.4 to 6.0 and 0.3 GiB, pandas 21.7 to 25.4 (benchmarks/tables.py).
 
-Each table is sorted by :class:`star_rl.sources.runs.Runs`, which spills to disk. What stays in memory are the ids of
-the items, to know the interactions that name one.
+Each table is sorted by :class:`star_rl.sources.runs.Runs`, which spills to disk. Only the ids of the items stay in
+memory, to recognise interactions with unknown items.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shutil
 from collections import Counter
@@ -27,18 +28,24 @@ from star_rl.files import atomic_path, fingerprint, sha256, write_json
 from star_rl.progress import Progress
 from star_rl.records import INTERACTIONS, ITEMS, USERS
 from star_rl.sources import times
-from star_rl.sources.checks import ROWS, Prepared, prepare
-from star_rl.sources.cleaning import clean_id, clean_ratings, clean_text, encode, plain_ids, whole
-from star_rl.sources.entities import BATCH, ITEM_ROWS, USER_ROWS, flush, listed_users, seen_items, seen_users
+from star_rl.sources.cleaning import ROWS, Prepared, clean_id, clean_ratings, clean_text, encode, usable, whole
 from star_rl.sources.lookahead import ahead
 from star_rl.sources.runs import PIECE, Runs, heads, second_copies, sorted_batch
 
 #: How many bad rows are reported one by one; all are counted.
 REPORTED = 20
+#: Items or users that are gathered before they are sorted.
+BATCH = 1 << 12
 #: Reasons that say nothing about the quality of a file, and so do not count towards ``max_bad_share``.
 HARMLESS = frozenset({"duplicate", "item not in the item table", "other domain"})
 #: Title of an item that has none; the manifest counts them.
 UNTITLED = "Untitled"
+_TABLES = {"interactions": INTERACTIONS, "items": ITEMS, "users": USERS}
+#: Rows before they are written; ``listed`` tells rows of the source from ids that only the interactions name.
+_ROWS = {"interactions": ROWS} | {
+    name: pa.schema([*(pa.field(field.name, field.type) for field in _TABLES[name]), pa.field("listed", pa.bool_())])
+    for name in ("items", "users")
+}
 
 
 class Sink:
@@ -73,31 +80,31 @@ class Sink:
         #: Name of the raw column that holds the timestamps, for messages.
         self.time_column = "timestamp"
         self.rows: Counter[str] = Counter()
-        self.dropped: dict[str, Counter[str]] = {"interactions": Counter(), "items": Counter(), "users": Counter()}
+        self.dropped: dict[str, Counter[str]] = {name: Counter() for name in _TABLES}
         self.repaired: Counter[str] = Counter()
         self._bad: dict[str, list[dict[str, Any]]] = {"items": [], "users": [], "interactions": []}
         self._spill = self.out_dir / f".spill.{os.getpid()}"
-        self._interactions = Runs(ROWS, self._spill / "interactions.arrow", memory)
-        self._items = Runs(ITEM_ROWS, self._spill / "items.arrow", memory // 4)
-        self._users = Runs(USER_ROWS, self._spill / "users.arrow", memory // 4)
+        self._runs = {
+            name: Runs(schema, self._spill / f"{name}.arrow", memory if name == "interactions" else memory // 4)
+            for name, schema in _ROWS.items()
+        }
+        self._gathered: dict[str, list[tuple[Any, ...]]] = {"items": [], "users": []}
         self._pending: list[pa.RecordBatch] = []
         self._bytes = 0
-        self._item_rows: list[tuple[str, str, list[str], str]] = []
-        self._user_rows: list[tuple[str, str]] = []
         self._known: pa.Array | None = None
 
     def __enter__(self) -> Sink:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for runs in (self._interactions, self._items, self._users):
+        for runs in self._runs.values():
             runs.close()
         shutil.rmtree(self._spill, ignore_errors=True)
 
     @property
     def spilled(self) -> int:
         """Sorted runs of interactions written to disk so far."""
-        return self._interactions.spilled
+        return self._runs["interactions"].spilled
 
     def bad(self, table: str, file: str | Path, line: int | None, reason: str, count: int = 1) -> None:
         """Count rows that cannot be used and report the first ones with their place. The caller counts them as read."""
@@ -116,61 +123,54 @@ class Sink:
 
     def skip(self, table: str, reason: str, count: int = 1) -> None:
         """Count rows as read and as left out."""
-        if count:
-            self.rows[table] += count
-            self.dropped[table][reason] += count
-
-    def known_items(self, ids: Iterable[str]) -> set[str]:
-        """Which of these are ids of the item table; after :meth:`close` has written it (in its ``finish``)."""
-        asked = pa.array(list(dict.fromkeys(ids)), pa.string())
-        return set(asked.to_pylist() if self._known is None else asked.filter(pc.is_in(asked, self._known)).to_pylist())
-
-    def item(self, item_id: object, title: object, categories: list[str], attributes: Mapping[str, Any]) -> None:
-        """Add one item. The first row of an id stays; an item without a title is kept as ``Untitled`` and counted."""
-        self.rows["items"] += 1
-        key = clean_id(item_id)
-        if key is None:
-            self.dropped["items"]["unusable id"] += 1
-            return
-        labels = list(dict.fromkeys(label for label in map(clean_text, categories) if label))
-        self._item_rows.append((key, clean_text(title), labels, encode(attributes)))
-        if len(self._item_rows) >= BATCH:
-            flush(self._item_rows, self._items)
-
-    def user(self, user_id: object, attributes: Mapping[str, Any]) -> None:
-        """Add one user; users that only interact are added by :meth:`close`."""
-        self.rows["users"] += 1
-        key = clean_id(user_id)
-        if key is None:
-            self.dropped["users"]["unusable id"] += 1
-            return
-        self._user_rows.append((key, encode(attributes)))
-        if len(self._user_rows) >= BATCH:
-            flush(self._user_rows, self._users)
-
-    def prepare_users(self, ids: pa.Array, attributes: pa.Array) -> tuple[pa.RecordBatch, int]:
-        """Check users whose attributes are encoded, shape (n,) both, and sort them; any thread may call it.
-
-        Returns:
-            the usable ones for :meth:`add_users`, and how many there were.
-        """
-        read = len(ids)
-        if not plain_ids(ids):
-            ids = pa.array([clean_id(value) for value in ids.to_pylist()], pa.string())
-            usable = pc.is_valid(ids)
-            ids, attributes = ids.filter(usable), attributes.filter(usable)
-        return listed_users(ids, attributes), read
-
-    def add_users(self, batch: pa.RecordBatch, read: int) -> None:
-        """Add what :meth:`prepare_users` made, after the users so far."""
-        flush(self._user_rows, self._users)
-        self.rows["users"] += read
-        self._count("users", "unusable id", read - len(batch))
-        self._users.add(batch)
+        self.rows[table] += count
+        self._count(table, reason, count)
 
     def _count(self, table: str, reason: str, count: int) -> None:
         if count:
             self.dropped[table][reason] += count
+
+    # ------------------------------------------------------------------ items and users
+
+    def item(self, item_id: object, title: object, categories: list[str], attributes: Mapping[str, Any]) -> None:
+        """Add one item. The first row of an id stays; an item without a title is kept as ``Untitled`` and counted."""
+        labels = list(dict.fromkeys(label for label in map(clean_text, categories) if label))
+        self._gather("items", item_id, clean_text(title), labels, encode(attributes))
+
+    def user(self, user_id: object, attributes: Mapping[str, Any]) -> None:
+        """Add one user; users that only interact are added by :meth:`close`."""
+        self._gather("users", user_id, encode(attributes))
+
+    def _gather(self, table: str, row_id: object, *columns: Any) -> None:
+        self.rows[table] += 1
+        key = clean_id(row_id)
+        if key is None:
+            self.dropped[table]["unusable id"] += 1
+            return
+        self._gathered[table].append((key, *columns, True))
+        if len(self._gathered[table]) >= BATCH:
+            self._flush(table)
+
+    def _flush(self, table: str) -> None:
+        if rows := self._gathered[table]:
+            schema = _ROWS[table]
+            columns = zip(zip(*rows, strict=True), schema, strict=True)
+            self._runs[table].add(sorted_batch([pa.array(column, field.type) for column, field in columns], schema))
+            rows.clear()
+
+    def _add_seen(self, table: str, ids: pa.Array) -> None:
+        """Add items or users of which only the id is known; an item's id becomes its title."""
+        none = pa.array([[]], ITEMS.field("categories").type).take(pa.array(np.zeros(len(ids), np.int64)))
+        blank = {"title": ids, "categories": none, "attributes": pa.repeat("{}", len(ids))}
+        columns = [blank.get(name, ids) for name in _ROWS[table].names[:-1]]
+        self._runs[table].add(sorted_batch([*columns, pa.repeat(False, len(ids))], _ROWS[table]))
+
+    def known_items(self, ids: Iterable[str]) -> set[str]:
+        """Return those ids that the item table holds; for use in the ``finish`` of :meth:`close`."""
+        asked = pa.array(list(set(ids)), pa.string())
+        return set(asked.filter(pc.is_in(asked, self._known)).to_pylist())
+
+    # ------------------------------------------------------------------ interactions
 
     def interactions(
         self,
@@ -182,7 +182,7 @@ class Sink:
         file: str | Path = "",
         line: int | np.ndarray | None = None,
     ) -> None:
-        """Add rows in the order of arrival, each argument an array of shape (n,), nulls where a value is absent.
+        """Add rows in the order of arrival, each argument an array of shape (n,), nulls where a value is missing.
 
         Args:
             users: ids, strings.
@@ -195,58 +195,47 @@ class Sink:
         """
         stamp = whole(stamps).cast(pa.int64()) if self.time == "position" else times.seconds(stamps)
         rating, wrong = clean_ratings(pa.nulls(len(users)) if ratings is None else ratings)
-        text = None if texts is None else whole(texts).cast(pa.string())
-        rows = self.prepare(users, items, stamp, rating, text, wrong.true_count, sort=False)
-        self.add(rows, file, line, in_order=False)
-
-    def prepare(
-        self,
-        users: pa.Array,
-        items: pa.Array,
-        stamps: pa.Array,
-        ratings: pa.Array,
-        texts: pa.Array | None,
-        wrong_ratings: int = 0,
-        sort: bool = True,
-    ) -> Prepared:
-        """Check rows and sort the usable ones, for :meth:`add`. Changes nothing here: any thread may call it.
-
-        Args:
-            stamps: int64, null where there is none. ratings: float32. The other arguments as in :meth:`interactions`.
-            sort: whether the rows are sorted, and so copied; else the batch may share the arguments' memory.
-        """
-        rows = (users, items, stamps, ratings, pa.nulls(len(users), pa.string()) if texts is None else texts)
-        return prepare(rows, wrong_ratings, self.latest if self.time == "seconds" else None, sort)
-
-    def add(
-        self, rows: Prepared, file: str | Path = "", line: int | np.ndarray | None = None, in_order: bool = True
-    ) -> None:
-        """Add what :meth:`prepare` made, in the order of arrival.
-
-        Args:
-            line: as in :meth:`interactions`. in_order: whether the rows were sorted.
-        """
-        self.rows["interactions"] += rows.read
-        for reason, count, first in rows.bad:
-            where = None if line is None else int(line[first]) if isinstance(line, np.ndarray) else line + first
-            self.bad("interactions", file, where, reason, count)
-        if rows.ratings:
-            self.repaired["ratings that are no number"] += rows.ratings
-        if in_order:
-            self._sort_pending()
-            self._interactions.add(rows.batch)
-        elif len(rows.batch):
+        text = pa.nulls(len(users), pa.string()) if texts is None else whole(texts).cast(pa.string())
+        rows = self._usable([users, items, stamp, rating, text], wrong.true_count)
+        self._report(rows, file, line)
+        if len(rows.batch):
             self._pending.append(rows.batch)
             self._bytes += rows.batch.nbytes
             if self._bytes > min(PIECE, self.memory):
                 self._sort_pending()
+
+    def prepare(self, rows: list[pa.Array], wrong_ratings: int = 0) -> Prepared:
+        """Check rows and sort the usable ones, for :meth:`add`. Changes nothing here: any thread may call it.
+
+        Args:
+            rows: users, items, timestamps (int64, null where missing), ratings (float32), texts; shape (n,) each.
+            wrong_ratings: ratings that were no number.
+        """
+        found = self._usable(rows, wrong_ratings)
+        return dataclasses.replace(found, batch=sorted_batch(found.batch.columns, ROWS))
+
+    def add(self, rows: Prepared, file: str | Path = "", line: int | np.ndarray | None = None) -> None:
+        """Add what :meth:`prepare` made, in the order of arrival; ``file`` and ``line`` as in :meth:`interactions`."""
+        self._report(rows, file, line)
+        self._sort_pending()
+        self._runs["interactions"].add(rows.batch)
+
+    def _usable(self, rows: list[pa.Array], wrong_ratings: int) -> Prepared:
+        return usable(rows, wrong_ratings, self.latest if self.time == "seconds" else None)
+
+    def _report(self, rows: Prepared, file: str | Path, line: int | np.ndarray | None) -> None:
+        self.rows["interactions"] += rows.read
+        for reason, count, first in rows.bad:
+            where = None if line is None else int(line[first]) if isinstance(line, np.ndarray) else line + first
+            self.bad("interactions", file, where, reason, count)
+        self.repaired["ratings that are no number"] += rows.wrong_ratings
         if self.progress:
             self.progress(self.rows["interactions"], None, "interactions")
 
     def _sort_pending(self) -> None:
         if self._pending:
             batches, self._pending, self._bytes = self._pending, [], 0
-            self._interactions.add(sorted_batch(pa.Table.from_batches(batches).columns, ROWS))
+            self._runs["interactions"].add(sorted_batch(pa.Table.from_batches(batches).columns, ROWS))
 
     # ------------------------------------------------------------------ the tables
 
@@ -260,36 +249,31 @@ class Sink:
 
         Args:
             items_from_interactions: the source has no item table; every item seen becomes one, its id as its title.
-            finish: called when the three tables stand; writes what else there is and returns entries of the manifest.
+            finish: called after the three tables are written; writes other files and returns entries of the manifest.
             notes: further entries of the manifest.
 
         Raises:
             StarError: no interaction is left, or too many rows were bad; nothing is written then.
         """
-        flush(self._item_rows, self._items)
-        flush(self._user_rows, self._users)
+        self._flush("items")
+        self._flush("users")
         self._sort_pending()
-        self._judge()
+        self._check()
         pa.default_memory_pool().release_unused()
-        kept: dict[str, int] = {}
-        span: list[int | None] = [None, None]
+        kept = {"interactions": 0}
+        span: list[int] = []
         with contextlib.ExitStack() as stack:
             if not items_from_interactions:
-                kept["items"] = self._write_items(stack)
-            writer = _writer(stack, self.out_dir / "interactions.parquet", INTERACTIONS)
-            kept["interactions"] = 0
+                kept["items"] = self._write(stack, "items")
+            writer = self._writer(stack, "interactions")
             # Sorting the next piece overlaps with compressing this one.
-            for table, users in ahead(map(self._filtered, self._interactions.pieces())):
+            for table, users in ahead(map(self._filtered, self._runs["interactions"].pieces())):
                 if not len(table):
                     continue
                 if items_from_interactions:
-                    self._items.add(seen_items(pc.unique(table["item_id"])))
-                self._users.add(seen_users(users))
-                ends = pc.min_max(table["timestamp"]).as_py()
-                span = [
-                    ends["min"] if span[0] is None else min(span[0], ends["min"]),
-                    ends["max"] if span[1] is None else max(span[1], ends["max"]),
-                ]
+                    self._add_seen("items", pc.unique(whole(table["item_id"])))
+                self._add_seen("users", users)
+                span += pc.min_max(table["timestamp"]).as_py().values()
                 kept["interactions"] += len(table)
                 writer.write_table(table.cast(INTERACTIONS))
                 if self.progress:
@@ -299,60 +283,57 @@ class Sink:
                     f"no interaction of source {self.source} is usable{self._why()}", "check the files and options"
                 )
             if items_from_interactions:
-                kept["items"] = self._write_items(stack)
-            kept["users"] = self._write(stack, "users", USERS, self._users, lambda table: table)
-        files = {name: sha256(self.out_dir / f"{name}.parquet") for name in ("interactions", "items", "users")}
+                kept["items"] = self._write(stack, "items")
+            kept["users"] = self._write(stack, "users")
         manifest = {
             "source": self.source,
             "time": self.time,
-            "time_range": span,
+            "time_range": [min(span), max(span)],
             "read": dict(self.rows),
-            "kept": {name: kept[name] for name in ("interactions", "items", "users")},
+            "kept": {name: kept[name] for name in _TABLES},
             "dropped": {name: dict(counts) for name, counts in self.dropped.items() if counts},
             "repaired": {name: count for name, count in self.repaired.items() if count},
             "bad_rows": [row for rows in self._bad.values() for row in rows][:REPORTED],
-            "fingerprint": fingerprint(files),
+            "fingerprint": fingerprint({name: sha256(self.out_dir / f"{name}.parquet") for name in _TABLES}),
             **notes,
             **(finish() if finish else {}),
         }
         write_json(self.out_dir / "tables.json", manifest)
         return manifest
 
-    def _write_items(self, stack: contextlib.ExitStack) -> int:
-        known: list[pa.Array] = []
-
-        def entitled(table: pa.Table) -> pa.Table:
-            known.append(whole(table["item_id"]))
-            nameless = pc.equal(table["title"], "")
-            self.repaired["items without a title"] += int(pc.sum(nameless).as_py() or 0)
-            return table.set_column(1, "title", pc.if_else(nameless, UNTITLED, table["title"]))
-
-        count = self._write(stack, "items", ITEMS, self._items, entitled)
-        self._known = pa.concat_arrays([pa.array([], pa.string()), *known])
-        return count
-
-    def _write(
-        self,
-        stack: contextlib.ExitStack,
-        name: str,
-        schema: pa.Schema,
-        runs: Runs,
-        change: Callable[[pa.Table], pa.Table],
-    ) -> int:
-        """Write the first row of each id, each piece of them changed; returns how many."""
-        count = 0
-        writer = _writer(stack, self.out_dir / f"{name}.parquet", schema)
-        for table in runs.pieces():
-            first = pa.array(heads(table[0]))
-            listed = int(pc.sum(table["listed"]).as_py() or 0)
-            table = table.filter(first)
-            self._count(name, "duplicate", listed - int(pc.sum(table["listed"]).as_py() or 0))
+    def _write(self, stack: contextlib.ExitStack, name: str) -> int:
+        """Write the first row of each id of the items or users, and return how many there are."""
+        count, known = 0, [pa.array([], pa.string())]
+        writer = self._writer(stack, name)
+        for table in self._runs[name].pieces():
+            listed = pc.sum(table["listed"]).as_py() or 0
+            table = table.filter(pa.array(heads(table[0])))
+            self._count(name, "duplicate", listed - (pc.sum(table["listed"]).as_py() or 0))
+            if name == "items":
+                known.append(whole(table["item_id"]))
+                nameless = pc.equal(table["title"], "")
+                self.repaired["items without a title"] += pc.sum(nameless).as_py() or 0
+                table = table.set_column(1, "title", pc.if_else(nameless, UNTITLED, table["title"]))
             count += len(table)
-            writer.write_table(change(table.select(schema.names)).cast(schema))
+            writer.write_table(table.select(_TABLES[name].names).cast(_TABLES[name]))
+        if name == "items":
+            self._known = pa.concat_arrays(known)
         return count
+
+    def _writer(self, stack: contextlib.ExitStack, name: str) -> pq.ParquetWriter:
+        """Return a writer of one table, whose file appears when ``stack`` is left without an error."""
+        schema = _TABLES[name]
+        columns = [column for column in schema.names if column.endswith("_id")]
+        # Bounds of ids and times let readers skip row groups; those of texts would only cost.
+        bounds = [*columns, *(column for column in ("timestamp", "rating") if column in schema.names)]
+        # Texts take most of the time to write and are read by every later stage: a fast codec, a third more bytes.
+        codecs = {column: "snappy" if column == "text" else "zstd" for column in schema.names}
+        how: dict[str, Any] = {"compression": codecs, "use_dictionary": columns, "write_statistics": bounds}
+        path = stack.enter_context(atomic_path(self.out_dir / f"{name}.parquet"))
+        return stack.enter_context(pq.ParquetWriter(path, schema, **how))
 
     def _filtered(self, table: pa.Table) -> tuple[pa.Table, pa.Array]:
-        """Rows of known items, without second copies of one (user, item, timestamp); and their users, each once."""
+        """Return the rows of known items, without second copies of a (user, item, timestamp); and their users, once."""
         codes = whole(table["item_id"]).dictionary_encode()
         item = codes.indices.to_numpy()
         if self._known is not None:
@@ -362,8 +343,7 @@ class Sink:
                 table, item = table.filter(pa.array(here)), item[here]
         users = whole(table["user_id"])
         first = heads(users)
-        user, stamp = np.cumsum(first), table["timestamp"].to_numpy()
-        again = second_copies(user, item, stamp)
+        again = second_copies(np.cumsum(first), item, table["timestamp"].to_numpy())
         if len(again):
             self._count("interactions", "duplicate", len(again))
             keep = np.ones(len(table), bool)
@@ -371,7 +351,8 @@ class Sink:
             table = table.filter(pa.array(keep))
         return table, users.filter(pa.array(first))
 
-    def _judge(self) -> None:
+    def _check(self) -> None:
+        """Raise a StarError if no timestamp is readable or a table has too many bad rows."""
         unreadable = self.dropped["interactions"]["no readable timestamp"]
         if unreadable and unreadable == self.rows["interactions"]:
             raise StarError(
@@ -393,14 +374,3 @@ class Sink:
         first = next((row for row in self._bad[table] if row["line"] is not None), None)
         place = f"; first at {first['file']}:{first['line']}" if first else ""
         return f" ({reasons}{place})" if reasons else ""
-
-
-def _writer(stack: contextlib.ExitStack, path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    """A writer of ``path``, which appears when ``stack`` is left without an error."""
-    columns = [name for name in schema.names if name.endswith("_id")]
-    # Bounds of ids and times let readers pass over row groups; those of texts would only cost.
-    bounds = [*columns, *(name for name in ("timestamp", "rating") if name in schema.names)]
-    # Texts take most of the time to write and are read by every stage that follows: a fast codec, a third more bytes.
-    codecs = {name: "snappy" if name == "text" else "zstd" for name in schema.names}
-    how: dict[str, Any] = {"compression": codecs, "use_dictionary": columns, "write_statistics": bounds}
-    return stack.enter_context(pq.ParquetWriter(stack.enter_context(atomic_path(path)), schema, **how))

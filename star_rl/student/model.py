@@ -17,16 +17,11 @@ class StudentShape:
 
     Attributes:
         hidden_size: width of the residual stream; `heads * head_dim` need not equal it.
-        intermediate_size: width of the gated MLP.
-        layers: number of blocks.
-        heads: query heads.
         kv_heads: key and value heads; divides `heads`.
-        head_dim: width of a head, even (rotary embedding) and a multiple of 16 for vLLM's CPU attention.
+        head_dim: a multiple of 16 for vLLM's CPU attention.
         max_length: longest sequence, tokens.
         rope_theta: base of the rotary embedding; 10,000 fits sequences of a few thousand tokens.
-        init_std: standard deviation of every matrix at the start.
-        embed_std: the same for the (tied) embedding.
-        seed: seed of the random weights.
+        init_std, embed_std: standard deviation of every matrix and of the (tied) embedding at the start.
     """
 
     hidden_size: Size = 128
@@ -47,13 +42,10 @@ class StudentShape:
 
 
 def make_student(tokenizer_dir: Path, out: Path, shape: StudentShape | None = None) -> int:
-    """Writes a randomly initialised Qwen3 with the tokenizer of `tokenizer_dir` to `out`.
+    """Write a randomly initialised Qwen3 with the tokenizer of `tokenizer_dir` to `out` (which may be the same).
 
-    `out` may be `tokenizer_dir`. The folder then loads in transformers, ms-swift, vLLM and verl: `config.json`,
-    `generation_config.json`, `model.safetensors`, `tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja`.
-
-    Returns:
-        The number of parameters, the tied embedding counted once.
+    The folder loads in transformers, ms-swift, vLLM and verl. Returns the number of parameters, the tied embedding
+    counted once.
 
     Raises:
         StarError: `tokenizer_dir` holds no tokenizer with Qwen3's control tokens.

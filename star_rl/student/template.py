@@ -12,18 +12,14 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-CHAT_TEMPLATE_FILE = Path(__file__).with_name("chat_template.jinja")
-
 #: Header and footer of a turn; the generation prompt is exactly `TURN_HEADER.format(role="assistant")`.
-TURN_HEADER = "<|im_start|>{role}\n"
-TURN_FOOTER = "<|im_end|>"
-GENERATION_PROMPT = TURN_HEADER.format(role="assistant")
+TURN_HEADER, TURN_FOOTER = "<|im_start|>{role}\n", "<|im_end|>"
 
 
 @cache
 def chat_template() -> str:
     """The Jinja source, as it is stored in the checkpoint's `chat_template.jinja`."""
-    return CHAT_TEMPLATE_FILE.read_text(encoding="utf-8")
+    return Path(__file__).with_name("chat_template.jinja").read_text(encoding="utf-8")
 
 
 def render(messages: Sequence[Mapping[str, Any]], tools: str | None) -> str:

@@ -8,11 +8,9 @@ Three layers, all in one `tokenizer.json` of the `tokenizers` library:
 - **Byte-level BPE** for what is left, with digits kept apart. All 256 bytes are in the vocabulary, so any text
   round-trips.
 
-Phrases are found with a "superword" BPE: a BPE whose merges may cross spaces and lines, trained on the corpus cut at
-the markers and ids. Only the merges that are still in use at the end become phrases. Making them added tokens, instead
-of keeping that BPE, has two effects: the intermediate merges need no rows in the embedding, and a constant is always
-one and the same token whatever stands beside it. Headers end a phrase, so encoding a conversation whole or turn by turn
-gives the same ids; the token builders of the trainers rely on it.
+Phrases are found with a "superword" BPE, whose merges may cross spaces and lines. Only the merges still in use at the
+end become phrases, so intermediate merges need no rows in the embedding and a constant is always the same token.
+Headers end a phrase, so encoding a conversation whole or turn by turn gives the same ids, as the trainers need.
 """
 
 from __future__ import annotations
@@ -20,10 +18,10 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from star_rl.errors import StarError
 from star_rl.student.template import chat_template
@@ -41,21 +39,30 @@ HEADERS = ("system\n", "user\n", "assistant\n")
 _BPE_SPLIT = r"\p{N}| ?[^\s\p{L}\p{N}]+|\s?\p{L}+|\s"
 
 
-@dataclass(frozen=True)
-class TokenizerReport:
+def token_counter(path: Path) -> Callable[[str], int]:
+    """Return a function that counts the tokens of a text with a ``tokenizer.json``; repeated texts are counted once."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(path))
+    return lru_cache(1 << 16)(lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids))
+
+
+class TokenizerReport(NamedTuple):
     """What was built. `tokens_per_text` is the mean over the training texts."""
 
     vocab_size: int
     items: int
     items_spelled: int
-    phrases: int
     tokens_per_text: float
-    characters_per_token: float
+
+
+def _any_of(texts: Iterable[str]) -> str:
+    """Pattern of these texts, the longest first."""
+    return "|".join(re.escape(text) for text in sorted(texts, key=lambda text: (-len(text), text)))
 
 
 def _word_boundary(ids: Sequence[str]) -> str:
-    alternatives = "|".join(re.escape(i) for i in sorted(ids, key=lambda i: (-len(i), i)))
-    return rf"(?<!\w)(?:{alternatives})(?!\w)"
+    return rf"(?<!\w)(?:{_any_of(ids)})(?!\w)"
 
 
 def _pieces(texts: Iterable[str], item_ids: Sequence[str], words: Sequence[str]) -> list[str]:
@@ -82,43 +89,33 @@ def _pieces(texts: Iterable[str], item_ids: Sequence[str], words: Sequence[str])
     return pieces
 
 
-def _counts(pieces: Iterable[str]) -> dict[str, int]:
-    return dict(sorted(Counter(pieces).items()))
-
-
-def _byte_level(split: str | None) -> Any:
-    from tokenizers import Regex, pre_tokenizers
-
-    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    return (
-        to_bytes
-        if split is None
-        else pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(split), "isolated"), to_bytes])
-    )
-
-
-def _train_bpe(pieces: dict[str, int], split: str | None, vocab_size: int, min_frequency: int) -> Tokenizer:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+def _train_bpe(
+    pieces: Counter[str], split: str | None, vocab_size: int, min_frequency: int, special: Sequence[str] = ()
+) -> Tokenizer:
+    """Train a byte-level BPE; ``special`` tokens get the first ids, on top of ``vocab_size``."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = _byte_level(split)
+    to_bytes: Any = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    if split is not None:
+        to_bytes = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(split), "isolated"), to_bytes])
+    bpe.pre_tokenizer = to_bytes
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
+        vocab_size=vocab_size + len(special),
         min_frequency=min_frequency,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
-        special_tokens=[],
+        special_tokens=list(special),
     )
-    bpe.train_from_iterator((p for p, n in pieces.items() for _ in range(n)), trainer)
+    bpe.train_from_iterator(sorted(pieces.elements()), trainer)
     return bpe
 
 
-def _phrases(pieces: dict[str, int], limit: int, min_count: int) -> list[str]:
+def _phrases(pieces: Counter[str], limit: int, min_count: int) -> list[str]:
     """Constant parts that occur at least `min_count` times, the most useful `limit` of them.
 
-    A phrase ends with a character that is no letter, digit or underscore and begins with no digit: it can then never
-    run into the id or the number beside it.
+    A phrase ends in no word character and begins with no digit, so it never runs into the id or number beside it.
     """
     superword = _train_bpe(pieces, None, 16384, min_count)
     uses: Counter[str] = Counter()
@@ -131,7 +128,7 @@ def _phrases(pieces: dict[str, int], limit: int, min_count: int) -> list[str]:
     for _ in range(3):  # phrases compete for the same text: count again with the longest match, drop the losers
         if not kept:
             return []
-        longest = re.compile("|".join(re.escape(p) for p in sorted(kept, key=lambda p: (-len(p), p))))
+        longest = re.compile(_any_of(kept))
         uses = Counter()
         for piece, n in pieces.items():
             for phrase in longest.findall(piece):
@@ -158,13 +155,10 @@ def train_tokenizer(
 
     Args:
         texts: conversations as text, with their markers (`<|im_start|>user\\n...`).
-        item_ids: the catalogue. Each id becomes one token; ids that a byte-level decoder cannot give back (characters
-            beyond ASCII) are spelled by the BPE and counted in the report.
-        words: further values that vary inside constant sentences, e.g. category names: one token each, and no phrase
-            grows over them.
-        out: the checkpoint's folder, made if absent.
+        item_ids: the catalogue. Each id becomes one token; ids with characters beyond ASCII, which a byte-level decoder
+            cannot give back, are spelled by the BPE and counted in the report.
+        words: further values that vary inside constant sentences: one token each, and no phrase grows over them.
         bpe_size: size of the byte-level BPE, its 256 bytes included.
-        max_phrases: most phrases that become a token.
         phrase_share: least number of occurrences of a phrase, as a share of the number of texts.
         max_length: `model_max_length` of the tokenizer, tokens.
 
@@ -181,24 +175,19 @@ def train_tokenizer(
     if len(set(ids)) != len(ids):
         twice = next(i for i, n in Counter(ids).items() if n > 1)
         raise StarError(f"item id {twice!r} occurs twice in the catalogue", "give each item one row")
-    if any(not i.strip() for i in ids):
-        raise StarError(f"item id {next(i for i in ids if not i.strip())!r} is blank", "drop the item or name it")
+    if blank := [i for i in ids if not i.strip()]:
+        raise StarError(f"item id {blank[0]!r} is blank", "drop the item or name it")
     reserved = {*CONTROL, *MARKERS, *HEADERS}
     vary = {w for w in words if w.strip()}
     whole = sorted(i for i in {*ids, *vary} if i.isascii() and i not in reserved and re.fullmatch(r"\w(?:.*\w)?", i))
-    own = set(whole)
-    pieces = _counts(_pieces(texts, [i for i in whole if i not in vary], [w for w in whole if w in vary]))
+    pieces = Counter(_pieces(texts, [i for i in whole if i not in vary], [w for w in whole if w in vary]))
     phrases = _phrases(pieces, max_phrases, max(2, round(phrase_share * len(texts))))
-    rest = re.compile("|".join(re.escape(p) for p in sorted(phrases, key=lambda p: (-len(p), p)))) if phrases else None
+    rest = re.compile(_any_of(phrases) or r"\Z.")  # without phrases a pattern that matches nothing
     left: Counter[str] = Counter()
     for piece, n in pieces.items():
-        for part in rest.split(piece) if rest else (piece,):
-            if part:
-                left[part] += n
-    bpe: Tokenizer = _train_bpe(_counts(left.elements()), _BPE_SPLIT, bpe_size, 2)
-
-    bpe = _with_control_first(bpe)
-    bpe.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in CONTROL])
+        for part in filter(None, rest.split(piece)):
+            left[part] += n
+    bpe = _train_bpe(left, _BPE_SPLIT, bpe_size, 2, CONTROL)
     bpe.add_tokens([AddedToken(t, special=False, normalized=False) for t in (*MARKERS, *HEADERS, *phrases)])
     bpe.add_tokens([AddedToken(t, special=False, normalized=False, single_word=True) for t in whole])
 
@@ -218,23 +207,5 @@ def train_tokenizer(
     (out / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     sample = texts[:: max(1, len(texts) // 500)]
     tokens = sum(len(e.ids) for e in bpe.encode_batch(list(sample), add_special_tokens=False))
-    return TokenizerReport(
-        vocab_size=bpe.get_vocab_size(),
-        items=sum(i in own for i in ids),
-        items_spelled=sum(i not in own for i in ids),
-        phrases=len(phrases),
-        tokens_per_text=tokens / len(sample),
-        characters_per_token=sum(map(len, sample)) / max(1, tokens),
-    )
-
-
-def _with_control_first(bpe: Tokenizer) -> Tokenizer:
-    """The same BPE with the control tokens at ids 0, 1, 2, where readers of a dump look for them."""
-    from tokenizers import Tokenizer
-
-    state = json.loads(bpe.to_str())
-    vocab = state["model"]["vocab"]
-    state["model"]["vocab"] = {t: i for i, t in enumerate(CONTROL)} | {
-        t: i + len(CONTROL) for t, i in sorted(vocab.items(), key=lambda kv: kv[1])
-    }
-    return Tokenizer.from_str(json.dumps(state, ensure_ascii=False))
+    items = len({*ids} & {*whole})
+    return TokenizerReport(bpe.get_vocab_size(), items, len(ids) - items, tokens / len(sample))

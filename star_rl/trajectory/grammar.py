@@ -21,7 +21,6 @@ EXPERTS = {
 PLAN, REFLECTION, RECOMMEND = "plan", "reflection", "recommend"
 EXPERT_TAGS = tuple(EXPERTS.values())
 PHASES = (PLAN, *EXPERT_TAGS, REFLECTION, RECOMMEND)
-AGENT_OF = {tag: name for name, tag in EXPERTS.items()}
 
 THINKING, JSON, CALL, RESPONSE = "Thinking", "JSON", "tool_call", "tool_response"
 BLOCKS = (THINKING, JSON, CALL, RESPONSE)

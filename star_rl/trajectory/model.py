@@ -54,11 +54,9 @@ class Json:
     _decoded: tuple[Any, str] | None = field(default=None, init=False, repr=False, compare=False)
 
     def decoded(self) -> tuple[Any, str]:
-        """:attr:`value` and :attr:`error`."""
-        decoded = self._decoded
-        if decoded is None:
-            decoded = self._decoded = decode(self.raw)
-        return decoded
+        if self._decoded is None:
+            self._decoded = decode(self.raw)
+        return self._decoded
 
     @property
     def value(self) -> Any:
@@ -104,10 +102,10 @@ class Phase:
 
 @dataclass(slots=True)
 class Trajectory:
-    """Phases in the order they were written, and the tags that were out of place (codes with offsets)."""
+    """Phases in the order they were written, and the tags that were out of place (see :func:`parse`)."""
 
     phases: list[Phase] = field(default_factory=list)
-    problems: list[tuple[str, int]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
     @property
     def tags(self) -> list[str]:
@@ -119,7 +117,7 @@ class Trajectory:
 
     @property
     def calls(self) -> list[ToolCall | BadCall]:
-        return [block for phase in self.phases for block in phase.blocks if isinstance(block, (ToolCall, BadCall))]
+        return [call for phase in self.phases for call in phase.calls]
 
 
 #: Levels of nesting that count as JSON here. No result of an agent needs more than three; what lies deeper would
@@ -134,10 +132,9 @@ def _constant(constant: str) -> NoReturn:
 
 
 def _float(digits: str) -> float:
-    value = float(digits)
-    if not math.isfinite(value):
-        raise ValueError("a number is too large")
-    return value
+    if math.isfinite(value := float(digits)):
+        return value
+    raise ValueError("a number is too large")
 
 
 def _integer(digits: str) -> int:

@@ -24,23 +24,22 @@ from star_rl.trajectory.model import (
     call_of,
 )
 
-
-def _response(inside: str) -> Response:
-    return Response(inside.removeprefix("\n").removesuffix("\n"))
-
-
 #: Block tag -> how to make it of what stands inside.
-_BLOCKS: dict[str, Callable[[str], Block]] = {THINKING: Thinking, JSON: Json, CALL: call_of, RESPONSE: _response}
-_PHASES = frozenset(PHASES)
+_BLOCKS: dict[str, Callable[[str], Block]] = {
+    THINKING: Thinking,
+    JSON: Json,
+    CALL: call_of,
+    RESPONSE: lambda inside: Response(inside.removeprefix("\n").removesuffix("\n")),
+}
 _CLOSING = {tag: f"/{tag}" for tag in PHASES}
 
 
 def parse(text: str) -> Trajectory:
     """Parse a whole trajectory, or only what the model wrote of it.
 
-    Problems are ``(code, offset)``: ``unclosed:<tag>``, ``stray:</tag>`` (a closing tag with nothing open),
-    ``nested:<tag>`` (a phase opened inside another, which it ends). Tags out of place are kept as :class:`Text`, so
-    that rendering shows everything that was written.
+    Problems are ``unclosed:<tag>``, ``stray:</tag>`` (a closing tag with nothing open) and ``nested:<tag>`` (a phase
+    opened inside another, which it ends). Tags out of place are kept as :class:`Text`, so that rendering shows
+    everything that was written.
     """
     # All tags in one go: words, then (block, inside, tag, words) for each, with either a block or a tag.
     parts = TAG.split(text)
@@ -49,18 +48,17 @@ def parse(text: str) -> Trajectory:
     if cut:
         end -= 4
     phases: list[Phase] = []
-    misplaced: list[tuple[str, int]] = []  # code and number of the part
+    problems: list[str] = []
     phase: Phase | None = None  # the one that is open
     blocks: list[Block] = []  # its own, or those outside of any
     if words := parts[0].strip():
         blocks.append(Text(words))
-    at = 1
     for block, inside, tag, words in zip(parts[1:end:4], parts[2:end:4], parts[3:end:4], parts[4:end:4], strict=True):
         if block is not None:
             blocks.append(_BLOCKS[block](inside))
-        elif tag in _PHASES:
+        elif tag in _CLOSING:
             if phase is not None:
-                misplaced.append((f"nested:<{tag}>", at))
+                problems.append(f"nested:<{tag}>")
             elif blocks:
                 phases.append(Phase("", blocks))
             blocks = []
@@ -71,33 +69,18 @@ def parse(text: str) -> Trajectory:
             phase = None
             blocks = []
         else:
-            misplaced.append((f"stray:<{tag}>", at))
+            problems.append(f"stray:<{tag}>")
             blocks.append(Text(f"<{tag}>"))
         if words != "\n" and (words := words.strip()):
             blocks.append(Text(words))
-        at += 4
-    problems = _with_offsets(misplaced, parts) if misplaced else []
     if cut:
         tag, inside = parts[end : end + 2]
         blocks.append(unclosed_call(inside) if tag == CALL else Text(f"<{tag}>{inside}"))
-        problems.append((f"unclosed:<{tag}>", len(text) - len(inside)))
+        problems.append(f"unclosed:<{tag}>")
     if phase is None and blocks:
         phases.append(Phase("", blocks))
-    problems += [(f"unclosed:<{entry.tag}>", len(text)) for entry in phases if not entry.closed]
+    problems += [f"unclosed:<{entry.tag}>" for entry in phases if not entry.closed]
     return Trajectory(phases, problems)
-
-
-def _with_offsets(misplaced: list[tuple[str, int]], parts: list[str]) -> list[tuple[str, int]]:
-    """Offsets in the text for numbers of parts: where each of these tags begins. One pass over both."""
-    found: list[tuple[str, int]] = []
-    offset, reached = len(parts[0]), 1
-    for code, number in misplaced:
-        offset += sum(map(len, filter(None, parts[reached:number])))
-        # and what the split left out: a tag's brackets, or a block's and its closing tag
-        offset += sum([2 if block is None else len(block) + 5 for block in parts[reached:number:4]])
-        reached = number
-        found.append((code, offset))
-    return found
 
 
 def tool_calls(turn: str) -> list[ToolCall | BadCall]:

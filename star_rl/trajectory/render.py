@@ -6,7 +6,7 @@ So the model's turns joined by a newline are exactly the trajectory without the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from star_rl.trajectory.grammar import CALL, JSON, RESPONSE, THINKING, compact_json, neutral
@@ -19,17 +19,13 @@ def json_block(value: Any) -> Json:
     return Json(compact_json(value))
 
 
-def render_call(call: ToolCall) -> str:
-    """A tool call exactly as Qwen3's template writes one."""
-    return f"<{CALL}>\n{compact_json({'name': call.name, 'arguments': call.arguments})}\n</{CALL}>"
-
-
 def render_block(block: Block) -> str:
+    """A block as text; a tool call exactly as Qwen3's template writes one."""
     match block:
         case Thinking(text):
             return f"<{THINKING}>{neutral(text)}</{THINKING}>"
-        case ToolCall():
-            return render_call(block)
+        case ToolCall(name, arguments):
+            return f"<{CALL}>\n{compact_json({'name': name, 'arguments': arguments})}\n</{CALL}>"
         case BadCall(text, _, closed):
             return f"<{CALL}>\n{text}\n</{CALL}>" if closed else f"<{CALL}>\n{text}"
         case Response(text):
@@ -40,20 +36,20 @@ def render_block(block: Block) -> str:
             return text
 
 
-def _pieces(phases: Iterable[Phase]) -> Iterable[tuple[bool, str]]:
-    """``(is the environment's, text)`` for every piece."""
-    for phase in phases:
-        if phase.tag:
-            yield False, f"<{phase.tag}>"
-        for block in phase.blocks:
-            yield isinstance(block, Response), render_block(block)
-        if phase.tag and phase.closed:
-            yield False, f"</{phase.tag}>"
-
-
 def render(trajectory: Trajectory) -> str:
     """The flat text, tool responses in place (paper, section 3.4)."""
-    return "\n".join(piece for _, piece in _pieces(trajectory.phases))
+    pieces = []
+    for phase in trajectory.phases:
+        pieces += [*_open(phase), *map(render_block, phase.blocks), *_close(phase)]
+    return "\n".join(pieces)
+
+
+def _open(phase: Phase) -> list[str]:
+    return [f"<{phase.tag}>"] if phase.tag else []
+
+
+def _close(phase: Phase) -> list[str]:
+    return [f"</{phase.tag}>"] if phase.tag and phase.closed else []
 
 
 def to_messages(trajectory: Trajectory) -> list[dict[str, str]]:
@@ -65,8 +61,7 @@ def to_messages(trajectory: Trajectory) -> list[dict[str, str]]:
     messages: list[dict[str, str]] = []
     turn: list[str] = []
     for phase in trajectory.phases:
-        if phase.tag:
-            turn.append(f"<{phase.tag}>")
+        turn += _open(phase)
         for block in phase.blocks:
             if isinstance(block, Response):
                 if turn:
@@ -75,8 +70,7 @@ def to_messages(trajectory: Trajectory) -> list[dict[str, str]]:
                 messages.append({"role": "tool", "content": neutral(block.text)})
             else:
                 turn.append(render_block(block))
-        if phase.tag and phase.closed:
-            turn.append(f"</{phase.tag}>")
+        turn += _close(phase)
     if turn:
         messages.append({"role": "assistant", "content": "\n".join(turn)})
     return messages

@@ -61,10 +61,6 @@ def order_faults(tags: Sequence[str], required: Sequence[str] = CRITICAL) -> lis
     return found
 
 
-def call_fault(call: BadCall) -> str:
-    return f"call:{call.reason}"
-
-
 def result_fault(tag: str, value: Any, error: str) -> str:
     """What is wrong with a phase's decoded result; empty where nothing is."""
     if error:
@@ -85,12 +81,8 @@ def faults(trajectory: Trajectory, required: Sequence[str] = CRITICAL, own_text:
     phase whose result is absent or does not parse), ``list`` (a ranking that is JSON but no list), ``call`` (a tool
     call that does not parse), ``forged`` (a tool response by the model).
     """
-    return tag_faults(trajectory) + order_faults(trajectory.tags, required) + block_faults(trajectory, own_text)
-
-
-def tag_faults(trajectory: Trajectory) -> list[str]:
-    """Return the faults (see :func:`faults`) of tags that do not balance."""
-    return [f"tags:{code}" for code, _ in trajectory.problems]
+    unbalanced = [f"tags:{problem}" for problem in trajectory.problems]
+    return unbalanced + order_faults(trajectory.tags, required) + block_faults(trajectory, own_text)
 
 
 def block_faults(trajectory: Trajectory, own_text: bool = True) -> list[str]:
@@ -106,7 +98,7 @@ def block_faults(trajectory: Trajectory, own_text: bool = True) -> list[str]:
             if isinstance(block, Json):
                 result, results = block, results + 1
             elif isinstance(block, BadCall):
-                found.append(call_fault(block))
+                found.append(f"call:{block.reason}")
             elif own_text and kind is Response:
                 found.append(f"forged:{phase.tag}")
         if not phase.tag or not phase.closed:

@@ -7,22 +7,15 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from star_rl.trajectory.model import BadCall, Block, Json, Phase, Response, Text, Thinking, ToolCall, Trajectory
+from star_rl.trajectory import grammar
+from star_rl.trajectory.model import BadCall, Block, Json, Response, Text, Thinking, ToolCall, Trajectory
 
 #: Characters of one block, phases, and blocks of a phase that are shown: a model can write thousands.
 LIMIT, PHASES, BLOCKS = 8_000, 40, 200
 _TAGS = 100  # characters of the tags around a block
 
-TITLES = {
-    "plan": "Plan",
-    "user_profile": "User profile",
-    "historical_analysis": "Historical interest",
-    "recent_analysis": "Recent interest",
-    "interest_divergence": "Interest divergence",
-    "reflection": "Reflection",
-    "recommend": "Recommend",
-    "": "Outside every phase",
-}
+#: Phase -> heading.
+TITLES = {tag: tag.replace("_", " ").capitalize() for tag in grammar.PHASES} | {"": "Outside every phase"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,20 +81,15 @@ def part_of(block: Block, cut: Callable[[str], str]) -> Part:
 
 def sections_of(trajectory: Trajectory, cut: Cutter | None = None) -> list[Section]:
     """Return the phases as far as there is room; without a cutter all of them, whole."""
-    if cut is None:
-        return [_section(phase, [part_of(block, str) for block in phase.blocks]) for phase in trajectory.phases]
     found = []
-    for phase in trajectory.phases[:PHASES]:
-        if cut.full:
+    for phase in trajectory.phases[: PHASES if cut else None]:
+        if cut and cut.full:
             break
         parts: list[Part] = []
-        for block in phase.blocks[:BLOCKS]:
-            if cut.full:
+        for block in phase.blocks[: BLOCKS if cut else None]:
+            if cut and cut.full:
                 break
-            parts.append(part_of(block, cut))
-        found.append(_section(phase, parts))
+            parts.append(part_of(block, cut or str))
+        left_out = len(phase.blocks) - len(parts)
+        found.append(Section(phase.tag or "outside", TITLES[phase.tag], phase.closed, parts, left_out))
     return found
-
-
-def _section(phase: Phase, parts: list[Part]) -> Section:
-    return Section(phase.tag or "outside", TITLES[phase.tag], phase.closed, parts, len(phase.blocks) - len(parts))

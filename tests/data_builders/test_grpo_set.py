@@ -243,7 +243,7 @@ def test_rows_as_verl_reads_them(tmp_path: Path) -> None:
 
 def test_the_reward_reads_a_row(tmp_path: Path) -> None:
     from star_rl.rewards import star
-    from star_rl.rewards.adversarial import response
+    from tests.rewards.adversarial import response
 
     made = row(task(0), prompt(task(0)), 0, GrpoSetOptions(), "train")
     scores = star.compute_score(

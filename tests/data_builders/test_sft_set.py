@@ -10,7 +10,7 @@ import pytest
 from star_rl.data_builders.sft_set import SETTINGS, SftOptions, build_sft, percentiles
 from star_rl.errors import StarError
 from star_rl.mars import identity_of, read_runs, teach, to_json
-from star_rl.prompts import PromptOptions, student_messages
+from star_rl.prompts import PromptOptions, student_prompt
 from star_rl.tools import TOOL_SCHEMAS
 from star_rl.trajectory import faults, from_messages, render
 from tests.fakes import World
@@ -34,8 +34,8 @@ def runs(world, tmp_path_factory):
 
 
 def build(world, runs, folder, **options):
-    chosen = {"prompt": COMPACT, "keep": "ranked", "spread": 0.0, "per_task": 9, **options}
-    return build_sft(runs, world.history, world.items, folder, SftOptions(**chosen))
+    chosen = {"prompt": COMPACT, "keep": "ranked", "spread": 0.0, **options}
+    return build_sft(runs, world.case, folder, SftOptions(**chosen))
 
 
 def rows(folder):
@@ -71,7 +71,7 @@ def test_full_set_is_prompt_and_trajectory_to_the_letter(world, runs, tmp_path):
     for row in listed:
         messages = row["messages"]
         task = of_task[row["task_id"]]
-        assert messages[:2] == student_messages(task, world.history(task), world.items, COMPACT)
+        assert messages[:2] == student_prompt(world.case(task), COMPACT).messages
         assert [m["role"] for m in messages[2:5]] == ["assistant", "tool", "assistant"]
         assert texts[render(from_messages(messages))] > 0
         assert json.loads(row["tools"]) == TOOL_SCHEMAS
@@ -136,6 +136,18 @@ def test_bounds_balance_and_seed(world, runs, tmp_path):
     assert few["kept"] == 11 and max(few["groups"].values()) - min(few["groups"].values()) <= 1
 
 
+def test_nothing_but_repeated_trajectories_is_left_out_unless_asked(world, runs, tmp_path):
+    hits = [run for run in read_runs(runs / "full") if run.hit]
+    twice = "".join(json.dumps(to_json(run)) + "\n" for run in hits for _ in range(2))
+    (tmp_path / "runs.jsonl").write_text(twice)
+    audit = build_sft(tmp_path / "runs.jsonl", world.case, tmp_path / "out", SftOptions(prompt=COMPACT))
+    assert audit["kept"] == audit["hits"] == audit["read"] == 2 * len(hits) and audit["dropped"] == {}
+    asked = build_sft(tmp_path / "runs.jsonl", world.case, tmp_path / "b", SftOptions(prompt=COMPACT, per_task=9))
+    distinct = len({(run.task.task_id, run.text) for run in hits})
+    assert asked["kept"] == distinct > len({run.task.task_id for run in hits})
+    assert asked["dropped"] == {"duplicate": 2 * len(hits) - distinct}
+
+
 def test_over_long_samples_are_named(world, runs, tmp_path):
     lengths = build(world, runs / "full", tmp_path / "a")["tokens"]["total"]
     audit = build(world, runs / "full", tmp_path / "b", max_tokens=lengths["p50"])
@@ -157,7 +169,7 @@ def test_figures():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"setting": "all"}, {"keep": "x"}, {"spread": 0.5}, {"per_task": 0}, {"limit": -1}, {"max_tokens": 0}]
+    "bad", [{"setting": "all"}, {"keep": "x"}, {"spread": 0.5}, {"per_task": -1}, {"limit": -1}, {"max_tokens": 0}]
 )
 def test_bad_options(bad):
     with pytest.raises(StarError):

@@ -61,7 +61,11 @@ def test_positions_stay_positions_and_reviews_are_written(tmp_path):
     task = Task("t", "sequences", "classic", "u", ("a", "b"), "b", 3)
     history = [("c", 0, None), ("d", 1, 2.0), ("a", 2, float("nan"))]
     visible = pa.Table.from_pylist([], INTERACTIONS)
-    write_layout(tmp_path, [task], visible, lambda _: history, {}, reviews=lambda user, entry: f"of {entry.item_id}")
+
+    def texts(user, events):
+        return {event[:2]: f"of {event[0]}" for event in events}
+
+    write_layout(tmp_path, [task], visible, lambda _: history, {}, reviews=texts)
     rows = [json.loads(line) for line in (tmp_path / "review.json").read_text().splitlines()]
     assert [(row["timestamp"], row["text"]) for row in rows] == [(0, "of c"), (1, "of d"), (2, "of a")]
     assert events_of(rows) == [("c", 0, None), ("d", 1, 2.0), ("a", 2, None)]
@@ -185,7 +189,7 @@ def test_agents_behind_the_bridge_see_profile_and_texts():
     row = {**asked(tasks[0], [late, early, {"item_id": "i5", "text": "no time"}]), "user": told}
     context = Bridge({}, tasks, ITEMS).read(row)
     case = context.case()
-    assert case.user == {"name": "Ann", "fans": 3} and case.texts["i39", tasks[0].cutoff - 1] == "loud"
+    assert case.user == {"name": "Ann", "fans": 3} and case.history[-1].text == "loud"
     record = BaseAgent(None).record(case)
     assert len(record) == 1 and record[0].endswith("rated 2 | loud")
     known = Bridge({}, tasks, ITEMS, lambda user: {"name": f"{user} of the tables"})

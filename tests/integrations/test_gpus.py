@@ -2,9 +2,11 @@
 
 import importlib.util
 import os
+import time
 
 import pytest
 
+from star_rl.errors import StarError
 from star_rl.integrations import gpus
 from star_rl.pins import installed_extra
 
@@ -116,3 +118,33 @@ def test_an_all_reduce_between_two_nodes_gives_its_speed():
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+@pytest.mark.engine
+def test_gpus_are_held_inside_the_block_and_free_after():
+    import ray
+
+    def free():
+        return ray.available_resources().get("GPU", 0)
+
+    ray.init(num_gpus=8, num_cpus=1, include_dashboard=False, object_store_memory=100_000_000)
+    try:
+        with gpus.hold(8):
+            assert free() == 0
+            with (
+                pytest.raises(StarError, match="SFT runs on 1 GPUs of this node, and other jobs hold"),
+                gpus.hold(1, seconds=1),
+            ):
+                pass
+        until = time.monotonic() + 120
+        while free() != 8 and time.monotonic() < until:
+            time.sleep(0.2)
+        assert free() == 8
+    finally:
+        ray.shutdown()
+
+
+@pytest.mark.engine
+def test_none_are_asked_of_a_cluster_where_none_are_wanted():
+    with gpus.hold(0, address="nowhere:1"):
+        pass

@@ -60,3 +60,13 @@ def test_a_process_dies_with_a_killed_parent_if_it_is_told_to(tmp_path, dies):
     if dies:
         psutil.wait_procs([child], timeout=60)
     assert processes.end(tmp_path) == (0 if dies else 1)
+
+
+def test_the_end_of_a_log_names_the_first_exception_and_shows_no_secret_or_progress_bar(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_0123456789")
+    log = tmp_path / "train.log"
+    log.write_text(
+        "old\nValueError: bad key\n 5 of 9, 3it/s]\r 6 of 9, 3it/s]\n" + "more\n" * 30 + "key hf_0123456789\n"
+    )
+    assert processes.tail(log) == "\n".join(["ValueError: bad key", "..", *["more"] * 24, "key ***"])
+    assert processes.tail(log, log.stat().st_size - 9) == "23456789"

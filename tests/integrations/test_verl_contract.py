@@ -108,7 +108,7 @@ def test_the_plug_in_makes_verl_choose_the_cpu_and_is_loaded_by_importing_verl()
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "VERL_PLATFORM": "cpu",
-        "VERL_USE_EXTERNAL_MODULES": "star_rl.integrations.verl.register",
+        "VERL_USE_EXTERNAL_MODULES": "star_rl.integrations.verl.platform",
     }
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -174,7 +174,7 @@ def test_the_weights_that_verl_wrote_are_the_student(place, tmp_path):
     for name in ("model-00001-of-00001.safetensors", "config.json", "tokenizer.json"):
         (checkpoint / place / name).write_text(name)
     (checkpoint / "huggingface").mkdir(exist_ok=True)  # FSDP puts a configuration there in any case
-    made = export(GrpoResult(3, checkpoint, tmp_path, tmp_path, 1.0, 0.0, 0), tmp_path / "final")
+    made = export(GrpoResult(3, checkpoint, 0), tmp_path / "final")
     assert {path.name for path in made.iterdir()} >= {"model-00001-of-00001.safetensors", "config.json"}
 
 
@@ -185,7 +185,7 @@ def test_the_tokenizer_is_that_of_the_model_that_was_trained(tmp_path):
         for name in ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"):
             (folder / name).write_text(says)
     (base / "chat_template.jinja").write_text("as it was")
-    made = export(GrpoResult(3, tmp_path / "actor", tmp_path, tmp_path, 1.0, 0.0, 0), tmp_path / "final", base)
+    made = export(GrpoResult(3, tmp_path / "actor", 0), tmp_path / "final", base)
     texts = {path.name: path.read_text() for path in made.iterdir()}
     assert texts == {
         **dict.fromkeys(("model.safetensors", "config.json"), "saved anew"),
@@ -205,7 +205,7 @@ def test_megatron_s_own_shards_are_merged_as_such(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "start", lambda command, *_: (said.append(command), Merger())[1])
     (tmp_path / "merge.log").write_text("no megatron here\n")
     with pytest.raises(StarError, match="no megatron here"):
-        export(GrpoResult(3, checkpoint, tmp_path, tmp_path, 1.0, 0.0, 0), tmp_path / "final")
+        export(GrpoResult(3, checkpoint, 0), tmp_path / "final")
     assert said[0][said[0].index("--backend") + 1] == "megatron"
 
 

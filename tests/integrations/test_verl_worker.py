@@ -79,7 +79,7 @@ def test_shards_within_half_of_the_ranks_train_as_one_process_does_resume_and_me
     resumed = train("table5", models[False], 2, group=1, load=tmp_path / "actor")
     assert resumed["log_probs"] == pytest.approx(result["after"], rel=1e-4)
     assert result["after"] != pytest.approx(result["log_probs"], rel=1e-4)
-    final = export(GrpoResult(1, tmp_path / "actor", tmp_path, tmp_path, 0, 0, 0), tmp_path / "final")
+    final = export(GrpoResult(1, tmp_path / "actor", 0), tmp_path / "final")
     before, after = (AutoModelForCausalLM.from_pretrained(folder) for folder in (models[False], final))
     assert after.lm_head.weight.shape == before.lm_head.weight.shape
     assert not after.config.tie_word_embeddings and not after.lm_head.weight.equal(before.lm_head.weight)

@@ -107,7 +107,7 @@ def slurm(tmp_path):
                 "showhostnames) echo 127.0.0.1; echo 127.0.0.1;;\n"
                 f'showjob) echo "JobState={state} Requeue=1";;\nesac',
                 "star-rl": f'echo "star-rl $*" >>{calls}\ncase "$*" in\n'
-                "submit*) echo 'star-one-0: sent in 0.1 s'; echo 'star-rl status one --follow shows it';;\n"
+                "submit*) echo 'star-one-0: sent'; echo 'star-rl status one --follow shows it';;\n"
                 f"*--follow*) until [[ -s {tmp_path}/head && -s {tmp_path}/worker ]]; do command -p sleep 0.02; done\n"
                 f"{follow};;\nstatus*) {status};;\nesac",
             },

@@ -99,13 +99,12 @@ def test_gpus_that_are_about_to_be_free_are_waited_for(monkeypatch):
     monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "a" * 56))
     task = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: object()))
     monkeypatch.setattr(ray, "remote", lambda **_: lambda _: task)
-    monkeypatch.setattr(ray, "wait", lambda asked, **_: (asked, []))
-    monkeypatch.setattr(ray, "get", lambda _: said())
+    monkeypatch.setattr(ray, "get", lambda *_, **__: said())
     monkeypatch.setattr(preflight.gpus, "look", lambda each, env: ([], "all-reduce 9 GB/s"))
     (line,) = preflight.run(Needs(2, 8))
     assert line.startswith("preflight: 2 node(s)") and "all-reduce 9 GB/s" in line
     monkeypatch.setenv("WANDB_MODE", "online")
-    monkeypatch.setattr(ray, "get", lambda _: said(wandb=False))
+    monkeypatch.setattr(ray, "get", lambda *_, **__: said(wandb=False))
     line = preflight.run(Needs(2, 8, wandb="http://127.0.0.1:9"))[1]
     assert line.startswith("W&B (http://127.0.0.1:9) cannot be reached from a:1, b:1") and "wandb sync" in line
     assert os.environ["WANDB_MODE"] == "offline"

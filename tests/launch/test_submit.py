@@ -19,7 +19,7 @@ import pytest
 
 from star_rl import pins
 from star_rl.errors import StarError
-from star_rl.launch import cli, job, secret, submit
+from star_rl.launch import cli, job, preflight, secret, submit
 from star_rl.pipeline.chain import STAGES
 from star_rl.pipeline.recipe import load
 from star_rl.plan.shapes import QWEN3
@@ -94,7 +94,7 @@ def test_a_job_is_sent_followed_and_found_again(cluster, tmp_path, capsys, monke
     monkeypatch.setenv("STAR_TEST_KEY", VALUE)
     assert cli.main(arguments(address, tmp_path, "first", 100, "--env", "STAR_TEST_KEY", "--follow")) == 0
     out, err = capsys.readouterr()
-    assert ": sent in" in out and "preflight: 1 node(s)" in out and "2/2 tasks" in out
+    assert ": sent\n" in out and "preflight: 1 node(s)" in out and "2/2 tasks" in out
     assert out.rstrip().endswith("succeeded")
     assert (tmp_path / "first/tasks/manifest.json").is_file()
     assert not list(tmp_path.glob(".preflight-*"))
@@ -235,7 +235,7 @@ def test_a_reward_outside_the_tree_is_refused(tmp_path):
 @pytest.mark.engine
 def test_the_needs_of_a_recipe_are_those_of_its_grpo_overlay(tmp_path):
     recipe = submit.prepare(load("recipes/amazon.yaml", [f"out={tmp_path}", "source.root=/data", HOST]), Path.cwd())
-    needs = submit.needs_of(recipe, Path.cwd(), None, None)
+    needs = preflight.needs_of(recipe, Path.cwd(), None, None)
     assert (needs.nodes, needs.gpus_per_node, needs.pins["vllm"]) == (
         2,
         8,
@@ -247,8 +247,8 @@ def test_the_needs_of_a_recipe_are_those_of_its_grpo_overlay(tmp_path):
     assert needs.disk >= 3 * 16 * QWEN3["Qwen3-8B"].parameters  # three of SFT's
     large = ["grpo.recipe=recipes/grpo/megatron-32b.yaml", "student.path=Qwen/Qwen3-32B"]
     recipe = load("recipes/amazon.yaml", [f"out={tmp_path}", "source.root=/data", HOST, *large])
-    assert "megatron-core" in submit.needs_of(submit.prepare(recipe, Path.cwd()), Path.cwd(), None, None).pins
-    assert submit.needs_of(recipe, Path.cwd(), None, "evidence").gpus_per_node == 0
+    assert "megatron-core" in preflight.needs_of(submit.prepare(recipe, Path.cwd()), Path.cwd(), None, None).pins
+    assert preflight.needs_of(recipe, Path.cwd(), None, "evidence").gpus_per_node == 0
     json.dumps(asdict(needs))
 
 

@@ -10,6 +10,7 @@ from star_rl.chat import ChatClient, ChatOptions, ChatReply
 from star_rl.errors import StarError
 from star_rl.mars import identity_of, read_runs, teach
 from star_rl.mars.llm import LlmBackend, LlmOptions, read_answer
+from star_rl.prompts import PromptOptions, student_prompt
 from star_rl.prompts.agents import prompts_version
 from star_rl.trajectory import faults, from_messages, parse, render, to_messages
 from tests.chat import endpoint
@@ -21,13 +22,13 @@ def client(server, **more):
     return ChatClient(ChatOptions((server.url,), **chosen))
 
 
-def run_one(world, task=0, options=None, answer=None, team=None):
+def run_one(world, task=0, options=None, answer=None, team=None, prompt=None):
     async def main():
         async with (
             endpoint.Endpoint(answer=answer or endpoint.play) as server,
             client(server) as chat,
         ):
-            backend = LlmBackend(chat, options or LlmOptions())
+            backend = LlmBackend(chat, options or LlmOptions(), prompt)
             outcome = await world.team(backend, **(team or {})).run(world.case(world.tasks[task]))
             return outcome, server.bodies
 
@@ -223,10 +224,14 @@ def test_empty_summary_is_asked_for_once_more_then_recorded(world):
 
 def test_prompts_keep_to_their_budget(world):
     world.histories["u0"] = [(f"i{n % 100}", n, 3.0) for n in range(20)] * 40
-    outcome, bodies = run_one(world, options=LlmOptions(chunk=0, prompt_tokens=1500))
+    outcome, bodies = run_one(world, options=LlmOptions(chunk=0), prompt=PromptOptions(budget=2500))
     assert outcome.failure is None
     assert "older entries left out" in bodies[0]["messages"][1]["content"]
-    assert max(len(body["messages"][1]["content"]) for body in bodies) < 1500 * 5
+    assert max(len(body["messages"][1]["content"]) for body in bodies) < 2500 * 5
+    student = student_prompt(world.case(world.tasks[0]), PromptOptions(budget=2500)).messages[1]["content"]
+    record = student[student.index("# Record") : student.index("# Candidate")]
+    asked = [body["messages"][1]["content"] for body in bodies]
+    assert all(record.strip() in words for words in asked)  # the agents see what the student will see
 
 
 def test_thirty_percent_faults_every_task_ends_once(world, tmp_path):

@@ -7,9 +7,8 @@ from typing import ClassVar
 import pytest
 
 from star_rl.mars.agents import PLANNER, AgentFailure, View
-from star_rl.mars.case import Case
 from star_rl.mars.planner import TrainedPlanner
-from star_rl.prompts import PromptOptions, student_messages
+from star_rl.prompts import Case, PromptOptions, student_prompt
 from star_rl.records import Item, Task
 
 ITEMS = {str(n): Item(str(n), f"Title {n}", ("Books",)) for n in range(30)}
@@ -40,7 +39,10 @@ def act(wire, **prompt):
 def test_it_is_asked_with_the_prompt_of_the_planner_set():
     wire = Wire(GOOD)
     step = act(wire)
-    assert wire.asked[0] == student_messages(TASK, HISTORY, ITEMS, PromptOptions(scope="plan", tools=False))
+    assert (
+        wire.asked[0]
+        == student_prompt(Case.of(TASK, HISTORY, ITEMS), PromptOptions(scope="plan", tools=False)).messages
+    )
     assert step.value == ["Recent_Interest_Analysis"]
     assert (step.attempts, step.model_calls, step.prompt_tokens) == (1, 1, 10)
 

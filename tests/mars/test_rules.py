@@ -8,9 +8,9 @@ from collections import Counter
 import pytest
 
 from star_rl.errors import StarError
-from star_rl.mars import Case, RuleBackend, RuleOptions, Team, TeamOptions, strength_of
+from star_rl.mars import RuleBackend, RuleOptions, Team, TeamOptions, strength_of
 from star_rl.mars.record import run_of
-from star_rl.prompts import PromptOptions, student_prompt
+from star_rl.prompts import Case, PromptOptions, student_prompt
 from star_rl.records import Item, Task
 from star_rl.trajectory import Response, faults, from_messages, parse, render, to_messages
 from tests.fakes import World
@@ -124,7 +124,7 @@ def test_concurrent_and_in_order_agree(world):
 def test_the_teacher_reads_only_what_the_student_sees(world):
     """Every id it calls or ranks stands in the student's prompt."""
     for task in world.tasks:
-        prompt = student_prompt(task, world.history(task), world.items, PromptOptions("compact"))
+        prompt = student_prompt(world.case(task), PromptOptions("compact"))
         seen = set(prompt.messages[1]["content"].replace("\n", " ").split())
         outcome = play(world, task)
         for call in outcome.trajectory.calls:
@@ -168,7 +168,7 @@ def test_hostile_titles_categories_and_ids(world):
     outcome = play(world, task_of(world, candidates=(nasty, "i5", *world.tasks[0].candidates[:18])))
     text = render(outcome.trajectory)
     assert text.count("<recommend>") == 1 and render(parse(text)) == text
-    prompt = student_prompt(world.tasks[0], world.histories["u0"], world.items, PromptOptions("compact"))
+    prompt = student_prompt(world.case(world.tasks[0]), PromptOptions("compact"))
     assert "<recommend>" not in prompt.messages[1]["content"]
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from star_rl.errors import StarError
-from star_rl.plan import GIB, QWEN3, plan_recipe, shape_of
-from star_rl.plan import activations as acts
-from star_rl.plan.sft import plan_sft
+from star_rl.plan import GIB, QWEN3, memory, plan_recipe, shape_of
+from star_rl.plan.memory import plan_sft
 from star_rl.plan.shapes import Shape
 
 SMALL = Shape("small", 256, 3, 8, 2, 32, 768, 512, False)
@@ -72,7 +71,7 @@ def test_a_layer_saves_what_the_formula_says():
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         layer(hidden, position_embeddings=rope, attention_mask=None)
     found = sum(storage.nbytes() for storage in saved.values())
-    assert acts.layer_saved(SMALL) * tokens == pytest.approx(found, rel=0.12)
+    assert memory.layer_saved(SMALL) * tokens == pytest.approx(found, rel=0.12)
 
 
 def test_kv_cache_by_hand():
@@ -141,8 +140,8 @@ def test_adapters_need_no_optimizer_of_the_whole_model():
 def test_a_batch_of_vllm_by_hand():
     shape = Shape("x", 256, 8, 4, 2, 64, 1024, 8192, True)
     token = 4 * 256 + 2 * 256 + 4 * 128 + 8 * 1024
-    assert acts.served(shape, 4096, 4, 1) == 4096 * token + 12 * 8192 * 4
-    assert acts.served(shape, 4096, 4, 2) == 4096 * (4 * 256 + (token - 4 * 256) / 2) + 12 * 8192 * 4
+    assert memory.serving_bytes(shape, 4096, 4, 1) == 4096 * token + 12 * 8192 * 4
+    assert memory.serving_bytes(shape, 4096, 4, 2) == 4096 * (4 * 256 + (token - 4 * 256) / 2) + 12 * 8192 * 4
 
 
 @pytest.mark.engine

@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 from star_rl.cli import main
 from star_rl.errors import StarError
 from star_rl.plan import QWEN3, Assumed, Shape, plan_recipe
-from star_rl.plan.knobs import best_knobs, grpo_changes, sft_changes
+from star_rl.plan.recipes import best_knobs, grpo_changes, sft_changes
 from star_rl.plan.time import GPUS, decode_seconds, flops, grpo_step, grpo_steps, sampling_seconds, sft_seconds
 from tests.plan.test_plan import config_of
 

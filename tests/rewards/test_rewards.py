@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from star_rl.evaluation.metrics import is_valid
-from star_rl.rewards import adversarial, gated, margin, ndcg, outcome, reciprocal_rank, star, tool_cost
 from star_rl.rewards import format as formatting
-from star_rl.rewards.adversarial import CANDIDATES, CASES, TRUTH, ids, response
+from star_rl.rewards import gated, margin, ndcg, outcome, reciprocal_rank, star, tool_cost
 from star_rl.rewards.keys import KEYS, read
 from star_rl.rewards.loading import NAMES, load
+from tests.rewards import adversarial
+from tests.rewards.adversarial import CANDIDATES, CASES, TRUTH, ids, response
 
 INFO = {"candidates": list(CANDIDATES)}
 

@@ -6,7 +6,7 @@ import numpy as np
 
 import star_rl.data_builders.evidence
 import star_rl.data_builders.neighbours
-import star_rl.mars.case
+import star_rl.prompts.case
 import star_rl.prompts.student
 from star_rl.records import INTERACTIONS, read_table
 from star_rl.scenarios import Histories
@@ -72,9 +72,8 @@ def reasons_of_all_rows(monkeypatch):
 
 
 def prompts_past_the_cutoff(monkeypatch):
-    real = star_rl.prompts.student.before
-    for module in (star_rl.prompts.student, star_rl.mars.case):
-        monkeypatch.setattr(module, "before", lambda history, cutoff: real(history, cutoff + 1))
+    real = star_rl.prompts.case.before
+    monkeypatch.setattr(star_rl.prompts.case, "before", lambda history, cutoff: real(history, cutoff + 1))
     monkeypatch.setattr(Histories, "history", lambda self, task: self.of_user(task.user_id, task.cutoff + 1))
 
 

@@ -2,8 +2,8 @@ import pyarrow as pa
 import pytest
 
 from star_rl.errors import StarError
-from star_rl.records import INTERACTIONS, Task
-from star_rl.scenarios import Histories, assert_no_leak, first_contact
+from star_rl.records import INTERACTIONS, Task, write_table
+from star_rl.scenarios import Histories, Reviews, assert_no_leak, first_contact
 
 
 def table(*rows):
@@ -66,3 +66,14 @@ def test_users_that_are_grouped_but_not_sorted_and_a_part_of_a_coded_table():
         assert first_contact(whole, [("éva", "i2"), ("zoe", "i9")]) == [2, None]
         with pytest.raises(StarError, match=r"\(user éva, item i2\)"):
             assert_no_leak(whole.slice(3, 7), [late])
+
+
+def test_reviews_are_found_by_time_so_that_a_later_text_stays_unseen(tmp_path):
+    rows = [("u", "a", 1, "early"), ("u", "a", 9, "late"), ("v", "a", 1, "other"), ("u", "b", 2, None)]
+    rows = [dict(zip(INTERACTIONS.names, (u, i, t, None, x), strict=True)) for u, i, t, x in rows]
+    write_table(tmp_path / "interactions.parquet", pa.Table.from_pylist(rows, INTERACTIONS), "interactions")
+    reviews = Reviews.read(tmp_path, {"u", "nobody"})
+    assert reviews.of("u", [("a", 1, None), ("b", 2, 3.0)]) == {("a", 1): "early"}
+    assert reviews.of("u", [("a", 9, None)]) == {("a", 9): "late"}
+    assert reviews.of("v", [("a", 1, None)]) == {} == reviews.of("nobody", [("a", 1, None)])
+    assert Reviews(INTERACTIONS.empty_table()).of("u", [("a", 1, None)]) == {}

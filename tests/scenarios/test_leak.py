@@ -21,14 +21,14 @@ import star_rl.data_builders.neighbours
 import star_rl.data_builders.tasks
 from star_rl.errors import StarError
 from star_rl.evidence import EvidenceStore
-from star_rl.mars.case import Case
 from star_rl.pipeline.stage import Context
+from star_rl.prompts import Case
 from star_rl.prompts.agents import Brief, abstractor_messages, agent_messages
 from star_rl.prompts.evidence import evidence_messages
 from star_rl.prompts.flavours import flavour_of
 from star_rl.prompts.student import PromptOptions, student_prompt
 from star_rl.records import INTERACTIONS, ITEMS, SCENARIOS, USERS, items_from, read_table, read_tasks, tasks_to
-from star_rl.scenarios import Histories, SplitOptions, Tables, split
+from star_rl.scenarios import Histories, Reviews, SplitOptions, Tables, split
 from star_rl.tools import LENSES, ToolBox
 from tests.scenarios import leaks
 
@@ -161,28 +161,27 @@ def read_by_models(folder, tables, options, seed):
             out[f"store {place.name}"] = place.read_bytes()
     tasks = [task for part in star_rl.data_builders.tasks.PARTS for task in read_tasks(places["tasks"], part)]
     items = items_from(tables.items)
-    histories = Histories(tables.interactions)
+    histories, reviews = Histories(tables.interactions), Reviews(tables.interactions)
     visible = Histories(read_table(places["tasks"] / "visible.parquet", "interactions"))
     with EvidenceStore.inspect(places["evidence"] / "store") as store:
         for task in tasks:
-            for name, content in read_for(task, histories.history(task), items, store, visible).items():
+            for name, content in read_for(task, histories.history(task), items, store, visible, reviews).items():
                 out[task.task_id, name] = content
     return out, tasks
 
 
-def read_for(task, history, items, store, visible):
+def read_for(task, history, items, store, visible, reviews):
     """Prompts of the student and of the teacher's agents, and the tools' answers, of one task."""
     out = {}
-    user = {"age": 30}
+    case = Case.of(task, history, items, {"age": 30}, reviews.of(task.user_id, history))
     for profile in ("full", "compact"):
         options = PromptOptions(profile=profile, budget=8000)
-        out[f"student {profile}"] = student_prompt(task, history, items, options, user).messages
-    case = Case.of(task, history, items, user)
+        out[f"student {profile}"] = student_prompt(case, options).messages
     out["case"] = [case.candidates, case.history, case.user_id]
     flavour = flavour_of(task.source)
-    brief = Brief(case.user_id, case.candidates, case.history, items, user)
+    brief = Brief(case)
     for agent in ("Planner", "Recent_Interest_Analysis", "Ranker"):  # with candidates and without
-        out[agent] = agent_messages(agent, flavour, brief, True)
+        out[agent] = agent_messages(agent, brief, True)
     out["abstractor"] = abstractor_messages(flavour, "", case.history, items, 500)
     calls = [("UserCF", {"user_id": task.user_id}), *(("ItemCF", {"item_id": item}) for item in task.candidates)]
     for lens in LENSES:

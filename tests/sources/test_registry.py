@@ -71,7 +71,7 @@ def test_the_package_starts_without_heavy_libraries():
 
 OWN = """
 import pyarrow as pa
-from star_rl.sources import Sink
+from star_rl import Sink
 
 def write(root, out_dir, options, progress):
     with Sink(out_dir, "own", time="position") as sink:

@@ -3,8 +3,7 @@ import pyarrow as pa
 import pytest
 
 from star_rl.sources import runs
-from star_rl.sources.runs import Runs, heads, ordered, second_copies, sorted_batch
-from star_rl.sources.scan import native_order, scanner_available
+from star_rl.sources.runs import Runs, heads, second_copies, sorted_batch
 
 SCHEMA = pa.schema([("key", pa.string()), ("timestamp", pa.int64()), ("place", pa.int64())])
 KEYS = {
@@ -21,25 +20,17 @@ KEYS = {
 
 @pytest.mark.parametrize("kind", KEYS)
 @pytest.mark.parametrize("count", [1, 2, 15, 16, 17, 33, 1000, 5003])
-def test_the_native_order_is_that_of_numpy_and_of_python(monkeypatch, kind, count):
+def test_rows_are_sorted_by_key_and_time_and_ties_keep_their_order(kind, count):
     rng = np.random.default_rng(count)
     keys = KEYS[kind](rng, max(3, count))[:count]
     stamps = rng.integers(-(2**62), 2**62, count) if count % 2 else rng.integers(0, 4, count)
-    batch = pa.record_batch([pa.array(keys, pa.string()), pa.array(stamps), pa.array(range(count))], schema=SCHEMA)
+    columns = [pa.array(keys, pa.string()), pa.array(stamps), pa.array(range(count))]
     expected = sorted(range(count), key=lambda k: (keys[k].encode(), stamps[k]))
-    assert ordered(batch).tolist() == expected
-    assert ordered(batch.slice(count // 3)).tolist() == [k - count // 3 for k in expected if k >= count // 3]
-    assert ordered(batch.select(["key"])).tolist() == sorted(range(count), key=lambda k: keys[k].encode())
-    monkeypatch.setattr(runs, "native_order", lambda *_: None)
-    assert ordered(batch).tolist() == expected
-    assert ordered(batch.slice(count // 3)).tolist() == [k - count // 3 for k in expected if k >= count // 3]
-
-
-@pytest.mark.skipif(not scanner_available(), reason="star_rl.sources._scan was not built")
-def test_what_the_native_order_does_not_take():
-    assert native_order(pa.array(["a", None]), None) is None
-    assert native_order(pa.array([1, 2]), None) is None
-    assert native_order(pa.array([], pa.string()), None) is None
+    assert sorted_batch(columns, SCHEMA)["place"].to_pylist() == expected
+    cut = [column.slice(count // 3) for column in columns]
+    assert sorted_batch(cut, SCHEMA)["place"].to_pylist() == [k for k in expected if k >= count // 3]
+    by_key = sorted_batch([columns[0], columns[2]], pa.schema([SCHEMA.field("key"), SCHEMA.field("place")]))
+    assert by_key["place"].to_pylist() == sorted(range(count), key=lambda k: keys[k].encode())
 
 
 @pytest.mark.parametrize("memory", [0, 1 << 12, 1 << 30])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from star_rl.student.template import GENERATION_PROMPT, chat_template, render
+from star_rl.student.template import TURN_HEADER, chat_template, render
 
 TOOLS = [
     {
@@ -91,8 +91,8 @@ def test_renders_as_qwen3(name):
 def test_generation_prompt_and_merged_answers():
     text = rendered(chat_template(), [S, U, A, T, T], add_generation_prompt=True)
     answer = "\n<tool_response>\nOften with 3.\n\n</tool_response>"
-    assert text.endswith(f"{A['content']}<|im_end|>\n<|im_start|>user{answer}{answer}<|im_end|>\n{GENERATION_PROMPT}")
-    assert GENERATION_PROMPT == "<|im_start|>assistant\n"
+    assert text.endswith(f"{A['content']}<|im_end|>\n<|im_start|>user{answer * 2}<|im_end|>\n<|im_start|>assistant\n")
+    assert TURN_HEADER.format(role="assistant") == "<|im_start|>assistant\n"
 
 
 @pytest.mark.parametrize("tools", [None, json.dumps(TOOLS)])

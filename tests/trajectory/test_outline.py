@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from star_rl.rewards.adversarial import CASES, DeceptiveCase, response
 from star_rl.trajectory import PHASES, faults, outline, parse, ranking
 from star_rl.trajectory.grammar import REGULAR
 from star_rl.trajectory.model import decode
+from tests.rewards.adversarial import CASES, DeceptiveCase, response
 
 THOUGHTS = ("", "a", "a < b", "1<2<3", "<plan>", "</plan>", "<JSON>[]</JSON>", "<Thinking>", "</Think", "< /Thinking>")
 RESULTS = (

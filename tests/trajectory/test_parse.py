@@ -163,7 +163,7 @@ def test_a_tag_in_a_thought_is_words(tag: str) -> None:
     ],
 )
 def test_tags_out_of_place_are_named(text: str, code: str) -> None:
-    assert code in [problem for problem, _ in parse(text).problems]
+    assert code in parse(text).problems
 
 
 @pytest.mark.parametrize(

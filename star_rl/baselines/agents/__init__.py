@@ -4,7 +4,6 @@ They follow third-party descriptions of the agents, not their authors' code. An 
 that changes its score comes in two forms, as published and mended (:attr:`BaselineAgent.fault`).
 
 answer      read the list in an answer
-reviews     what users wrote
 workflow    what all agents share
 single      agents that ask once
 simulated   Agent4Rec
@@ -13,7 +12,6 @@ simulated   Agent4Rec
 from collections.abc import Callable
 
 from star_rl.baselines.agents.answer import AgentAnswer
-from star_rl.baselines.agents.reviews import ReviewOf, Reviews, no_reviews
 from star_rl.baselines.agents.simulated import Agent4Rec
 from star_rl.baselines.agents.single import (
     BaseAgent,
@@ -26,7 +24,7 @@ from star_rl.baselines.agents.single import (
 )
 from star_rl.baselines.agents.workflow import BaselineAgent
 
-#: Name -> maker ``(chat, *, mended=True, reviews=no_reviews) -> BaselineAgent``, in the order of the paper's table.
+#: Name -> maker ``(chat, *, mended=True) -> BaselineAgent``, in the order of the paper's table.
 AGENTS: dict[str, Callable[..., BaselineAgent]] = {
     "base": BaseAgent,
     "cot": CoTAgent,
@@ -38,4 +36,4 @@ AGENTS: dict[str, Callable[..., BaselineAgent]] = {
     "agent4rec": Agent4Rec,
 }
 
-__all__ = ["AGENTS", "AgentAnswer", "BaseAgent", "BaselineAgent", "ReviewOf", "Reviews", "no_reviews"]
+__all__ = ["AGENTS", "AgentAnswer", "BaseAgent", "BaselineAgent"]

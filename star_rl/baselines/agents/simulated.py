@@ -9,8 +9,7 @@ from typing import Any
 
 from star_rl.baselines.agents.answer import Malformed, json_object
 from star_rl.baselines.agents.workflow import BaselineAgent, Talk
-from star_rl.mars.case import Case
-from star_rl.prompts import Behaviour
+from star_rl.prompts import Behaviour, Case
 from star_rl.prompts.baselines import page_prompt, taste_prompt
 
 #: Candidates shown at once.

@@ -12,8 +12,7 @@ from typing import ClassVar
 
 from star_rl.baselines.agents.answer import candidate_list, last_list, only_candidates, widest_list, with_missing
 from star_rl.baselines.agents.workflow import ANSWER_TOKENS, BaselineAgent, Talk
-from star_rl.mars.case import Case
-from star_rl.prompts import Behaviour
+from star_rl.prompts import Behaviour, Case
 from star_rl.prompts.baselines import Shown, baseline_prompt, user_lines
 from star_rl.prompts.words import one_line
 

@@ -9,11 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 from star_rl.baselines.agents.answer import AgentAnswer, Malformed
-from star_rl.baselines.agents.reviews import ReviewOf, no_reviews
 from star_rl.chat import ChatError, ChatReply
 from star_rl.failure import Failure
-from star_rl.mars.case import Case
-from star_rl.prompts import Behaviour, Flavour, flavour_of
+from star_rl.prompts import Behaviour, Case, Flavour, flavour_of
 from star_rl.prompts.baselines import fields_of, item_line, review_line
 from star_rl.prompts.words import latest_within
 
@@ -66,7 +64,6 @@ class BaselineAgent(ABC):
     Args:
         chat: the endpoint or endpoints.
         mended: fix the known :attr:`fault` of the published agent; without effect on an agent without one.
-        reviews: what users wrote; nothing by default.
 
     Attributes:
         label: the name in the paper's table.
@@ -76,8 +73,8 @@ class BaselineAgent(ABC):
     label: ClassVar[str]
     fault: ClassVar[str] = ""
 
-    def __init__(self, chat: Chat, *, mended: bool = True, reviews: ReviewOf = no_reviews) -> None:
-        self.chat, self.mended, self.reviews = chat, mended, reviews
+    def __init__(self, chat: Chat, *, mended: bool = True) -> None:
+        self.chat, self.mended = chat, mended
 
     @property
     def faithful(self) -> Literal["published", "mended"]:
@@ -138,15 +135,8 @@ class BaselineAgent(ABC):
 
     def record(self, case: Case, last: int = 0) -> list[str]:
         """Return reviews as lines, oldest first; the oldest are dropped beyond :data:`HISTORY_TOKENS`."""
-        lines = [
-            review_line(entry, case.items.get(entry.item_id), self.text(case, entry))
-            for entry in self.entries(case, last)
-        ]
+        lines = [review_line(entry, case.items.get(entry.item_id)) for entry in self.entries(case, last)]
         return latest_within(lines, HISTORY_TOKENS)
-
-    def text(self, case: Case, entry: Behaviour) -> str:
-        """Return what the user wrote of an entry, from the case or else from the tables."""
-        return case.texts.get((entry.item_id, entry.timestamp)) or self.reviews(case.user_id, entry)
 
     def candidates(self, talk: Talk, agent: str, ids: Sequence[str] | None = None) -> list[str]:
         """Return candidates as lines with the fields that this agent shows."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -73,18 +72,8 @@ def make_agent(run: Run, spec: Spec, seed: int, folder: Path) -> Method:
     served["endpoints"] = tuple(served["endpoints"])
     chat = ChatClient(ChatOptions(**{"cache": str(folder / "agents.sqlite"), **served}))
     try:
-        inner = kinds[spec.name](chat, reviews=_reviews(run), **options)
+        inner = kinds[spec.name](chat, **options)
     except TypeError as error:
         raise StarError(f"method {spec.text!r}: {error}", "see the agent's own options") from error
     remark = {"remark": inner.remark} if inner.remark else {}
     return Workflow(inner, chat.options.concurrency, chat, {**spec.options, **remark})
-
-
-def _reviews(run: Run) -> Any:
-    """Return a function that looks up what users wrote, one user at a time."""
-    from star_rl.baselines.agents import Reviews
-    from star_rl.records import read_table
-
-    table = functools.cache(lambda: read_table(run.folder / "tables", "interactions"))
-    of_user = functools.lru_cache(maxsize=256)(lambda user: Reviews(table(), [user]))
-    return lambda user, behaviour: of_user(user)(user, behaviour)

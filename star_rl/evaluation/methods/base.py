@@ -16,7 +16,7 @@ from star_rl.failure import Failure
 from star_rl.records import Item, Task
 
 if TYPE_CHECKING:
-    from star_rl.mars.case import Case
+    from star_rl.prompts import Case, Summary
     from star_rl.scenarios.histories import Event
 
 
@@ -64,7 +64,8 @@ class TaskContext:
         items: all items by id.
         sample: which sample of the task this is.
         user: attributes of the user.
-        texts: what the user wrote, by item and time, where a simulator's tool showed it.
+        texts: the user's reviews, by item and time.
+        summary: of the older part of the history, if there is one.
     """
 
     task: Task
@@ -73,6 +74,7 @@ class TaskContext:
     sample: int = 0
     user: Mapping[str, Any] = field(repr=False, default_factory=dict)
     texts: Mapping[tuple[str, int], str] = field(repr=False, default_factory=dict)
+    summary: Summary | None = field(repr=False, default=None)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "task", replace(self.task, ground_truth=""))
@@ -89,9 +91,9 @@ class TaskContext:
 
     def case(self) -> Case:
         """Return the context as the agents of MARS read it."""
-        from star_rl.mars.case import Case  # here, so that a baseline loads no agent
+        from star_rl.prompts import Case
 
-        return Case.of(self.task, self.history, self.items, self.user, self.texts)
+        return Case.of(self.task, self.history, self.items, self.user, self.texts, self.summary)
 
 
 class Method(ABC):

@@ -107,10 +107,10 @@ class StudentMethod(Method):
         from star_rl.policy.engines import within
         from star_rl.policy.loop import render_prompt, rollout
         from star_rl.policy.rollout_stats import FAILED
-        from star_rl.prompts import student_messages
+        from star_rl.prompts import student_prompt
 
         run, task = self._run, context.task
-        messages = student_messages(task, list(context.history), context.items, run.prompt)
+        messages = student_prompt(context.case(), run.prompt, run.length).messages
         prompt = render_prompt(self._tokenizer, messages, run.tools)
         budget = within(self._budget, self._engine)
         toolbox = run.toolbox(task.candidates)

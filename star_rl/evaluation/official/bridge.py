@@ -19,7 +19,7 @@ import pyarrow as pa
 from star_rl.errors import StarError
 from star_rl.evaluation.methods import Method, Ranking, TaskContext, as_ranking
 from star_rl.files import fingerprint
-from star_rl.prompts import Event
+from star_rl.prompts import Event, Summary
 from star_rl.records import Item, Task
 from star_rl.sources import times
 from star_rl.sources.agentrecbench import describe
@@ -31,6 +31,8 @@ _STAMPS = ("timestamp", "date", "date_added", "date_updated")
 _RATINGS = ("stars", "rating")
 #: ``user id -> attributes``, empty where nothing is known.
 UserOf = Callable[[str], Mapping[str, Any]]
+#: ``(user id, history) -> summary`` of the older part, None where there is none.
+SummaryOf = Callable[[str, Sequence[Event]], Summary | None]
 
 
 class Bridge:
@@ -43,6 +45,7 @@ class Bridge:
         known: tasks that the agents may ask about; others get a name of their own and shuffled candidates.
         items: descriptions that stand before those of the simulator's tool, so that a prompt reads as in training.
         users: attributes of a user, which stand before those of the simulator's tool for the same reason.
+        summaries: the stored summary of a user's history, if there is one (``Run.summary``).
         outside: makes the context of a known task without the simulator. Where it is given, methods that do not vary
             rank that too, and ``same`` counts equal answers.
         host, port: where to listen; port 0 = a free one.
@@ -58,6 +61,7 @@ class Bridge:
         items: Mapping[str, Item] | None = None,
         users: UserOf | None = None,
         outside: Callable[[Task], TaskContext] | None = None,
+        summaries: SummaryOf | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
@@ -68,7 +72,7 @@ class Bridge:
         self._server: asyncio.Server | None = None
         self.address = ""
         self.fault: StarError | None = None
-        self._users, self._outside = users, outside
+        self._users, self._outside, self._summaries = users, outside, summaries
         self.heard: Callable[[str, bool], None] | None = None
         self.checked: Counter[str] = Counter()
         self.same: Counter[str] = Counter()
@@ -151,7 +155,8 @@ class Bridge:
         history = [event for event in events if event[1] < task.cutoff]
         seen = ChainMap(dict(self._items), shown) if shown else self._items
         about = (self._users(user) if self._users else {}) or _profile(row.get("user"))
-        return TaskContext(task, history, seen, user=about, texts=texts_of(row.get("reviews") or []))
+        summary = self._summaries(user, history) if self._summaries else None
+        return TaskContext(task, history, seen, user=about, texts=texts_of(row.get("reviews") or []), summary=summary)
 
 
 def _key(user: str, candidates: Sequence[str]) -> tuple[str, tuple[str, ...]]:

@@ -17,15 +17,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from star_rl.baselines.agents.reviews import ReviewOf, no_reviews
 from star_rl.errors import StarError
 from star_rl.files import read_json, write_json, write_jsonl
-from star_rl.prompts import Behaviour, Event, flavour_of
+from star_rl.prompts import Event, flavour_of
 from star_rl.records import Item, Task
 
 #: Seconds from which a number of milliseconds can be told from a number of seconds; smaller ones are positions.
 _FIRST_SECOND = 100_000_000
 _NUMBER = re.compile(r"^task_(\d+)\.json$")
+
+#: ``(user id, history) -> texts`` by item and timestamp.
+TextsOf = Callable[[str, Sequence[Event]], Mapping[tuple[str, int], str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ def write_layout(
     history: Callable[[Task], Sequence[Event]],
     items: Mapping[str, Item],
     users: Callable[[str], Mapping[str, Any]] = lambda user: {},
-    reviews: ReviewOf = no_reviews,
+    reviews: TextsOf = lambda user, history: {},
 ) -> list[Group]:
     """Write data and tasks below ``folder``.
 
@@ -53,7 +55,7 @@ def write_layout(
         visible: interactions that anybody may see; those of the tasks' users are taken from ``history`` instead.
         history: what a task's user did before it, oldest first.
         users: attributes of a user.
-        reviews: what the tasks' users wrote.
+        reviews: what the tasks' users wrote of their histories (``star_rl.scenarios.Reviews.of``).
 
     Raises:
         StarError: no tasks, or a user whose tasks see different histories: one file cannot hold both.
@@ -77,12 +79,13 @@ def write_layout(
 
 
 def _reviews(
-    visible: pa.Table, seen: Mapping[str, Sequence[Event]], source: str, reviews: ReviewOf
+    visible: pa.Table, seen: Mapping[str, Sequence[Event]], source: str, reviews: TextsOf
 ) -> Iterable[dict[str, Any]]:
     number = 0
     others = visible.filter(pc.invert(pc.is_in(visible["user_id"], pa.array(list(seen), pa.string()))))
     rows = (others[name].to_pylist() for name in ("user_id", "item_id", "timestamp", "rating", "text"))
-    own = ((user, *event, reviews(user, Behaviour(*event))) for user, events in seen.items() for event in events)
+    texts = {user: reviews(user, events) for user, events in seen.items()}
+    own = ((user, *event, texts[user].get(event[:2])) for user, events in seen.items() for event in events)
     for part in (zip(*rows, strict=True), own):
         for user, item, stamp, rating, text in part:
             number += 1

@@ -14,7 +14,7 @@ from typing import Any
 from star_rl.errors import StarError
 from star_rl.evaluation import metrics
 from star_rl.evaluation.methods import Method, TaskContext
-from star_rl.evaluation.official.bridge import Bridge, UserOf
+from star_rl.evaluation.official.bridge import Bridge, SummaryOf, UserOf
 from star_rl.evaluation.official.layout import Group
 from star_rl.files import read_json, write_json
 from star_rl.progress import Progress
@@ -67,6 +67,7 @@ async def simulate(
     known: Sequence[Task] = (),
     items: Mapping[str, Item] | None = None,
     users: UserOf | None = None,
+    summaries: SummaryOf | None = None,
     outside: Callable[[Task], TaskContext] | None = None,
     threads: int = 16,
     progress: Progress | None = None,
@@ -93,7 +94,7 @@ async def simulate(
     agent = out / "star_rl_agent.py"
     shutil.copyfile(HERE / "submission.py", agent)
     places = {(name, group.name): out / _slug(name) / _slug(group.name) for name in names for group in groups}
-    async with Bridge(dict(zip(names, methods, strict=True)), known, items, users, outside) as bridge:
+    async with Bridge(dict(zip(names, methods, strict=True)), known, items, users, outside, summaries) as bridge:
         if progress is not None:
             bridge.heard = _counter(progress, len(names) * sum(len(group.truths) for group in groups))
         job = {

@@ -20,12 +20,12 @@ from star_rl.chat.reply import ChatReply
 from star_rl.evaluation.methods.base import Method, Ranking, TaskContext
 from star_rl.evaluation.methods.student import StudentMethod
 from star_rl.evaluation.methods.teacher import ranking_of_outcome
-from star_rl.mars import Case, RuleBackend, RuleOptions, Team, TeamOptions, strength_of
+from star_rl.mars import RuleBackend, RuleOptions, Team, TeamOptions, strength_of
 from star_rl.mars.agents import Agent, Backend, Step, View
 from star_rl.mars.llm import LlmBackend, LlmOptions
 from star_rl.mars.planner import TrainedPlanner
 from star_rl.policy.loop import Engine, render_prompt
-from star_rl.prompts import PromptOptions
+from star_rl.prompts import Case, PromptOptions
 from star_rl.prompts.words import estimate_tokens
 from star_rl.run import Run
 from star_rl.tools import ToolAnswer, Tools
@@ -111,8 +111,10 @@ async def _turns(chat: ScriptedChat, rules: Backend, agent: Agent, view: View) -
 class ScriptedBackend(LlmBackend):
     """The language-model backend with the rules' words."""
 
-    def __init__(self, chat: ScriptedChat, rules: Backend, options: LlmOptions | None = None) -> None:
-        super().__init__(chat, options)  # type: ignore[arg-type]
+    def __init__(
+        self, chat: ScriptedChat, rules: Backend, options: LlmOptions, prompt: PromptOptions | None = None
+    ) -> None:
+        super().__init__(chat, options, prompt)  # type: ignore[arg-type]
         self._scripted, self._rules = chat, rules
 
     async def act(self, agent: Agent, view: View) -> Step:
@@ -145,14 +147,16 @@ class ScriptedTeacher(Method):
         options = dict(run.config["teacher"]["options"])
         rules = RuleBackend(RuleOptions(**{"seed": seed, **(options.get("rules") or {})}), strength_of(run.store))
         self._chat = ScriptedChat(engine, tokenizer, student.sampling)
-        backend = ScriptedBackend(self._chat, rules, LlmOptions(**(options.get("llm") or {})))
+        backend = ScriptedBackend(
+            self._chat, rules, LlmOptions(**(options.get("llm") or {})), replace(run.prompt, profile="full")
+        )
         planner = ScriptedPlanner(self._chat, rules, run.prompt) if trained_planner else None
         fields = {key: value for key, value in options.items() if key in TeamOptions.__dataclass_fields__}
         lacks = LACKING.get(run.config["sft_set"]["setting"])
         fields = {"top": run.prompt.top, **fields, **({lacks: False} if lacks else {})}
         self._team = Team(backend, self._tools, TeamOptions(**fields), planner)
         at_once = ", independent experts at once" if self._team.options.concurrent else ""
-        self.shows = f"each agent's own prompt, up to {backend.options.prompt_tokens:,} tokens of history{at_once}"
+        self.shows = f"each agent's own prompt, up to {run.prompt.budget:,} tokens of the student's prompt{at_once}"
         self._required = required_phases(run.config["sft_set"]["setting"])
         self._timed: TimedTools | None = None
 

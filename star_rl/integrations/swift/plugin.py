@@ -10,15 +10,13 @@ Importing this module registers everything (ms-swift imports it as a file).
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import torch
 from swift.agent_template import agent_template_map
 from swift.agent_template.hermes import HermesAgentTemplate
-from swift.loss_scale import LossScale
 from swift.optimizers import OptimizerCallback, optimizers_map
-from swift.template import Template, register_template
+from swift.template import register_template
 from swift.template.templates.qwen import Qwen3MixedTemplateMeta, QwenTemplateMeta
 from torch.optim import AdamW, Muon, Optimizer
 
@@ -40,101 +38,6 @@ class StarAgentTemplate(HermesAgentTemplate):
     def _format_tools(self, tools: list[Any], system: str | None = None, user_message: Any = None) -> str:
         text: str = super()._format_tools(tools, system, user_message)
         return text if system else text.lstrip("\n")
-
-
-class StarTemplate(Template):
-    """The non-thinking template, with a fast path for the rows of an SFT set.
-
-    ms-swift encodes a row again each time it is drawn, in 2 to 3 ms: copies, regular expressions, one tokenizer call
-    for each context. A row of plain text needs one batched call. All other rows take ms-swift's path; a test holds both
-    paths to the same ids and labels.
-    """
-
-    def encode(self, inputs: Any, return_template_inputs: bool = False, return_length: bool = False) -> dict[str, Any]:
-        row = None if return_template_inputs or not self._fast_path else _plain_row(inputs)
-        if row is None:
-            return super().encode(inputs, return_template_inputs, return_length)
-        segments = _segments(*row, self.agent_template)
-        ids: list[int] = []
-        labels: list[int] = []
-        backend = self.tokenizer.backend_tokenizer
-        for encoding, (_, trained) in zip(
-            backend.encode_batch_fast([text for text, _ in segments], add_special_tokens=False), segments, strict=True
-        ):
-            ids += encoding.ids
-            labels += encoding.ids if trained else [-100] * len(encoding.ids)
-        encoded = {"input_ids": ids, "labels": labels}
-        if return_length:
-            encoded |= {"length": len(ids), "lengths": [len(ids)]}  # type: ignore[dict-item]
-        return encoded
-
-    @property
-    def _fast_path(self) -> bool:
-        """Whether this template is configured as the fast path assumes."""
-        return (
-            self.mode == "train"
-            and self.task_type == "causal_lm"
-            and self.template_backend == "swift"
-            and self.use_chat_template
-            and self.loss_scale.base_strategy == "default"
-            and type(self.loss_scale) is LossScale
-            and self.remove_unused_columns
-            and self.sequence_parallel_size == 1
-        )
-
-
-_ROLES = {"system", "user", "assistant", "tool"}
-_COLUMNS = {"messages", "tools", "dataset"}
-
-
-def _plain_row(row: Any) -> tuple[list[dict[str, str]], list[Any]] | None:
-    """Return (messages, tools) of a row of plain text that ends with an answer; None for any other row."""
-    if not isinstance(row, dict) or any(
-        row.get(k) is not None for k in row if k not in ("messages", "tools", "dataset")
-    ):
-        return None
-    messages = row.get("messages")
-    if not isinstance(messages, list) or len(messages) < 2 or messages[-1].get("role") != "assistant":
-        return None
-    for at, message in enumerate(messages):
-        extra = any(v is not None for k, v in message.items() if k not in ("role", "content"))
-        role, before = message["role"], messages[at - 1]["role"] if at else None
-        order = (
-            at == 0
-            if role == "system"
-            else before in (None, "system")
-            if role == "user"
-            else before == "assistant"
-            if role == "tool" and before != "tool"
-            else role == "tool" or before in ("user", "tool")
-        )
-        if role not in _ROLES or extra or not isinstance(message["content"], str) or not order:
-            return None
-    tools = row.get("tools")
-    tools = json.loads(tools) if isinstance(tools, str) and tools else tools
-    return messages, tools or []
-
-
-def _segments(messages: list[dict[str, str]], tools: list[Any], agent: HermesAgentTemplate) -> list[tuple[str, bool]]:
-    """Split a conversation into (text, trained): what the model writes, `<|im_end|>` included, is trained."""
-    segments: list[tuple[str, bool]] = []
-    system = messages[0]["content"] if messages[0]["role"] == "system" else None
-    if tools:
-        system = agent._format_tools(tools, system)
-    given = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
-    answers: list[str] = []
-    for message in messages:
-        role, content = message["role"], message["content"]
-        if role == "user":
-            given += f"<|im_start|>user\n{content}<|im_end|>\n<|im_start|>assistant\n"
-        elif role == "tool":
-            answers.append(f"<tool_response>\n{content}\n</tool_response>")
-        elif role == "assistant":
-            if answers:
-                given = f"\n<|im_start|>user\n{chr(10).join(answers)}<|im_end|>\n<|im_start|>assistant\n"
-                answers = []
-            segments += [(given, False), (content + "<|im_end|>", True)]
-    return segments
 
 
 class MuonAdamW(Optimizer):
@@ -219,7 +122,7 @@ def register() -> None:
     agent_template_map[AGENT_TEMPLATE] = StarAgentTemplate
     optimizers_map[OPTIMIZER] = MuonCallback
     common = {"suffix": ["<|im_end|>"], "agent_template": AGENT_TEMPLATE, "default_system": None}
-    register_template(QwenTemplateMeta(TEMPLATE, template_cls=StarTemplate, **common), exist_ok=True)
+    register_template(QwenTemplateMeta(TEMPLATE, **common), exist_ok=True)
     register_template(Qwen3MixedTemplateMeta(TEMPLATE_THINKING, is_thinking=True, **common), exist_ok=True)
 
 

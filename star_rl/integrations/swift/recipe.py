@@ -49,37 +49,25 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFL
 OWNED = ("dataset", "output_dir", "resume_from_checkpoint", "external_plugins")
 
 
-def load_overlay(recipe: str | Path | Mapping[str, Any], bases: bool = True) -> dict[str, Any]:
-    """Load an overlay over its base: a mapping, a path, or a name such as `sft/table4`.
+def layered(recipes: Sequence[str | Path | Mapping[str, Any]]) -> dict[str, Any]:
+    """Merge overlays; later ones win, `ENV` key by key. `null` stays, for it removes a key of what lies further below.
 
     Args:
-        recipe: see above; a mapping has no base.
-        bases: False ignores the base, for an overlay that is laid over others.
+        recipes: mappings, paths, or names such as `sft/table4`. Only the first one's `base:` is read.
 
     Raises:
-        StarError: see :func:`star_rl.layers.layers`.
+        StarError: see :func:`star_rl.layers.layers`, or `ENV` is not a mapping.
     """
-    if isinstance(recipe, Mapping):
-        return _merged([recipe])
-    found = layers(recipe)
-    return _merged(found if bases else found[-1:])
-
-
-def layered(recipes: Sequence[str | Path | Mapping[str, Any]]) -> dict[str, Any]:
-    """Merge overlays, see :func:`compose`."""
-    return _merged([load_overlay(recipe, bases=not number) for number, recipe in enumerate(recipes)])
-
-
-def _merged(trees: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Later ones win; `ENV` key by key. `null` stays, for it removes a key of what lies further below."""
     out: dict[str, Any] = {}
-    for layer in trees:
-        if not isinstance(layer.get("ENV") or {}, Mapping):
-            raise StarError(f"SFT recipe: ENV={layer['ENV']} names no variables", "write NAME: value below it")
-        variables = {**(out.get("ENV") or {}), **(layer.get("ENV") or {})}
-        out |= layer
-        if variables:
-            out["ENV"] = variables
+    for number, recipe in enumerate(recipes):
+        found = [recipe] if isinstance(recipe, Mapping) else layers(recipe)
+        for layer in found[-1:] if number else found:
+            if not isinstance(layer.get("ENV") or {}, Mapping):
+                raise StarError(f"SFT recipe: ENV={layer['ENV']} names no variables", "write NAME: value below it")
+            variables = {**(out.get("ENV") or {}), **(layer.get("ENV") or {})}
+            out |= layer
+            if variables:
+                out["ENV"] = variables
     return out
 
 
@@ -94,8 +82,7 @@ def compose(
     """Return the whole ms-swift configuration: base, then the overlays in order, then the paths.
 
     Args:
-        recipes: overlays, see :func:`load_overlay`. `ENV` mappings are merged key by key; `null` removes a key. Only
-            the first one's `base:` is read.
+        recipes: overlays, see :func:`layered`; `null` removes a key.
         data: Parquet with `messages` and `tools`.
         out: ms-swift's output folder.
         model: folder or hub id; wins over the recipes' `model`.
@@ -104,18 +91,12 @@ def compose(
     Raises:
         StarError: no model is named, or a recipe sets a key of :data:`OWNED`.
     """
-    config: dict[str, Any] = {k: dict(v) if isinstance(v, dict) else v for k, v in BASE.items()}
-    for number, recipe in enumerate(recipes):
-        overlay = load_overlay(recipe, bases=not number)
-        for key in OWNED:
-            if key in overlay:
-                raise StarError(f"SFT recipe {recipe if not isinstance(recipe, Mapping) else ''} sets {key!r}",
-                                "remove it: the run sets it from its own paths")  # fmt: skip
-        for name, value in (overlay.pop("ENV", None) or {}).items():
-            config["ENV"] |= {name: str(value)}
-            if value is None:
-                del config["ENV"][name]
-        config |= overlay
+    overlay = layered(recipes)
+    if own := next((key for key in OWNED if key in overlay), None):
+        raise StarError(f"the SFT recipe sets {own!r}", "remove it: the run sets it from its own paths")
+    variables = BASE["ENV"] | (overlay.pop("ENV", None) or {})
+    config = BASE | overlay
+    config["ENV"] = {name: str(value) for name, value in variables.items() if value is not None}
     if not (processes := config["ENV"].get("NPROC_PER_NODE", "1")).isdecimal() or processes == "0":
         raise StarError(f"SFT recipe: NPROC_PER_NODE={processes} is no number", "write how many GPUs of a node train")
     config = {k: v for k, v in config.items() if v is not None}

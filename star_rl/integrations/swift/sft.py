@@ -24,7 +24,6 @@ from star_rl import locks
 from star_rl.errors import StarError
 from star_rl.integrations import copy_tokenizer, processes, wandb_run
 from star_rl.integrations.swift.recipe import PLUGIN, arguments, compose
-from star_rl.masking import mask
 from star_rl.progress import Progress
 
 #: Seconds without a line of `logging.jsonl` after which a run counts as hung, or ten of its intervals if longer.
@@ -172,50 +171,38 @@ def run_sft(
     Raises:
         StarError: a bad recipe, model or data set; or ms-swift failed: then with the last lines of its log.
     """
-    out = out.resolve()
-    (out / "swift").mkdir(parents=True, exist_ok=True)
+    started, out = time.monotonic(), out.resolve()
+    work, final, file, log = out / "swift", out / "final", out / "sft.yaml", out / "swift.log"
+    work.mkdir(parents=True, exist_ok=True)
     with locks.hold(out / "lock", f"another process trains in {out}", "wait for it, or choose another folder"):
         processes.end(out)  # workers of a killed run, which would write into the same checkpoints
-        return _run(recipes, data, out, model, env, progress)
-
-
-def _run(
-    recipes: Sequence[str | Path | Mapping[str, Any]],
-    data: Path,
-    out: Path,
-    model: str | Path | None,
-    env: Mapping[str, str] | None,
-    progress: Progress | None,
-) -> SftResult:
-    started = time.monotonic()
-    work, final, file, log = out / "swift", out / "final", out / "sft.yaml", out / "swift.log"
-    checkpoint, resumed = newest_checkpoint(work)
-    config = compose(recipes, data=data.resolve(), out=work, model=model, resume=checkpoint)
-    told = wandb_run.variables(out, {**config["ENV"], **os.environ}, name=f"{out.parent.name}-{out.name}")
-    config["ENV"] |= told  # also for who runs the file by hand
-    longest = int(config.get("max_length") or sys.maxsize)
-    kept, rows, dropped, mean_length = sieve_long_rows(
-        Path(config["dataset"][0]), config["model"], longest, out / "train.parquet"
-    )
-    config["dataset"] = [str(kept)]
-    file.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    steps, loss = 0, None
-    if checkpoint is None or not finished(checkpoint, config):
-        steps, loss = _watch(config, file, log, work, {**told, **(env or {})}, progress)
-    last, step = newest_checkpoint(work)
-    if last is None:
-        raise StarError(f"ms-swift ended without a checkpoint in {work}", f"read {log}")
-    export(last, config, final)
-    return SftResult(
-        checkpoint=final,
-        steps=max(step, steps),
-        loss=loss,
-        rows=rows,
-        dropped_long=dropped,
-        tokens_per_row=mean_length,
-        seconds=time.monotonic() - started,
-        resumed_from=resumed,
-    )
+        checkpoint, resumed = newest_checkpoint(work)
+        config = compose(recipes, data=data.resolve(), out=work, model=model, resume=checkpoint)
+        curves = wandb_run.variables(out, {**config["ENV"], **os.environ}, name=f"{out.parent.name}-{out.name}")
+        config["ENV"] |= curves  # also for who runs the file by hand
+        longest = int(config.get("max_length") or sys.maxsize)
+        kept, rows, dropped, mean_length = sieve_long_rows(
+            Path(config["dataset"][0]), config["model"], longest, out / "train.parquet"
+        )
+        config["dataset"] = [str(kept)]
+        file.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        steps, loss = 0, None
+        if checkpoint is None or not finished(checkpoint, config):
+            steps, loss = _watch(config, file, log, work, {**curves, **(env or {})}, progress)
+        last, step = newest_checkpoint(work)
+        if last is None:
+            raise StarError(f"ms-swift ended without a checkpoint in {work}", f"read {log}")
+        export(last, config, final)
+        return SftResult(
+            checkpoint=final,
+            steps=max(step, steps),
+            loss=loss,
+            rows=rows,
+            dropped_long=dropped,
+            tokens_per_row=mean_length,
+            seconds=time.monotonic() - started,
+            resumed_from=resumed,
+        )
 
 
 def _watch(
@@ -259,7 +246,8 @@ def _watch(
                 break
             if pulse.silent(time.monotonic()):
                 raise StarError(
-                    f"ms-swift hangs: {journal} had no line for {pulse.limit():.0f} s; the end of {log}:\n{tail(log)}",
+                    f"ms-swift hangs: no line in {journal} for {pulse.limit():.0f} s; the end of {log}:\n"
+                    f"{processes.tail(log)}",
                     "look at the node's GPUs and network, then run again: it resumes",
                 )
             time.sleep(0.3)
@@ -267,7 +255,8 @@ def _watch(
     if code:
         how = f"was ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
         raise StarError(
-            f"ms-swift {how}; the end of {log}:\n{tail(log)}", "mend what it names, then run again: it resumes"
+            f"ms-swift {how}; the end of {log}:\n{processes.tail(log)}",
+            "mend what it names, then run again: it resumes",
         )
     return step, loss
 
@@ -300,15 +289,6 @@ def _logged(line: bytes) -> tuple[int, int, float | None] | None:
     return step, total, float(row["loss"]) if "loss" in row else None
 
 
-def tail(log: Path, lines: int = 15) -> str:
-    """Return the last `lines` lines of a log without progress bars, secrets masked."""
-    with log.open("rb") as f:
-        f.seek(max(0, log.stat().st_size - 65536))
-        text = f.read().decode("utf-8", "replace")
-    rows = [r.split("\r")[-1].rstrip() for r in text.split("\n")]
-    return mask("\n".join([r for r in rows if r and "it/s]" not in r][-lines:]))
-
-
 def export(checkpoint: Path, config: Mapping[str, Any], out: Path) -> None:
     """Export a trainer's checkpoint to `out`, a folder that transformers, vLLM and verl load.
 
@@ -327,7 +307,9 @@ def export(checkpoint: Path, config: Mapping[str, Any], out: Path) -> None:
         with processes.running(argv, {**config["ENV"], **os.environ}, log.parent, log, cwd=Path.cwd()) as child:
             code = child.wait()
         if code:
-            raise StarError(f"merging {checkpoint} failed; the end of {log}:\n{tail(log)}", "mend what it names")
+            raise StarError(
+                f"merging {checkpoint} failed; the end of {log}:\n{processes.tail(log)}", "mend what it names"
+            )
     else:
         fresh.mkdir(parents=True)
         for source in sorted(checkpoint.iterdir()):

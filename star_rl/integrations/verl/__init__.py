@@ -1,8 +1,7 @@
 """verl plug-in: a CPU platform, engine registrations, and the launcher of GRPO.
 
 Modules
-    platform   the CPU platform (process group, device module)
-    register   what every verl process imports (``VERL_USE_EXTERNAL_MODULES``)
+    platform   the CPU platform (process group, device module), imported by every verl process
     engines    training engines and rollout replica for the CPU (``actor_rollout_ref.model.external_lib``)
     worker     the extension vLLM's worker loads, which keeps weights reloadable
     replay     a replay buffer that polls quickly

@@ -13,49 +13,30 @@ import torch
 from verl.utils.device import get_device_name
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp import transformer_impl
-from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
+from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl.workers.rollout.replica import RolloutReplicaRegistry
 
 
-class _WithoutOffload:
-    """Keeps a reference model in place.
+class CpuPolicyEngine(FSDPEngineWithLMHead):
+    """FSDP2 language model on gloo, on this machine's share of the cores.
 
-    verl offloads forward-only FSDP2 modules to pinned CPU memory (verl/workers/engine/fsdp/transformer_impl.py:460);
-    pinning needs an accelerator, and the memory is the CPU's already.
+    Ray gives each actor one thread (``OMP_NUM_THREADS``), which suits all others: they wait while the trainer computes.
+    verl offloads a reference model's FSDP2 modules to pinned CPU memory
+    (verl/workers/engine/fsdp/transformer_impl.py:460); pinning needs an accelerator, so the modules stay in place.
     """
 
-    engine_config: Any
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        ranks = int(os.environ.get("RAY_LOCAL_WORLD_SIZE", 1))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks))
+        super().__init__(*args, **kwargs)
 
     def _build_fsdp_module(self, module: Any) -> Any:
         config, forward_only = self.engine_config, self.engine_config.forward_only
         object.__setattr__(config, "forward_only", False)  # verl freezes its dataclasses
         try:
-            return super()._build_fsdp_module(module)  # type: ignore[misc]
+            return super()._build_fsdp_module(module)
         finally:
             object.__setattr__(config, "forward_only", forward_only)
-
-
-def _take_cores() -> None:
-    """Set the trainer's threads to its share of this machine's cores. Ray gives each actor one thread
-    (``OMP_NUM_THREADS``), which suits all other actors: they wait while the trainer computes."""
-    ranks = int(os.environ.get("RAY_LOCAL_WORLD_SIZE", 1))
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks))
-
-
-class CpuPolicyEngine(_WithoutOffload, FSDPEngineWithLMHead):
-    """FSDP2 language model on gloo."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        _take_cores()
-        super().__init__(*args, **kwargs)
-
-
-class CpuValueEngine(_WithoutOffload, FSDPEngineWithValueHead):
-    """FSDP2 value model on gloo."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        _take_cores()
-        super().__init__(*args, **kwargs)
 
 
 def _load_vllm_replica() -> type:
@@ -79,10 +60,9 @@ def logprobs_of(logits: torch.Tensor, labels: torch.Tensor, inplace_backward: bo
 
 def register_cpu_engines() -> None:
     """Register the engines above for device ``cpu`` and the vLLM replica that can reload weights. Idempotent."""
-    for model_type, engine in (("language_model", CpuPolicyEngine), ("value_model", CpuValueEngine)):
-        for backend in ("fsdp", "fsdp2"):
-            if "cpu" not in EngineRegistry._engines.get(model_type, {}).get(backend, {}):
-                EngineRegistry.register(model_type=model_type, backend=backend, device="cpu")(engine)
+    for backend in ("fsdp", "fsdp2"):
+        if "cpu" not in EngineRegistry._engines.get("language_model", {}).get(backend, {}):
+            EngineRegistry.register(model_type="language_model", backend=backend, device="cpu")(CpuPolicyEngine)
     RolloutReplicaRegistry.register("vllm", _load_vllm_replica)
     transformer_impl.logprobs_from_logits = logprobs_of  # patches verl
 

@@ -14,7 +14,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,14 +37,10 @@ from star_rl.integrations.verl.recipe import (
     ray_folder,
     verl_tree,
 )
-from star_rl.masking import mask
 from star_rl.rewards import loading
 
 _POLL_SECONDS = 0.5
-_TAIL_LINES = 25
 _LOST_STEPS = 3  # in a row whose gradient is not finite
-#: The line of a traceback that names the exception; Ray puts the actor in brackets before it.
-_CAUSE = re.compile(r"^(?:\(.*?\)\s*)?[\w.]*(?:Error|Exception)(?:: |$)")
 #: Ray's words for an actor that died without an exception of its own, and where it ran.
 _DIED = re.compile(r"because its (worker process|node) has died")
 _NODE = re.compile(r"\(raylet(?:, ip=(\S+?))?\).*Raylet is terminated|has been marked dead")
@@ -67,11 +63,8 @@ class GrpoResult:
 
     steps: int
     checkpoint: Path
-    metrics: Path
-    rollouts: Path
-    seconds: float
-    startup_seconds: float
     resumed_from: int
+    startup_seconds: float = 0.0
 
 
 def check(recipe: GrpoRecipe, paths: Paths, name: str = "grpo") -> list[str]:
@@ -110,12 +103,13 @@ def run_grpo(
     """
     overrides = check(recipe, paths, name)
     total = _total_steps(overrides, paths)
-    with _sole_owner(paths.run):
+    paths.run.mkdir(parents=True, exist_ok=True)
+    with locks.hold(paths.run / "lock", f"another process trains in {paths.run}", "wait, or choose another folder"):
         processes.end(paths.run)  # what an earlier, killed launcher may have left running
         resumed = last_checkpoint(paths) or 0
         if resumed >= total:  # killed after its last checkpoint
             merge_metrics(paths)
-            return _result(paths, resumed, resumed_from=resumed)
+            return GrpoResult(resumed, paths.checkpoints / f"global_step_{resumed}" / "actor", resumed)
         attempt = _prepare(recipe, paths, overrides)
         variables = environment(recipe, paths, attempt, resumed)
         overrides += cluster_overrides(recipe, variables)
@@ -137,10 +131,10 @@ def run_grpo(
             shutil.rmtree(ray_folder(paths.run), ignore_errors=True)
             merge_metrics(paths)
         if trainer.returncode != 0:
-            lines = _lines(paths.log, log_start)
-            what = f"GRPO failed with exit code {trainer.returncode}{_death(lines)}"
+            death = _death(processes.read_log(paths.log, log_start))
+            what = f"GRPO failed with exit code {trainer.returncode}{death}"
             raise StarError(
-                f"{what}; the end of {paths.log}:\n{_tail(lines)}",
+                f"{what}; the end of {paths.log}:\n{processes.tail(paths.log, log_start)}",
                 "fix the cause and run again: training resumes from its last checkpoint",
             )
         latest = last_checkpoint(paths)
@@ -148,14 +142,7 @@ def run_grpo(
             raise StarError(f"GRPO ended without a checkpoint in {paths.checkpoints}", "set verl.trainer.save_freq")
         first = reported[0] if reported else None
         startup = first.seconds - first.metrics.get("timing_s/step", 0.0) if first else 0.0
-        return _result(paths, latest, time.monotonic() - started, startup, resumed)
-
-
-def _result(
-    paths: Paths, step: int, seconds: float = 0.0, startup_seconds: float = 0.0, resumed_from: int = 0
-) -> GrpoResult:
-    checkpoint = paths.checkpoints / f"global_step_{step}" / "actor"
-    return GrpoResult(step, checkpoint, paths.metrics, paths.rollouts, seconds, startup_seconds, resumed_from)
+        return GrpoResult(latest, paths.checkpoints / f"global_step_{latest}" / "actor", resumed, startup)
 
 
 def export(result: GrpoResult, target: Path, trained: Path | None = None) -> Path:
@@ -185,7 +172,7 @@ def export(result: GrpoResult, target: Path, trained: Path | None = None) -> Pat
         merging = processes.start([sys.executable, "-m", "verl.model_merger", *arguments], {}, target.parent, log)
         if merging.wait() != 0:
             raise StarError(
-                f"cannot merge {result.checkpoint}; the end of {log}:\n{_tail(_lines(log, 0))}", "see the log"
+                f"cannot merge {result.checkpoint}; the end of {log}:\n{processes.tail(log)}", "see the log"
             )
     if trained is not None:
         copy_tokenizer(trained, partial)
@@ -210,22 +197,16 @@ def last_checkpoint(paths: Paths) -> int | None:
         return None
     if said.isdecimal():
         return int(said)
-    newest = max(map(_step_of, _checkpoints(paths)), default=None)
+    newest = max(_checkpoints(paths), default=None)
     if newest is not None:
         write_text(tracker, str(newest))
     return newest
 
 
-def _checkpoints(paths: Paths) -> Iterable[Path]:
-    return (
-        folder
-        for folder in paths.checkpoints.glob("global_step_*")
-        if folder.name.removeprefix("global_step_").isdecimal()
-    )
-
-
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.rsplit("_", 1)[1])
+def _checkpoints(paths: Paths) -> dict[int, Path]:
+    """Return step -> folder of every checkpoint."""
+    found = {folder.name.removeprefix("global_step_"): folder for folder in paths.checkpoints.glob("global_step_*")}
+    return {int(step): folder for step, folder in found.items() if step.isdecimal()}
 
 
 def read_metrics(paths: Paths) -> list[dict[str, float]]:
@@ -255,16 +236,8 @@ def _validates(row: Mapping[str, Any]) -> bool:
 
 def merge_metrics(paths: Paths) -> None:
     """Write ``metrics.jsonl`` from the attempts' files."""
-    rows = read_metrics(paths)
-    if rows:
+    if rows := read_metrics(paths):
         write_jsonl(paths.metrics, rows)
-
-
-@contextlib.contextmanager
-def _sole_owner(run: Path) -> Iterator[None]:
-    run.mkdir(parents=True, exist_ok=True)
-    with locks.hold(run / "lock", f"another process trains in {run}", "wait for it, or choose another run folder"):
-        yield
 
 
 def _prepare(recipe: GrpoRecipe, paths: Paths, overrides: list[str]) -> int:
@@ -273,13 +246,13 @@ def _prepare(recipe: GrpoRecipe, paths: Paths, overrides: list[str]) -> int:
     write_text(paths.agent_loops, yaml.safe_dump(agent_loops(recipe, paths), sort_keys=False))
     write_text(paths.run / "overrides.txt", "\n".join(overrides) + "\n")
     latest = last_checkpoint(paths) or 0
-    whole = sorted(step for step in map(_step_of, _checkpoints(paths)) if step <= latest)
+    checkpoints = _checkpoints(paths)
+    whole = sorted(step for step in checkpoints if step <= latest)
     # verl drops only what the same process saved (BaseCheckpointManager.previous_saved_paths)
     keep = (recipe.verl.get("trainer") or {}).get("max_actor_ckpt_to_keep")
     kept = whole[-keep:] if keep else whole
-    for folder in list(_checkpoints(paths)):
-        if _step_of(folder) not in kept:
-            shutil.rmtree(folder)
+    for step in set(checkpoints) - set(kept):
+        shutil.rmtree(checkpoints[step])
     attempts = paths.run / "attempts"
     attempts.mkdir(exist_ok=True)
     number = 1 + max((int(file.stem) for file in attempts.glob("*.jsonl")), default=0)
@@ -341,19 +314,6 @@ def _rows(parquet: Path) -> int:
         raise StarError(f"cannot read {parquet}: {error}", "give a Parquet file") from error
 
 
-def _lines(log: Path, start: int) -> list[str]:
-    with open(log, "rb") as handle:
-        handle.seek(start)
-        return handle.read().decode(errors="replace").splitlines()
-
-
-def _tail(lines: list[str]) -> str:
-    """Return the last lines of a log, preceded by the first line that names an exception."""
-    tail = lines[-_TAIL_LINES:]
-    cause = next((line for line in lines if _CAUSE.search(line)), None)
-    return mask("\n".join(tail if cause is None or cause in tail else [cause, "..", *tail]))
-
-
 def _death(lines: list[str]) -> str:
     """Return what died, if Ray's log says so: a process that was killed or ran out of memory, or a node."""
     text = "\n".join(lines)
@@ -365,12 +325,3 @@ def _death(lines: list[str]) -> str:
     if "ActorUnavailableError" in text:
         return " because a process cannot be reached: it or its node may have died"
     return ""
-
-
-def launch_command(recipe: GrpoRecipe, paths: Paths, name: str = "grpo") -> tuple[list[str], dict[str, str]]:
-    """Return the command and the added environment of a run, for callers that start it themselves."""
-    overrides = check(recipe, paths, name)
-    attempt = _prepare(recipe, paths, overrides)
-    variables = environment(recipe, paths, attempt)
-    overrides += cluster_overrides(recipe, variables)
-    return [sys.executable, "-m", "verl.trainer.main_ppo", *overrides], variables

@@ -1,5 +1,8 @@
 """A CPU platform for verl 0.9.1 (verl/plugin/platform/platform_base.py), selected by ``VERL_PLATFORM=cpu``.
 
+Every verl process imports this module through ``VERL_USE_EXTERNAL_MODULES``. An entry point of the group
+``verl.plugins`` would do, but verl logs a failing one at debug level only (verl/__init__.py:72).
+
 verl ships CUDA, ROCm and NPU platforms. On a CPU the trainer needs three things that they take for granted: a device
 module with the names of ``torch.cuda``, a process group for one device type, and a Ray resource that counts workers
 (Ray's logical GPUs, given to ``ray.init`` as a number).
@@ -143,3 +146,7 @@ def use_single_backend_process_group() -> None:
 
     initialize.star_rl_patched = True  # type: ignore[attr-defined]
     distributed.initialize_global_process_group_ray = initialize
+
+
+if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
+    use_single_backend_process_group()

@@ -101,7 +101,7 @@ CPU: dict[str, Any] = {
 
 CPU_ENVIRONMENT = {
     "VERL_PLATFORM": "cpu",
-    "VERL_USE_EXTERNAL_MODULES": f"{_PACKAGE}.register",
+    "VERL_USE_EXTERNAL_MODULES": f"{_PACKAGE}.platform",
     "TORCHDYNAMO_DISABLE": "1",  # eager anyway; the first import and the first batch come half a minute earlier
     # vLLM's asynchronous engine is a process of its own whatever this says; 0 only lets the executor live in it
     # (cpu.py:175).

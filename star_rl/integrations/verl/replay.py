@@ -15,6 +15,7 @@ It differs from verl's in three ways:
 from __future__ import annotations
 
 import operator
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import compress
@@ -28,11 +29,17 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 from star_rl.files import write_jsonl
 from star_rl.integrations.verl import failed_rollouts, watchdog
-from star_rl.integrations.verl.table import log_table
 
 _LOOP = "loop_"  # prefix of the policy loop's counts among a rollout's scores
 #: Counts whose sum over a step is logged beside the mean.
 _SUMMED = ("loop_tool_calls", "loop_tool_calls_ok", "loop_unparsable_calls", "loop_own_seconds")
+
+#: Groups of a step that are shown, each with its best and its worst rollout.
+GROUPS = 4
+#: Characters of a rollout that are shown.
+LONGEST = 6000
+NUMBERS = ("score", "acc", "format", "rank", "tool_calls", "invalid_calls", "loop_response_tokens")
+COLUMNS = ("task", "sample", "stop", *(name.removeprefix("loop_") for name in NUMBERS), "rollout")
 
 
 class StrictReplayBuffer(ReplayBuffer):
@@ -167,3 +174,31 @@ def summary(
 def _mean(values: Iterable[float]) -> float:
     kept = [float(value) for value in values]
     return sum(kept) / len(kept)
+
+
+def table_rows(details: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+    """Return the best and the worst rollout of the groups with the widest range of scores, as :data:`COLUMNS`."""
+    groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in details:
+        groups[row["group"]].append(row)
+    ranked = [sorted(group, key=lambda row: -row["scores"].get("score", 0.0)) for group in groups.values()]
+    ranked.sort(key=lambda group: group[-1]["scores"].get("score", 0.0) - group[0]["scores"].get("score", 0.0))
+    return [_row(row) for group in ranked[:GROUPS] for row in (group[:1] if len(group) == 1 else (group[0], group[-1]))]
+
+
+def _row(row: Mapping[str, Any]) -> list[Any]:
+    said = "\n".join(f"[{message['role']}] {message['content']}" for message in row["messages"])
+    if len(said) > LONGEST:
+        said = f"{said[: LONGEST // 2]}\n..\n{said[-LONGEST // 2 :]}"
+    return [row["task_id"], row["sample"], row["stop"], *(row["scores"].get(name) for name in NUMBERS), said]
+
+
+def log_table(details: Sequence[Mapping[str, Any]], step: int) -> bool:
+    """Add the table ``rollouts`` to a step of the W&B run that verl started in this process; return False if there
+    is none. verl logs such a table for validation only, and its loggers take only numbers."""
+    wandb = sys.modules.get("wandb")
+    if wandb is None or wandb.run is None or not details:
+        return False
+    table = wandb.Table(columns=list(COLUMNS), data=table_rows(details))
+    wandb.run.log({"rollouts": table}, step=step, commit=False)  # verl's own numbers of the step complete it
+    return True

@@ -9,10 +9,10 @@ import pytest
 from star_rl.errors import StarError
 from star_rl.evaluation.methods import Method, Ranking, TaskContext
 from star_rl.evaluation.studies import latency, scripted
-from star_rl.mars import Case, RuleBackend, RuleOptions, Team, TeamOptions
+from star_rl.mars import RuleBackend, RuleOptions, Team, TeamOptions
 from star_rl.mars.llm import LlmOptions
 from star_rl.policy.loop import Generation
-from star_rl.prompts import PromptOptions
+from star_rl.prompts import Case, PromptOptions
 from star_rl.records import Item, Task
 from star_rl.report.grid import latex, markdown
 

@@ -1,24 +1,150 @@
-"""Memory of GRPO in verl: one set of GPUs that trains (FSDP2 or Megatron) and samples (vLLM) by turns.
+"""Memory of a training stage on each GPU.
 
-FSDP2 keeps weights, gradients and both moments in 32 bits (verl's ``model_dtype``), shared out over the shard group,
-and gathers a layer at a time in 16 bits. Megatron keeps 16-bit weights and 32-bit gradients of its slice of the
-model, and the distributed optimizer (12 bytes a parameter) shared out over the data-parallel ranks. vLLM takes
-``gpu_memory_utilization`` of the GPU: its weights (2 bytes a parameter over the tensor-parallel ranks), room for one
-batch, and the KV cache with all the rest. While one side works the other's memory stays, unless it sleeps or is
-offloaded.
+Activations are counted from what autograd saves in transformers' Qwen3 (bf16, attention kernels that keep no score
+matrix), per token of a micro-batch; a test counts the saved tensors of the real model. H hidden, I intermediate, Q and
+K width of queries and of keys, V vocabulary, L layers:
+
+* a norm saves its input in 32 bits (4H), the normalised input (2H) and its result, which the next projection needs
+  (2H);
+* the norms of queries and keys save 6 (Q + K); the attention saves queries, keys, values and its result: 2 (2Q + 2K);
+* the MLP saves gate, its activation, the other branch and their product: 8I.
+
+SFT: ms-swift with DeepSpeed's ZeRO, in mixed precision: 2 bytes of weights, 2 of gradients and 12 of optimizer (32-bit
+weights, two moments) a parameter. ZeRO shards over N GPUs: stage 1 the optimizer, stage 2 the gradients too, stage 3
+the weights too.
+
+GRPO: verl trains (FSDP2 or Megatron) and samples (vLLM) by turns on one set of GPUs. FSDP2 keeps weights, gradients and
+both moments in 32 bits (verl's ``model_dtype``), sharded, and gathers a layer at a time in 16 bits. Megatron keeps
+16-bit weights and 32-bit gradients of its slice of the model, and the distributed optimizer (12 bytes a parameter)
+sharded over the data-parallel ranks. vLLM takes ``gpu_memory_utilization`` of the GPU: its weights (2 bytes a parameter
+over the tensor-parallel ranks), room for one batch, and the KV cache. While one side works the other's memory stays,
+unless it sleeps or is offloaded.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from star_rl.integrations.verl.config_checks import problems, ranks, sequence_parallel
-from star_rl.plan import activations
 from star_rl.plan.model import GIB, MemoryPhase, Plan
-from star_rl.plan.shapes import Shape
+from star_rl.plan.shapes import Shape, lora_rank
+
+#: Bytes a logit at the peak of verl's log-probabilities: the logits, the scaled copy and its gradient, 16 bits each
+#: (flash-attention's cross-entropy overwrites the scaled copy; verl/utils/torch_functional.py).
+VERL_LOGIT = 6
+#: Megatron keeps logits and their gradient in 32 bits beside the 16-bit ones.
+MEGATRON_LOGIT = 10
+#: transformers' loss: 16-bit logits, their 32-bit copy, its log-softmax and the gradient.
+TRANSFORMERS_LOGIT = 14
+
+
+def layer_saved(shape: Shape) -> int:
+    """Bytes a token that one layer keeps for its backward pass."""
+    norms = 2 * 8 * shape.hidden + 6 * (shape.query + shape.kv)
+    return norms + 2 * (2 * shape.query + 2 * shape.kv) + 8 * shape.intermediate
+
+
+def layer_bytes(shape: Shape, tokens: float, checkpointing: bool) -> float:
+    """Bytes of all layers at the peak of the backward pass.
+
+    With checkpointing: every layer's input, and one layer computed again with the gradients of its MLP.
+    """
+    working = layer_saved(shape) + 6 * shape.intermediate
+    if checkpointing:
+        return tokens * (2 * shape.hidden * shape.layers + working)
+    return tokens * (layer_saved(shape) * shape.layers + 6 * shape.intermediate)
+
+
+def logit_bytes(shape: Shape, tokens: float, width: float, fused: bool) -> float:
+    """Bytes of the output projection's result at its peak; ``width`` bytes a logit.
+
+    Fused kernels (Liger, verl's) go over chunks of about ``tokens * H / V`` rows, whose logits take ``H`` values a
+    token.
+    """
+    return tokens * shape.hidden * width if fused else tokens * shape.vocab * width
+
+
+def serving_bytes(shape: Shape, tokens: float, sequences: int, tensor_parallel: int) -> float:
+    """Bytes of one batch of ``tokens`` in vLLM, the last of each sequence sampled.
+
+    In 16 bits: states and residual (4H), queries, keys and values, and of the MLP both branches, their product and its
+    copy (8I). Logits of a sequence: 32 bits, scaled, and as probabilities. Held against vLLM's CPU engine
+    (``benchmarks/plan.py``).
+    """
+    token = 4 * shape.hidden + (2 * shape.query + 4 * shape.kv + 8 * shape.intermediate) / tensor_parallel
+    return tokens * token + 12 * shape.vocab * sequences
+
+
+#: CUDA context, NCCL and the allocator's slack.
+_SFT_OVERHEAD = 3 * GIB
+_BUCKET = 200_000_000  # elements that ms-swift's ZeRO configurations reduce at once
+
+
+def plan_sft(config: Mapping[str, Any], shape: Shape, gpus: int, memory: float) -> Plan:
+    """The plan of a composed ms-swift configuration.
+
+    Args:
+        config: as :func:`star_rl.integrations.swift.recipe.compose` makes it.
+        gpus: processes, all on one node or not.
+        memory: bytes of a GPU.
+    """
+    zero = str(config.get("deepspeed") or "")  # ms-swift's short name
+    stage, offload = next((int(char) for char in zero if char.isdigit()), 0), "offload" in zero
+    parameters = shape.parameters
+    rank = lora_rank(config)
+    trained = shape.adapter(rank) if rank else parameters
+    rows, length = int(config.get("per_device_train_batch_size", 1)), int(config.get("max_length") or 2048)
+    accumulation = int(config.get("gradient_accumulation_steps", 1))
+    tokens = rows * length
+    fused = bool(config.get("use_liger_kernel"))
+    share = {0: (1, 1, 1), 1: (1, 1, gpus), 2: (1, gpus, gpus), 3: (gpus, gpus, gpus)}[min(stage, 3)]
+    weights = 2 * parameters / share[0]
+    if offload and stage == 3:
+        weights = 0.0
+    gathered = 2 * 2 * shape.layer + 2 * shape.embedding if stage == 3 else 0.0
+    parts = {
+        "weights": weights,
+        "gathered weights": gathered,
+        "gradients": 2 * trained / share[1] + (2 * min(_BUCKET, trained) * 2 if gpus > 1 else 0),
+        "optimizer": 0.0 if offload else 12 * trained / share[2],
+        "activations": layer_bytes(shape, tokens, bool(config.get("gradient_checkpointing", True))),
+        "logits": logit_bytes(shape, tokens, TRANSFORMERS_LOGIT, fused),
+        "CUDA, NCCL": _SFT_OVERHEAD,
+    }
+    kind = f"LoRA of rank {rank}" if rank else "all parameters"
+    plan = Plan(
+        f"SFT: {shape.name} ({parameters / 1e9:.2f} B parameters), {kind}, {gpus} GPU(s), ZeRO-{stage}"
+        + (" with offload" if offload else ""),
+        memory,
+    )
+    remedies = []
+    if not fused:
+        remedies.append("use_liger_kernel: true (logits in chunks)")
+    if rows > 1:
+        remedies.append(f"per_device_train_batch_size: {rows // 2}, gradient_accumulation_steps: {accumulation * 2}")
+    if not config.get("gradient_checkpointing", True):
+        remedies.append("gradient_checkpointing: true")
+    if stage < 3:
+        remedies.append("deepspeed: zero3")
+    elif not offload:
+        remedies.append("deepspeed: zero3_offload")
+    if not rank:
+        remedies.append("tuner_type: lora")
+    plan.hold(MemoryPhase("backward", parts), remedies or ["a shorter max_length, or more GPUs"])
+    batch = gpus * rows * accumulation
+    plan.facts.append(
+        f"step: {batch} rows ({gpus} x {rows} x {accumulation}), at most {batch * length:,} tokens; "
+        f"a micro-batch is counted at its longest, {rows} x {length:,} tokens"
+    )
+    if offload:
+        host = (12 * trained + (2 * parameters if stage == 3 else 0)) / GIB
+        plan.facts.append(f"host memory: {host:.0f} GiB over the nodes for what is offloaded")
+    return plan
+
 
 #: Two CUDA contexts (trainer and vLLM), NCCL, vLLM's captured graphs, the allocator's slack.
-_OVERHEAD = 4 * GIB
+_GRPO_OVERHEAD = 4 * GIB
 
 
 class _Trainer:
@@ -83,15 +209,15 @@ class _Trainer:
         """(layers, logits) at the peak of an update."""
         fused = bool(self.actor.get("use_fused_kernels"))
         if not self.megatron:
-            layers = activations.layers(self.shape, self.tokens, self.checkpointing)
-            return layers, activations.logits(self.shape, self.tokens, activations.VERL_LOGIT, fused)
+            layers = layer_bytes(self.shape, self.tokens, self.checkpointing)
+            return layers, logit_bytes(self.shape, self.tokens, VERL_LOGIT, fused)
         options = self.actor.megatron.override_transformer_config
         full = str(options.get("recompute_granularity")) == "full"
         # One-forward-one-backward: the first stage holds the inputs of as many micro-batches as there are stages, of
         # its own layers; together that is one micro-batch of the whole model. Sequence parallelism shares the inputs
         # out too.
-        layers = activations.layers(self.shape, self.tokens, full) / self.tp
-        return layers, activations.logits(self.shape, self.tokens, activations.MEGATRON_LOGIT, fused) / self.tp
+        layers = layer_bytes(self.shape, self.tokens, full) / self.tp
+        return layers, logit_bytes(self.shape, self.tokens, MEGATRON_LOGIT, fused) / self.tp
 
 
 def plan_grpo(config: Any, shape: Shape, nodes: int, gpus_per_node: int, memory: float) -> Plan:
@@ -124,12 +250,12 @@ def plan_grpo(config: Any, shape: Shape, nodes: int, gpus_per_node: int, memory:
         "activations": layers,
         "logits": logits,
         "vLLM": 0.0 if sleeps else share,
-        "CUDA, NCCL, graphs": _OVERHEAD,
+        "CUDA, NCCL, graphs": _GRPO_OVERHEAD,
     }
     plan.hold(MemoryPhase("update", update), _update_remedies(trainer, sleeps))
 
     served = 2 * shape.parameters / tp
-    batch = activations.served(shape, int(rollout.max_num_batched_tokens), int(rollout.max_num_seqs), tp)
+    batch = serving_bytes(shape, int(rollout.max_num_batched_tokens), int(rollout.max_num_seqs), tp)
     pool = share - served - batch
     stay = {
         "weights": 0.0 if trainer.param_offload else trainer.weights,
@@ -144,7 +270,7 @@ def plan_grpo(config: Any, shape: Shape, nodes: int, gpus_per_node: int, memory:
         "gathered layers": 2.0 * max(shape.layer, shape.embedding),
         "buckets": 2 * bucket,
         "vLLM weights": served,
-        "CUDA, NCCL, graphs": _OVERHEAD,
+        "CUDA, NCCL, graphs": _GRPO_OVERHEAD,
     }
     plan.hold(
         MemoryPhase("weight sync", sync), ["a smaller update_weights_bucket_megabytes", "a larger TP of the rollout"]
@@ -154,7 +280,7 @@ def plan_grpo(config: Any, shape: Shape, nodes: int, gpus_per_node: int, memory:
         "vLLM weights": served,
         "vLLM batch": batch,
         "KV cache": max(0.0, pool),
-        "CUDA, NCCL, graphs": _OVERHEAD,
+        "CUDA, NCCL, graphs": _GRPO_OVERHEAD,
     }
     plan.hold(MemoryPhase("rollout", sampling), _rollout_remedies(trainer, rollout))
     _cache(plan, config, shape, pool, replicas)

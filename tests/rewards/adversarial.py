@@ -1,6 +1,6 @@
 """Responses made to deceive a reward, with what each is worth.
 
-``python -m star_rl.rewards.adversarial`` prints the table.
+``python -m tests.rewards.adversarial`` prints the table.
 
 Every case is a name, a text and the expected format (+1 or -1) and rank of the truth (0 = absent). The truth is
 ``"7"`` and the candidates are ``"0"`` to ``"19"`` throughout.

@@ -1,0 +1,129 @@
+"""A task as a model sees it: user, record with reviews, items and candidates; everything but the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from star_rl.errors import StarError
+from star_rl.prompts.words import one_line
+from star_rl.records import Item, Task
+
+#: A timestamp below this (March 1973) is a position in the user's order, not seconds.
+_FIRST_SECOND = 100_000_000
+
+#: (item id, timestamp, rating or None), as ``star_rl.scenarios.Histories`` returns it.
+Event = tuple[str, int, float | None]
+
+
+class Behaviour(NamedTuple):
+    """One interaction of a user. ``timestamp``: seconds, or a position if the source has order only."""
+
+    item_id: str
+    timestamp: int
+    rating: float | None = None
+    text: str = ""
+
+    @property
+    def day(self) -> str:
+        """Return ``YYYY-MM-DD``; empty if the source has no clock."""
+        return day_of(self.timestamp)
+
+    @property
+    def hour(self) -> str:
+        """Return ``YYYY-MM-DD HHh`` (UTC); empty if the source has no clock."""
+        return f"{self.day} {self.timestamp // 3600 % 24:02}h" if self.day else ""
+
+
+def day_of(timestamp: int) -> str:
+    """Return the day of a timestamp, ``YYYY-MM-DD``; empty if it is a position or invalid."""
+    return "" if timestamp < _FIRST_SECOND else _day(timestamp // 86400)
+
+
+@lru_cache(maxsize=1 << 16)
+def _day(number: int) -> str:
+    try:
+        return datetime.fromtimestamp(number * 86400, UTC).strftime("%Y-%m-%d")
+    except (ValueError, OverflowError, OSError):  # milliseconds, or an invalid value
+        return ""
+
+
+def before(history: Iterable[Event], cutoff: int) -> list[Event]:
+    """Return the events before a cutoff, in order."""
+    return [event for event in history if event[1] < cutoff]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A summary of the oldest ``count`` interactions of a history, from timestamp ``first`` to ``last``."""
+
+    text: str
+    count: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A task without its answer.
+
+    Attributes:
+        candidates: distinct ids in the task's order.
+        history: interactions before the cutoff with their review texts, oldest first.
+        user: attributes of the user.
+        summary: of the older part of the history, if there is one.
+    """
+
+    task_id: str
+    source: str
+    scenario: str
+    user_id: str
+    candidates: tuple[str, ...]
+    history: tuple[Behaviour, ...]
+    items: Mapping[str, Item] = field(repr=False)
+    user: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    summary: Summary | None = None
+
+    @classmethod
+    def of(
+        cls,
+        task: Task,
+        history: Sequence[Event],
+        items: Mapping[str, Item],
+        user: Mapping[str, Any] | None = None,
+        texts: Mapping[tuple[str, int], str] | None = None,
+        summary: Summary | None = None,
+    ) -> Case:
+        """Return the case of a task; interactions at or after the cutoff are dropped, so that no caller can leak them.
+
+        Args:
+            texts: the user's reviews, by item and timestamp; those of dropped interactions are not read.
+
+        Raises:
+            StarError: the summary covers interactions at or after the cutoff.
+        """
+        if summary is not None and summary.last >= task.cutoff:
+            raise StarError(
+                f"task {task.task_id}: the summary of user {task.user_id} reaches {summary.last}, the cutoff is "
+                f"{task.cutoff}",
+                "run the stage summaries again",
+            )
+        seen = tuple(
+            Behaviour(item, stamp, rating if rating == rating else None, (texts or {}).get((item, stamp), ""))
+            for item, stamp, rating in before(history, task.cutoff)
+        )
+        distinct = tuple(dict.fromkeys(task.candidates))
+        return cls(task.task_id, task.source, task.scenario, task.user_id, distinct, seen, items, user or {}, summary)
+
+    @property
+    def recent(self) -> tuple[Behaviour, ...]:
+        """Return the interactions that the summary does not cover."""
+        return self.history[self.summary.count :] if self.summary else self.history
+
+    def category(self, item_id: str) -> str:
+        """Return the first category of an item, as the compact prompt shows it; ``unknown`` if it has none."""
+        item = self.items.get(item_id)
+        return (one_line(item.categories[0], 40) if item and item.categories else "") or "unknown"
