@@ -52,7 +52,7 @@ async def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             cache=str(folder / "cache.sqlite"),
         )
         async with ChatClient(chat_options) as chat:
-            team = Team(LlmBackend(chat, LlmOptions(chunk=20)), lambda case: ToolBox(store, case.candidates))
+            team = Team(LlmBackend(chat, LlmOptions()), lambda case: ToolBox(store, case.candidates))
             account = await teach(
                 tasks,
                 team,

@@ -55,14 +55,14 @@ class World:
     def open(self) -> None:
         """Open the store as if for the first time: nothing that was decoded, encoded or rendered is kept."""
         from star_rl.evidence import EvidenceStore
-        from star_rl.policy.agent_loop import forget_prompts, open_store
+        from star_rl.policy.agent_loop import _prompt_ids, open_store
         from star_rl.policy.tokens import tokens_of
 
         self.store = EvidenceStore.inspect(self.path)
         self.boxes: dict[str, Any] = {}
         open_store.cache_clear()
         tokens_of.cache_clear()
-        forget_prompts()
+        _prompt_ids.cache_clear()
         self.origin = {"scenario": self.store.scenario, "fingerprint": self.store.fingerprint}
         open_store(str(self.path), **self.origin)
 

@@ -55,7 +55,6 @@ def recipe(source: SourceSection, work: Path) -> Recipe:
     made.source = source
     made.split = SplitSection({"test": "last"})
     made.tools.lens = "candidates"
-    made.check()
     return made
 
 

@@ -124,7 +124,7 @@ async def run(options: argparse.Namespace, port: int, out: Path, world: Any) -> 
         cache=str(out / "cache.sqlite"),
     )
     async with ChatClient(chat_options) as chat:
-        backend = LlmBackend(chat, LlmOptions(turns=3, chunk=20, words=60))
+        backend = LlmBackend(chat, LlmOptions(turns=3))
         team = Team(backend, lambda case: ToolBox(store, case.candidates), TeamOptions(planner=options.planner))
         account = await teach(
             tasks[: options.tasks],

@@ -3,7 +3,7 @@
 Each instance is sampled 8 times from the checkpoint; success is HR@1. Instances never or always solved are dropped,
 since a group without spread has no advantage. The others are easy (6-7 successes), medium (3-5) or hard (1-2) and
 composed 3:4:3 to the requested total. A bucket that is too small stays short, and the audit says by how much;
-``total="max"`` asks for the largest total that all buckets allow.
+``total="max"`` asks for the largest total that all buckets allow. With ``fill`` the other buckets fill the total.
 
 The output is what verl's ``RLHFDataset`` reads: one Parquet row an instance (:data:`SCHEMA`).
 """
@@ -73,6 +73,7 @@ class GrpoSetOptions:
 
     Attributes:
         total: instances in all, or ``max`` for the largest total that the buckets allow.
+        fill: where a bucket is short, the others fill the total; with ``max``, every instance is taken.
         samples: responses per instance (paper: 8); fewer than 4 cannot tell three difficulties apart.
         seed: which instances are taken where a bucket holds more than needed.
         required: phases that the reward asks for; an ablated student writes fewer.
@@ -80,6 +81,7 @@ class GrpoSetOptions:
     """
 
     total: Literal["max"] | Size = "max"
+    fill: bool = False
     samples: Annotated[int, Field(ge=4, strict=True)] = 8
     seed: Whole = 0
     required: tuple[str, ...] = CRITICAL
@@ -149,6 +151,7 @@ def build(context: Context) -> Row:
     run = Run(context.run, context.config)
     options = GrpoSetOptions(
         total=context.config["grpo_set"]["total"],
+        fill=context.config["grpo_set"]["fill"],
         samples=context.config["sample"]["n"],
         seed=context.seed,
         required=required_phases(context.config["sft_set"]["setting"]),
@@ -163,10 +166,11 @@ def build(context: Context) -> Row:
     if valid:
         write(context.folder, "valid", valid, {"total": len(valid)})
     taken = ", ".join(f"{name} {count}" for name, count in audit["taken"].items())
-    short = sum(audit["shortfall"].values())
+    short, unused = (sum(audit[name].values()) for name in ("shortfall", "unused"))
     return {
         "summary": f"{audit['total']} instances ({taken}) of {audit['rated']:,} rated"
-        + (f", {short} short" if short else ""),
+        + (f", {short} short" if short else "")
+        + (f", {unused} left over (grpo_set.fill=true takes them)" if unused > audit["total"] else ""),
         **audit,
     }
 
@@ -202,15 +206,20 @@ def build_grpo(
         return hashlib.blake2b(f"{options.seed}/{task_id}".encode(errors="surrogatepass"), digest_size=16).digest()
 
     taken: Counter[str] = Counter()
-    chosen: list[str] = []
-    for task_id in sorted(bucket_of, key=lot):
+    order, chosen = sorted(bucket_of, key=lot), set[str]()
+    for task_id in order:
         name = bucket_of[task_id]
         if taken[name] < wanted[name]:
             taken[name] += 1
-            chosen.append(task_id)
+            chosen.add(task_id)
+    if options.fill:
+        room = len(order) if options.total == "max" else options.total
+        others = [task_id for task_id in order if task_id not in chosen][: room - len(chosen)]
+        taken.update(bucket_of[task_id] for task_id in others)
+        chosen.update(others)
     rows = [
         row(by_id[task_id], prompts(by_id[task_id]), index, options, "train", bucket_of[task_id], successes[task_id])
-        for index, task_id in enumerate(chosen)
+        for index, task_id in enumerate(task_id for task_id in order if task_id in chosen)
     ]
     audit = {
         "requested": options.total,
@@ -224,7 +233,7 @@ def build_grpo(
         "wanted": wanted,
         "available": available,
         "taken": {name: taken[name] for name in bounds},
-        "shortfall": {name: wanted[name] - taken[name] for name in bounds},
+        "shortfall": {name: max(0, wanted[name] - taken[name]) for name in bounds},
         "unused": {name: available[name] - taken[name] for name in bounds},
         "dropped": {
             "never_solved": sum(count == 0 for count in successes.values()),
@@ -333,10 +342,13 @@ def write(folder: Path, name: str, rows: list[Row], audit: Row) -> Path:
     """
     target = folder / f"{name}.parquet"
     if not rows:
-        raise StarError(
-            f"no instance is left for {target}: {json.dumps(audit.get('available', {}))}",
-            "sample more instances, raise the temperature, or train the checkpoint further",
-        )
+        available = audit.get("available", {})
+        remedy = "sample more instances, raise the temperature, or train the checkpoint further"
+        what = f"no instance is left for {target}: {json.dumps(available)}"
+        if some := sum(available.values()):
+            remedy = f"take all {some} as they are with grpo_set.fill=true, or {remedy}"
+            what = f"{target} cannot be composed 3:4:3 of {some} instances: {json.dumps(available)}"
+        raise StarError(what, remedy)
     with atomic_path(target) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary, compression="zstd")
     write_json(folder / f"{name}.audit.json", audit)

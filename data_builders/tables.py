@@ -19,4 +19,5 @@ def build(context: Context) -> dict[str, Any]:
     kept = manifest["kept"]
     dropped = sum(sum(reasons.values()) for reasons in manifest["dropped"].values())
     counts = ", ".join(f"{kept[name]:,} {name}" for name in ("users", "items", "interactions"))
-    return {"summary": f"{source['name']}: {counts}, {dropped:,} rows dropped", **manifest}
+    said = [f"{number:,} {what}" for what, number in manifest.get("repaired", {}).items()] + manifest.get("doubts", [])
+    return {"summary": ", ".join([f"{source['name']}: {counts}, {dropped:,} rows dropped", *said]), **manifest}

@@ -20,14 +20,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import star_rl
-from star_rl.errors import StarError
-from star_rl.integrations import gpus, wandb_run
-from star_rl.launch import preflight, secret
-from star_rl.masking import MaskedStream
-from star_rl.pipeline.stage import Context, Stage
-from star_rl.plan.disk import still_to_write
-from star_rl.run import Run
+try:
+    import star_rl
+    from star_rl.errors import StarError
+    from star_rl.integrations import gpus, wandb_run
+    from star_rl.launch import preflight, secret
+    from star_rl.masking import MaskedStream
+    from star_rl.pipeline.stage import Context, Stage
+    from star_rl.plan.disk import still_to_write
+    from star_rl.run import Run
+except ModuleNotFoundError as error:  # the first line of a job whose Python is not the environment's
+    raise SystemExit(
+        f"star-rl: {sys.executable} of the cluster has no module {error.name} - "
+        "name the environment's Python: star-rl submit --python /path/to/python"
+    ) from None
 
 _SPEC = "job.json"
 #: Compiled parts, without suffix; the C file beside each is what it is built of.

@@ -14,4 +14,4 @@ Each has ``compute_score(data_source, solution_str, ground_truth, extra_info=Non
 """
 
 if __name__ != "star_rl.rewards":
-    raise ImportError("import star_rl.rewards: the folder rewards is part of the package star_rl")
+    raise ImportError("the folder rewards is part of the package star_rl - write: import star_rl.rewards")

@@ -17,6 +17,7 @@ from star_rl.prompts.student import candidate_lines
 from star_rl.records import PARTS, Item, Task, UserTable, items_from, read_interactions, read_table, read_tasks
 from star_rl.scenarios import Histories, Reviews
 from star_rl.student.tokenizer import token_counter
+from star_rl.summaries import Summaries
 from star_rl.tools import TOOL_SCHEMAS, ToolBox
 from star_rl.trajectory import LACKING
 
@@ -80,9 +81,11 @@ class Run:
         return [task for part in PARTS for task in self.tasks(part)]
 
     @cached_property
-    def summaries(self) -> Any:
+    def summaries(self) -> Summaries | None:
         """Summaries of the users' older records; None where the recipe has none."""
-        return None
+        folder = self.folder / "summaries"
+        made = manifest_of(folder)
+        return Summaries.open(folder, *self.origin) if made and made["figures"]["by"] != "none" else None
 
     @cached_property
     def length(self) -> Callable[[str], int]:
@@ -219,12 +222,14 @@ class TablesRun(Run):
         visible_file: the interactions that the store was built from.
         scenario: of the store.
         every: tasks whose targets the store must not have seen.
+        summarised: folder of summaries.
     """
 
     place: str | None
     visible_file: Path
     scenario: str
     every: Sequence[Task]
+    summarised: str | None = None
 
     @property
     def tables(self) -> Path:
@@ -252,3 +257,11 @@ class TablesRun(Run):
         store = EvidenceStore.open(self.place, self.scenario, visible_fingerprint(self.visible_file))
         store.check_targets(self.every, contains)
         return store
+
+    @cached_property
+    def summaries(self) -> Summaries | None:
+        """The summaries; with a store, they must be of the same visible interactions."""
+        if not self.summarised:
+            return None
+        origin = (self.scenario, visible_fingerprint(self.visible_file)) if self.place else ()
+        return Summaries.open(self.summarised, *origin)

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from star_rl.errors import StarError
-from star_rl.mars import (
-    Backend,
-    RuleBackend,
-    RuleOptions,
-    Team,
-    TeamOptions,
-    strength_of,
-)
-from star_rl.options import keys, known, read_options
+from star_rl.mars import RuleBackend, RuleOptions, Team, TeamOptions, strength_of
+from star_rl.mars.agents import Backend
+from star_rl.options import known, read_options
 from star_rl.run import Run
 from star_rl.trajectory import LACKING
 
@@ -48,7 +42,9 @@ class Teacher:
 
 
 @asynccontextmanager
-async def open_teacher(world: Run, config: Mapping[str, Any], seed: int, cache: Path) -> AsyncIterator[Teacher]:
+async def open_teacher(
+    world: Run, config: Mapping[str, Any], seed: int, cache: Path, client: Callable[..., Any] | None = None
+) -> AsyncIterator[Teacher]:
     """Make the teacher of a recipe; its connections are closed with the block.
 
     ``teacher.backend: rules`` takes ``options.rules``; ``llm`` takes ``options.chat`` (star_rl.chat.ChatOptions),
@@ -56,6 +52,7 @@ async def open_teacher(world: Run, config: Mapping[str, Any], seed: int, cache: 
 
     Args:
         cache: file of the response cache, so that nothing is paid for twice.
+        client: makes a chat client of (name, options, cache), in the place of the endpoint's.
 
     Raises:
         StarError: an unknown option, or an endpoint that does not answer.
@@ -67,6 +64,7 @@ async def open_teacher(world: Run, config: Mapping[str, Any], seed: int, cache: 
     fields = {"top": world.prompt.top, **options, **({lacks: False} if lacks else {})}
     team_options = read_options(TeamOptions, fields, "teacher.options")
     clients: list[Any] = []
+    client = client or _client
     backend: Backend
     planner: Backend | None = None
     try:
@@ -74,41 +72,56 @@ async def open_teacher(world: Run, config: Mapping[str, Any], seed: int, cache: 
             rules = read_options(RuleOptions, {"seed": seed, **parts["rules"]}, "teacher.options.rules")
             backend = RuleBackend(rules, None if world.store is None else strength_of(world.store))
         else:
-            from star_rl.mars.llm import LlmBackend, LlmOptions
-            from star_rl.mars.planner import TrainedPlanner
+            from star_rl.mars.llm import LlmBackend, LlmOptions, TrainedPlanner
 
             llm = read_options(LlmOptions, parts["llm"], "teacher.options.llm")
-            clients.append(_client("chat", parts["chat"], cache))
+            clients.append(client("chat", parts["chat"], cache))
             backend = LlmBackend(clients[0], llm, replace(world.prompt, profile="full"), world.length)
             if parts["planner_chat"]:
-                clients.append(_client("planner_chat", parts["planner_chat"], cache))
+                clients.append(client("planner_chat", parts["planner_chat"], cache))
                 planner = TrainedPlanner(clients[1], world.prompt, world.length)
-        await asyncio.gather(*(client.ready() for client in clients))
+        await asyncio.gather(*(opened.ready() for opened in clients))
         team = Team(backend, lambda case: world.toolbox(case.candidates), team_options, planner)
         yield Teacher(team, clients[0].model if clients else "rules", tuple(clients), 32 if clients else 1)
     finally:
-        for client in clients:
-            await client.close()
+        for opened in clients:
+            await opened.close()
 
 
-def chat_options(name: str, values: Mapping[str, Any], cache: Path | None = None) -> Any:
-    """``teacher.options.chat`` or ``planner_chat`` as :class:`star_rl.chat.ChatOptions`.
+def chat_options(where: str, values: Mapping[str, Any], cache: Path | None = None) -> Any:
+    """Return section ``where`` of a recipe, such as ``teacher.options.chat``, as :class:`star_rl.chat.ChatOptions`.
 
     Raises:
         StarError: no endpoint, an unknown option, or a value out of its range.
     """
     from star_rl.chat import ChatOptions
+    from star_rl.chat.options import PRESETS
 
-    where = f"teacher.options.{name}"
-    known(values, keys(ChatOptions), where)
-    if not values.get("endpoints"):
-        raise StarError(
-            f"{where} names no endpoint", f"set {where}.endpoints=[http://HOST:8000/v1], or teacher.backend=rules"
-        )
+    known(values, ChatOptions.__dataclass_fields__, where)
+    preset = PRESETS.get(str(values.get("preset")))
+    if not values.get("endpoints") and not (preset and preset.endpoint):
+        instead = "summaries.by=rules" if where == "summaries.chat" else "teacher.backend=rules"
+        raise StarError(f"{where} names no endpoint", f"set {where}.endpoints=[http://HOST:8000/v1], or {instead}")
     return read_options(ChatOptions, {"cache": str(cache or ""), **values}, where)
+
+
+def summaries_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of stage ``summaries``: what decides its output.
+
+    What ``summaries.chat`` leaves out is the teacher's ``options.chat``. Where no endpoint is named and the teacher is
+    made of rules, so are the summaries.
+    """
+    section, teacher = dict(config["summaries"]), config["teacher"]
+    served = dict(teacher["options"].get("chat") or {}) if teacher["backend"] == "llm" else {}
+    chat = {**served, **section.pop("chat")}
+    if section["by"] == "llm" and teacher["backend"] == "rules" and not (chat.get("endpoints") or chat.get("preset")):
+        section["by"] = "rules"
+    if section["by"] == "none":
+        return {"by": "none"}
+    return {**section, **({"chat": chat} if section["by"] == "llm" else {})}
 
 
 def _client(name: str, values: Mapping[str, Any], cache: Path) -> Any:
     from star_rl.chat import ChatClient
 
-    return ChatClient(chat_options(name, values, cache))
+    return ChatClient(chat_options(f"teacher.options.{name}", values, cache))

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 
 from star_rl.errors import StarError
 from star_rl.evidence import EvidenceStore
-from star_rl.evidence.storage import on_local_disk
+from star_rl.evidence.shard import on_local_disk
 from star_rl.trajectory import neutral
 
 Reason = Literal["ok", "unknown_tool", "bad_arguments", "unknown_id"]

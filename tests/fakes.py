@@ -29,9 +29,9 @@ def small_recipe(folder, *options):
 
 
 def make_run(folder, *options):
-    """Make a small run up to its evidence; return its folder."""
+    """Make a small run up to its summaries; return its folder."""
     wanted = small_recipe(folder, *options)
-    runner.run(wanted, chain.STAGES, until="evidence")
+    runner.run(wanted, chain.STAGES, until="summaries")
     return folder / wanted.name
 
 

@@ -7,20 +7,18 @@ import pytest
 
 from star_rl.errors import StarError
 from star_rl.pipeline.options import Recipe
-from star_rl.teacher import open_teacher
+from star_rl.prompts import PromptOptions
+from star_rl.teacher import chat_options, open_teacher
 
 
 class FakeWorld:
     """What open_teacher asks of a world."""
 
-    class Prompt:
-        top = 5
-
     class Store:
         def neighbours(self, tool, key):
             return []
 
-    prompt, store = Prompt(), Store()
+    prompt, store, length = PromptOptions(top=5), Store(), len
 
     def toolbox(self, candidates):
         raise AssertionError("no task is worked on here")
@@ -72,3 +70,14 @@ def test_an_ablated_set_has_a_teacher_without_that_part(tmp_path, setting, part)
 def test_what_is_wrong_is_said_before_any_work(tmp_path, teacher, says):
     with pytest.raises(StarError, match=says):
         opened(tmp_path, config(**teacher))
+
+
+def test_a_recipe_names_a_host_and_the_fields_of_its_requests():
+    values = {"preset": "openai", "model": "m", "request": {"drop": ["top_p"], "extra": {"reasoning_effort": "low"}}}
+    made = chat_options("chat", values)
+    assert made.endpoints == ("https://api.openai.com/v1",) and made.key_variable == "OPENAI_API_KEY"
+    assert made.request.apply({"max_tokens": 5, "top_p": 1}) == {"max_completion_tokens": 5, "reasoning_effort": "low"}
+    assert made.describe["reasoning_effort"] == "low" and "request" not in made.describe
+    for wrong, says in (({"preset": "vllm"}, "names no endpoint"), ({**values, "request": 3}, "teacher.options.chat")):
+        with pytest.raises(StarError, match=says):
+            chat_options("chat", wrong)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -22,6 +23,8 @@ import yaml
 from benchmarks.rehearsal.data import DOMAINS, SETS, generate
 from benchmarks.rehearsal.invariants import Rehearsed, report
 from benchmarks.rehearsal.student import make_student
+from star_rl.integrations import processes
+from star_rl.pipeline.chain import STAGES
 
 ROOT = Path(__file__).parents[2]
 SEED = 7
@@ -45,17 +48,18 @@ def sizes() -> list[str]:
 
 
 @contextlib.contextmanager
-def teacher(port: int) -> Iterator[str]:
+def teacher(port: int, out: Path) -> Iterator[str]:
     """Serve the scripted teacher in a process of its own; yield its address, which is part of the stages' keys."""
-    command = [sys.executable, "-m", "benchmarks.rehearsal.teacher", str(port)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            if not (served := process.stdout.readline().strip()):
-                raise SystemExit(f"port {port} is taken: give another --port")
-            yield f"http://127.0.0.1:{served}/v1"
-        finally:
-            process.terminate()
+    words = [sys.executable, "-m", "benchmarks.rehearsal.teacher", str(port)]
+    with processes.running(words, {"PYTHONPATH": str(ROOT)}, out, out / "teacher.log", cwd=ROOT) as server:
+        while True:
+            if server.poll() is not None:
+                raise SystemExit(f"the scripted teacher does not start, see {out / 'teacher.log'}: give another --port")
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/v1"
 
 
 def command(*words: str) -> None:
@@ -83,8 +87,9 @@ def rehearse(domain: str, out: Path, data: Path, student: Path, address: str) ->
     command(sys.executable, "-m", "benchmarks.rehearsal.rollouts", *given)
     command(star_rl, "run", *given)
     others = {name: f"{domain}_{name}" for name in SETS if name != "all"}
+    until = "summaries" if any(stage.name == "summaries" for stage in STAGES) else "tasks"
     for tables, name in others.items():
-        command(star_rl, "run", *given, f"name={name}", f"source.options.tables={tables}", "--until", "tasks")
+        command(star_rl, "run", *given, f"name={name}", f"source.options.tables={tables}", "--until", until)
     print(f"\n{domain}: {(time.monotonic() - began) / 60:.1f} minutes; invariants of {out / domain}")
     return report(Rehearsed(out / domain, student, [out / name for name in others.values()]))
 
@@ -101,7 +106,7 @@ def main(domains: Sequence[str], out: Path, tokenizer: Path, port: int) -> None:
         return
     out = out.resolve()
     data, student = generate(out / "data", SEED), make_student(tokenizer, out / "student")
-    with teacher(port) as address:
+    with teacher(port, out) as address:
         held = {domain: rehearse(domain, out, data, student, address) for domain in domains or DOMAINS}
     print("\n" + ", ".join(f"{domain}: {'ok' if whole else 'FAILED'}" for domain, whole in held.items()))
     raise SystemExit(0 if all(held.values()) else 1)

@@ -53,12 +53,15 @@ class Rehearsed:
         return AutoTokenizer.from_pretrained(str(self.student))
 
     @cached_property
-    def prompts(self) -> dict[str, list[tuple[Task, list[dict[str, str]]]]]:
-        """Part -> (task, messages) of at most :data:`_PROMPTS` tasks, those of the other table sets under test."""
-        found = {part: [(task, self.run.messages(task)) for task in self.run.tasks(part)[:_PROMPTS]] for part in PARTS}
+    def prompts(self) -> dict[str, list[tuple[Run, Task, list[dict[str, str]]]]]:
+        """Part -> prompts of at most :data:`_PROMPTS` tasks; the test tasks of the other table sets are under test."""
+
+        def of(run: Run, part: str) -> list[tuple[Run, Task, list[dict[str, str]]]]:
+            return [(run, task, run.messages(task)) for task in run.tasks(part)[:_PROMPTS]]
+
+        found = {part: of(self.run, part) for part in PARTS}
         for folder in self.others:
-            run = Run.open(folder)
-            found["test"] += [(task, run.messages(task)) for task in run.tasks("test")]
+            found["test"] += of(Run.open(folder), "test")
         return found
 
     def checks(self) -> list[tuple[str, Callable[[], Found]]]:
@@ -73,7 +76,7 @@ class Rehearsed:
             ("GRPO took its steps, with KL and finite gradients", self.grpo),
             ("every drop is counted", self.drops),
         ]
-        if "summaries" in self.run.config:
+        if self.run.config.get("summaries", {}).get("by", "none") != "none":
             found.insert(4, ("summaries are in the prompts", self.summaries))
         return found
 
@@ -91,9 +94,9 @@ class Rehearsed:
 
     def one_form(self) -> Found:
         """One system text; every heading and label of a test prompt also stands in prompts of training."""
-        systems = {part: {messages[0]["content"] for _, messages in rows} for part, rows in self.prompts.items()}
-        forms = {part: _forms(messages for _, messages in rows) for part, rows in self.prompts.items()}
-        sources = {part: {task.source for task, _ in rows} for part, rows in self.prompts.items()}
+        systems = {part: {messages[0]["content"] for _, _, messages in rows} for part, rows in self.prompts.items()}
+        forms = {part: _forms(messages for _, _, messages in rows) for part, rows in self.prompts.items()}
+        sources = {part: {task.source for _, task, _ in rows} for part, rows in self.prompts.items()}
         wrong = [f"{part} has another system text" for part in PARTS if systems[part] != systems["train"]]
         wrong += [f"{part} says source {sources[part]}" for part in PARTS if sources[part] != sources["train"]]
         for part in PARTS:
@@ -108,21 +111,25 @@ class Rehearsed:
         sizes = [
             len(self.tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=True)["input_ids"])
             for rows in self.prompts.values()
-            for _, messages in rows
+            for _, _, messages in rows
         ]
         budget = self.run.config["prompt"]["budget"]
         return max(sizes) <= budget, f"{len(sizes)} prompts, largest {max(sizes):,} of {budget:,} tokens"
 
     def summaries(self) -> Found:
-        stored = self.run.summaries  # type: ignore[attr-defined]
-        shown = lacking = 0
-        for rows in self.prompts.values():
-            for task, messages in rows:
-                summary = stored.of(task.user_id, self.run.history(task)) if stored is not None else None
-                if summary is not None:
-                    shown += 1
-                    lacking += " ".join(summary.text.split())[:40] not in " ".join(messages[1]["content"].split())
-        return shown > 0 and not lacking, f"{shown} prompts with a summary, {lacking} that lack a stored one"
+        """Every history longer than a chunk has a summary, and its prompt shows it."""
+        chunk = self.run.config["summaries"]["chunk"]
+        counts = Counter[str]()
+        for run, task, messages in (row for rows in self.prompts.values() for row in rows):
+            history = run.history(task)
+            summary = run.summary(task.user_id, history)
+            counts["long histories"] += len(history) > chunk
+            counts["without a summary"] += len(history) > chunk and summary is None
+            if summary is not None:
+                start = " ".join(summary.text.split())[:40]
+                counts["prompts without their summary"] += start not in " ".join(messages[1]["content"].split())
+        lacking = counts["without a summary"] + counts["prompts without their summary"]
+        return counts["long histories"] > 0 and not lacking, _listed(counts)
 
     def hits(self) -> Found:
         hits, audit = int(self.figures("teach").get("hits", 0)), self.figures("sft_set")

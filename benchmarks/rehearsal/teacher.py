@@ -133,6 +133,4 @@ class Server(ThreadingHTTPServer):
 
 
 if __name__ == "__main__":
-    server = Server(("127.0.0.1", int(sys.argv[1])), Endpoint)
-    print(server.server_address[1], flush=True)
-    server.serve_forever()
+    Server(("127.0.0.1", int(sys.argv[1])), Endpoint).serve_forever()

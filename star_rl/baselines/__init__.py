@@ -9,11 +9,10 @@ from star_rl.baselines.base import Baseline
 from star_rl.baselines.simple import ItemKNN, Popularity, Random, UserKNN
 
 if TYPE_CHECKING:
-    from star_rl.baselines.graph import LightGCN
-    from star_rl.baselines.matrix import MF
+    from star_rl.baselines.bpr import MF, LightGCN
     from star_rl.baselines.sequential import SASRec
 
-_TRAINED = {"MF": "matrix", "LightGCN": "graph", "SASRec": "sequential"}
+_TRAINED = {"MF": "bpr", "LightGCN": "bpr", "SASRec": "sequential"}
 
 __all__ = ["MF", "Baseline", "ItemKNN", "LightGCN", "Popularity", "Random", "SASRec", "UserKNN"]
 

@@ -21,14 +21,10 @@ class Baseline(ABC):
     """Fit once on the visible interactions, then rank the candidates of any number of tasks.
 
     A baseline sees what the evidence store saw, the split's visible interactions, and the history of the task.
-
-    Attributes:
-        name: as ``star-rl evaluate`` names it.
-        seed: decides ties, and all that a training draws.
     """
 
-    name = ""
-    seed: int
+    name = ""  #: as ``star-rl evaluate`` names it
+    seed: int  #: decides ties, and all that a training draws
 
     @abstractmethod
     def fit(self, visible: pa.Table, progress: Progress | None = None) -> Self:

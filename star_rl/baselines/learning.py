@@ -19,8 +19,8 @@ import pyarrow as pa
 import torch
 
 from star_rl.baselines.base import Baseline, codes_of
-from star_rl.errors import StarError
 from star_rl.evaluation.metrics import CUTS
+from star_rl.options import Size, Whole, section
 from star_rl.progress import Progress
 from star_rl.records import CANDIDATES, Task
 from star_rl.scenarios.tables import Indexed
@@ -30,7 +30,6 @@ HELD_OUT = 2000
 BLOCK = 500
 #: Epochs where nobody has two items, so that nothing can be held out.
 UNWATCHED = 20
-_REDRAWS = 8
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,10 @@ class Log:
         code[order] = np.arange(len(order))
         users = {name: number for number, name in enumerate(data.user_ids)}
         return cls(code[data.item], data.start, users, {data.item_ids[k]: n for n, k in enumerate(order.tolist())})
+
+    def has(self, user: int, items: np.ndarray) -> bool:
+        """Return whether a user has all these items."""
+        return bool(np.isin(items, self.of_user(user)).all())
 
     @property
     def n_users(self) -> int:
@@ -169,7 +172,7 @@ def expected_hits(share: np.ndarray) -> np.ndarray:
     return sum(binom.cdf(k - 1, CANDIDATES - 1, np.clip(share, 0, 1)) for k in CUTS) / len(CUTS)
 
 
-@dataclass(kw_only=True)
+@section
 class Trained(Baseline):
     """A baseline that is trained by ``fit``. Subclasses set ``name``, ``model_of`` and ``score_items``.
 
@@ -179,18 +182,12 @@ class Trained(Baseline):
         seed: of initial values, batches, negatives and ties.
         epochs, patience: see :func:`train`.
         threads: of torch.
-
-    Raises:
-        StarError: an option is out of range.
     """
 
-    seed: int = 0
-    epochs: int = 200
-    patience: int = 8
-    threads: int = 1
-
-    def __post_init__(self) -> None:
-        at_least(1, epochs=self.epochs, patience=self.patience, threads=self.threads)
+    seed: Whole = 0
+    epochs: Size = 200
+    patience: Size = 8
+    threads: Size = 1
 
     def fit(self, visible: pa.Table, progress: Progress | None = None) -> Self:
         """Train on the visible interactions; ``curve`` holds the held-out HR_avg after each epoch."""
@@ -232,45 +229,3 @@ def isolated(seed: int, threads: int) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before)
-
-
-class Triples:
-    """Mini-batches of (user, item, an item the user does not have), as BPR draws them.
-
-    Negatives are drawn anew where the user has them; one that has nearly everything keeps what the last draw gave. A
-    batch is larger where an epoch would have more than ``steps`` of them: Adam moves whole tables in every step.
-    """
-
-    def __init__(self, log: Log, batch: int, steps: int, seed: int) -> None:
-        user, item = log.pairs()
-        self._user, self._item, self._count = torch.from_numpy(user), torch.from_numpy(item), log.n_items
-        self._keys = self._user * log.n_items + self._item
-        self._batch, self._random = max(batch, -(-len(user) // steps)), torch.Generator().manual_seed(seed)
-
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        order = torch.randperm(len(self._user), generator=self._random)
-        user, item = self._user[order], self._item[order]
-        other = torch.randint(self._count, order.shape, generator=self._random)
-        wrong = self._held(user, other).nonzero()[:, 0]
-        for _ in range(_REDRAWS):
-            if not len(wrong):
-                break
-            other[wrong] = torch.randint(self._count, wrong.shape, generator=self._random)
-            wrong = wrong[self._held(user[wrong], other[wrong])]
-        yield from zip(*(column.split(self._batch) for column in (user, item, other)), strict=True)
-
-    def _held(self, user: torch.Tensor, item: torch.Tensor) -> torch.Tensor:
-        keys = user * self._count + item
-        at = torch.searchsorted(self._keys, keys).clamp(max=len(self._keys) - 1)
-        return self._keys[at] == keys
-
-
-def at_least(least: float, **values: float) -> None:
-    """Refuse options below a bound.
-
-    Raises:
-        StarError: names the first one.
-    """
-    for name, value in values.items():
-        if not isinstance(value, (int, float)) or not np.isfinite(value) or value < least:
-            raise StarError(f"{name}={value!r} is below {least:g}", f"give {least:g} or more")

@@ -10,15 +10,17 @@ Notation: I items, d width, b sequences of a batch, s positions.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
-from star_rl.baselines.learning import Log, Trained, at_least
+from star_rl.baselines.learning import Log, Trained
 from star_rl.errors import StarError
+from star_rl.options import Number, Size, section
 
 
 class AttentionBlock(nn.Module):
@@ -144,7 +146,7 @@ def windows(log: Log, length: int) -> Iterator[np.ndarray]:
             row = row[: -length or None] if len(row) > length else row[:0]
 
 
-@dataclass(kw_only=True)
+@section
 class SASRec(Trained):
     """SASRec. It reads the history of the task alone, so a user absent from ``visible`` is served like any other;
     without a known item in the history, the items' biases decide, which follow popularity.
@@ -152,37 +154,30 @@ class SASRec(Trained):
     Args:
         embedding_size: width d. Divisible by ``heads``.
         max_length: latest items that are read.
-        layers, heads, dropout: of the transformer.
-        learning_rate, reg: AdamW's learning rate and weight decay.
+        reg: AdamW's weight decay.
         batch_size: sequences of full length in a step; of shorter ones as many more.
         negatives: items that a step's targets are held against; all, where there are no more.
         others: see :class:`star_rl.baselines.learning.Trained`.
     """
 
-    embedding_size: int = 64
-    max_length: int = 50
-    layers: int = 2
-    heads: int = 2
-    dropout: float = 0.2
-    learning_rate: float = 0.001
-    reg: float = 0.01
-    batch_size: int = 32
-    negatives: int = 512
-    epochs: int = 100
-    patience: int = 5
+    embedding_size: Size = 64
+    max_length: Size = 50
+    layers: Size = 2
+    heads: Size = 2
+    dropout: Annotated[float, Field(ge=0, lt=1, strict=True)] = 0.2
+    learning_rate: Number = 0.001
+    reg: Number = 0.01
+    batch_size: Size = 32
+    negatives: Size = 512
+    epochs: Size = 100
+    patience: Size = 5
     name = "sasrec"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("embedding_size", "max_length", "layers", "heads", "batch_size", "negatives"):
-            at_least(1, **{name: getattr(self, name)})
-        at_least(0, learning_rate=self.learning_rate, reg=self.reg, dropout=self.dropout)
         if self.embedding_size % self.heads:
             raise StarError(
                 f"embedding_size={self.embedding_size} is not divisible by heads={self.heads}", "change one of them"
             )
-        if self.dropout >= 1:
-            raise StarError(f"dropout={self.dropout} leaves nothing", "give a share below 1")
 
     def model_of(self, log: Log) -> Transformer:
         return Transformer(log, self)

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 import pyarrow as pa
 
 from star_rl.baselines.base import Baseline, codes_of
-from star_rl.errors import StarError
 from star_rl.neighbours import Graph
+from star_rl.options import Size, Whole, section
 from star_rl.progress import Progress
 from star_rl.records import Task
 
 
-@dataclass
+@section
 class Random(Baseline):
     """A uniformly random order: HR_avg 15 % in expectation over 20 candidates."""
 
-    seed: int = 0
+    seed: Whole = 0
     name = "random"
 
     def fit(self, visible: pa.Table, progress: Progress | None = None) -> Self:
@@ -30,8 +29,11 @@ class Random(Baseline):
         return np.zeros(len(task.candidates))
 
 
+@section
 class Counted(Baseline):
     """A baseline that reads the bipartite graph. Subclasses set up what they need in ``_prepare``."""
+
+    seed: Whole = 0
 
     def fit(self, visible: pa.Table, progress: Progress | None = None) -> Self:
         self.graph = Graph.from_table(visible)
@@ -49,11 +51,10 @@ class Counted(Baseline):
         return codes_of(self._code, task.candidates), seen[seen >= 0]
 
 
-@dataclass
+@section
 class Popularity(Counted):
     """Candidates by the number of visible users who have them."""
 
-    seed: int = 0
     name = "popularity"
 
     def scores(self, task: Task, history: Sequence[str]) -> np.ndarray:
@@ -62,14 +63,13 @@ class Popularity(Counted):
         return users[asked].astype(float)
 
 
-@dataclass
+@section
 class ItemKNN(Counted):
     """Candidates by their summed cosine to the items of the history, over visible users.
 
     ``score(c) = sum over h in history of |users(h) & users(c)| / sqrt(|users(h)| |users(c)|)``
     """
 
-    seed: int = 0
     name = "item_knn"
 
     def _prepare(self) -> None:
@@ -91,7 +91,7 @@ class ItemKNN(Counted):
         return scores
 
 
-@dataclass
+@section
 class UserKNN(Counted):
     """Candidates by the summed weight of the most similar visible users who have them.
 
@@ -102,39 +102,31 @@ class UserKNN(Counted):
 
     Args:
         neighbours: k. Users as similar as the last of them count as well.
-
-    Raises:
-        StarError: ``neighbours`` is below 1.
     """
 
-    seed: int = 0
-    neighbours: int = 200
+    neighbours: Size = 200
     name = "user_knn"
 
-    def __post_init__(self) -> None:
-        if self.neighbours < 1:
-            raise StarError(f"neighbours={self.neighbours} is below 1", "give 1 or more")
-
     def _prepare(self) -> None:
-        assert self.graph.user_ids is not None, "a graph made from a table has ids"
-        self._users = {name: code for code, name in enumerate(self.graph.user_ids.to_pylist())}
-        self._norm = np.sqrt(np.maximum(np.diff(self.graph.user_indptr), 1))
+        from scipy.sparse import csr_array
+
+        graph = self.graph
+        assert graph.user_ids is not None, "a graph made from a table has ids"
+        self._users = {name: code for code, name in enumerate(graph.user_ids.to_pylist())}
+        self._norm = np.sqrt(np.maximum(np.diff(graph.user_indptr), 1))
+        ones = np.ones(graph.n_edges)
+        self._by_item = csr_array((ones, graph.item_users, graph.item_indptr), (graph.n_items, graph.n_users))
 
     def scores(self, task: Task, history: Sequence[str]) -> np.ndarray:
         asked, seen = self._codes(task, history)
-        scores = np.zeros(len(asked))
-        if len(seen):
-            shared = np.bincount(np.concatenate([self._users_of(item) for item in seen]), minlength=self.graph.n_users)
+        scores, known = np.zeros(len(asked)), asked >= 0
+        if len(seen) and known.any():
+            shared = np.asarray(self._by_item[seen].sum(axis=0)).ravel()
             weight = shared / self._norm / np.sqrt(len(seen))
             own = self._users.get(task.user_id)
             if own is not None:
                 weight[own] = 0.0
             if self.neighbours < len(weight):
                 weight[weight < np.partition(weight, -self.neighbours)[-self.neighbours]] = 0.0
-            for place, item in enumerate(asked):
-                if item >= 0:
-                    scores[place] = weight[self._users_of(item)].sum()
+            scores[known] = self._by_item[asked[known]] @ weight
         return scores
-
-    def _users_of(self, item: int) -> np.ndarray:
-        return self.graph.item_users[self.graph.item_indptr[item] : self.graph.item_indptr[item + 1]]

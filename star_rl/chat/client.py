@@ -10,29 +10,45 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import random
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
 from star_rl.chat.cache import Cache
-from star_rl.chat.options import ChatOptions
-from star_rl.chat.reply import ChatReply, Usage, reply_of, used
+from star_rl.chat.options import ChatOptions, RequestFields
+from star_rl.chat.reply import ChatReply, InvalidReply, Usage, read_response, reply_of, words_of
 from star_rl.errors import StarError
 
 _RETRIED = frozenset((408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529))
 _MAX_REPLY = 8 << 20  # bytes; a longer reply is endless
 _MAX_ERROR = 200  # characters of a server's message in an error
-_PROBE_SECONDS = 5.0
+_PROBE_SECONDS, _PROBE_REPLY_SECONDS = 5.0, 30.0
+#: Faults that say that a host refuses a request, whatever the number of attempts.
+_REFUSED = frozenset(("http_400", "http_413", "http_422", "content_filter"))
+_MAX_CHANGES = 6  # refused fields that are adapted
+#: The request that finds out which fields a host refuses.
+PROBE = [{"role": "user", "content": "Reply with OK."}]
+_log = logging.getLogger(__name__)
 _JSON = {"Content-Type": "application/json"}
 
 
 class ChatError(Exception):
-    """A call that failed after all retries. The run that needed it is recorded as failed."""
+    """A call that failed after all retries. The run that needed it is recorded as failed.
+
+    ``refused``: the host works, but does not accept this request or filters its reply.
+    """
+
+    def __init__(self, message: str, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
 
 
 class _Fault(Exception):
@@ -74,6 +90,9 @@ class ChatClient:
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._trust = httpx.create_ssl_context()
         self._clients: list[httpx.AsyncClient] = []
+        self.request = options.request
+        self._probed: set[bool] = set()
+        self._probing = asyncio.Lock()
 
     def _client(self, endpoint: _Endpoint) -> httpx.AsyncClient:
         if endpoint.idle:
@@ -110,11 +129,14 @@ class ChatClient:
 
     # ------------------------------------------------------------------------------------------------------- ready
 
-    async def ready(self) -> None:
-        """Ask every endpoint for its models and check that all serve this one.
+    async def ready(self, tools: Sequence[Mapping[str, Any]] | None = None) -> None:
+        """Ask every endpoint for its models, check that all serve this one, and find out which fields they refuse.
+
+        Args:
+            tools: function schemas that calls will send; an endpoint without tool calls is then refused.
 
         Raises:
-            StarError: an endpoint does not answer, refuses the key or does not serve the model.
+            StarError: an endpoint does not answer, refuses the key or a request, or does not serve the model.
         """
         served = await asyncio.gather(*(self._served(endpoint) for endpoint in self._endpoints))
         if not self.model:
@@ -129,6 +151,40 @@ class ChatClient:
                 raise StarError(
                     f"{endpoint.url} does not serve {self.model!r}", f"choose one of {', '.join(names[:8])}"
                 )
+        async with self._probing:
+            if bool(tools) not in self._probed:
+                for endpoint in self._endpoints:
+                    await self._probe(endpoint, tools)
+                self._probed.add(bool(tools))
+
+    async def _probe(self, endpoint: _Endpoint, tools: Sequence[Mapping[str, Any]] | None) -> None:
+        """Send a short request; adapt the fields that the host refuses, and say so."""
+        body = self._body(PROBE, tools)
+        for _ in range(_MAX_CHANGES):
+            try:
+                async with asyncio.timeout(_PROBE_REPLY_SECONDS):
+                    await self._once(endpoint, json.dumps(self.request.apply(body)))
+            except TimeoutError:
+                return  # a host that loads its model
+            except _Fault as fault:
+                if fault.retry or not fault.kind.startswith("http_"):
+                    return  # the runs' own retries meet it
+                words = self._clean(fault)
+                changed = _adapted(self.request, body, words) if fault.kind in _REFUSED else None
+                if changed is None:
+                    remedy = "give the base URL, such as http://HOST:8000/v1, and a model that it serves"
+                    if tools and re.search(r"\btools?\b", words):
+                        remedy = (
+                            "serve the model with tool calls (vllm serve .. --enable-auto-tool-choice "
+                            "--tool-call-parser hermes), or leave the teacher's tools out"
+                        )
+                    elif fault.kind in _REFUSED:
+                        remedy = "change its fields with chat.request: {drop: [..], rename: {..}, extra: {..}}"
+                    raise StarError(f"the endpoint {endpoint.url} refuses a request: {words}", remedy) from None
+                self.request, said = changed
+                _log.warning("%s: %s (%s)", endpoint.url, said, words)
+            else:
+                return
 
     async def _served(self, endpoint: _Endpoint) -> list[str]:
         client = self._client(endpoint)
@@ -142,6 +198,12 @@ class ChatClient:
         finally:
             endpoint.idle.append(client)
         self._refuse_key(response.status_code, endpoint)
+        if response.is_redirect:
+            place = urlsplit(response.headers.get("location", ""))
+            raise StarError(
+                f"the endpoint {endpoint.url} redirects to {place.scheme}://{place.netloc}{place.path}",
+                "give that URL, without /models",
+            )
         if response.status_code >= 500:
             raise StarError(f"the endpoint {endpoint.url} answers {response.status_code}", "fix it, or choose another")
         with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
@@ -178,7 +240,7 @@ class ChatClient:
             StarError: the endpoint refuses the key.
         """
         body = self._body(messages, tools, options)
-        content = json.dumps(body, ensure_ascii=True, separators=(",", ":"))
+        content = json.dumps(self.request.apply(body), ensure_ascii=True, separators=(",", ":"))
         self.usage.calls += 1
         key = _key(body, sample) if self._cache else ""
         if self._cache and (found := self._cache.get(key)) is not None:
@@ -234,7 +296,7 @@ class ChatClient:
             finally:
                 endpoint.in_flight -= 1
         self.usage.failed += 1
-        raise ChatError(self._clean(fault))
+        raise ChatError(self._clean(fault), fault is not None and fault.kind in _REFUSED)
 
     def _freest(self) -> _Endpoint:
         """Return the endpoint with the fewest calls in flight; one that is paused after a fault comes last."""
@@ -262,13 +324,14 @@ class ChatClient:
         status = response.status_code
         self._refuse_key(status, endpoint)
         if status != 200:
-            message = bytes(received[: 4 * _MAX_ERROR]).decode("utf-8", "replace")
+            message = words_of(bytes(received[: 1 << 16])) or response.headers.get("location", "").partition("?")[0]
             wait = _retry_after(response.headers.get("retry-after", ""))
             raise _Fault(f"http_{status}", message, status in _RETRIED, wait)
         try:
-            return used(json.loads(bytes(received)))
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-            raise _Fault("invalid_reply", type(error).__name__) from None
+            return read_response(bytes(received))
+        except InvalidReply as error:
+            kind = "content_filter" if error.filtered else "invalid_reply"
+            raise _Fault(kind, str(error), not error.filtered) from None
 
     def _clean(self, message: object) -> str:
         """Return a server's message on one short line, without the key."""
@@ -276,6 +339,30 @@ class ChatClient:
         for secret in self._secrets:
             text = text.replace(secret, "[key]")
         return text if len(text) <= _MAX_ERROR else text[:_MAX_ERROR] + ".."
+
+
+def _adapted(request: RequestFields, body: Mapping[str, Any], words: str) -> tuple[RequestFields, str] | None:
+    """Return the request fields without what a host's words refuse, and what changed; None if no field is named."""
+    drop, rename, extra = request.drop, dict(request.rename), dict(request.extra)
+    named = set(re.findall(r"[a-z_]+", words))
+    if "stream" in named and not extra.get("stream"):
+        return RequestFields(drop=drop, rename=rename, extra={**extra, "stream": True}), "replies are streamed"
+    for name in body:
+        sent = rename.get(name, name)
+        if name in drop or sent not in named or name in ("model", "messages", "tools"):
+            continue
+        other = re.search(r"[Uu]se [`'\"]?([a-z_]+)[`'\"]? instead", words)
+        if other and other[1] != sent:
+            rename[name] = other[1]
+            return RequestFields(drop=drop, rename=rename, extra=extra), f"{sent} is sent as {other[1]}"
+        if (value := re.search(r"default \((\d+(?:\.\d+)?)\)", words)) and name not in extra:
+            extra[name] = json.loads(value[1])
+            return RequestFields(drop=drop, rename=rename, extra=extra), f"{sent} is sent as {value[1]}"
+        if name == "max_tokens":
+            return None  # a limit that is left out costs more than it says
+        drop = (*drop, name)
+        return RequestFields(drop=drop, rename=rename, extra=extra), f"{sent} is refused and left out"
+    return None
 
 
 def _key(body: Mapping[str, Any], sample: int) -> str:

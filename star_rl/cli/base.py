@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import click
@@ -38,7 +39,28 @@ class Command(click.Command):
             elif option and words[-1] != option:
                 words.append(option)
             words.append(word)
-        return super().parse_args(context, words)
+        try:
+            return super().parse_args(context, [*words])  # which it empties
+        except click.NoSuchOption as error:
+            raise self._unknown(context, error.option_name, words) from None
+        except click.UsageError as error:
+            error.ctx = error.ctx or context  # its help is named, not the group's
+            raise
+
+    def _unknown(self, context: click.Context, name: str, words: Sequence[str]) -> click.UsageError:
+        """Return the error of an unknown option: the word as it was given, and the nearest known option."""
+        heads = [word.partition("=")[0] for word in words]
+        given = next(
+            (head for head in heads if head == name or (not head.startswith("--") and head.startswith(name))), name
+        )
+        plain = given.lstrip("-")
+        if any(parameter.name == "overrides" for parameter in self.params):
+            from star_rl.pipeline.options import Recipe
+
+            if plain.partition(".")[0] in Recipe.__dataclass_fields__:
+                return click.UsageError(f"No such option {given!r}, write {plain}=VALUE", context)
+        known = [option for parameter in self.params for option in parameter.opts if option.startswith("--")]
+        return click.NoSuchOption(given, possibilities=get_close_matches(f"--{plain}", known, 1), ctx=context)
 
     def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         write_examples(formatter, [f"star-rl {line}" for line in self.examples])
@@ -77,6 +99,17 @@ class LazyGroup(click.Group):
         made: click.Command = getattr(importlib.import_module(self.places[name]), name.replace("-", "_"))
         return made
 
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(context, args)
+        except click.UsageError as error:
+            near = get_close_matches(args[0], self.places, 1)
+            raise click.UsageError(
+                error.message + "".join(f" Did you mean {one!r}?" for one in near), context
+            ) from None
+
     def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         write_examples(formatter, self.examples)
 
@@ -85,9 +118,7 @@ def tasks_options(function: Callable[..., int | None]) -> Callable[..., int | No
     """Add the options that say which tasks are evaluated, and with which seed."""
     for option in reversed(
         (
-            click.option(
-                "--tasks", "where", required=True, metavar="RUN_OR_FILE", help="a run's folder, or a file of tasks"
-            ),
+            click.option("--tasks", required=True, metavar="RUN_OR_FILE", help="a run's folder, or a file of tasks"),
             click.option("--part", type=click.Choice(PARTS), default="test", help="of a run's tasks"),
             click.option("--world", metavar="RUN", help="run whose tables and evidence belong to a file of tasks"),
             click.option("--limit", type=AT_LEAST_1, metavar="N", help="the first N tasks of each sub-task"),

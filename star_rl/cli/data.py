@@ -31,6 +31,10 @@ def tables(source: str, root: str | None, out: str, pairs: Sequence[str]) -> Non
         reasons = manifest["dropped"].get(name, {}).items()
         dropped = ", ".join(f"{reason} {number:,}" for reason, number in reasons if number)
         print(f"{name:<13} {count:>12,} kept" + (f", dropped: {dropped}" if dropped else ""))
+    for what, number in manifest.get("repaired", {}).items():
+        print(f"{'':<13} {number:>12,} {what}")
+    for doubt in manifest.get("doubts", []):
+        print(f"note: {doubt}")
     print(f"fingerprint   {manifest['fingerprint']}")
 
 

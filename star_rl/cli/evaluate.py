@@ -27,19 +27,24 @@ from star_rl.cli.base import AT_LEAST_1, SECONDS, command, tasks_options
 @click.option("--bootstrap", type=click.IntRange(min=100), default=2000, help="resamples of the intervals")
 @click.option("--against", metavar="METHOD", help="print the paired differences of all others to this one")
 def evaluate(methods: Sequence[str], out: str, bootstrap: int, against: str | None, **options: Any) -> None:
+    from star_rl.evaluation import evaluate as evaluation
     from star_rl.evaluation.console import summary
-    from star_rl.evaluation.evaluate import answer_and_score
     from star_rl.progress import progress_line
 
-    with progress_line("evaluate") as line:
-        figures, ended = answer_and_score(
-            methods, folder=Path(out), resamples=bootstrap, against=against, progress=line, **options
-        )
-    if figures is not None:
-        print(summary(figures, against))
-        print(f"{out}/report.html, answers.parquet, metrics.json")
-    if ended is not None:
-        raise ended
+    scored: list[dict[str, Any]] = []
+    try:
+        with progress_line("evaluate") as line:
+            settings: dict[str, Any] = {
+                "resamples": bootstrap,
+                "against": against,
+                "progress": line,
+                "scored": scored.append,
+            }
+            evaluation.evaluate(methods, out=out, **settings, **options)
+    finally:
+        for figures in scored:
+            print(summary(figures, against))
+            print(f"{out}/report.html, answers.parquet, metrics.json")
 
 
 @command(

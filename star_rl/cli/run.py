@@ -21,12 +21,21 @@ from star_rl.cli.base import command
 )
 @click.argument("recipe", help="a recipe's file, or a name such as quickstart")
 @click.argument("overrides", nargs=-1, metavar="[key=value]...", help="options over the recipe's")
+@click.option("--out", metavar="DIR", help="folder of runs (short for out=)")
 @click.option("--from", "start", metavar="STAGE", help="run this stage and all after it again")
 @click.option("--until", metavar="STAGE", help="stop after this stage")
 @click.option("--same-code", is_flag=True, help="take stages that other code made for done")
 @click.option("--stages", is_flag=True, help="list the stages and stop")
 @click.option("--options", is_flag=True, help="print every option with its value and stop")
-def run(recipe: str, overrides: Sequence[str], until: str | None, stages: bool, options: bool, **which: Any) -> None:
+def run(
+    recipe: str,
+    overrides: Sequence[str],
+    out: str | None,
+    until: str | None,
+    stages: bool,
+    options: bool,
+    **which: Any,
+) -> None:
     from star_rl.pipeline import chain, runner
     from star_rl.pipeline.check import check_machine, check_recipe
     from star_rl.pipeline.recipe import load
@@ -34,7 +43,7 @@ def run(recipe: str, overrides: Sequence[str], until: str | None, stages: bool, 
     if stages:
         print("\n".join(stage.name for stage in chain.STAGES))
         return
-    loaded = load(recipe, overrides)
+    loaded = load(recipe, [*overrides, *([f"out={out}"] if out else [])])
     if options:
         from omegaconf import OmegaConf
 

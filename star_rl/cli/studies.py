@@ -67,13 +67,13 @@ def corpus(
     from star_rl.evaluation.evaluate import make_all, open_tasks
     from star_rl.evaluation.runner import context_of
     from star_rl.evaluation.studies import corpus
-    from star_rl.evaluation.studies.retrievers import retriever
+    from star_rl.evaluation.studies.retrievers import Retriever
     from star_rl.evaluation.tasks import digest
     from star_rl.progress import progress_line
 
     run, seed, tasks = open_tasks(**which)
     folder = Path(out)
-    finders = [retriever(name, run.visible) for name in retrieve]
+    finders = [Retriever(name, run.visible) for name in retrieve]
     made = make_all(methods, run, seed, folder)
     with progress_line("corpus") as line:
         work = corpus.rows_of(

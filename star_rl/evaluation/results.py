@@ -17,18 +17,14 @@ from star_rl.failure import Failure
 from star_rl.files import atomic_path
 from star_rl.records import Task
 
-_REQUIRED = {"method": pa.string(), "task_id": pa.string(), "source": pa.string(), "scenario": pa.string()}
-_REQUIRED |= {"sample": pa.int32(), "rank": pa.int32()}
+_REQUIRED = dict.fromkeys(("method", "task_id", "source", "scenario"), pa.string())
+_REQUIRED |= dict.fromkeys(("sample", "rank"), pa.int32())
 _OPTIONAL = {"ranking": pa.list_(pa.string()), "well_formed": pa.bool_(), "valid": pa.bool_()}
 _OPTIONAL |= dict.fromkeys(("tool_calls", "calls", "tokens", "tokens_in"), pa.int32())
 _OPTIONAL |= dict.fromkeys(("seconds", "tool_seconds", "confidence"), pa.float32())
+_FAILURE = dict.fromkeys(("failure_kind", "failure"), pa.string())
 SCHEMA = pa.schema(
-    [
-        *(pa.field(name, kind, nullable=False) for name, kind in _REQUIRED.items()),
-        *(pa.field(name, kind) for name, kind in _OPTIONAL.items()),
-        pa.field("failure_kind", pa.string()),
-        pa.field("failure", pa.string()),
-    ]
+    [pa.field(name, kind, name not in _REQUIRED) for name, kind in (_REQUIRED | _OPTIONAL | _FAILURE).items()]
 )
 
 
@@ -84,11 +80,7 @@ def write(path: str | Path, table: pa.Table) -> None:
 
 
 def read(path: str | Path) -> pa.Table:
-    """Read a table of answers.
-
-    Raises:
-        StarError: there is no such file, or it is not a table of answers.
-    """
+    """Read a table of answers."""
     try:
         table = pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
@@ -97,6 +89,14 @@ def read(path: str | Path) -> pa.Table:
         if name not in table.column_names:
             raise StarError(f"{path} has no column {name}", "write it with: star-rl evaluate")
     return table.select(SCHEMA.names).cast(SCHEMA)
+
+
+def foreign(whose: object, task_id: str, tasks: Sequence[Task]) -> StarError:
+    """Return the error of an answer that belongs to none of the tasks."""
+    return StarError(
+        f"{whose} has an answer to task {task_id}, which is not among the {len(tasks)} tasks",
+        "evaluate each task set in a folder of its own",
+    )
 
 
 def ranks_by_task(table: pa.Table, method: str, tasks: Sequence[Task], samples: int = 1) -> Ranks:
@@ -110,10 +110,7 @@ def ranks_by_task(table: pa.Table, method: str, tasks: Sequence[Task], samples: 
     own = table.filter(pc.equal(table["method"], method))
     for task_id, sample, rank in zip(*(own[name].to_pylist() for name in ("task_id", "sample", "rank")), strict=True):
         if task_id not in place:
-            raise StarError(
-                f"{method} has an answer to task {task_id}, which is not among the {len(tasks)} tasks",
-                "evaluate each task set in a folder of its own",
-            )
+            raise foreign(method, task_id, tasks)
         if sample < samples:
             found[sample, place[task_id]] = rank
     return found
@@ -131,7 +128,5 @@ def complete_samples(found: Ranks) -> int:
 
 def mean_of(table: pa.Table, column: str) -> float | None:
     """Return the mean of a column over answers; ``None`` if it was never measured."""
-    values = table[column].drop_null()
-    if not len(values):
-        return None
-    return float(np.mean(values.to_numpy(zero_copy_only=False).astype(np.float64)))
+    mean: float | None = pc.mean(table[column].cast(pa.float64())).as_py()
+    return mean

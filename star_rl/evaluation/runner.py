@@ -26,7 +26,7 @@ from star_rl.deadline import reason
 from star_rl.errors import StarError
 from star_rl.evaluation.methods.base import Method, Ranking, TaskContext, as_ranking
 from star_rl.evaluation.metrics import is_valid
-from star_rl.evaluation.results import Answer
+from star_rl.evaluation.results import Answer, foreign
 from star_rl.evaluation.tasks import digest, digest_of
 from star_rl.failure import Failure
 from star_rl.files import fingerprint
@@ -59,29 +59,23 @@ def context_of(run: Run) -> ContextOf:
     return context
 
 
-def open_ledger(folder: Path, method: Method, tasks: Sequence[Task], timeout: float | None = TIMEOUT) -> Ledger:
-    """Open the answers of a method.
-
-    An answer that an unavailable endpoint failed, or that came too late for a shorter timeout, is asked again. Answers
-    to further tasks are kept.
-
-    Raises:
-        StarError: the file was begun with other settings, or over other tasks of the same ids.
-    """
+def _open_ledger(folder: Path, method: Method, tasks: Sequence[Task], timeout: float | None) -> Ledger:
+    """Open the answers of a method; answers to further tasks are kept."""
     path, known = folder / f"{_slug(method.name)}.jsonl", digest(tasks)
 
     def same(row: Row) -> bool:
         _same_task(path, row, known.get(row["task_id"]))
         return True
 
-    return Ledger(
-        path,
-        {"method": method.name, **method.settings},
-        lambda row: (row["task_id"], row["sample"]),
-        {"began": time.time()},
-        keep=same,
-        done=lambda row: not _asked_again(Failure.from_json(row.get("failure")), timeout),
-    )
+    def final(row: Row) -> bool:
+        """Return whether it is not asked again: neither did the endpoint fail, nor is there more time than then."""
+        failure = Failure.from_json(row.get("failure"))
+        if failure is None:
+            return True
+        return failure.kind != "endpoint" and (failure.limit is None or failure.limit >= (timeout or math.inf))
+
+    settings = {"method": method.name, **method.settings}
+    return Ledger(path, settings, lambda row: (row["task_id"], row["sample"]), {"began": time.time()}, same, final)
 
 
 def _row(task: Task, sample: int, found: Ranking) -> Row:
@@ -92,23 +86,12 @@ def _row(task: Task, sample: int, found: Ranking) -> Row:
 
 
 def _same_task(path: Path, row: Row, known: str | None) -> None:
-    """Hold an answer to the task it was given to, where both are known: every run calls its tasks test-000000 and on.
-
-    Raises:
-        StarError: it is another task with the same id.
-    """
+    """Refuse an answer to another task with the same id: every run calls its tasks test-000000 and on."""
     if known and row.get("task", known) != known:
         raise StarError(
             f"{path} has an answer to another task {row['task_id']} than is evaluated here",
             "evaluate each task set in a folder of its own, or delete the file",
         )
-
-
-def _asked_again(failure: Failure | None, timeout: float | None) -> bool:
-    """Return whether a failed answer is asked for again: the endpoint failed, or less time was given than now."""
-    if failure is None:
-        return False
-    return failure.kind == "endpoint" or (failure.limit is not None and (timeout is None or failure.limit < timeout))
 
 
 def _slug(name: str) -> str:
@@ -125,25 +108,23 @@ async def run_method(
     timeout: float | None = TIMEOUT,
     progress: Progress | None = None,
 ) -> Counter[str]:
-    """Let a method answer what it has not answered yet; it is entered only if something is missing.
+    """Let a method answer what it has not answered yet, and return this call's failures by reason.
 
     Args:
         folder: of the answers of all methods.
         samples: of each task; one, where the method does not vary.
-        timeout: seconds for one answer; None for no limit.
-
-    Returns:
-        failures of this call by reason.
+        timeout: seconds for one answer; None for no limit. What was too late for a shorter one is asked again.
 
     Raises:
-        StarError: the folder holds answers of another method of this name, or the method cannot work at all.
+        StarError: the folder holds answers of this method with other settings or to other tasks of the same ids, or
+            the method cannot work at all.
     """
-    ledger = open_ledger(Path(folder), method, tasks, timeout)
+    ledger = _open_ledger(Path(folder), method, tasks, timeout)
     many = samples if method.varies else 1
     missing = [(task, k) for task in tasks for k in range(many) if (task.task_id, k) not in ledger.done]
     work = _Work(method.name, ledger, missing, len(tasks) * many, progress)
     try:
-        if missing:
+        if missing:  # else the method is not entered
             work.say("gets ready")
             method.watch = work.say
             async with _opened(method) as opened:
@@ -162,11 +143,7 @@ async def run_method(
 
 @contextlib.asynccontextmanager
 async def _opened(method: Method) -> AsyncIterator[Method]:
-    """Enter a method for the time of the block.
-
-    Raises:
-        StarError: it cannot be opened or closed; names the method.
-    """
+    """Enter a method for the time of the block; an error of its start or end names the method."""
     with _named(method, "start"):
         opened = await method.__aenter__()
     try:
@@ -192,12 +169,7 @@ class _Work:
     """What one method still has to answer."""
 
     def __init__(
-        self,
-        name: str,
-        ledger: Ledger,
-        missing: Sequence[tuple[Task, int]],
-        total: int,
-        progress: Progress | None,
+        self, name: str, ledger: Ledger, missing: Sequence[tuple[Task, int]], total: int, progress: Progress | None
     ) -> None:
         self.total, self.failed = total, Counter[str]()
         self._name, self._ledger, self._queue, self._progress = name, ledger, iter(missing), progress
@@ -296,26 +268,18 @@ def read_answers(folder: str | Path, tasks: Sequence[Task], top: int = 1) -> lis
         name, own = str(settings.get("method", path.stem)), dict[tuple[int, int], Answer]()
         for row in read_rows(path):
             if row["task_id"] not in known:
-                raise StarError(
-                    f"{path} has an answer to task {row['task_id']}, which is not among the {len(tasks)} tasks",
-                    "evaluate each task set in a folder of its own",
-                )
+                raise foreign(path, row["task_id"], tasks)
             place, task = known[row["task_id"]]
             _same_task(path, row, digests[task.task_id])
-            own[place, row["sample"]] = _answer(name, task, row, top)  # the later row is the second attempt
+            ranked = row.get("ranking")
+            own[place, row["sample"]] = Answer(  # the later row is the second attempt
+                name,
+                task,
+                ranked,
+                row["sample"],
+                valid=is_valid(ranked, task.candidates, top),
+                failure=Failure.from_json(row.get("failure")),
+                **{column: row.get(column) for column in ("tokens", *_COLUMNS)},
+            )
         found += [own[key] for key in sorted(own)]
     return found
-
-
-def _answer(name: str, task: Task, row: Row, top: int) -> Answer:
-    ranked = row.get("ranking")
-    return Answer(
-        name,
-        task,
-        ranked,
-        row["sample"],
-        valid=is_valid(ranked, task.candidates, top),
-        tokens=row.get("tokens"),
-        failure=Failure.from_json(row.get("failure")),
-        **{column: row.get(column) for column in _COLUMNS},
-    )

@@ -52,9 +52,7 @@ def score(
     Raises:
         StarError: an answer belongs to none of the tasks.
     """
-    methods: list[dict[str, Any]] = []
-    cells: list[dict[str, Any]] = []
-    notes: list[str] = []
+    methods, cells, notes = list[dict[str, Any]](), list[dict[str, Any]](), list[str]()
     per_task: dict[str, np.ndarray] = {}
     places: dict[Cell, list[int]] = {}
     for place, task in enumerate(tasks):
@@ -69,29 +67,23 @@ def score(
         asked = found[0] != NOT_ASKED
         if not asked.any():  # further samples alone: of an answer whose first sample is still to come
             continue
-        counted = own.filter(
-            pc.and_(
-                pc.less(own["sample"], len(found)),
-                pc.is_in(
-                    own["task_id"], pa.array([task.task_id for task, yes in zip(tasks, asked, strict=True) if yes])
-                ),
-            )
-        )
+        ids = pa.array([task.task_id for task, yes in zip(tasks, asked, strict=True) if yes])
+        counted = own.filter((pc.field("sample") < len(found)) & pc.field("task_id").isin(ids))
         if asked.all():
             per_task[name] = metrics.by_task(found)
         methods.append({"name": name, **_row(counted, found, resamples, seed)})
         for (source, scenario), where in places.items():
-            part = counted
-            if not asked[where].any():
-                continue
-            if len(places) > 1:
-                part = part.filter(pc.and_(pc.equal(part["source"], source), pc.equal(part["scenario"], scenario)))
-            row = _row(part, found[:, where], resamples, seed)
-            cells.append({"name": name, "source": source, "scenario": scenario, **row})
+            if asked[where].any():
+                part = counted.filter((pc.field("source") == source) & (pc.field("scenario") == scenario))
+                row = _row(part, found[:, where], resamples, seed)
+                cells.append({"name": name, "source": source, "scenario": scenario, **row})
     if max(len(task.candidates) for task in tasks) < metrics.DEEPEST:  # a whole list is as short
         for row in (*methods, *cells):
             row["longest"] = None
-    wanted = _against_best(per_task) if pairs is None else list(pairs)
+    if pairs is None:
+        best = max(per_task, key=lambda name: float(per_task[name].mean()), default="")
+        pairs = [(best, name) for name in per_task if name != best]
+    wanted = list(pairs)
     wanted += [(name, against) for name in per_task if against not in (None, name) and (name, against) not in wanted]
     return {
         "n": len(tasks),
@@ -104,20 +96,17 @@ def score(
 
 def _gaps(name: str, found: metrics.Ranks, several: int) -> list[str]:
     """Return sentences on what a method has not answered."""
-    asked, total = int((found[0] != NOT_ASKED).sum()), found.shape[1]
-    again = "give the same star-rl evaluate again"
-    notes = []
+    asked, total, notes = int((found[0] != NOT_ASKED).sum()), found.shape[1], []
     if asked < total:
         notes.append(
             f"{name} has answered {asked:,} of {total:,} tasks so far: its figures are of these alone, and it is "
-            f"compared with nobody; {again}"
+            "compared with no other method"
         )
     if several < len(found):
         notes.append(
-            f"{name} has {several} of {len(found)} samples of all its tasks, and more of some, which are not counted; "
-            f"{again}"
+            f"{name} has {several} of {len(found)} samples of all its tasks, and more of some, which are not counted"
         )
-    return notes
+    return [f"{note}; give the same star-rl evaluate again" for note in notes]
 
 
 def _row(own: pa.Table, found: metrics.Ranks, resamples: int, seed: int) -> dict[str, Any]:
@@ -151,14 +140,6 @@ def _intervals(found: metrics.Ranks, resamples: int, seed: int) -> dict[str, met
     return {**hits, "hr_avg": alone, **others}
 
 
-def _against_best(per_task: dict[str, np.ndarray]) -> list[tuple[str, str]]:
-    if not per_task:
-        return []
-    best = max(per_task, key=lambda name: float(per_task[name].mean()))
-    return [(best, name) for name in per_task if name != best]
-
-
 def _pair(a: str, b: str, per_task: dict[str, np.ndarray], seed: int) -> dict[str, Any]:
-    found = metrics.paired(per_task[a], per_task[b], seed=seed)
-    scaled = {"difference": 100 * found.mean, "low": 100 * found.low, "high": 100 * found.high}
-    return {"a": a, "b": b, **scaled, "p": found.p}
+    mean, low, high, p = metrics.paired(per_task[a], per_task[b], seed=seed)
+    return {"a": a, "b": b, "difference": 100 * mean, "low": 100 * low, "high": 100 * high, "p": p}

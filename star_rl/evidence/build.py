@@ -26,7 +26,7 @@ from star_rl.errors import StarError
 from star_rl.evidence.leak import Contains, targets_of
 from star_rl.evidence.llm import LanguageModel
 from star_rl.evidence.manifest import read_manifest
-from star_rl.evidence.model import TOOLS, USER_CF, Neighbour, Words
+from star_rl.evidence.model import USER_CF, Neighbour, Words, checked
 from star_rl.evidence.template import Template
 from star_rl.evidence.writer import Encoded, EvidenceWriter, encoded
 from star_rl.records import Task
@@ -35,9 +35,8 @@ from star_rl.records import Task
 Source: TypeAlias = pa.Table | str | Path
 #: User id -> the user's visible items, oldest first.
 Histories: TypeAlias = Callable[[str], Sequence[str]]
-#: Rows without words yet: the tool and a batch of neighbours.
+#: The tool and a batch of neighbours without words yet.
 Pending: TypeAlias = Iterator[tuple[str, pa.RecordBatch]]
-Verbaliser: TypeAlias = Template | LanguageModel
 _BATCH = 512
 #: Workers share the items with their parent; with fewer keys one process is as fast as two.
 _MOST_WORKERS, _KEYS_OF_A_WORKER = 4, 10_000
@@ -56,11 +55,11 @@ class Job(NamedTuple):
 def build_store(
     path: str | Path,
     sources: Mapping[str, Source],
-    verbaliser: Verbaliser,
+    verbaliser: Template | LanguageModel,
     *,
     scenario: str,
     fingerprint: str,
-    histories: Histories | None = None,
+    histories: Histories = lambda user: (),
     tasks: Sequence[Task] = (),
     contains: Contains | None = None,
     shards: int = 1,
@@ -88,45 +87,40 @@ def build_store(
     """
     path = Path(path)
     for tool in sources:
-        if tool not in TOOLS:
-            raise StarError(f"there is no tool {tool!r}", f"choose one of {', '.join(TOOLS)}")
+        checked(tool, ())
     targets = targets_of(tasks, contains) if contains is not None else None
-    facts: dict[str, Any] = {} if targets is None else {"targets": targets}
     about = verbaliser.about()
     if path.exists():
         manifest = read_manifest(path, scenario, fingerprint)
-        same = manifest["about"] == about and len(manifest["shards"]) == shards and manifest.get("targets") == targets
-        if not same:
+        if (manifest["about"], len(manifest["shards"]), manifest.get("targets")) != (about, shards, targets):
             raise StarError(f"{path} is sealed, and with other settings", "choose another path, or delete it")
         return manifest
-    total = sum(_length(source) for source in sources.values())
+    total = _length(sources)
     with EvidenceWriter(path, scenario, fingerprint, about, shards) as writer:
-        done = len(writer)
         pending = _pending(sources, writer)
         if isinstance(verbaliser, LanguageModel):
-            entries = _by_model(pending, verbaliser, histories or _nothing)
+            entries = _by_model(pending, verbaliser, histories)
         else:
-            entries = _by_template(pending, verbaliser, histories or _nothing, workers or _workers(total))
-        for entry in entries:
+            entries = _by_template(pending, verbaliser, histories, workers or _workers(total))
+        for done, entry in enumerate(entries, len(writer) + 1):
             writer.put_encoded(entry)
-            done += 1
             if progress is not None and done % 256 == 0:
                 progress(done, total)
-        writer.seal(**facts)
+        writer.seal(**({} if targets is None else {"targets": targets}))
     return read_manifest(path)
 
 
 def price(
-    sources: Mapping[str, Source], model: LanguageModel, histories: Histories | None = None, sample: int = 2000
+    sources: Mapping[str, Source], model: LanguageModel, histories: Histories = lambda user: (), sample: int = 2000
 ) -> dict[str, Any]:
     """Estimate the cost of :func:`build_store` with ``model`` from an even sample of about ``sample`` keys."""
-    total = sum(_length(source) for source in sources.values())
+    total = _length(sources)
     step = max(1, total // sample)
     jobs = (
         job
         for tool, source in sources.items()
         for batch in _batches(source)
-        for job in _read(tool, batch.take(pa.array(range(0, len(batch), step))), histories or _nothing)
+        for job in _read(tool, batch.take(pa.array(range(0, len(batch), step))), histories)
     )
     return model.estimate(jobs, total)
 
@@ -136,12 +130,11 @@ def _workers(keys: int) -> int:
     return max(1, min(cores, _MOST_WORKERS, keys // _KEYS_OF_A_WORKER))
 
 
-def _nothing(user: str) -> Sequence[str]:
-    return ()
-
-
-def _length(source: Source) -> int:
-    return source.num_rows if isinstance(source, pa.Table) else _opened(source).metadata.num_rows
+def _length(sources: Mapping[str, Source]) -> int:
+    return sum(
+        source.num_rows if isinstance(source, pa.Table) else _opened(source).metadata.num_rows
+        for source in sources.values()
+    )
 
 
 def _opened(source: str | Path) -> pq.ParquetFile:
@@ -170,21 +163,20 @@ def _pending(sources: Mapping[str, Source], writer: EvidenceWriter) -> Pending:
     """Yield the rows that are not in the writer yet, in batches."""
     for tool, source in sources.items():
         for batch in _batches(source):
-            keys = batch.column("key").to_pylist()
-            left = [place for place, key in enumerate(keys) if (tool, key) not in writer]
+            left = [place for place, key in enumerate(batch["key"].to_pylist()) if (tool, key) not in writer]
             if left:
-                yield tool, batch if len(left) == len(keys) else batch.take(pa.array(left))
+                yield tool, batch if len(left) == len(batch) else batch.take(pa.array(left))
 
 
 def _read(tool: str, batch: pa.RecordBatch, histories: Histories) -> Iterator[Job]:
-    keys, *columns = (batch.column(name).to_pylist() for name in _COLUMNS)
-    for key, ids, weights, support in zip(keys, *columns, strict=True):
-        rows = [Neighbour(*row) for row in zip(ids, weights, support, strict=True)]
-        yield Job(tool, key, rows, tuple(histories(key)) if tool == USER_CF else ())
+    keys, *columns = (batch[name].to_pylist() for name in _COLUMNS)
+    for key, *row in zip(keys, *columns, strict=True):
+        neighbours = [Neighbour(*fields) for fields in zip(*row, strict=True)]
+        yield Job(tool, key, neighbours, tuple(histories(key)) if tool == USER_CF else ())
 
 
 def _encoded(job: Job, words: Words) -> Encoded:
-    return encoded(job.tool, job.key, words.text, job.neighbours, words.evidence.as_json(), words.outcome)
+    return encoded(job.tool, job.key, words.text, job.neighbours, words.as_json(), words.outcome)
 
 
 # --------------------------------------------------------------------------------------------------------- template
@@ -216,13 +208,13 @@ def _by_template(pending: Pending, template: Template, histories: Histories, wor
         return
     context = multiprocessing.get_context("fork")  # the items are shared with the workers, not copied to them
     with ProcessPoolExecutor(workers, context, _begin, (template, histories)) as pool:
-        flying: deque[Future[list[Encoded]]] = deque()
+        running: deque[Future[list[Encoded]]] = deque()
         for tool, batch in pending:
-            flying.append(pool.submit(_entries, tool, batch.schema, batch.serialize().to_pybytes()))
-            if len(flying) > 2 * workers:
-                yield from flying.popleft().result()
-        while flying:
-            yield from flying.popleft().result()
+            running.append(pool.submit(_entries, tool, batch.schema, batch.serialize().to_pybytes()))
+            if len(running) > 2 * workers:
+                yield from running.popleft().result()
+        while running:
+            yield from running.popleft().result()
 
 
 # ------------------------------------------------------------------------------------------------------------ model
@@ -230,23 +222,22 @@ def _by_template(pending: Pending, template: Template, histories: Histories, wor
 
 def _by_model(pending: Pending, model: LanguageModel, histories: Histories) -> Iterator[Encoded]:
     """Keep as many keys in work as the client has slots; yield each as it is done."""
-    runner = asyncio.Runner()
     jobs = (job for tool, batch in pending for job in _read(tool, batch, histories))
-    flying: set[asyncio.Task[Encoded]] = set()
+    running: set[asyncio.Task[Encoded]] = set()
 
     async def one(job: Job) -> Encoded:
         return _encoded(job, await model.words(*job))
 
     async def some() -> set[asyncio.Task[Encoded]]:
-        while len(flying) < model.chat.options.concurrency and (job := next(jobs, None)) is not None:
-            flying.add(asyncio.create_task(one(job)))
-        if not flying:
+        while len(running) < model.chat.options.concurrency and (job := next(jobs, None)) is not None:
+            running.add(asyncio.create_task(one(job)))
+        if not running:
             return set()
-        done, _ = await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
-        flying.difference_update(done)
+        done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        running.difference_update(done)
         return done
 
-    with runner:
+    with asyncio.Runner() as runner:
         try:
             while done := runner.run(some()):
                 for task in done:

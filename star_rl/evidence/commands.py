@@ -15,8 +15,7 @@ from star_rl.evidence.leak import contains_of, visible_fingerprint
 from star_rl.evidence.llm import LanguageModel
 from star_rl.evidence.model import ITEM_CF, USER_CF, Catalogue
 from star_rl.evidence.store import EvidenceStore
-from star_rl.evidence.template import Template
-from star_rl.evidence.words import Size, clean
+from star_rl.evidence.template import Size, Template, clean
 from star_rl.files import write_json
 from star_rl.prompts.flavours import flavour_of
 from star_rl.records import ItemTable, read_interactions, read_table, tasks_from
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def verify(path: str | Path) -> str:
-    """Read every byte of a store and hold it to its checksums.
+    """Read every byte of a store and compare it with its checksums.
 
     Raises:
         StarError: the store is damaged, unsealed or absent.
@@ -46,7 +45,7 @@ def verify(path: str | Path) -> str:
 
 
 def inspect(path: str | Path, tool: str, key: str, most: int = 20) -> str:
-    """All that a store holds of one id.
+    """Print all that a store holds of one id.
 
     Raises:
         StarError: the store does not hold it, or cannot be opened.
@@ -82,41 +81,31 @@ def build(
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> str:
-    """Neighbours into a sealed store.
+    """Put neighbours into words and seal the store; with ``dry_run`` estimate the cost instead.
 
     Args:
         path: the store's folder.
         tables: folder (or file) of ``items``.
-        visible: folder or file of the ``interactions`` that the neighbours were made of.
-        scenario: the scenario these are of.
+        visible: folder or file of the ``interactions`` behind the neighbours.
         item_neighbours, user_neighbours: Parquet files (key, neighbours, weights, support).
         tasks: tasks whose targets must not be visible; checked, and recorded in the manifest.
         source: what items are called in the model's prompt.
         size, budget: of a text (:class:`Template`).
-        chat: the model that verbalises; the template where it is ``None``.
-        dry_run: price the job instead (with ``chat``).
-        shards, workers, progress: see :func:`star_rl.evidence.build.build_store`.
-
-    The paid replies are kept in the client's cache (by default ``<path>.replies.db``), the account of the last run in
-    ``<path>.account.json``.
+        chat: the model; None: the template. Its replies are kept in its cache (by default ``<path>.replies.db``), the
+            account of the last run in ``<path>.account.json``.
+        scenario, shards, workers, progress: see :func:`star_rl.evidence.build.build_store`.
     """
-    sources = {
-        tool: file for tool, file in ((ITEM_CF, item_neighbours), (USER_CF, user_neighbours)) if file is not None
-    }
+    sources = {tool: file for tool, file in ((ITEM_CF, item_neighbours), (USER_CF, user_neighbours)) if file}
     if not sources:
         raise StarError("no neighbours are named", "name those of items, of users or both")
     interactions = read_interactions(visible)
     template = Template(Catalogue(ItemTable(read_table(tables, "items"))), size, budget)
     past = Histories(interactions)
     asked = list(tasks_from(read_table(tasks, "tasks"))) if tasks is not None else []
-
-    def histories(user: str) -> list[str]:
-        return [event[0] for event in past.of_user(user)]
-
     options: dict[str, Any] = {
         "scenario": scenario,
         "fingerprint": visible_fingerprint(visible),
-        "histories": histories,
+        "histories": lambda user: [event[0] for event in past.of_user(user)],
         "tasks": asked,
         "contains": contains_of(interactions, asked) if asked else None,
         "shards": shards,
@@ -128,11 +117,10 @@ def build(
             raise StarError("the template costs nothing, so there is nothing to price", "name a chat endpoint")
         return _sealed(path, build_store(path, sources, template, **options))
     cache = chat.cache or f"{path}.replies.db"
-    if dry_run and not Path(cache).exists():
-        cache = ""  # an estimate writes nothing
-    model = _model(replace(chat, cache=cache), template, source, dry_run)
+    chat = replace(chat, cache="" if dry_run and not Path(cache).exists() else cache)  # an estimate writes nothing
+    model = _model(chat, template, source, dry_run)
     if dry_run:
-        found = price(sources, model, histories)
+        found = price(sources, model, options["histories"])
         return (
             f"{found['keys']:,} keys: about {found['prompt_tokens']:,} tokens of prompts and "
             f"{found['completion_tokens']:,} of answers, cost {found['cost']:,} at the prices given "

@@ -7,21 +7,19 @@ fingerprint is that of the visible interactions, and these hold no (user, ground
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from star_rl.errors import StarError
-from star_rl.records import Task, count_of, interaction_batches, rows_of_users
+from star_rl.records import Task, interaction_batches, rows_of_users
 
 #: (user id, item id) -> whether the visible interactions hold the pair.
 Contains: TypeAlias = Callable[[str, str], bool]
-#: Rows under one step of a fingerprint, and the columns it covers.
-_ROWS, _NAMES = 1 << 16, ["user_id", "item_id", "timestamp"]
+_NAMES = ["user_id", "item_id", "timestamp"]
 
 
 def visible_fingerprint(visible: pa.Table | str | Path) -> str:
@@ -31,36 +29,19 @@ def visible_fingerprint(visible: pa.Table | str | Path) -> str:
         visible: a table, or its Parquet file or folder, which is read in batches.
     """
     if isinstance(visible, pa.Table):
-        count, batches = visible.num_rows, visible.select(_NAMES).to_batches(_ROWS)
+        batches: Iterable[pa.RecordBatch] = visible.select(_NAMES).to_batches(1 << 16)
     else:
-        count, batches = count_of(visible, "interactions"), interaction_batches(visible, _ROWS, _NAMES)
-    digest = hashlib.sha256(str(count).encode())
-    for rows in _blocks(batches):
-        for name in _NAMES[:2]:
-            column = rows[name].cast(pa.large_string()).combine_chunks()
-            lengths = pc.binary_length(column).to_numpy(zero_copy_only=False).astype("<i8")
-            digest.update(lengths.tobytes())
-            if len(column):
-                start = int(np.frombuffer(column.buffers()[1], np.int64, 1, 8 * column.offset)[0])
-                digest.update(memoryview(column.buffers()[2])[start : start + int(lengths.sum())])
-        digest.update(rows["timestamp"].to_numpy().astype("<i8").tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _blocks(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Yield the same rows in tables of :data:`_ROWS`; the last may be shorter."""
-    held: list[pa.RecordBatch] = []
-    count = 0
-    for batch in batches:
-        while len(batch):
-            held.append(batch.slice(0, _ROWS - count))
-            count += len(held[-1])
-            batch = batch.slice(len(held[-1]))
-            if count == _ROWS:
-                yield pa.Table.from_batches(held)
-                held, count = [], 0
-    if held:
-        yield pa.Table.from_batches(held)
+        batches = interaction_batches(visible, 1 << 16, _NAMES)
+    # A digest for each column, and for the lengths of the ids: batches of any size add up.
+    digests = [hashlib.sha256() for _ in range(5)]
+    for batch in filter(len, batches):
+        for name, lengths, ids in zip(_NAMES[:2], digests[:2], digests[2:4], strict=True):
+            column = batch.column(name).cast(pa.large_string())
+            offsets = np.frombuffer(column.buffers()[1], np.int64)[column.offset :][: len(column) + 1]
+            lengths.update(np.diff(offsets).astype("<i8").tobytes())
+            ids.update(memoryview(column.buffers()[2] or b"")[offsets[0] : offsets[-1]])
+        digests[4].update(batch.column("timestamp").to_numpy(zero_copy_only=False).astype("<i8").tobytes())
+    return hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest()[:16]
 
 
 def contains_of(visible: pa.Table, tasks: Iterable[Task]) -> Contains:

@@ -43,27 +43,22 @@ def read_manifest(path: str | Path, scenario: str | None = None, data: str | Non
     """
     folder = Path(path)
     file = folder / MANIFEST
+    if not file.exists() and (building := building_folder(folder)).exists():
+        raise StarError(
+            f"the evidence store {folder} is not sealed yet",
+            f"run the command that builds it again (it resumes), or delete {building}",
+        )
+    # Sealing moves the store to its place and then removes what it was built in: it may just have happened.
+    if not file.exists() and folder.exists():
+        raise StarError(f"{folder} is not a sealed evidence store (no {MANIFEST})", "delete it and build it again")
     if not file.exists():
-        if building_folder(folder).exists():
-            raise StarError(
-                f"the evidence store {folder} is not sealed yet",
-                f"run the command that builds it again (it resumes), or delete {building_folder(folder)}",
-            )
-        # Sealing moves the store to its place and then removes what it was built in: it may just have happened.
-        if not file.exists() and folder.exists():
-            raise StarError(f"{folder} is not a sealed evidence store (no {MANIFEST})", "delete it and build it again")
-        if not file.exists():
-            raise StarError(f"there is no evidence store {folder}", "check the path, or run: star-rl evidence build")
-    damaged = StarError(f"the evidence store is damaged: {file}", "copy the store anew, or build it again")
+        raise StarError(f"there is no evidence store {folder}", "check the path, or run: star-rl evidence build")
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise damaged from error
-    if not isinstance(manifest, dict):
-        raise damaged
-    stored = manifest.pop("checksum", None)
-    if fingerprint(manifest) != stored:
-        raise damaged
+        if manifest.pop("checksum", None) != fingerprint(manifest):
+            raise ValueError("it fails its checksum")
+    except (ValueError, OSError, AttributeError, TypeError) as error:
+        raise StarError(f"the evidence store is damaged: {file}", "copy the store again, or build it again") from error
     if manifest.get("kind") != KIND or manifest.get("format") != FORMAT:
         raise StarError(
             f"{folder} has format {manifest.get('format')!r}, this version reads {FORMAT}",

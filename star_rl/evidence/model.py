@@ -14,7 +14,7 @@ from star_rl.records import Item, ItemTable
 USER_CF, ITEM_CF = "UserCF", "ItemCF"
 TOOLS = (USER_CF, ITEM_CF)
 
-#: Representative items of one category at most (paper, section 3.3).
+#: Most representative items of one category (paper, section 3.3).
 REPRESENTATIVES = 5
 
 
@@ -44,36 +44,27 @@ class Category:
     count: int = 0
     support: int = 0
 
-    def as_json(self) -> dict[str, Any]:
-        fields: dict[str, Any] = {"name": self.name, "summary": self.summary, "item_ids": list(self.item_ids)}
-        if self.why:
-            fields["why"] = self.why
-        return {**fields, "count": self.count, "support": self.support}
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """The evidence of one key: groups of its ``neighbours`` neighbours, strongest first."""
-
-    tool: str
-    key: str
-    categories: tuple[Category, ...]
-    neighbours: int = 0
-
-    def as_json(self) -> dict[str, Any]:
-        return {"categories": [category.as_json() for category in self.categories]}
-
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """A verbaliser's answer: the tool's text and the evidence behind it.
+    """A verbaliser's answer: the tool's text and the categories behind it, strongest first.
 
     ``outcome`` is ``template``, ``llm``, ``repaired`` (valid after a second call) or ``fallback`` (the template's).
     """
 
     text: str
-    evidence: Evidence
+    categories: tuple[Category, ...]
     outcome: str = "template"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the structured evidence as the store keeps it."""
+        names = Category.__slots__
+        return {
+            "categories": [
+                {name: value for name in names if (value := getattr(category, name)) or name != "why"}
+                for category in self.categories
+            ]
+        }
 
 
 class Catalogue:
@@ -85,9 +76,9 @@ class Catalogue:
 
     def __init__(self, items: Mapping[str, Item]) -> None:
         self.items = items
-        self.frequency: dict[str, int] = {}
         # Items share few lists of categories; one tuple of each is kept, with no name twice.
         shared: dict[tuple[str, ...], tuple[str, ...]] = {}
+        frequency: dict[str, int] = {}
         self._titles: dict[str, str] = {}
         self._categories: dict[str, tuple[str, ...]] = {}
         described = (
@@ -101,14 +92,10 @@ class Catalogue:
                 distinct = shared[categories] = tuple(dict.fromkeys(map(sys.intern, categories)))
             self._titles[item_id], self._categories[item_id] = title, distinct
             for category in distinct:
-                self.frequency[category] = self.frequency.get(category, 0) + 1
-
+                frequency[category] = frequency.get(category, 0) + 1
         total = max(1, len(items))
-        self._telling = {name: 0.05 + math.log(total / count) for name, count in self.frequency.items()}
-
-    def telling(self, category: str) -> float:
-        """Return the log of a category's inverse share of the catalogue, at least 0.05."""
-        return self._telling[category]
+        #: Log of each category's inverse share of the catalogue, at least 0.05.
+        self.telling = {name: 0.05 + math.log(total / count) for name, count in frequency.items()}
 
     def title(self, item_id: str) -> str:
         return self._titles.get(item_id, "")

@@ -1,30 +1,58 @@
-"""A shard of a sealed store: one LMDB file that is written once, in the order of its keys, and then only mapped.
+"""The form of a store: the names and details of its entries, and its shards.
 
-It has two databases, ``texts`` and ``details`` (:mod:`star_rl.evidence.details`), under the same names. LMDB trusts its
-pages, so a flipped bit could give a wrong answer or end the process: a file is read once and held to the manifest's
-checksum before LMDB sees it. That takes about 0.3 s a GB from the page cache, and every look-up after it is LMDB's own.
-py-lmdb touches pages with Python's lock released, so a network file system that stops answering holds up its caller
-alone.
+A shard is one LMDB file that is written once, in the order of its keys, and then only mapped. It has two databases,
+``texts`` and ``details``, under the same names. LMDB trusts its pages, so a flipped bit could give a wrong answer or
+end the process: a file is read once and compared with the manifest's checksum before LMDB sees it. That takes about
+0.3 s a GB from the page cache, and every look-up after it is LMDB's own. py-lmdb touches pages with Python's lock
+released, so a network file system that stops answering holds up its caller alone.
+
+An entry's details are a msgpack list: the key where the entry's name is too long to hold it, the ids of the neighbours,
+and the rest, both in zstd frames of their own. The ids stand apart because the policy's tools read them alone, in the
+middle of a rollout. The rest is a msgpack list too: weights (32-bit floats where those are exact, else 64-bit), support
+(32-bit integers, empty if the entry has no neighbours) and the structured evidence.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import struct
 import threading
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
 import lmdb
+import msgpack
+import psutil
 from xxhash import xxh3_64, xxh3_64_intdigest
+from zstandard import ZstdCompressor, ZstdDecompressor
 
 from star_rl.errors import StarError
+from star_rl.files import sha256
 
 FILE = "data.mdb"
 TEXTS, DETAILS = b"texts", b"details"
 #: Bytes of LMDB's longest key. A longer name is replaced by its hash, behind a byte that no UTF-8 text holds.
 LONGEST, _HASHED = 511, b"\xff"
+#: Linux's own disks and memory. A network file system may hang while a file is read.
+_DISKS = ("bcachefs", "btrfs", "erofs", "ext2", "ext3", "ext4", "f2fs", "overlay", "squashfs", "xfs", "zfs")
+LOCAL = frozenset((*_DISKS, "ramfs", "tmpfs"))
+
+
+@functools.lru_cache(maxsize=64)
+def on_local_disk(folder: str | Path) -> bool:
+    """Return whether the folder's file system is one of :data:`LOCAL`; False if that is unknown."""
+    try:
+        path = Path(folder).resolve(strict=True)
+        mounts = [mount for mount in psutil.disk_partitions(all=True) if path.is_relative_to(mount.mountpoint)]
+    except OSError:
+        return False
+    # The last of those mounted on one point hides the others.
+    best = max(reversed(mounts), key=lambda mount: len(mount.mountpoint), default=None)
+    return best is not None and best.fstype in LOCAL
 
 
 def name_of(tool: str, key: str) -> bytes:
@@ -47,6 +75,67 @@ def shard_of(name: bytes, shards: int) -> int:
     return xxh3_64_intdigest(name) % shards
 
 
+# ---------------------------------------------------------------------------------------------------------- details
+
+
+class _Zstd(threading.local):
+    """One pair per thread: they must not be shared, and creating one takes longer than a frame."""
+
+    def __init__(self) -> None:
+        self.compress = ZstdCompressor(level=3).compress
+        self.decompress = ZstdDecompressor().decompress
+
+
+_zstd = _Zstd()
+
+
+def pack(neighbours: Iterable[Sequence[Any]], structured: Any, key: str | None = None) -> bytes:
+    """Return the bytes of an entry's details.
+
+    Raises:
+        StarError: a neighbour is not (id, weight) or (id, weight, support).
+        UnicodeEncodeError: an id or the evidence is not valid Unicode.
+    """
+    try:
+        ids, weights, *support = list(zip(*neighbours, strict=True)) or [(), ()]
+        "".join(ids)  # refuses what is not a string
+        wide, narrow = array("d", weights), array("f", weights)
+        columns = (narrow if narrow == wide else wide).tobytes(), array("I", *support).tobytes()
+        rest = msgpack.packb((*columns, structured))
+    except UnicodeEncodeError:
+        raise
+    except (ValueError, TypeError, OverflowError) as error:
+        raise StarError(
+            f"neighbours cannot be stored ({error})", "give (id, weight) or (id, weight, support), all of one length"
+        ) from error
+    details: bytes = msgpack.packb((key, _zstd.compress(msgpack.packb(ids)), _zstd.compress(rest)))
+    return details
+
+
+def key_in(details: bytes) -> str:
+    """Return the key of an entry whose name does not hold it."""
+    return str(msgpack.unpackb(details)[0])
+
+
+def ids_in(details: bytes) -> list[str]:
+    """Return the ids of the neighbours, strongest first."""
+    ids: list[str] = msgpack.unpackb(_zstd.decompress(msgpack.unpackb(details)[1]))
+    return ids
+
+
+def fields_in(details: bytes) -> dict[str, Any]:
+    """Return ``{neighbours: [[id, weight[, support]]], structured}``."""
+    ids = ids_in(details)
+    weights, support, structured = msgpack.unpackb(_zstd.decompress(msgpack.unpackb(details)[2]))
+    columns = [ids, struct.unpack(f"={len(ids)}{'f' if len(weights) == 4 * len(ids) else 'd'}", weights)]
+    if support:
+        columns.append(struct.unpack(f"={len(ids)}I", support))
+    return {"neighbours": [list(row) for row in zip(*columns, strict=True)], "structured": structured}
+
+
+# ------------------------------------------------------------------------------------------------------------ files
+
+
 def damaged(file: Path, how: str) -> StarError:
     """Return the error for a store that is not what was sealed."""
     return StarError(f"the evidence store is damaged: {file}: {how}", "copy the store again, or build it again")
@@ -54,9 +143,7 @@ def damaged(file: Path, how: str) -> StarError:
 
 def described(file: Path) -> dict[str, Any]:
     """Return a file's length and checksums, as the manifest keeps them."""
-    with open(file, "rb") as handle:
-        digest = hashlib.file_digest(handle, "sha256").hexdigest()
-    return {"bytes": file.stat().st_size, "sha256": digest, "xxh3": _checksum(file)}
+    return {"bytes": file.stat().st_size, "sha256": sha256(file), "xxh3": _checksum(file)}
 
 
 def _checksum(file: Path) -> str:
@@ -101,7 +188,7 @@ def open_shard(file: Path, row: dict[str, Any]) -> Shard:
 
     Args:
         file: the file.
-        row: what the manifest says of it (:func:`described`).
+        row: its entry in the manifest (:func:`described`).
 
     Raises:
         StarError: the file is missing, or is not what was sealed.

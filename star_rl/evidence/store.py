@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -10,13 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from star_rl.errors import StarError
-from star_rl.evidence.details import fields_in, ids_in, key_in
 from star_rl.evidence.leak import Contains, digest_of_targets, targets_of
 from star_rl.evidence.manifest import read_manifest, shard_name
-from star_rl.evidence.shard import FILE, LONGEST, Shard, damaged, is_hashed, name_of, open_shard, shard_of, short
+from star_rl.evidence.shard import (
+    FILE,
+    LONGEST,
+    Shard,
+    damaged,
+    fields_in,
+    ids_in,
+    is_hashed,
+    key_in,
+    name_of,
+    open_shard,
+    shard_of,
+    short,
+)
+from star_rl.files import sha256
 from star_rl.records import Task
 
-#: Entries whose neighbours stay decoded, and whose ids do: about 30 and 12 kB each at 200 neighbours.
+#: Entries whose neighbours stay decoded, and whose ids do: about 30 and 12 kB each at 200 neighbours. The samples of
+#: one task ask for the same.
 _DECODED, _IDS = 1024, 4096
 
 
@@ -110,7 +123,7 @@ class EvidenceStore:
         return self.manifest["entries"]
 
     def get(self, tool: str, key: str) -> str | None:
-        """The text a tool answers with; ``None`` for an unknown tool or id (whatever a model wrote there).
+        """Return the text a tool answers with; None for an unknown tool or id (whatever a model wrote there).
 
         Raises:
             StarError: the bytes are damaged, or the id's shard is not on this machine.
@@ -136,17 +149,11 @@ class EvidenceStore:
         return found
 
     def neighbours(self, tool: str, key: str) -> list[tuple[str, float]]:
-        """(id, weight) of an entry's neighbours, strongest first; empty for an unknown id.
-
-        The last that were asked for are kept decoded: the samples of one task ask for the same.
-        """
+        """Return (id, weight) of an entry's neighbours, strongest first; empty for an unknown id."""
         return list(self._decoded(tool, key)) if isinstance(key, str) and tool in self._prefix else []
 
     def neighbour_ids(self, tool: str, key: str) -> tuple[str, ...]:
-        """Ids of an entry's neighbours, strongest first; empty for an unknown id.
-
-        They are stored apart, so that this is several times as fast as :meth:`neighbours`.
-        """
+        """Return the neighbours' ids alone, which is several times as fast as :meth:`neighbours`."""
         return self._ids(tool, key) if isinstance(key, str) and tool in self._prefix else ()
 
     def _read_ids(self, tool: str, key: str) -> tuple[str, ...]:
@@ -173,11 +180,9 @@ class EvidenceStore:
         return found
 
     def keys(self, tool: str) -> Iterator[str]:
-        """Every stored id of a tool, in a stable order, of the shards on this machine."""
-        prefix = self._prefix.get(tool)
-        if prefix is None:
-            return
-        for number in self.local_shards():
+        """Yield every stored id of a tool, in a stable order, of the shards on this machine."""
+        prefix = self._prefix.get(tool, b"")
+        for number in self.local_shards() if prefix else ():
             for name in self._shard(number).names(prefix):
                 if is_hashed(name):
                     yield key_in(self._transaction(number).get(name, db=self._shard(number).details))
@@ -185,15 +190,15 @@ class EvidenceStore:
                     yield name[len(prefix) :].decode()
 
     def shard_of(self, tool: str, key: str) -> str:
-        """Name of the shard that holds an id: what a router needs where no node holds all of them."""
+        """Return the name of the shard that holds an id, for a router where no node holds all of them."""
         return shard_name(shard_of(name_of(tool, key), self._count))
 
     def local_shards(self) -> list[int]:
-        """Numbers of the shards that are on this machine."""
+        """Return the numbers of the shards on this machine."""
         return [number for number in range(self._count) if (self.path / shard_name(number)).is_dir()]
 
     def verify(self) -> dict[str, Any]:
-        """Read every byte of the local shards and hold it to the manifest's SHA-256.
+        """Read every byte of the local shards and compare it with the manifest's SHA-256.
 
         Returns:
             ``{"entries", "bytes", "shards", "absent": [names]}``.
@@ -208,9 +213,7 @@ class EvidenceStore:
                 report["absent"].append(shard_name(number))
                 continue
             file = self.path / shard_name(number) / FILE
-            with open(file, "rb") as handle:
-                digest = hashlib.file_digest(handle, "sha256").hexdigest()
-            if digest != row["sha256"]:
+            if (digest := sha256(file)) != row["sha256"]:
                 raise damaged(file, f"its SHA-256 is {digest[:16]}.., not {row['sha256'][:16]}..")
             report["bytes"] += row["bytes"]
             report["entries"] += row["entries"]

@@ -1,26 +1,41 @@
-"""The template verbaliser: group neighbours by category and describe them by counts. Deterministic, without a model."""
+"""The template verbaliser: group neighbours by category and describe them by counts. Deterministic, without a model.
+
+Titles, category names and ids are untrusted: each is put on one line, shortened and escaped
+(:func:`star_rl.trajectory.neutral`), and so is the whole text. No title can end a tool's answer or forge a phase.
+"""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, Literal
 
 from star_rl.errors import StarError
-from star_rl.evidence.model import (
-    ITEM_CF,
-    REPRESENTATIVES,
-    Catalogue,
-    Category,
-    Evidence,
-    Neighbour,
-    Words,
-    checked,
-)
-from star_rl.evidence.words import BUDGETS, SIZES, Size, approximate_tokens, in_words
+from star_rl.evidence.model import ITEM_CF, REPRESENTATIVES, USER_CF, Catalogue, Category, Neighbour, Words, checked
+from star_rl.prompts.words import estimate_tokens
+from star_rl.trajectory import neutral
 
+#: ``full``: a paragraph a group; ``short``: one line of about ten words, for a tiny student.
+Size = Literal["full", "short"]
+#: Budgets in tokens when none is given.
+BUDGETS: dict[Size, int] = {"full": 512, "short": 48}
 #: Name of the group of neighbours that share no category.
 OTHER = "Other"
+_NONE_FOUND = {
+    USER_CF: "No users with a similar history were found, so there is no evidence for this user.",
+    ITEM_CF: "No items are chosen together with this one, so there is no evidence for it.",
+}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]+")
+#: Of the long text: (categories, items of each, characters of a title), from the most to the least detail.
+_LEVELS = (
+    *((9, 5, 80), (9, 5, 40), (6, 5, 40), (6, 3, 40), (4, 3, 40), (4, 2, 28)),
+    *((3, 2, 24), (3, 1, 24), (2, 1, 24), (2, 1, 0), (1, 1, 0), (1, 0, 0)),
+)
+#: Of the short text: (categories, items of all).
+_SHORT_LEVELS = ((2, 5), (2, 3), (2, 1), (1, 1), (1, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +44,7 @@ class Template:
 
     Args:
         catalogue: the items.
-        size: ``full`` or ``short`` (:func:`star_rl.evidence.words.in_words`).
+        size: see :data:`Size`.
         budget: most tokens of a text; by default 512 (full) or 48 (short).
         categories: most groups.
         count: counts the tokens of a text; an estimate by default.
@@ -42,52 +57,26 @@ class Template:
     size: Size = "full"
     budget: int | None = None
     categories: int = 5
-    count: Callable[[str], int] = approximate_tokens
+    count: Callable[[str], int] = estimate_tokens
 
     def __post_init__(self) -> None:
-        if self.size not in SIZES:
-            raise StarError(f"there is no size {self.size!r} of evidence", f"choose one of {', '.join(SIZES)}")
+        if self.size not in BUDGETS:
+            raise StarError(f"there is no size {self.size!r} of evidence", f"choose one of {', '.join(BUDGETS)}")
         if self.categories < 1 or (self.budget is not None and self.budget < 1):
             raise StarError("an evidence text needs a budget and a number of groups of at least 1", "raise the value")
 
+    @property
+    def _budget(self) -> int:
+        return BUDGETS[self.size] if self.budget is None else self.budget
+
     def about(self) -> dict[str, Any]:
         """Return what distinguishes these words from others, for the store's manifest."""
-        budget = BUDGETS[self.size] if self.budget is None else self.budget
-        return {"verbaliser": "template", "size": self.size, "budget": budget, "categories": self.categories}
-
-    def evidence(
-        self,
-        tool: str,
-        key: str,
-        neighbours: Iterable[tuple[str, float] | tuple[str, float, int]],
-        history: Sequence[str] = (),
-    ) -> Evidence:
-        """Return the neighbours in groups.
-
-        Args:
-            tool: ``UserCF`` or ``ItemCF``.
-            key: the user or the item.
-            neighbours: (item id, weight[, support]), strongest first.
-            history: items of the user that were visible, for the reasons (UserCF only).
-        """
-        rows = checked(tool, neighbours)
-        groups = _groups(rows, self.catalogue, self.categories)
-        known = _counts(history, self.catalogue) if tool != ITEM_CF else {}
-        past = len(history)
-        categories = []
-        for name, members in groups:
-            why = "" if tool == ITEM_CF else _reason(name, known.get(name, 0), past, members)
-            categories.append(
-                Category(
-                    name,
-                    _summary(tool, members, len(rows)),
-                    tuple(row.id for row in members[:REPRESENTATIVES]),
-                    why,
-                    len(members),
-                    sum(row.support for row in members),
-                )
-            )
-        return Evidence(tool, key, tuple(categories), len(rows))
+        return {
+            "verbaliser": "template",
+            "size": self.size,
+            "budget": self._budget,
+            "categories": self.categories,
+        }
 
     def __call__(
         self,
@@ -96,9 +85,49 @@ class Template:
         neighbours: Iterable[tuple[str, float] | tuple[str, float, int]],
         history: Sequence[str] = (),
     ) -> Words:
-        """Return text and evidence of one key; arguments as in :meth:`evidence`."""
-        evidence = self.evidence(tool, key, neighbours, history)
-        return Words(in_words(evidence, self.catalogue, self.size, self.budget, self.count), evidence)
+        """Return text and categories of one key.
+
+        Args:
+            tool: ``UserCF`` or ``ItemCF``.
+            key: the user or the item.
+            neighbours: (item id, weight[, support]), strongest first.
+            history: items of the user that were visible, for the reasons (UserCF only).
+        """
+        rows = checked(tool, neighbours)
+        seen = Counter(category for item_id in history for category in self.catalogue.categories(item_id))
+        categories = []
+        for name, members in _groups(rows, self.catalogue, self.categories):
+            ids = tuple(row.id for row in members[:REPRESENTATIVES])
+            support = sum(row.support for row in members)
+            why = _reason(seen[name], len(history), members) if tool == USER_CF else ""
+            categories.append(Category(name, _summary(tool, members, len(rows)), ids, why, len(members), support))
+        return Words(self.text(tool, categories), tuple(categories))
+
+    def text(self, tool: str, categories: Sequence[Category]) -> str:
+        """Return the tool's answer. Detail is dropped until it fits the budget, and at last it is cut."""
+        drafts: Iterable[str]
+        if not categories:
+            drafts = [_NONE_FOUND[tool]]
+        elif self.size == "short":
+            drafts = (_short(categories[:groups], items) for groups, items in _SHORT_LEVELS)
+        else:
+            drafts = (_full(tool, categories[:groups], self.catalogue, *level) for groups, *level in _LEVELS)
+        text = ""
+        for text in drafts:
+            if self.count(text) <= self._budget:
+                return text
+        low, high = 0, len(text) - 1
+        while low < high:  # the longest prefix that fits
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self.count(text[:middle]) <= self._budget else (low, middle - 1)
+        return text[:low].rstrip()
+
+
+@lru_cache(maxsize=1 << 16)
+def clean(text: str, longest: int = 200) -> str:
+    """Return untrusted text on one line, shortened, without control characters, every tag escaped."""
+    line = neutral(" ".join(_CONTROL.sub(" ", text).split()))
+    return line if len(line) <= longest else line[: max(0, longest - 1)].rstrip() + "…"
 
 
 def _groups(rows: list[Neighbour], catalogue: Catalogue, most: int) -> list[tuple[str, list[Neighbour]]]:
@@ -117,9 +146,7 @@ def _groups(rows: list[Neighbour], catalogue: Catalogue, most: int) -> list[tupl
     def rank(name: str) -> tuple[bool, float, str]:
         # Groups of one item come last: a single item says nothing about a taste.
         places = members[name]
-        if len(places) == 1:
-            return True, -weights[places[0]] * catalogue.telling(name), name
-        return False, -sum([weights[place] for place in places]) * catalogue.telling(name), name
+        return len(places) == 1, -sum([weights[place] for place in places]) * catalogue.telling[name], name
 
     ranks = {name: rank(name) for name in members}
     free = set(range(len(rows)))
@@ -140,26 +167,41 @@ def _groups(rows: list[Neighbour], catalogue: Catalogue, most: int) -> list[tupl
     return groups
 
 
-def _counts(history: Sequence[str], catalogue: Catalogue) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for item_id in history:
-        for category in catalogue.categories(item_id):
-            counts[category] = counts.get(category, 0) + 1
-    return counts
-
-
 def _summary(tool: str, members: list[Neighbour], total: int) -> str:
     support = sum(row.support for row in members)
-    what = "related items" if tool == ITEM_CF else "items liked by similar users"
-    line = f"{len(members)} of {total} {what}"
-    if support:
-        line += f", {support} shared choices" if tool == ITEM_CF else f", {support} votes"
-    return line + "."
+    what, votes = ("related items", "shared choices") if tool == ITEM_CF else ("items liked by similar users", "votes")
+    return f"{len(members)} of {total} {what}{f', {support} {votes}' if support else ''}."
 
 
-def _reason(name: str, seen: int, past: int, members: list[Neighbour]) -> str:
+def _reason(seen: int, past: int, members: list[Neighbour]) -> str:
     if seen:
         return f"of this kind are {seen} of the user's {past} past choices."
     best = max((row.support for row in members), default=0)
     backed = f"{best} similar users agree on its first item" if best else "similar users favour it"
     return f"new to this user, but {backed}."
+
+
+def _full(tool: str, categories: Sequence[Category], catalogue: Catalogue, items: int, longest: int) -> str:
+    def named(item_id: str) -> str:
+        title = clean(catalogue.title(item_id), longest) if longest else ""
+        return f'{clean(item_id)} "{title}"' if title else clean(item_id)
+
+    lines = [f"Also chosen by {'users with a similar history' if tool == USER_CF else 'users who chose this item'}:"]
+    for number, category in enumerate(categories, 1):
+        why = f" Why it fits: {clean(category.why)}" if category.why and tool == USER_CF else ""
+        lines.append(f"{number}. {clean(category.name, 60)}: {clean(category.summary)}{why}")
+        if items:
+            lines.append(f"   items: {'; '.join(map(named, category.item_ids[:items]))}")
+    return neutral("\n".join(lines))
+
+
+def _short(categories: Sequence[Category], items: int) -> str:
+    """Return one line: the groups with their counts, then ids in proportion to the counts, the strongest first."""
+    head = ", ".join(f"{clean(category.name, 24)} {category.count}" for category in categories)
+    total = sum(category.count for category in categories) or 1
+    ids: list[str] = []
+    for number, category in enumerate(categories, 1):
+        left = items - len(ids)
+        share = left if number == len(categories) else max(1, round(items * category.count / total)) if items else 0
+        ids += category.item_ids[: max(0, min(share, left))]
+    return neutral(f"{head}: {' '.join(clean(item_id, 64) for item_id in ids)}" if ids else head)

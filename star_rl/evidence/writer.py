@@ -19,11 +19,10 @@ import msgpack
 
 from star_rl import locks
 from star_rl.errors import StarError
-from star_rl.evidence.details import pack
 from star_rl.evidence.manifest import FORMAT, MANIFEST, building_folder, manifest_text, shard_name
-from star_rl.evidence.shard import DETAILS, FILE, TEXTS, described, is_hashed, name_of, shard_of
+from star_rl.evidence.shard import DETAILS, FILE, TEXTS, described, is_hashed, name_of, pack, shard_of
 from star_rl.files import fingerprint as digest_of
-from star_rl.files import read_json, write_json, writing_error
+from star_rl.files import read_json, write_json, write_text, writing_error
 
 #: The name of an entry, and its text, details and outcome in msgpack.
 Encoded: TypeAlias = tuple[bytes, bytes]
@@ -56,9 +55,9 @@ class EvidenceWriter:
 
     Args:
         path: the store's folder, which must not exist yet.
-        scenario: the scenario whose visible data this is (:data:`star_rl.records.SCENARIOS`, or a name of one's own).
-        fingerprint: fingerprint of the visible tables.
-        about: what else tells one build from another (verbaliser, budget, prompt version); kept in the manifest.
+        scenario: the scenario of the visible data (:data:`star_rl.records.SCENARIOS`, or a name of one's own).
+        fingerprint: of the visible data.
+        about: all further settings of the build (verbaliser, budget, prompt version); kept in the manifest.
         shards: number of shards by hash of the key; one unless the store is larger than a node's disk.
 
     Raises:
@@ -80,13 +79,7 @@ class EvidenceWriter:
             raise StarError(
                 f"{self.path} exists already, and a sealed store never changes", "choose another path, or delete it"
             )
-        self.identity = {
-            "scenario": scenario,
-            "fingerprint": fingerprint,
-            "about": about or {},
-            "shards": shards,
-            "format": FORMAT,
-        }
+        self.identity = {"scenario": scenario, "fingerprint": fingerprint, "about": about or {}}
         self.folder = building_folder(self.path)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -99,20 +92,19 @@ class EvidenceWriter:
         self._pending: list[dict[bytes, bytes]] = [{} for _ in self._files]
         self._bytes = 0
         try:
-            self._check_identity()
+            self._check_identity({**self.identity, "shards": shards, "format": FORMAT})
             shutil.rmtree(self.folder / "sealing", ignore_errors=True)
             self._names = {name for number in range(shards) for name, _ in self._entries(number)}
         except BaseException:
             self.close()
             raise
 
-    def _check_identity(self) -> None:
+    def _check_identity(self, identity: dict[str, Any]) -> None:
         file = self.folder / "identity.json"
         if not file.exists():
-            write_json(file, self.identity)
-            return
+            write_json(file, identity)
         found = read_json(file)
-        for key, value in self.identity.items():
+        for key, value in identity.items():
             if digest_of(found.get(key)) != digest_of(value):
                 raise StarError(
                     f"the unfinished build {self.folder} has {key} {found.get(key)!r}, this one {value!r}",
@@ -137,9 +129,8 @@ class EvidenceWriter:
         """Append one entry.
 
         Args:
-            tool: ``UserCF`` or ``ItemCF``.
-            key: the user's or item's id.
-            text: what the tool answers.
+            tool, key: ``UserCF`` or ``ItemCF``, and the user's or item's id.
+            text: the tool's answer.
             neighbours: (id, weight) or (id, weight, support), strongest first.
             structured: any JSON value: the evidence before it became words.
             outcome: how the words came about; the manifest counts them.
@@ -150,7 +141,7 @@ class EvidenceWriter:
         self.put_encoded(encoded(tool, key, text, neighbours, structured, outcome))
 
     def put_encoded(self, entry: Encoded) -> None:
-        """Append what :func:`encoded` made, perhaps in another process."""
+        """Append an entry that :func:`encoded` made, in this process or another."""
         name, value = entry
         self._pending[shard_of(name, len(self._files))][name] = value
         self._names.add(name)
@@ -197,11 +188,7 @@ class EvidenceWriter:
     def seal(self, **facts: Any) -> Path:
         """Write the final files and move them to ``path`` in one step; the unsealed build is deleted.
 
-        Args:
-            facts: further fields of the manifest (counts, what was checked).
-
-        Returns:
-            The store's folder.
+        ``facts`` are further fields of the manifest. Returns the store's folder.
         """
         self.flush()
         sealing = self.folder / "sealing"
@@ -218,19 +205,14 @@ class EvidenceWriter:
                 rows.append({"entries": tools.total() - before, **described(folder / FILE)})
                 _sync(folder)
             fields = {
-                "scenario": self.identity["scenario"],
-                "fingerprint": self.identity["fingerprint"],
-                "about": self.identity["about"],
+                **self.identity,
                 "entries": sum(row["entries"] for row in rows),
                 "tools": dict(sorted(tools.items())),
                 "outcomes": dict(sorted(outcomes.items())),
                 **facts,
                 "shards": rows,
             }
-            with open(sealing / MANIFEST, "w", encoding="utf-8") as handle:
-                handle.write(manifest_text(fields))
-                handle.flush()
-                os.fsync(handle.fileno())
+            write_text(sealing / MANIFEST, manifest_text(fields))
             _sync(sealing)
             os.rename(sealing, self.path)
             _sync(self.path.parent)

@@ -6,10 +6,10 @@ Online with a key (``WANDB_API_KEY``) or with a server that has a login (``WANDB
 
 from __future__ import annotations
 
+import asyncio
 import netrc
 import os
 import secrets
-import threading
 import urllib.request
 from collections.abc import Iterable, Mapping
 from http.client import HTTPException
@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
+from star_rl.deadline import Overdue, ask
 from star_rl.files import write_text
 
 PROJECT = "star_rl"
@@ -47,22 +48,20 @@ def server(given: Mapping[str, str]) -> str:
 
 def reachable(address: str, seconds: float = 10.0) -> bool:
     """Return whether a server answers, through the environment's proxies."""
-    answered = threading.Event()
 
-    def ask() -> None:
+    def answers() -> bool:
         try:
             urllib.request.urlopen(address, timeout=seconds).close()
-        except HTTPError:  # an answer
-            pass
+        except HTTPError:
+            return True
         except (OSError, HTTPException, ValueError):  # no connection, no HTTP, no address
-            return
-        answered.set()
+            return False
+        return True
 
-    # a thread, because a DNS lookup has no timeout of its own
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(seconds)
-    return answered.is_set()
+    try:
+        return asyncio.run(ask(answers, seconds))  # a DNS lookup has no timeout of its own
+    except Overdue:
+        return False
 
 
 def offline(address: str, hosts: Iterable[str]) -> str:

@@ -2,39 +2,17 @@
 
 agents       the agents, and the checks of their results
 team         planner -> experts -> reflector -> re-runs -> ranker
-llm          agents played by a language model
-planner      the planner played by a model trained on plans
-abstractor   summaries of long histories
+llm          agents played by a language model; a planner played by a model trained on plans
 rules        agents played by rules
 record       one run on disk
 teach        many tasks, several passes each, resumable
 view         runs in the terminal and on an HTML page
 """
 
-from star_rl.mars.agents import AGENTS, Agent, AgentFailure, Backend, Step, View
-from star_rl.mars.record import TeacherRun, from_json, read_runs, to_json
+from star_rl.mars.record import from_json, read_runs, to_json
 from star_rl.mars.rules import RuleBackend, RuleOptions, strength_of
 from star_rl.mars.teach import Account, identity_of, teach
 from star_rl.mars.team import Outcome, Team, TeamOptions
 
-__all__ = [
-    "AGENTS",
-    "Account",
-    "Agent",
-    "AgentFailure",
-    "Backend",
-    "Outcome",
-    "RuleBackend",
-    "RuleOptions",
-    "Step",
-    "TeacherRun",
-    "Team",
-    "TeamOptions",
-    "View",
-    "from_json",
-    "identity_of",
-    "read_runs",
-    "strength_of",
-    "teach",
-    "to_json",
-]
+__all__ = ["Account", "Outcome", "RuleBackend", "RuleOptions", "Team", "TeamOptions", "from_json"]
+__all__ += ["identity_of", "read_runs", "strength_of", "teach", "to_json"]

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from star_rl.failure import Failure, Kind
-from star_rl.prompts import Case
+from star_rl.prompts import Case, one_line
 from star_rl.trajectory import EXPERTS, Phase
 from star_rl.trajectory.grammar import PLAN, RECOMMEND, REFLECTION
 from star_rl.trajectory.model import Block
 
 if TYPE_CHECKING:
+    from star_rl.chat import ChatClient, ChatReply
     from star_rl.tools import Tools
 
 #: Returns the tools of a case.
@@ -34,7 +35,6 @@ class Step:
     """One run of an agent: what it wrote, its result and its cost.
 
     Attributes:
-        agent: the agent's name.
         tag: the phase it wrote.
         round: 0 at first, n for the re-run after the n-th reflection.
         blocks: thinking, calls, responses and the result, as in the trajectory.
@@ -60,13 +60,32 @@ class Step:
     def phase(self) -> Phase:
         return Phase(self.tag, list(self.blocks))
 
+    async def ask(self, chat: ChatClient, messages: Sequence[dict[str, Any]], **request: Any) -> ChatReply:
+        """Return a completion and add its cost. ``request`` goes to :meth:`star_rl.chat.ChatClient.complete`.
+
+        Raises:
+            AgentFailure: the endpoint failed (``endpoint``), or refuses a history with the model's own words
+                (``malformed``).
+        """
+        from star_rl.chat import ChatError  # here, so that rules load no HTTP client
+
+        try:
+            reply = await chat.complete(messages, **request)
+        except ChatError as error:
+            own = any(message["role"] == "assistant" for message in messages)
+            raise AgentFailure("malformed" if error.refused and own else "endpoint", str(error), self) from None
+        self.model_calls += 1
+        self.cached_calls += reply.cached
+        self.prompt_tokens += reply.prompt_tokens
+        self.completion_tokens += reply.completion_tokens
+        return reply
+
 
 @dataclass(frozen=True, slots=True)
 class View:
     """The input of an agent.
 
     Attributes:
-        case: the task without its answer.
         tools: None if the teacher runs without them.
         done: earlier steps, in order.
         suggestion: of the reflector, to an expert that runs again.
@@ -110,39 +129,28 @@ class Backend(Protocol):
     def describe(self) -> dict[str, Any]:
         """Return everything that decides a result, as plain data without secrets."""
 
-    async def ready(self) -> None:
-        """Check that it can work, before the first task.
-
-        Raises:
-            StarError: an endpoint is down, or a model is unknown.
-        """
+    async def ready(self, tools: bool = False) -> None:
+        """Check that the backend can work, with tools or without, before the first task; StarError if it cannot."""
 
     async def act(self, agent: Agent, view: View) -> Step:
-        """Play one agent.
-
-        Raises:
-            AgentFailure: no well-formed answer; it carries the step with its cost.
-        """
+        """Play one agent; AgentFailure, with the step and its cost, if there is no well-formed answer."""
 
 
 class AgentFailure(Exception):
-    """An agent gave no usable answer. Data, not a crash: the run is recorded with the failure."""
+    """An agent gave no usable answer. The run is recorded with the failure."""
 
     def __init__(self, kind: Kind, message: str, step: Step) -> None:
         self.failure, self.step = Failure(kind, message, step.agent), step
         super().__init__(str(self.failure))
 
 
-# ------------------------------------------------------------------------------------------------- what results must be
-
-
 def check_plan(value: Any, view: View) -> str:
-    """Check a non-empty list of distinct expert names."""
+    """Check for a non-empty list of distinct expert names."""
     if not isinstance(value, list) or not value:
         return "the result has to be a JSON list with at least one expert name"
     for name in value:
         if not isinstance(name, str) or name not in EXPERTS:
-            return f"{_short(name)} is no expert; choose among {', '.join(EXPERTS)}"
+            return f"{one_line(repr(name), 60)} is not an expert; choose among {', '.join(EXPERTS)}"
     return "the same expert is named twice" if len(set(value)) != len(value) else ""
 
 
@@ -178,7 +186,7 @@ def check_ranking(value: Any, view: View) -> str:
     known = set(view.case.candidates)
     foreign = [entry for entry in value if entry not in known]
     if foreign:
-        return f"{_short(foreign[0])} is not among the candidates"
+        return f"{one_line(repr(foreign[0]), 60)} is not among the candidates"
     if len(set(value)) != len(value):
         return f"an id stands twice; each of the {view.ranked} ids has to stand once"
     return f"{len(value)} ids were given, {view.ranked} are asked for" if len(value) != view.ranked else ""
@@ -189,11 +197,6 @@ def faulted(verdict: Any) -> dict[str, str]:
     if verdict["correct"] == "yes":
         return {}
     return {entry["agent_name"]: entry["suggestion"] for entry in verdict["problematic_agent"]}
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:58] + ".."
 
 
 PLANNER = Agent("Planner", PLAN, False, check_plan)

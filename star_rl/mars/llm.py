@@ -1,4 +1,4 @@
-"""The language-model backend: each agent is a conversation with an endpoint, with tools as real function calls.
+"""Agents played by a language model: each is a conversation with an endpoint, with tools as real function calls.
 
 A malformed answer is asked for once more, with the error; a second one is an :class:`AgentFailure`.
 """
@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 from star_rl.chat import CallRequest, ChatClient, ChatReply
-from star_rl.mars.abstractor import Abstractor
 from star_rl.mars.agents import Agent, AgentFailure, Step, View
-from star_rl.mars.calls import ask
 from star_rl.options import Count, Size, options
-from star_rl.prompts import PromptOptions, Summary, estimate_tokens, valid, valid_json
+from star_rl.prompts import PromptOptions, estimate_tokens, one_line, student_prompt, valid, valid_json
 from star_rl.prompts.agents import Brief, agent_messages, complaint
 from star_rl.tools import TOOL_SCHEMAS
 from star_rl.trajectory import (
@@ -32,10 +30,15 @@ from star_rl.trajectory import (
     neutral,
     parse,
 )
+from star_rl.trajectory.grammar import PLAN
 from star_rl.trajectory.model import call_of, decode
 
 _THINK = re.compile(r"</?think>")
-_FENCE = re.compile(r"^```\w*\n|\n```$")
+_FENCED = re.compile(r"```\w*\s*(.*?)```", re.DOTALL)
+#: Names and ids that every host accepts in a history.
+_PLAIN_NAME, _PLAIN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}"), re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+#: In place of an empty answer: hosts refuse an assistant turn without content, and two user turns in a row.
+_NO_ANSWER = "(no answer)"
 _REFUSED = "Not answered: too many calls. Give your result now."
 _UNREADABLE = "This call could not be read: give the arguments as a JSON object."
 
@@ -48,8 +51,6 @@ class LlmOptions:
         turns: most answers of one agent, malformed ones included.
         calls: most tool calls of one agent that are answered; ``calls_per_turn`` in one turn.
         tokens: most prompt and completion tokens of one agent; 0 = no limit.
-        chunk: interactions in a chunk of the abstractor; 0 = no abstractor.
-        words: most words of a summary.
 
     Raises:
         StarError: a value is out of range.
@@ -59,16 +60,12 @@ class LlmOptions:
     calls: Count = 12
     calls_per_turn: Size = 6
     tokens: Count = 0
-    chunk: Count = 40
-    words: Size = 500
 
 
 class LlmBackend:
     """The agents played by a language model.
 
     Args:
-        chat: the endpoint or endpoints.
-        options: see :class:`LlmOptions`.
         prompt: options of the student's prompt: the agents see of a task what the student will see.
         length: counts the tokens of the student's prompt.
     """
@@ -82,54 +79,45 @@ class LlmBackend:
     ) -> None:
         self.chat, self.options = chat, options or LlmOptions()
         self.prompt, self.length = prompt or PromptOptions(), length
-        self.abstractor = Abstractor(chat, self.options.chunk, self.options.words) if self.options.chunk else None
 
     @property
     def describe(self) -> dict[str, Any]:
         return {"backend": "llm", "prompt": asdict(self.prompt), **asdict(self.options), **self.chat.describe}
 
-    async def ready(self) -> None:
-        await self.chat.ready()
+    async def ready(self, tools: bool = False) -> None:
+        await self.chat.ready(TOOL_SCHEMAS if tools else None)
 
     async def act(self, agent: Agent, view: View) -> Step:
         step = Step(agent.name, agent.tag, view.round)
-        case = view.case
-        if self.abstractor is not None and case.summary is None:
-            text, recent = await self.abstractor.abstract(case, step)
-            if count := len(case.history) - len(recent):
-                ends = case.history[0].timestamp, case.history[count - 1].timestamp
-                case = replace(case, summary=Summary(text, count, *ends))
-        return await _Conversation(self, agent, replace(view, case=case), step).run()
+        return await _Conversation(self, agent, view, step).run()
 
 
 class _Conversation:
     """One agent's conversation."""
 
     def __init__(self, backend: LlmBackend, agent: Agent, view: View, step: Step) -> None:
-        self.backend, self.chat, self.options = backend, backend.chat, backend.options
+        self.chat, self.options = backend.chat, backend.options
         self.agent, self.view, self.step = agent, view, step
         self.tools = TOOL_SCHEMAS if view.tools is not None else None
         self.answered = 0
-        self.messages: list[dict[str, Any]] = []
-        self._add(*agent_messages(agent.name, self._brief(), bool(self.tools)))
+        self.ids: set[str] = set()
+        latest = {one.agent: one for one in view.done if one.agent in EXPERTS}
+        own = latest.get(agent.name)
+        brief = Brief(
+            view.case,
+            findings=[(name, compact_json(one.value)) for name, one in latest.items() if one is not own],
+            suggestion=view.suggestion,
+            previous=compact_json(own.value) if own and view.suggestion else "",
+            top=view.ranked,
+            prompt=backend.prompt,
+            length=backend.length,
+        )
+        self.messages: list[dict[str, Any]] = list(agent_messages(agent.name, brief, bool(self.tools)))
+        step.messages += self.messages
 
     def _add(self, *messages: dict[str, Any]) -> None:
         self.messages += messages
         self.step.messages += messages
-
-    def _brief(self) -> Brief:
-        view = self.view
-        latest = {step.agent: step for step in view.done if step.agent in EXPERTS}
-        own = latest.get(self.agent.name)
-        return Brief(
-            view.case,
-            findings=[(name, compact_json(step.value)) for name, step in latest.items() if step is not own],
-            suggestion=view.suggestion,
-            previous=compact_json(own.value) if own and view.suggestion else "",
-            top=view.ranked,
-            prompt=self.backend.prompt,
-            length=self.backend.length,
-        )
 
     async def run(self) -> Step:
         step = self.step
@@ -137,24 +125,36 @@ class _Conversation:
             spent = step.prompt_tokens + step.completion_tokens
             if self.options.tokens and spent >= self.options.tokens:
                 raise AgentFailure("tokens", f"{spent} tokens, the budget is {self.options.tokens}", step)
-            tools = self.tools if turn < self.options.turns else None  # the last turn has to give a result
-            reply = await ask(self.chat, step, self.messages, tools, self.view.sample)
+            reply = await self._ask(last=turn == self.options.turns)
             words, calls, result = read_answer(reply)
             thinking = [Thinking(words)] if words else []
             if calls and self.tools:
                 step.blocks += thinking
-                self._answer(words, calls)
+                self._answer(words, calls, reply)
                 continue
             fault = self._fault(calls, result)
             if not fault and result is not None:
                 step.value = valid_json(result.value)
                 step.blocks += [*thinking, json_block(step.value)]
                 return step
-            self._add({"role": "assistant", "content": reply.text}, {"role": "user", "content": complaint(fault)})
+            said = reply.text if reply.text.strip() else _NO_ANSWER
+            self._add({"role": "assistant", "content": said}, {"role": "user", "content": complaint(fault)})
             if step.attempts > 1:
                 raise AgentFailure("malformed", fault, step)
             step.attempts += 1
         raise AgentFailure("calls", f"no result within {self.options.turns} turns", step)
+
+    async def _ask(self, last: bool) -> ChatReply:
+        """Ask for the next turn. The last one has to give a result: calls are switched off, and if the host ignores
+        that, earlier calls are shown as text and the tools left out."""
+        called = any("tool_calls" in message for message in self.messages)
+        request: dict[str, Any] = {"tools": self.tools if called or not last else None, "sample": self.view.sample}
+        if last and called:
+            request["tool_choice"] = "none"
+        reply = await self.step.ask(self.chat, self.messages, **request)
+        if last and called and read_answer(reply)[1]:
+            reply = await self.step.ask(self.chat, _without_calls(self.messages), sample=self.view.sample)
+        return reply
 
     def _fault(self, calls: list[CallRequest], result: Json | None) -> str:
         if calls:
@@ -163,8 +163,9 @@ class _Conversation:
             return "it holds no JSON result"  # without a tag: a complaint is defused like foreign text
         return f"the result is not JSON: {result.error}" if result.error else self.agent.check(result.value, self.view)
 
-    def _answer(self, words: str, calls: list[CallRequest]) -> None:
-        """Answer a turn's calls: all calls first, then all answers, as in a trajectory."""
+    def _answer(self, words: str, calls: list[CallRequest], reply: ChatReply) -> None:
+        """Answer a turn's calls, all calls before all answers. What the model wrote goes back in a form that every
+        host accepts."""
         assert self.view.tools is not None
         blocks = [call_of(_as_block(call)) for call in calls]
         answers = []
@@ -177,22 +178,52 @@ class _Conversation:
                 self.answered += 1
                 answers.append(self.view.tools.call(block.name, block.arguments).text)
         self.step.blocks += [*blocks, *map(Response, answers)]
-        requests = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in calls
-        ]
+        requests = []
+        for call, block in zip(calls, blocks, strict=True):
+            arguments = compact_json(block.arguments) if isinstance(block, ToolCall) else "{}"
+            name = call.name if _PLAIN_NAME.fullmatch(call.name) else "unknown"
+            function = {"name": name, "arguments": arguments}
+            requests.append({"id": self._id(call.id), "type": "function", "function": function})
         self._add(
-            {"role": "assistant", "content": words, "tool_calls": requests},
+            {"role": "assistant", "content": words or None, "tool_calls": requests, **reply.reasoning},
             *(
-                {"role": "tool", "tool_call_id": call.id, "content": answer}
-                for call, answer in zip(calls, answers, strict=True)
+                {"role": "tool", "tool_call_id": request["id"], "content": answer or "(empty)"}
+                for request, answer in zip(requests, answers, strict=True)
             ),
         )
+
+    def _id(self, given: str) -> str:
+        """Return the host's id of a call if it is plain and new, else one of nine letters and digits."""
+        number = len(self.ids)
+        while not _PLAIN_ID.fullmatch(given) or given in self.ids:
+            given, number = f"call{number:05d}", number + 1
+        self.ids.add(given)
+        return given
+
+
+def _without_calls(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a history whose calls and answers are text."""
+    plain: list[dict[str, Any]] = []
+    for message in messages:
+        if message.get("tool_calls"):
+            made = [f"{one['function']['name']}({one['function']['arguments']})" for one in message["tool_calls"]]
+            content = "\n".join(filter(None, [message["content"], f"I called {', '.join(made)}."]))
+            plain.append({"role": "assistant", "content": content})
+        elif message["role"] != "tool":
+            plain.append(message)
+        elif plain[-1]["role"] == "user":
+            plain[-1] = {"role": "user", "content": f"{plain[-1]['content']}\n\n{message['content']}"}
+        else:
+            plain.append({"role": "user", "content": f"Make no more calls. The answers:\n\n{message['content']}"})
+    return plain
 
 
 def _as_block(call: CallRequest) -> str:
     """Return a function call as the inside of a ``<tool_call>`` block; invalid JSON stays as text, its tags defused."""
     value, error = decode(call.arguments or "{}")
+    if isinstance(value, str):  # JSON within JSON
+        inner, fault = decode(value)
+        value = value if fault else inner
     if error:
         return neutral(valid(f"{call.name}: {call.arguments}")).strip()
     return compact_json(valid_json({"name": call.name, "arguments": value}))
@@ -201,27 +232,85 @@ def _as_block(call: CallRequest) -> str:
 def read_answer(reply: ChatReply) -> tuple[str, list[CallRequest], Json | None]:
     """Return (reasoning, calls, result) of an answer; never raises.
 
-    Calls are the endpoint's structured ones, or those written inline if the server does not parse them. Without a
-    ``<JSON>`` block, the whole text is the result if it is JSON, in a code fence or bare.
+    Calls are the endpoint's structured ones, or those written inline if the server does not parse them. A result in a
+    code fence is read, inside a ``<JSON>`` block or without one; so is an answer that is bare JSON after its thoughts.
     """
-    trajectory = parse(_THINK.sub("", valid(reply.text)))
+    text = valid(reply.text)
     words: list[str] = []
     inline: list[CallRequest] = []
     result: Json | None = None
-    for phase in trajectory.phases:
+    for phase in parse(_THINK.sub("", text)).phases:
         for block in phase.blocks:
             match block:
-                case Thinking(text) | Text(text):
-                    words.append(text.strip())
+                case Thinking(said) | Text(said):
+                    words.append(said.strip())
                 case ToolCall(name, arguments):
-                    inline.append(CallRequest(f"inline_{len(inline)}", name, json.dumps(arguments)))
-                case Json():
-                    result = block
+                    inline.append(CallRequest("", name, json.dumps(arguments)))
+                case Json(raw):
+                    result = (block.error and _json_in(raw)) or block
                 case _:
                     continue  # a call that does not parse, or an answer that the model invented
     calls = list(reply.tool_calls) or inline
-    if result is None and not calls and len(words) == 1:
-        bare = Json(_FENCE.sub("", words[0]).strip())
-        if not bare.error and isinstance(bare.value, (list, dict)):
-            return "", [], bare
+    thoughts, _, answer = text.rpartition("</think>")
+    if result is None and not calls and (bare := _json_in(answer)):
+        return _THINK.sub("", thoughts).strip(), [], bare
     return "\n".join(word for word in words if word), calls, result
+
+
+def _json_in(text: str) -> Json | None:
+    """Return the list or object that a text is, or that its last code fence holds; None if there is none."""
+    for candidate in (text, *reversed(_FENCED.findall(text))):
+        found = Json(candidate.strip())
+        if not found.error and isinstance(found.value, (list, dict)):
+            return found
+    return None
+
+
+class TrainedPlanner:
+    """The planner played by a model trained on the SFT set ``planner_only`` (MARS-Planner; paper, section 4.3).
+
+    It gets the prompt of its training, the student's with scope ``plan``, and not the team's planner template.
+    """
+
+    def __init__(
+        self, chat: ChatClient, prompt: PromptOptions | None = None, length: Callable[[str], int] = estimate_tokens
+    ) -> None:
+        self.chat, self.length = chat, length
+        self.prompt = replace(prompt or PromptOptions(), scope="plan", tools=False)
+
+    @property
+    def describe(self) -> dict[str, Any]:
+        return {"backend": "trained planner", "prompt": asdict(self.prompt), **self.chat.describe}
+
+    async def ready(self, tools: bool = False) -> None:
+        await self.chat.ready()
+
+    async def act(self, agent: Agent, view: View) -> Step:
+        """Ask for the plan; ask once more, with the fault, if it is malformed."""
+        step = Step(agent.name, agent.tag, view.round, attempts=0)
+        step.messages += student_prompt(view.case, self.prompt, self.length).messages
+        fault = ""
+        while step.attempts < 2:
+            step.attempts += 1
+            reply = await step.ask(self.chat, list(step.messages), sample=view.sample)
+            step.messages.append({"role": "assistant", "content": reply.text if reply.text.strip() else _NO_ANSWER})
+            value, thought, fault = _plan_in(reply.text)
+            fault = fault or agent.check(value, view)
+            if not fault:
+                step.value = value
+                step.blocks = [*([Thinking(thought)] if thought else []), json_block(value)]
+                return step
+            # The fault may quote the model, so it is defused.
+            again = f"That plan cannot be used: {one_line(fault, 300)}. Write the plan once more."
+            step.messages.append({"role": "user", "content": again})
+        raise AgentFailure("malformed", fault, step)
+
+
+def _plan_in(text: str) -> tuple[Any, str, str]:
+    """Return (the result of the first plan phase, the thought before it, the fault)."""
+    for phase in parse(text).of(PLAN):
+        if phase.result is not None:
+            thoughts = [block.text for block in phase.blocks if isinstance(block, Thinking)]
+            error = phase.result.error and f"the result is not JSON: {phase.result.error}"
+            return valid_json(phase.result.value), "\n".join(thoughts), error
+    return None, "", "it holds no plan with a JSON result"

@@ -16,6 +16,8 @@ from star_rl.records import Task
 from star_rl.trajectory import Trajectory, parse, render
 
 FORMAT = 2
+#: Counts of a step.
+COSTS = ("prompt_tokens", "completion_tokens", "model_calls", "cached_calls")
 
 
 @dataclass(slots=True)
@@ -72,12 +74,11 @@ class TeacherRun:
     @property
     def tokens(self) -> int:
         """Return prompt and completion tokens of all agents."""
-        return sum(step["prompt_tokens"] + step["completion_tokens"] for step in self.steps)
+        return self.sum("prompt_tokens") + self.sum("completion_tokens")
 
-    @property
-    def calls(self) -> int:
-        """Return the tool calls of all agents."""
-        return sum(step["calls"] for step in self.steps)
+    def sum(self, name: str) -> int:
+        """Return the sum of a count of the steps, such as ``calls``, the tool calls."""
+        return sum(step[name] for step in self.steps)
 
 
 def run_id(task_id: str, sample: int) -> str:
@@ -86,32 +87,24 @@ def run_id(task_id: str, sample: int) -> str:
 
 
 def run_of(task: Task, sample: int, outcome: Outcome, identity: Mapping[str, Any]) -> TeacherRun:
-    """Return the record of an outcome."""
+    """Return the record of an outcome; ``identity`` as :func:`star_rl.mars.teach.identity_of` returns it."""
     return TeacherRun(
         task,
         sample,
         render(outcome.trajectory),
         list(outcome.ranking),
         outcome.failure,
-        identity["configuration"],
-        identity["prompts"],
-        identity["model"],
-        identity["store"],
-        [_step(step) for step in outcome.steps],
-        round(outcome.seconds, 4),
+        **{name: identity[name] for name in ("configuration", "prompts", "model", "store")},
+        steps=[_step(step) for step in outcome.steps],
+        seconds=round(outcome.seconds, 4),
     )
 
 
 def _step(step: Step) -> dict[str, Any]:
     return {
-        "agent": step.agent,
-        "tag": step.tag,
-        "round": step.round,
+        **{name: getattr(step, name) for name in ("agent", "tag", "round")},
         "seconds": round(step.seconds, 4),
-        "prompt_tokens": step.prompt_tokens,
-        "completion_tokens": step.completion_tokens,
-        "model_calls": step.model_calls,
-        "cached_calls": step.cached_calls,
+        **{name: getattr(step, name) for name in COSTS},
         "calls": len(step.phase.calls),
         "attempts": step.attempts,
         "messages": step.messages,
@@ -148,9 +141,8 @@ def files_of(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     Raises:
         StarError: a path does not exist, or a folder holds no runs.
     """
-    listed = [paths] if isinstance(paths, (str, Path)) else list(paths)
     found: list[Path] = []
-    for path in map(Path, listed):
+    for path in map(Path, [paths] if isinstance(paths, (str, Path)) else paths):
         files = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
         if not files or not all(file.exists() for file in files):
             raise StarError(f"there are no runs of the teacher in {path}", "write some with: star-rl teach")
@@ -169,4 +161,4 @@ def read_runs(paths: str | Path | Iterable[str | Path]) -> Iterator[TeacherRun]:
             for value in read_jsonl(file):
                 yield from_json(value)
         except (ValueError, KeyError, TypeError) as error:
-            raise StarError(f"{file} holds a line that is no run ({error})", "teach again into a new folder") from error
+            raise StarError(f"{file} has an invalid line ({error})", "teach again into a new folder") from error

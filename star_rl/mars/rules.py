@@ -96,7 +96,7 @@ class RuleBackend:
         options = {**asdict(self.options), "strategies": dict(self.options.strategies)}
         return {"backend": "rules", "anchor": "evidence" if self.strength else "rating", **options}
 
-    async def ready(self) -> None:
+    async def ready(self, tools: bool = False) -> None:
         """Rules are always ready."""
 
     async def act(self, agent: Agent, view: View) -> Step:

@@ -1,7 +1,7 @@
-"""Run the teacher over many tasks, several passes each; a killed run resumes with what is missing.
+"""Run the teacher over many tasks, several passes each; a killed run resumes with the missing runs.
 
-A run is one pass over one task, its record one line of a :class:`star_rl.ledger.Ledger`. What was paid for inside a run
-that a kill interrupted is not paid again: the chat client's response cache answers the same requests.
+A run is one pass over one task, its record one line of a :class:`star_rl.ledger.Ledger`. The replies of a run that was
+killed are not paid twice: the chat client's cache holds them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +34,16 @@ _OUTAGE = 24
 
 @dataclass(slots=True)
 class Account:
-    """Counts of one call of :func:`teach`; ``found`` runs were on disk before it."""
+    """Counts of one call of :func:`teach`; ``found`` runs were on disk before it, ``ranked_before`` of them ranked."""
 
     total: int = 0
     found: int = 0
+    ranked_before: int = 0
     ranked: int = 0
     hits: int = 0
     corrected: int = 0
     failed: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
     tool_calls: int = 0
     model_calls: int = 0
     prompt_tokens: int = 0
@@ -51,26 +53,43 @@ class Account:
 
     @property
     def done(self) -> int:
-        return self.found + self.ranked + sum(self.failed.values())
+        return self.found + self.ranked + self.failed.total()
 
     def add(self, run: TeacherRun) -> None:
         if run.failure:
             self.failed[run.failure.kind] += 1
+            self.reasons[str(run.failure)] += 1
         else:
             self.ranked += 1
             self.hits += run.hit
             self.corrected += run.corrected
-        for step in run.steps:
-            self.tool_calls += step["calls"]
-            self.model_calls += step["model_calls"]
-            self.prompt_tokens += step["prompt_tokens"]
-            self.completion_tokens += step["completion_tokens"]
+        self.tool_calls += run.sum("calls")
+        self.model_calls += run.sum("model_calls")
+        self.prompt_tokens += run.sum("prompt_tokens")
+        self.completion_tokens += run.sum("completion_tokens")
+
+    @property
+    def commonest(self) -> str:
+        """Return the commonest reason of this call's failed runs; empty if none failed."""
+        return next((f"{reason} ({count} x)" for reason, count in self.reasons.most_common(1)), "")
+
+    def check(self) -> None:
+        """Check that a run is ranked, in this call or before it.
+
+        Raises:
+            StarError: all runs failed; it names the commonest reason.
+        """
+        if self.reasons and not self.ranked and not self.ranked_before:
+            remedy = "use another model or other options, and another folder"
+            if self.failed["endpoint"]:
+                remedy = "fix the endpoint or its options, then run the same command again"
+            raise StarError(f"none of {self.done:,} runs is ranked; the commonest reason: {self.commonest}", remedy)
 
     def note(self) -> str:
-        ended = self.ranked + sum(self.failed.values())
-        parts = [f"hit@1 {self.hits / self.ranked:.0%}" if self.ranked else "", f"failed {sum(self.failed.values())}"]
+        """Return the progress line's text."""
+        parts = [f"hit@1 {self.hits / self.ranked:.0%}" if self.ranked else "", f"failed {self.failed.total()}"]
         if self.seconds > 0:
-            parts.append(f"{ended / self.seconds:.1f}/s")
+            parts.append(f"{(self.ranked + self.failed.total()) / self.seconds:.1f}/s")
         if self.prompt_tokens:
             parts.append(f"{(self.prompt_tokens + self.completion_tokens) / 1e6:.2f}M tokens")
         if self.cost:
@@ -79,21 +98,18 @@ class Account:
 
     def figures(self) -> dict[str, Any]:
         """Return plain data for a manifest."""
-        names = ("total", "found", "ranked", "hits", "corrected", "tool_calls", "model_calls")
-        plain: dict[str, Any] = {name: getattr(self, name) for name in (*names, "prompt_tokens", "completion_tokens")}
-        return {**plain, "failed": dict(self.failed), "cost": round(self.cost, 4), "seconds": round(self.seconds, 3)}
+        plain = {name: getattr(self, name) for name in Account.__dataclass_fields__}
+        rounded = {"cost": round(self.cost, 4), "seconds": round(self.seconds, 3)}
+        return {**plain, "failed": dict(self.failed), "reasons": dict(self.reasons.most_common(8)), **rounded}
 
 
-def identity_of(team: Team, prompts: Mapping[str, Any], model: str = "", store: str = "") -> dict[str, Any]:
+def identity_of(
+    team: Team, prompts: Mapping[str, Any], model: str = "", store: str = "", summaries: str = ""
+) -> dict[str, Any]:
     """Return what makes runs comparable; a folder holds runs of one identity only."""
     configuration = json.loads(json.dumps(team.describe, default=str))
-    return {
-        "format": FORMAT,
-        "configuration": configuration,
-        "prompts": dict(prompts),
-        "model": model,
-        "store": store,
-    }
+    about = {"prompts": dict(prompts), "model": model, "store": store, "summaries": summaries}
+    return {"format": FORMAT, "configuration": configuration, **about}
 
 
 async def teach(
@@ -129,80 +145,63 @@ async def teach(
     twice = [task_id for task_id, count in Counter(task.task_id for task in tasks).items() if count > 1]
     if twice:
         raise StarError(f"task id {twice[0]} is not unique", "give each task its own id")
-    await asyncio.gather(team.backend.ready(), team.planner.ready())
-    target = Path(folder)
-    began = time.monotonic()
-    with _opened(target, identity, tasks) as ledger:
-        account = Account(total=len(tasks) * passes)
-        wanted = {run_id(task.task_id, sample) for task in tasks for sample in range(passes)}
-        account.found = len(wanted & ledger.done)
-        queue = iter([(t, s) for s in range(passes) for t in tasks if run_id(t.task_id, s) not in ledger.done])
-        await _Workers(team, case_of, identity, ledger, account, queue, began, progress, spent).run(concurrency)
+    await team.backend.ready(team.options.tools)
+    if team.planner is not team.backend:
+        await team.planner.ready()
+    began, in_a_row = time.monotonic(), 0
+    wanted = [(task, sample) for sample in range(passes) for task in tasks]
+    with _opened(Path(folder), identity, tasks) as (ledger, ranked_before):
+        queue = iter([(task, sample) for task, sample in wanted if run_id(task.task_id, sample) not in ledger.done])
+        account = Account(total=len(wanted), ranked_before=ranked_before)
+        account.found = sum(run_id(task.task_id, sample) in ledger.done for task, sample in wanted)
+
+        async def work() -> None:
+            nonlocal in_a_row
+            for task, sample in queue:
+                run = run_of(task, sample, await team.run(case_of(task), sample), identity)
+                ledger.append(to_json(run))
+                account.add(run)
+                account.seconds, account.cost = time.monotonic() - began, spent()
+                if progress:
+                    progress(account.done, account.total, account.note())
+                in_a_row = in_a_row + 1 if _endpoint_failed(run) else 0
+                if in_a_row >= _OUTAGE:
+                    raise StarError(
+                        f"the endpoint failed {in_a_row} runs one after the other ({run.failure})",
+                        "fix it and run the same command again: these runs are repeated",
+                    )
+                await asyncio.sleep(0)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(concurrency):
+                    group.create_task(work())
+        except BaseExceptionGroup as errors:  # the first error stops all workers
+            raise errors.exceptions[0] from None
         account.seconds, account.cost = time.monotonic() - began, spent()
     return account
 
 
-@dataclass(slots=True)
-class _Workers:
-    team: Team
-    case_of: Callable[[Task], Case]
-    identity: Mapping[str, Any]
-    ledger: Ledger
-    account: Account
-    queue: Iterator[tuple[Task, int]]
-    began: float
-    progress: Progress | None
-    spent: Callable[[], float]
-    failed_in_a_row: int = 0
-
-    async def run(self, concurrency: int) -> None:
-        """Share one queue among workers; the first error stops all."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(concurrency):
-                    group.create_task(self._work())
-        except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None
-
-    async def _work(self) -> None:
-        for task, sample in self.queue:
-            outcome = await self.team.run(self.case_of(task), sample)
-            self._write(run_of(task, sample, outcome, self.identity))
-            await asyncio.sleep(0)
-
-    def _write(self, run: TeacherRun) -> None:
-        self.ledger.append(to_json(run))
-        account = self.account
-        account.add(run)
-        account.seconds, account.cost = time.monotonic() - self.began, self.spent()
-        if self.progress:
-            self.progress(account.done, account.total, account.note())
-        self.failed_in_a_row = self.failed_in_a_row + 1 if _endpoint_failed(run) else 0
-        if self.failed_in_a_row >= _OUTAGE:
-            raise StarError(
-                f"the endpoint failed {self.failed_in_a_row} runs one after the other ({run.failure})",
-                "fix it and run the same command again: these runs are repeated",
-            )
-
-
 @contextmanager
-def _opened(folder: Path, identity: Mapping[str, Any], tasks: Iterable[Task]) -> Iterator[Ledger]:
-    """Yield the locked file of runs. Runs that the endpoint failed are taken out of it."""
+def _opened(folder: Path, identity: Mapping[str, Any], tasks: Iterable[Task]) -> Iterator[tuple[Ledger, int]]:
+    """Yield the locked file of runs and how many are ranked. Runs that the endpoint failed are taken out of it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise writing_error(folder, error) from error
-    path, known = folder / RUNS, {task.task_id: task for task in tasks}
+    path, known, ranked = folder / RUNS, {task.task_id: task for task in tasks}, 0
 
     def stands(row: dict[str, Any]) -> bool:
         try:
             run = from_json(row)
         except (ValueError, KeyError, TypeError) as error:
-            raise StarError(f"{path} has a line that is no run ({error})", "teach into another folder") from error
+            raise StarError(f"{path} has an invalid line ({error})", "teach into another folder") from error
+        nonlocal ranked
+        ranked += run.failure is None
         task = known.get(run.task.task_id, run.task)
         if task != run.task:
             raise StarError(
-                f"task {task.task_id} reads differently in {path} (fingerprints {_print(run.task)}, {_print(task)})",
+                f"task {task.task_id} differs in {path} (fingerprints {_print(run.task)}, {_print(task)})",
                 "teach into another folder",
             )
         return not _endpoint_failed(run)
@@ -213,7 +212,7 @@ def _opened(folder: Path, identity: Mapping[str, Any], tasks: Iterable[Task]) ->
         _same_identity(folder, identity)
         ledger = Ledger(path, None, lambda row: row["id"], keep=stands)
         try:
-            yield ledger
+            yield ledger, ranked
         finally:
             ledger.close()
 
@@ -238,4 +237,4 @@ def _endpoint_failed(run: TeacherRun) -> bool:
 
 
 def _print(task: Task) -> str:
-    return fingerprint([task.user_id, task.candidates, task.ground_truth, task.cutoff, task.source, task.scenario])
+    return fingerprint(asdict(task))

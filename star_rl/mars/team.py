@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from star_rl.errors import StarError
 from star_rl.failure import Failure
@@ -31,15 +31,12 @@ from star_rl.options import Size, options
 from star_rl.prompts import Case
 from star_rl.trajectory import EXPERTS, Trajectory
 
-if TYPE_CHECKING:
-    from star_rl.tools import Tools
-
 
 @options
 class TeamOptions:
-    """Which parts of the teacher run.
+    """Which parts of the teacher run. All affect results.
 
-    Affects results:
+    Attributes:
         planner: off = all four experts in fixed order, no plan in the trajectory.
         reflector: off = no check, no re-run.
         tools: off = no tool calls.
@@ -62,7 +59,7 @@ class TeamOptions:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of one case: the steps in the order of the trajectory, and either a ranking or a failure.
+    """The steps of one case in the order of the trajectory, and either a ranking or a failure.
 
     ``waiting`` counts the model calls that wait for one another: of experts that ran at once, the one with the most.
     """
@@ -101,7 +98,7 @@ class Team:
         self.options = options or TeamOptions()
         if self.options.tools and tools_of is None:
             raise StarError("the teacher has no evidence store", "give one, or set tools=off")
-        self.backend, self.planner, self._tools_of = backend, planner or backend, tools_of
+        self.backend, self.planner, self.tools_of = backend, planner or backend, tools_of
 
     @property
     def describe(self) -> dict[str, Any]:
@@ -113,95 +110,78 @@ class Team:
 
     async def run(self, case: Case, sample: int = 0) -> Outcome:
         """Rank one case. An agent that fails ends the run with its failure; nothing that a model writes raises."""
-        tools = self._tools_of(case) if self._tools_of and self.options.tools else None
-        return await _Case(self, case, sample, tools).run()
+        run, began, ranking, failure = _CaseRun(self, case, sample), time.perf_counter(), [], None
+        try:
+            ranking = await run.rank()
+        except AgentFailure as error:
+            failure = error.failure
+        return Outcome(run.steps, ranking, failure, time.perf_counter() - began, run.waiting)
 
 
-class _Case:
+class _CaseRun:
     """The state of one run."""
 
-    def __init__(self, team: Team, case: Case, sample: int, tools: Tools | None) -> None:
-        self.team, self.options = team, team.options
-        self.case, self.sample, self.tools = case, sample, tools
+    def __init__(self, team: Team, case: Case, sample: int) -> None:
+        self.team, self.options, self.case, self.sample = team, team.options, case, sample
+        self.tools = team.tools_of(case) if team.tools_of and team.options.tools else None
         self.steps: list[Step] = []
         self.waiting = 0
 
-    async def run(self) -> Outcome:
-        began = time.perf_counter()
-        try:
-            await self._experts(await self._plan())
-            if self.options.reflector:
-                await self._reflect()
-            ranking = (await self._act(RANKER, self.steps)).value
-        except AgentFailure as error:
-            return Outcome(self.steps, [], error.failure, time.perf_counter() - began, self.waiting)
-        return Outcome(self.steps, list(ranking), None, time.perf_counter() - began, self.waiting)
-
-    async def _plan(self) -> list[str]:
-        if not self.options.planner:
-            return list(EXPERTS)
-        return list((await self._act(PLANNER, [], self.team.planner)).value)
+    async def rank(self) -> list[str]:
+        plan = list(EXPERTS)
+        if self.options.planner:
+            plan = (await self._play([PLANNER], backend=self.team.planner))[0].value
+        await self._experts(plan)
+        for round in range(1, self.options.rounds + 1 if self.options.reflector else 0):
+            (verdict,) = await self._play([REFLECTOR], round=round - 1)
+            suggestions = faulted(verdict.value)
+            if not suggestions:
+                break
+            await self._experts(
+                list(dict.fromkeys(step.agent for step in self.steps if step.agent in suggestions)), suggestions, round
+            )
+        (ranking,) = await self._play([RANKER])
+        return list(ranking.value)
 
     async def _experts(
         self, names: Sequence[str], suggestions: Mapping[str, str] | None = None, round: int = 0
     ) -> None:
         """Run experts in order, or group by group with ``concurrent``."""
         for group in _groups(names) if self.options.concurrent else [[name] for name in names]:
-            before = list(self.steps)
-            done = await asyncio.gather(
-                *(
-                    self._act(EXPERT_AGENTS[name], before, None, (suggestions or {}).get(name, ""), round, keep=False)
-                    for name in group
-                ),
-                return_exceptions=True,
-            )
-            # Record all steps before raising: they are paid for.
-            paid = [
-                entry.step if isinstance(entry, AgentFailure) else entry
-                for entry in done
-                if isinstance(entry, (Step, AgentFailure))
-            ]
-            self.steps += paid
-            self.waiting += max((step.model_calls for step in paid), default=0)
-            for entry in done:
-                if isinstance(entry, BaseException):
-                    raise entry
+            await self._play([EXPERT_AGENTS[name] for name in group], suggestions, round)
 
-    async def _reflect(self) -> None:
-        for round in range(1, self.options.rounds + 1):
-            verdict = await self._act(REFLECTOR, self.steps, round=round - 1)
-            suggestions = faulted(verdict.value)
-            if not suggestions:
-                return
-            order = [step.agent for step in self.steps if step.agent in suggestions]
-            await self._experts(list(dict.fromkeys(order)), suggestions, round)
-
-    def _keep(self, step: Step) -> None:
-        self.steps.append(step)
-        self.waiting += step.model_calls
-
-    async def _act(
+    async def _play(
         self,
-        agent: Agent,
-        before: Sequence[Step],
-        backend: Backend | None = None,
-        suggestion: str = "",
+        agents: Sequence[Agent],
+        suggestions: Mapping[str, str] | None = None,
         round: int = 0,
-        keep: bool = True,
-    ) -> Step:
+        backend: Backend | None = None,
+    ) -> list[Step]:
+        """Play agents at once. Keep all their steps before a failure is raised: they are paid for."""
+        backend = backend or self.team.backend
+        ended = await asyncio.gather(
+            *(self._act(backend, agent, (suggestions or {}).get(agent.name, ""), round) for agent in agents),
+            return_exceptions=True,
+        )
+        steps = [entry.step if isinstance(entry, AgentFailure) else entry for entry in ended]
+        paid = [step for step in steps if isinstance(step, Step)]
+        self.steps += paid
+        self.waiting += max((step.model_calls for step in paid), default=0)
+        for entry in ended:
+            if isinstance(entry, BaseException):
+                raise entry
+        return paid
+
+    async def _act(self, backend: Backend, agent: Agent, suggestion: str, round: int) -> Step:
         tools = self.tools if agent.tools else None
-        view = View(self.case, tools, tuple(before), suggestion, self.sample, self.options.top, round)
+        view = View(self.case, tools, tuple(self.steps), suggestion, self.sample, self.options.top, round)
         began = time.perf_counter()
         try:
-            step = await (backend or self.team.backend).act(agent, view)
+            step = await backend.act(agent, view)
         except AgentFailure as failure:
             failure.step.seconds = time.perf_counter() - began
-            if keep:
-                self._keep(failure.step)
             raise
         step.seconds = time.perf_counter() - began
-        if keep:
-            self._keep(step)
         if fault := agent.check(step.value, view):  # a backend that missed it
             raise AgentFailure("malformed", fault, step)
         return step

@@ -17,6 +17,7 @@ from star_rl.trajectory.view import Cutter, sections_of
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 #: Phase -> colour in the terminal; the page has its own style sheet.
@@ -28,6 +29,16 @@ _COLOURS = {
     "interest_divergence": "magenta",
     "reflection": "bright_yellow",
     "recommend": "bright_red",
+}
+#: Kind of a part -> mark and style in the terminal.
+_MARKS = {
+    "thinking": ("", "italic"),
+    "call": ("-> ", "bold"),
+    "call bad": ("-> ", "bold red"),
+    "response": ("<- ", "dim"),
+    "json": ("=  ", ""),
+    "json bad": ("=  ", "red"),
+    "text": ("", "dim red"),
 }
 #: Control characters, which must not reach a terminal.
 _CONTROL = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
@@ -45,50 +56,33 @@ def result_of(run: TeacherRun) -> str:
     return "failed" if run.failure else "hit" if run.hit else "miss"
 
 
-# --------------------------------------------------------------------------------------------------------- terminal
-
-
 def show(run: TeacherRun, console: Console | None = None, items: Mapping[str, Item] | None = None) -> None:
     """Print one run, phases and calls in colours."""
     from rich.console import Console, Group
     from rich.panel import Panel
-    from rich.text import Text as Words
+    from rich.text import Text
 
-    styles = {
-        "thinking": "italic",
-        "call": "bold",
-        "call bad": "bold red",
-        "response": "dim",
-        "json": "",
-        "json bad": "red",
-        "text": "dim red",
-    }
-    marks = {"call": "-> ", "response": "<- ", "json": "=  "}
-    out = console or Console()
-    task = run.task
-    title = Words(f"{run.id}  {task.source}/{task.scenario}  user {task.user_id}".translate(_CONTROL))
+    def safe(words: str, style: str = "") -> Text:
+        return Text(words.translate(_CONTROL), style=style)
+
+    out, task = console or Console(), run.task
     rank = f"rank {run.rank}" if run.rank else "not ranked"
-    out.print(title, style="bold")
-    out.print(
-        Words(
-            str(run.failure).translate(_CONTROL)
-            if run.failure
-            else f"{result_of(run)}, the truth {task.ground_truth} has {rank}; {run.seconds:.2f} s"
-        )
-    )
+    result = f"{result_of(run)}, the truth {task.ground_truth} has {rank}; {run.seconds:.2f} s"
+    out.print(safe(f"{run.id}  {task.source}/{task.scenario}  user {task.user_id}", "bold"))
+    out.print(safe(str(run.failure or result)))
     for section in sections_of(run.trajectory):
         parts = []
         for part in section.parts:
             words = f"{part.text}\n({part.label})" if "bad" in part.kind else part.text
             if words:
-                mark = marks.get(part.kind.split()[0], "")
-                parts.append(Words((mark + words).translate(_CONTROL), style=styles[part.kind]))
+                mark, style = _MARKS[part.kind]
+                parts.append(safe(mark + words, style))
         colour = _COLOURS.get(section.tag, "red")
         out.print(Panel(Group(*parts), title=section.title, title_align="left", border_style=colour))
     for place, item_id in enumerate(run.ranking, 1):
         item = (items or {}).get(item_id)
         words = f"{place:3}  {item_id}" + (f"  {item.title}" if item else "")
-        out.print(Words(words.translate(_CONTROL), style="bold green" if item_id == task.ground_truth else ""))
+        out.print(safe(words, "bold green" if item_id == task.ground_truth else ""))
 
 
 def find(paths: str | Path | Iterable[str | Path], wanted: str) -> TeacherRun:
@@ -101,9 +95,6 @@ def find(paths: str | Path | Iterable[str | Path], wanted: str) -> TeacherRun:
         if wanted in (run.id, run.task.task_id):
             return run
     raise StarError(f"there is no run {wanted!r}", "give a run (task#pass) or a task of the file")
-
-
-# ------------------------------------------------------------------------------------------------------------- page
 
 
 def write_page(
@@ -132,50 +123,41 @@ def write_page(
         results[result_of(run)] += 1
         if len(rows) < limit:
             rows.append(_row(run, items or {}))
-    read = sum(results.values())
-    data = {"read": read, "runs": rows}
+    read = results.total()
     # Without "<" in the data no title can close the script element.
-    text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c").replace("\u2028", "\\u2028")
+    text = (
+        json.dumps({"read": read, "runs": rows}, ensure_ascii=False)
+        .replace("<", "\\u003c")
+        .replace("\u2028", "\\u2028")
+    )
     write_text(out, _TEMPLATE.read_text(encoding="utf-8").replace("@DATA@", text, 1))
     return {"read": read, "shown": len(rows), **dict(results)}
 
 
 def _row(run: TeacherRun, items: Mapping[str, Item]) -> dict[str, Any]:
-    sections = sections_of(run.trajectory, _page_cutter())
+    sections, task = sections_of(run.trajectory, Cutter(where="the record")), run.task
     phases = [[one.tag, one.title, [[part.kind, part.label, part.text] for part in one.parts]] for one in sections]
     left_out = sum(len(phase.blocks) for phase in run.trajectory.phases) - sum(len(one.parts) for one in sections)
     if left_out:
         phases.append(["outside", f"{left_out} more blocks, see the record", []])
-    known = {item_id: items[item_id].title for item_id in run.ranking if item_id in items}
     return {
-        "id": run.id,
-        "source": run.task.source,
-        "scenario": run.task.scenario,
-        "user": run.task.user_id,
-        "truth": run.task.ground_truth,
+        **{name: getattr(run, name) for name in ("id", "rank", "seconds", "tokens", "model")},
+        "source": task.source,
+        "scenario": task.scenario,
+        "user": task.user_id,
+        "truth": task.ground_truth,
         "result": result_of(run),
         "verdict": verdict_of(run),
         "failure": str(run.failure or ""),
         "last": _last_words(run),
-        "rank": run.rank,
-        "seconds": run.seconds,
-        "tokens": run.tokens,
-        "calls": run.calls,
-        "model": run.model,
-        "ranking": [[item_id, known.get(item_id, "")] for item_id in run.ranking],
+        "calls": run.sum("calls"),
+        "ranking": [[item_id, items[item_id].title if item_id in items else ""] for item_id in run.ranking],
         "phases": phases,
     }
 
 
-def _page_cutter() -> Cutter:
-    return Cutter(where="the record")
-
-
 def _last_words(run: TeacherRun) -> str:
     """Return the model's last reply in a failed run, which is in no phase; empty for other runs."""
-    if not run.failure or not run.steps:
-        return ""
-    said = [
-        m["content"] for m in run.steps[-1].get("messages", ()) if m.get("role") == "assistant" and m.get("content")
-    ]
-    return _page_cutter()(str(said[-1])) if said else ""
+    messages = run.steps[-1].get("messages", ()) if run.failure and run.steps else ()
+    said = [m["content"] for m in messages if m.get("role") == "assistant" and m.get("content")]
+    return Cutter(where="the record")(str(said[-1])) if said else ""

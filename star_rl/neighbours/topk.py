@@ -6,7 +6,7 @@ Only the rows asked for are computed. Order: weight (as the float32 that is repo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -53,17 +53,6 @@ class Neighbours:
     def __len__(self) -> int:
         return len(self.codes)
 
-    def row(self, at: int) -> list[tuple[str, float, int]]:
-        """Return row number ``at`` as (neighbour id, weight, support), best first."""
-        span = slice(int(self.indptr[at]), int(self.indptr[at + 1]))
-        names = _names(self.ids, self.indices[span])
-        return list(zip(names, self.weights[span].tolist(), self.support[span].tolist(), strict=True))
-
-    def rows(self) -> Iterator[tuple[str, list[tuple[str, float, int]]]]:
-        """Yield every row as (key, its neighbours), in the order asked for."""
-        for at in range(len(self)):
-            yield (str(self.codes[at]) if self.keys is None else self.keys[at].as_py()), self.row(at)
-
     def to_arrow(self) -> pa.Table:
         """Return one row a key: key string, neighbours list<string>, weights list<float>, support list<int32>."""
         import pyarrow as pa
@@ -78,10 +67,6 @@ class Neighbours:
             pa.ListArray.from_arrays(offsets, values) for values in (names, self.weights, self.support.astype(np.int32))
         ]
         return pa.table([keys, *lists], ["key", "neighbours", "weights", "support"])
-
-
-def _names(ids: pa.Array | None, codes: np.ndarray) -> list[str]:
-    return [str(code) for code in codes.tolist()] if ids is None else ids.take(codes).to_pylist()
 
 
 def item_neighbours(
@@ -154,18 +139,9 @@ def liked_items(
     known = np.flatnonzero(similar.codes >= 0).astype(np.int32)
     found = blocks.run(walk, known, similar.codes[known], threads, ray)
     indptr, indices, weights, support = _with_empty_rows(found, known, len(similar))
+    keys, ids = similar.keys, graph.item_ids
     return Neighbours(
-        similar.codes,
-        indptr,
-        indices,
-        weights,
-        support,
-        similar.keys,
-        graph.item_ids,
-        "liked",
-        k,
-        similar.weighting,
-        similar.complete,
+        similar.codes, indptr, indices, weights, support, keys, ids, "liked", k, similar.weighting, similar.complete
     )
 
 
@@ -191,11 +167,11 @@ def walk_of(graph: Graph, side: str, k: int, weighting: Weighting) -> Walk:
     Raises:
         StarError: the weighting decays but the graph has no times.
     """
-    hops = [
-        (graph.item_indptr, graph.item_users, graph.item_times),
-        (graph.user_indptr, graph.user_items, graph.user_times),
-    ]
-    (indptr, indices, times), (back_indptr, back_indices, back_times) = hops if side == "item" else hops[::-1]
+    forth = graph.item_indptr, graph.item_users, graph.item_times
+    back = graph.user_indptr, graph.user_items, graph.user_times
+    (indptr, indices, times), (back_indptr, back_indices, back_times) = (
+        (forth, back) if side == "item" else (back, forth)
+    )
     degrees = np.diff(indptr)
     factor = weighting.factor(np.diff(back_indptr))
     values = back_values = None
@@ -219,20 +195,8 @@ def walk_of(graph: Graph, side: str, k: int, weighting: Weighting) -> Walk:
         kinds = (np.cumsum(occurs, dtype=np.uint32) - np.uint32(1))[degrees]
         kind_scale = by_kind[1]
         row_scale, target_scale = by_kind[0][kinds], kind_scale[kinds]
-    return Walk(
-        mid_indptr=indptr,
-        mid_indices=indices,
-        target_indptr=back_indptr,
-        target_indices=back_indices,
-        row_scale=row_scale,
-        target_scale=target_scale,
-        k=k,
-        target_kinds=kinds,
-        kind_scale=kind_scale,
-        mid_values=values,
-        mid_factor=factor,
-        target_values=back_values,
-    )
+    hops = indptr, indices, back_indptr, back_indices
+    return Walk(*hops, row_scale, target_scale, k, kinds, kind_scale, None, values, factor, back_values)
 
 
 def _checked(k: int) -> int:

@@ -68,9 +68,20 @@ STAGES = (
         code=("star_rl.data_builders.evidence", "star_rl.evidence"),
     ),
     Stage(
+        "summaries",
+        _Body("star_rl.data_builders.summaries:build"),
+        ("tables", "tasks"),
+        ("summaries", "teacher"),
+        files=("options.json", "store/**/*"),
+        keep=("cache.sqlite*",),  # replies by request: paid for once
+        decides=_Body("star_rl.teacher:summaries_of"),
+        aside=True,
+        code=("star_rl.data_builders.summaries", "star_rl.summaries", "star_rl.prompts"),
+    ),
+    Stage(
         "teach",
         _Body("star_rl.data_builders.teach:build"),
-        ("tables", "tasks", "evidence"),
+        ("tables", "tasks", "evidence", "summaries"),
         (*_STUDENT, "teacher"),
         keep=("cache.sqlite*",),  # replies by request: paid for once
         aside=True,
@@ -79,7 +90,7 @@ STAGES = (
     Stage(
         "sft_set",
         _Body("star_rl.data_builders.sft_set:build"),
-        ("tables", "tasks", "teach"),
+        ("tables", "tasks", "summaries", "teach"),
         _STUDENT,
         code=("star_rl.data_builders.sft_set", "star_rl.trajectory", *_PROMPTS),
     ),
@@ -107,7 +118,7 @@ STAGES = (
     Stage(
         "sample",
         _Body("star_rl.training.sample:sample_stage"),
-        ("tables", "tasks", "evidence", "sft"),
+        ("tables", "tasks", "evidence", "summaries", "sft"),
         (*_STUDENT, "loop", "engine", "sample"),
         packages=_VLLM,
         aside=True,
@@ -116,7 +127,7 @@ STAGES = (
     Stage(
         "grpo_set",
         _Body("star_rl.data_builders.grpo_set:build"),
-        ("tables", "tasks", "sample"),
+        ("tables", "tasks", "summaries", "sample"),
         (*_STUDENT, "sample", "grpo_set"),
         code=("star_rl.data_builders.grpo_set", *_PROMPTS),
     ),
@@ -135,7 +146,7 @@ STAGES = (
     Stage(
         "evaluate",
         _Body("star_rl.evaluation.stages:evaluate_stage"),
-        ("tables", "tasks", "evidence", "sft", "grpo"),
+        ("tables", "tasks", "evidence", "summaries", "sft", "grpo"),
         (*_STUDENT, "teacher", "loop", "engine", "evaluate"),
         packages=_VLLM,
         aside=True,

@@ -11,7 +11,7 @@ import importlib.util
 import inspect
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -59,8 +59,7 @@ def check_recipe(recipe: Recipe, until: str | None = None, *, here: bool = True,
                 "sft_set.setting=planner_only makes a student that plans and ranks nothing", "end with it: --until sft"
             )
         _data(recipe, here)
-        if recipe.teacher.backend == "llm" and "teach" in wanted:
-            _endpoints(recipe)
+        _endpoints(recipe, wanted)
     _student(recipe, here)
     _sft(recipe)
     _grpo(recipe, not planned, "grpo" in wanted)
@@ -124,7 +123,8 @@ def _components(recipe: Recipe) -> None:
     options = recipe.teacher.options
     known(options, [*keys(TeamOptions), *PARTS], "teacher.options")
     for part in ("chat", "planner_chat"):  # made where there are endpoints, see below
-        known(options.get(part) or {}, keys(ChatOptions), f"teacher.options.{part}")
+        known(options.get(part) or {}, ChatOptions.__dataclass_fields__, f"teacher.options.{part}")
+    known(recipe.summaries.chat, ChatOptions.__dataclass_fields__, "summaries.chat")
     read_options(SplitOptions, recipe.split.options, "split.options")
     read_options(Budget, recipe.loop.budget, "loop.budget")
     read_options(EngineOptions, recipe.engine.options, "engine.options")
@@ -160,12 +160,14 @@ def _student(recipe: Recipe, here: bool) -> None:
         )
 
 
-def _endpoints(recipe: Recipe) -> None:
-    from star_rl.teacher import chat_options
+def _endpoints(recipe: Recipe, wanted: Collection[str]) -> None:
+    from star_rl.teacher import chat_options, summaries_of
 
-    for part in ("chat", "planner_chat"):
+    for part in ("chat", "planner_chat") if recipe.teacher.backend == "llm" and "teach" in wanted else ():
         if (given := recipe.teacher.options.get(part) or {}) or part == "chat":
-            chat_options(part, given)
+            chat_options(f"teacher.options.{part}", given)
+    if "summaries" in wanted and (chat := summaries_of(asdict(recipe)).get("chat")) is not None:
+        chat_options("summaries.chat", chat)
 
 
 # ------------------------------------------------------------------------------------------------------ the trainings

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from star_rl.errors import StarError
-from star_rl.evidence.words import Size as TextSize
+from star_rl.evidence.template import Size as TextSize
 from star_rl.neighbours.weights import WeightName
 from star_rl.options import Count, Number, Size, Text, TopP, section
 from star_rl.prompts.student import Profile, Share
@@ -60,6 +60,19 @@ class EvidenceSection:
 
     size: TextSize = "full"
     budget: Size | None = None
+
+
+@section
+class SummariesSection:
+    """Summaries of the older part of a record: ``by`` a served model (``llm``), by ``rules``, or ``none``; ``chunk``
+    interactions a chunk, of which the last one is shown as it is; ``words`` of a summary at most; ``chat`` as
+    ``teacher.options.chat``, whose values are the defaults. ``llm`` means rules where the teacher is made of rules and
+    no endpoint is named."""
+
+    by: Literal["none", "rules", "llm"] = "none"
+    chunk: Size = 40
+    words: Annotated[int, Field(ge=1, le=500, strict=True)] = 500
+    chat: dict[str, Any] = field(default_factory=dict)
 
 
 @section
@@ -161,9 +174,11 @@ class SampleSection:
 
 @section
 class GrpoSetSection:
-    """``total`` instances composed 3:4:3, or ``max`` for the largest total that the buckets allow."""
+    """``total`` instances composed 3:4:3, or ``max`` for the largest total that the buckets allow; with ``fill`` the
+    other buckets take the places of one that is short."""
 
     total: Literal["max"] | Size = "max"
+    fill: bool = False
     validation: Count = 64
 
 
@@ -201,6 +216,7 @@ class Recipe:
     split: SplitSection = field(default_factory=SplitSection)
     neighbours: NeighboursSection = field(default_factory=NeighboursSection)
     evidence: EvidenceSection = field(default_factory=EvidenceSection)
+    summaries: SummariesSection = field(default_factory=SummariesSection)
     prompt: PromptSection = field(default_factory=PromptSection)
     tools: ToolsSection = field(default_factory=ToolsSection)
     teacher: TeacherSection = field(default_factory=TeacherSection)

@@ -48,6 +48,7 @@ class Context:
         inputs: folders of the stages it reads, by name.
         run: the run's folder.
         progress: told how far the stage is.
+        say: takes a line for the terminal.
     """
 
     folder: Path
@@ -56,6 +57,7 @@ class Context:
     inputs: Mapping[str, Path]
     run: Path
     progress: Progress
+    say: Callable[[str], None] = print
 
 
 #: A stage's body. What it returns goes into the manifest: counts, what was dropped and why, figures. ``incomplete``,
@@ -258,7 +260,7 @@ def run_stage(
         raise writing_error(folder, error) from error
     write_json(begun, key)
     inputs = {name: run / name for name in stage.reads}
-    figures = stage.body(Context(folder, copy.deepcopy(config), seed, inputs, run, progress))
+    figures = stage.body(Context(folder, copy.deepcopy(config), seed, inputs, run, progress, say))
     manifest = {
         "stage": stage.name,
         "key": key,

@@ -1,14 +1,12 @@
 """The policy loop inside verl, as agent loop ``star_agent``.
 
-Only an adapter: verl's server client becomes an engine, :func:`star_rl.policy.loop.rollout` runs, and its result
-becomes verl's ``AgentLoopOutput``. It is configured by the file named in
-``actor_rollout_ref.rollout.agent.agent_loop_config_path``, which :mod:`star_rl.integrations.verl.recipe` writes for
-each run.
+An adapter: verl's server client becomes an engine, and a rollout becomes verl's ``AgentLoopOutput``. Its configuration
+is the file ``actor_rollout_ref.rollout.agent.agent_loop_config_path``, which :mod:`star_rl.integrations.verl.recipe`
+writes for each run.
 
-The reward is computed here and handed over as ``reward_score``, which verl accepts from any loop
-(verl/experimental/agent_loop/agent_loop.py:978). Its own reward manager would decode the whole response, tool output
-included, and a reward must read only what the model wrote. The function is still the one named by verl's own
-``reward.custom_reward_function``.
+The reward, verl's ``reward.custom_reward_function``, is computed here and returned as ``reward_score``
+(verl/experimental/agent_loop/agent_loop.py:978): verl's reward manager would decode the whole response, tool output
+included, and a reward must read only what the model wrote.
 """
 
 from __future__ import annotations
@@ -20,7 +18,6 @@ import logging
 import math
 import operator
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -34,11 +31,7 @@ from star_rl.tools import TOOL_SCHEMAS, EvidenceReader, Lens, ToolBox
 
 logger = logging.getLogger(__name__)
 Made = TypeVar("Made")
-#: Objects made since the last garbage collection that call for the next.
-_YOUNG = 50_000
-
-
-#: Opens the store, unless a recipe names a function of its own.
+#: Opens the store, unless a recipe names another function.
 OPENER = "star_rl.evidence:EvidenceStore.open"
 
 
@@ -46,8 +39,7 @@ class _ServerEngine:
     """verl's server client as an engine; keeps the weight versions that took part in the rollout."""
 
     def __init__(self, client: Any, priority: int) -> None:
-        self._client = client
-        self._priority = priority
+        self._client, self._priority = client, priority
         self.first_step: int | None = None
         self.last_step: int | None = None
 
@@ -104,9 +96,8 @@ class StarAgentLoop(AgentLoopBase):
         self._limits = _limits(self.config)
         self._budget = self._limits.hold(budget or {})
         self._store = open_store(store, scenario, fingerprint, opener)
-        self._lens: Lens = lens
-        self._lens_top = lens_top
-        self._tools = TOOL_SCHEMAS if show_tools else None
+        self._shown = (lens, lens_top)
+        self._show_tools = show_tools
         self._reward, self._keys = _reward_function(self.config)
         _settle()
 
@@ -115,8 +106,9 @@ class StarAgentLoop(AgentLoopBase):
         working = time.thread_time()
         task = _plain(kwargs.get("extra_info") or {})
         engine = _ServerEngine(self.server_manager, priority)
-        toolbox = ToolBox(self._store, task.get("candidates") or (), self._lens, self._lens_top)
-        prompt_ids = _prompt_ids(self.tokenizer, kwargs["raw_prompt"], self._tools)
+        toolbox = ToolBox(self._store, task.get("candidates") or (), *self._shown)
+        messages = tuple(tuple(message.items()) for message in kwargs["raw_prompt"])
+        prompt_ids = _prompt_ids(self.tokenizer, messages, self._show_tools)
         route = routing_key(self.config, kwargs.get("uid"))
         prepared = time.thread_time() - working
         result = await rollout(engine, self.tokenizer, prompt_ids, toolbox, self._budget, sampling_params, route)
@@ -124,17 +116,15 @@ class StarAgentLoop(AgentLoopBase):
             logger.warning("rollout of %s ended: %s (%s)", task.get("task_id"), result.stop, result.error)
         result.own_seconds += prepared
         started = time.perf_counter()
-        score, details = await self._score(kwargs, result, task)
-        output = self._output(result, engine, score, details, time.perf_counter() - started)
+        details = self._score(kwargs, result, task)
+        output = self._output(result, engine, details, time.perf_counter() - started)
         output.extra_fields.update(
             task_id=task.get("task_id"), stop=result.stop, error=result.error, messages=result.messages
         )
         return output
 
-    async def _score(
-        self, row: Mapping[str, Any], result: Rollout, task: dict[str, Any]
-    ) -> tuple[float, dict[str, float]]:
-        """Score the model's own text; return the score and its components with the loop's statistics."""
+    def _score(self, row: Mapping[str, Any], result: Rollout, task: dict[str, Any]) -> dict[str, float]:
+        """Score the model's own text; return the reward's numbers with the loop's statistics."""
         working = time.thread_time()
         answer = self._reward(
             data_source=row["data_source"],
@@ -146,10 +136,10 @@ class StarAgentLoop(AgentLoopBase):
         details = held_to(answer, self._keys)
         details.update({f"loop_{name}": value for name, value in result.counts.items()})
         details["loop_own_seconds"] = result.own_seconds
-        return details["score"], details
+        return details
 
     def _output(
-        self, result: Rollout, engine: _ServerEngine, score: float, details: dict[str, float], score_seconds: float
+        self, result: Rollout, engine: _ServerEngine, details: dict[str, float], score_seconds: float
     ) -> AgentLoopOutput:
         response_ids, mask, logprobs = result.response_ids, result.response_mask, result.logprobs
         if not response_ids:  # verl needs one token to carry the score; it is not trained on
@@ -162,15 +152,15 @@ class StarAgentLoop(AgentLoopBase):
             response_ids=response_ids,
             response_mask=mask,
             response_logprobs=logprobs,
-            reward_score=score,
+            reward_score=details["score"],
             num_turns=2 * max(1, len(result.turns)),
             metrics=AgentLoopMetrics(
                 generate_sequences=result.engine_seconds, tool_calls=result.tool_seconds, compute_score=score_seconds
             ),
             extra_fields={
                 "reward_extra_info": details,
-                "min_global_steps": engine.first_step if engine.first_step is not None else 0,
-                "max_global_steps": engine.last_step if engine.last_step is not None else 0,
+                "min_global_steps": engine.first_step or 0,
+                "max_global_steps": engine.last_step or 0,
                 "turn_scores": [],
                 "tool_rewards": [],
             },
@@ -214,24 +204,22 @@ def _limits(config: Any) -> _Limits:
 def _settle() -> None:
     """Make garbage collection rare, once a process.
 
-    With verl, torch and vLLM's client loaded a full collection stops all rollouts of a worker for some 0.4 s, and what
-    is loaded stays loaded. A young collection goes through the token lists of every rollout under way, and rollouts
-    leave next to nothing to find: a look at every 50,000 new objects will do (Python's default is 700).
+    With verl, torch and vLLM's client loaded, a full collection stops all rollouts of a worker for 0.4 s. A young one
+    goes through the token lists of all rollouts and finds next to nothing, so it runs every 50,000 new objects, not
+    every 700.
     """
     gc.collect()
     gc.freeze()
-    if 0 < gc.get_threshold()[0] < _YOUNG:
-        gc.set_threshold(_YOUNG)
+    if 0 < gc.get_threshold()[0] < 50_000:
+        gc.set_threshold(50_000)
 
 
 def routing_key(config: Any, uid: Any) -> str | None:
     """Return the request id by which verl's router chooses a replica; None for an id of the rollout's own.
 
-    The router sends all requests of one id to one replica, and a new id to the least loaded
-    (``GlobalRequestLoadBalancer``, verl/workers/rollout/router.py:139). The samples of a prompt share ``uid``, so with
-    it as id they meet in one prefix cache and their prompt is computed once, not once a replica. With fewer prompts a
-    step than replicas that would leave some idle. vLLM itself never sees this id
-    (``LLMServerClient._vllm_request_id``) but under ``full_determinism``, where it has to be unique.
+    The router (verl/workers/rollout/router.py:139) sends requests of one id to one replica. With ``uid`` as the id the
+    samples of a prompt meet in one prefix cache, and the prompt is computed once. Not with fewer prompts a step than
+    replicas, which would leave some idle, nor under ``full_determinism``, where vLLM sees this id and it is unique.
     """
     return str(uid) if uid is not None and _shares_replicas(config) else None
 
@@ -246,26 +234,10 @@ def _shares_replicas(config: Any) -> bool:
     return int(config.data.train_batch_size) >= replicas
 
 
-#: Token ids of recent prompts, by their messages.
-_PROMPTS: OrderedDict[tuple[Any, ...], list[int]] = OrderedDict()
-_PROMPTS_KEPT = 256
-
-
-def forget_prompts() -> None:
-    """Clear the cache of prompts."""
-    _PROMPTS.clear()
-
-
-def _prompt_ids(tokenizer: Any, messages: Sequence[Mapping[str, Any]], tools: list[dict[str, Any]] | None) -> list[int]:
+@functools.lru_cache(maxsize=256)
+def _prompt_ids(tokenizer: Any, messages: tuple[tuple[tuple[str, str], ...], ...], show_tools: bool) -> list[int]:
     """Return the token ids of a prompt, rendered once for all of its samples. Shape: (P,)."""
-    words = [entry for message in messages for pair in message.items() for entry in pair]
-    key = (id(tokenizer), tools is None, *map(str, words))
-    ids = _PROMPTS.get(key)
-    if ids is None:
-        ids = _PROMPTS[key] = render_prompt(tokenizer, messages, tools)
-        if len(_PROMPTS) > _PROMPTS_KEPT:
-            _PROMPTS.popitem(last=False)
-    return ids
+    return render_prompt(tokenizer, [dict(message) for message in messages], TOOL_SCHEMAS if show_tools else None)
 
 
 def _plain(value: Any) -> Any:
@@ -278,10 +250,9 @@ def _plain(value: Any) -> Any:
 
 
 def held_to(answer: Any, keys: Sequence[str]) -> dict[str, float]:
-    """Return a reward's numbers under exactly the keys of its check: curves need them for every sample.
+    """Return a reward's numbers under exactly the keys that its check found: W&B needs them for every sample.
 
-    A missing key becomes 0 and an extra one is dropped, both counted in ``loop_reward_key_faults``: neither decides
-    what is learned, so neither ends a long training.
+    A missing key becomes 0 and an extra one is dropped; ``loop_reward_key_faults`` counts both.
 
     Raises:
         ValueError: ``score`` or ``acc`` is missing, or a value is no finite number.
@@ -290,18 +261,17 @@ def held_to(answer: Any, keys: Sequence[str]) -> dict[str, float]:
         raise ValueError(f"the reward returns {type(answer).__name__}, no dictionary")
     if missing := [name for name in NEEDED if name not in answer]:
         raise ValueError(f"the reward returns no {', '.join(missing)} for this rollout")
-    details = {name: _number(name, answer.get(name, 0.0)) for name in keys}
-    if bad := [name for name, value in details.items() if not math.isfinite(value)]:
-        raise ValueError(f"the reward returns {bad[0]}={details[bad[0]]} for this rollout")
+    details: dict[str, float] = {}
+    for name in keys:
+        value = answer.get(name, 0.0)
+        try:
+            details[name] = float(value)
+        except (TypeError, ValueError):
+            details[name] = math.nan
+        if not math.isfinite(details[name]):
+            raise ValueError(f"the reward returns {name}={value!r} for this rollout")
     details["loop_reward_key_faults"] = float(len(set(keys) ^ set(answer)))
     return details
-
-
-def _number(name: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"the reward returns {name}={value!r} for this rollout") from error
 
 
 @_once_a_config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,7 @@ from star_rl.integrations import on_cpu
 from star_rl.options import Size, Whole, options
 from star_rl.policy.loop import Budget, Generation
 
-Kind = Literal["auto", "vllm", "transformers"]
-
-#: Set before vLLM is imported in a process without accelerator; what each does stands in the GRPO launcher's
-#: environment.
+#: Set before vLLM is imported in a process without accelerator.
 CPU_VARIABLES = {
     "VLLM_PLUGINS": "none",
     "TORCHDYNAMO_DISABLE": "1",
@@ -34,19 +32,18 @@ class EngineOptions:
     """How an engine is opened.
 
     kind          vllm, transformers, or auto: vllm where it is installed
-    max_model_len tokens of prompt and response together, None for the model's own
+    max_model_len tokens of prompt and response together; None for the model's own
     max_num_seqs  sequences in one batch; further requests wait in the engine
-    threads       threads of a CPU engine, None for the default; on a busy machine a tiny model is several times
-                  faster with one, because threads that spin for each other cost more than the arithmetic
+    threads       threads of a CPU engine, None for the default; a tiny model is several times faster with one
     logprobs      whether to return the log-probabilities of the sampled tokens
-    replicas      engines side by side, each in a Ray actor with GPUs of its own (vllm only); None: as many as there are
-                  GPUs for, one on a CPU. A single one lives in this process
-    seed          of the engine, not of a request (vLLM's CPU build has none): the same samples come out only if
-                  requests arrive in the same order
+    replicas      engines, each in a Ray actor with its own GPUs (vllm only); None: as many as fit the GPUs, one on a
+                  CPU. A single engine lives in this process
+    seed          of the engine, not of a request (vLLM's CPU build has none): equal samples need requests in equal
+                  order
     extra         further arguments of vLLM's ``AsyncEngineArgs``
     """
 
-    kind: Kind = "auto"
+    kind: Literal["auto", "vllm", "transformers"] = "auto"
     max_model_len: Size | None = None
     max_num_seqs: Size = 256
     threads: Size | None = 1
@@ -57,17 +54,14 @@ class EngineOptions:
 
 
 def within(budget: Budget, engine: Any) -> Budget:
-    """Limit a budget's context to the engine's ``window`` (tokens, if it has one).
-
-    A rollout that does not fit then ends as too long; the engine would refuse it, which counts as its failure.
-    """
+    """Limit a budget's context to the engine's ``window`` (tokens, if it has one), so that a rollout that does not fit
+    ends as too long and not as a failure of the engine."""
     known = [tokens for tokens in (budget.context_tokens, getattr(engine, "window", 0)) if tokens]
     return replace(budget, context_tokens=min(known, default=0))
 
 
 class VllmEngine:
-    """vLLM's asynchronous engine with prefix caching: samples share their prompt, turns share what came before.
-    ``window``: tokens of prompt and response that it holds."""
+    """vLLM's asynchronous engine with prefix caching. ``window``: tokens of prompt and response that it holds."""
 
     def __init__(self, model: str | Path, options: EngineOptions) -> None:
         arguments: dict[str, Any] = {
@@ -109,14 +103,13 @@ class VllmEngine:
             last = output
         if last is None or not last.outputs:
             return Generation((), None, "aborted")
-        said = last.outputs[0]
-        logprobs = None
-        if said.logprobs is not None:
-            logprobs = [entry[token].logprob for entry, token in zip(said.logprobs, said.token_ids, strict=True)]
-        return Generation(list(said.token_ids), logprobs, "aborted" if said.finish_reason == "abort" else "stop")
+        turn, logprobs = last.outputs[0], None
+        if turn.logprobs is not None:
+            logprobs = [entry[token].logprob for entry, token in zip(turn.logprobs, turn.token_ids, strict=True)]
+        return Generation(list(turn.token_ids), logprobs, "aborted" if turn.finish_reason == "abort" else "stop")
 
     async def reset_prefix_cache(self) -> None:
-        """Clear the prefix cache, after a change of weights or before a cold measurement."""
+        """Clear the prefix cache, before a cold measurement."""
         await self._engine.reset_prefix_cache()
 
     def close(self) -> None:
@@ -146,7 +139,7 @@ class TransformersEngine:
         dtype = torch.bfloat16 if self._device == "cuda" else torch.float32
         self._model = AutoModelForCausalLM.from_pretrained(str(model), dtype=dtype).to(self._device).eval()
         self._limit = options.max_num_seqs
-        self._waiting: list[tuple[list[int], dict[str, Any], asyncio.Future[Generation]]] = []
+        self._waiting: list[_Request] = []
         self._worker: asyncio.Task[None] | None = None
 
     async def generate(self, prompt_ids: list[int], sampling_params: dict[str, Any], request_id: str) -> Generation:
@@ -159,47 +152,42 @@ class TransformersEngine:
     async def _work(self) -> None:
         while self._waiting:
             await asyncio.sleep(0.01)  # let a batch gather
-            wanted = _batch_key(self._waiting[0][1])
-            batch = [entry for entry in self._waiting if _batch_key(entry[1]) == wanted][: self._limit]
-            taken = {id(entry) for entry in batch}
-            self._waiting = [entry for entry in self._waiting if id(entry) not in taken]
+            wanted = _batch_key(self._waiting[0])
+            alike = [request for request in self._waiting if _batch_key(request) == wanted]
+            others = [request for request in self._waiting if _batch_key(request) != wanted]
+            batch, self._waiting = alike[: self._limit], alike[self._limit :] + others
             try:
-                results = await asyncio.to_thread(
-                    self._run, [entry[0] for entry in batch], [entry[1] for entry in batch]
-                )
+                results: list[Any] = await asyncio.to_thread(self._run, batch)
             except Exception as error:  # every waiting rollout gets it, none hangs
-                for _, _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
-                continue
+                results = [error] * len(batch)
             for (_, _, future), result in zip(batch, results, strict=True):
-                if not future.done():
+                if future.done():
+                    continue
+                if isinstance(result, Exception):
+                    future.set_exception(result)
+                else:
                     future.set_result(result)
 
-    def _run(self, prompts: list[list[int]], sampling: list[dict[str, Any]]) -> list[Generation]:
-        torch = self._torch
-        width, stop = max(map(len, prompts)), list(sampling[0].get("stop_token_ids") or ())
+    def _run(self, batch: list[_Request]) -> list[Generation]:
+        torch, pad_left = self._torch, functools.partial(self._torch.nn.utils.rnn.pad_sequence, batch_first=True)
+        prompts = [torch.tensor(prompt, device=self._device) for prompt, _, _ in batch]
+        sampling = batch[0][1]
+        stop, temperature = list(sampling.get("stop_token_ids") or ()), sampling.get("temperature", 1.0)
         pad = stop[0] if stop else 0
-        ids = torch.full((len(prompts), width), pad, device=self._device)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :] = torch.tensor(prompt)
-            mask[row, width - len(prompt) :] = 1
-        temperature = sampling[0].get("temperature", 1.0)
-        top_k = sampling[0].get("top_k", 0)
+        ids = pad_left(prompts, padding_value=pad, padding_side="left")
         chosen: dict[str, Any] = {"do_sample": False}
         if temperature:
             chosen = {
                 "do_sample": True,
                 "temperature": temperature,
-                "top_p": sampling[0].get("top_p", 1.0),
-                "top_k": max(0, top_k),
+                "top_p": sampling.get("top_p", 1.0),
+                "top_k": max(0, sampling.get("top_k", 0)),
             }
         with torch.inference_mode():
             out = self._model.generate(
                 input_ids=ids,
-                attention_mask=mask,
-                max_new_tokens=max(entry["max_tokens"] for entry in sampling),
+                attention_mask=pad_left([torch.ones_like(prompt) for prompt in prompts], padding_side="left"),
+                max_new_tokens=max(entry["max_tokens"] for _, entry, _ in batch),
                 eos_token_id=stop or None,
                 pad_token_id=pad,
                 return_dict_in_generate=True,
@@ -207,10 +195,10 @@ class TransformersEngine:
                 **chosen,
             )
             scores = torch.stack(out.logits, dim=1).float() / (temperature or 1.0)
-            picked = out.sequences[:, width:]
+            picked = out.sequences[:, ids.shape[1] :]
             logprobs = torch.log_softmax(scores, -1).gather(-1, picked.unsqueeze(-1)).squeeze(-1)
         results = []
-        for row, entry in enumerate(sampling):
+        for row, (_, entry, _) in enumerate(batch):
             tokens = picked[row].tolist()[: entry["max_tokens"]]
             end = next((place for place, token in enumerate(tokens) if token in stop), len(tokens) - 1)
             results.append(Generation(tokens[: end + 1], logprobs[row, : end + 1].tolist(), "stop"))
@@ -221,5 +209,9 @@ class TransformersEngine:
             self._worker.cancel()
 
 
-def _batch_key(sampling: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(sampling.get(name) for name in ("temperature", "top_p", "top_k"))
+#: Prompt, sampling parameters and the reply.
+_Request = tuple[list[int], dict[str, Any], asyncio.Future[Generation]]
+
+
+def _batch_key(request: _Request) -> tuple[Any, ...]:
+    return tuple(request[1].get(name) for name in ("temperature", "top_p", "top_k"))

@@ -17,14 +17,14 @@ import functools
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 from uuid import uuid4
 
 from star_rl import deadline
 from star_rl.options import Count, Positive, Size, options
 from star_rl.policy.rollout_stats import COUNTS, Stop
-from star_rl.policy.tokens import Tokenizer, tokens_of
+from star_rl.policy.tokens import Tokenizer, Tokens, tokens_of
 from star_rl.tools import ToolAnswer, Tools
 from star_rl.trajectory import BadCall, ToolCall, tool_calls
 
@@ -46,10 +46,8 @@ class Generation(NamedTuple):
 
 
 class Engine(Protocol):
-    """Anything that continues token ids."""
-
     async def generate(self, prompt_ids: list[int], sampling_params: dict[str, Any], request_id: str) -> Generation:
-        """Continue ``prompt_ids``. ``request_id`` is the same for all turns of a rollout (prefix caching, routing)."""
+        """Continue ``prompt_ids``. ``request_id`` is one for all turns of a rollout (prefix caching, routing)."""
 
 
 @options
@@ -141,22 +139,21 @@ async def rollout(
         sampling: engine parameters (temperature, top_p ..); the loop sets ``max_tokens`` and the stop token.
         request_id: one id for all turns; default random.
     """
-    run = _Run(engine, tokenizer, toolbox, budget, dict(sampling), request_id or uuid4().hex, Rollout(list(prompt_ids)))
+    run = _Run(engine, tokens_of(tokenizer), toolbox, budget, sampling, request_id or uuid4().hex, list(prompt_ids))
     await run.play()
     return run.finish()
 
 
 def _key(call: ToolCall) -> str | tuple[str, str, str]:
-    """Return a key that equal calls share."""
-    if len(call.arguments) == 1:  # nearly all calls; JSON takes much longer
-        ((name, value),) = call.arguments.items()
-        if isinstance(value, str):
+    """Return a key that equal calls share; for one argument, as in nearly all calls, without the cost of JSON."""
+    match list(call.arguments.items()):
+        case [(name, str(value))]:
             return call.name, name, value
     return _JSON([call.name, call.arguments])
 
 
 class _ToolError(Exception):
-    """The store or a tool failed; the model did nothing wrong."""
+    """The store or a tool failed, not the model."""
 
 
 class _Run:
@@ -165,21 +162,20 @@ class _Run:
     def __init__(
         self,
         engine: Engine,
-        tokenizer: Tokenizer,
+        tokens: Tokens,
         toolbox: Tools,
         budget: Budget,
-        sampling: dict[str, Any],
+        sampling: Mapping[str, Any],
         request_id: str,
-        out: Rollout,
+        prompt_ids: list[int],
     ) -> None:
-        self.engine, self.tokens, self.toolbox, self.budget = engine, tokens_of(tokenizer), toolbox, budget
-        self.sampling, self.request_id, self.out = sampling, request_id, out
-        self.working = time.thread_time()  # since when it is this rollout's turn to work
-        self.context = list(out.prompt_ids)
-        limit = budget.response_tokens
+        self.engine, self.tokens, self.toolbox, self.budget = engine, tokens, toolbox, budget
+        self.sampling, self.request_id, self.out = sampling, request_id, Rollout(prompt_ids)
+        self.working = time.thread_time()  # start of the CPU time not yet counted as this rollout's
+        self.context = list(prompt_ids)
+        self.limit = budget.response_tokens
         if budget.context_tokens:
-            limit = min(limit, budget.context_tokens - len(out.prompt_ids))
-        self.limit = limit
+            self.limit = min(self.limit, budget.context_tokens - len(prompt_ids))
         self.seen: set[str | tuple[str, str, str]] = set()
         self.immediate = bool(getattr(toolbox, "immediate", False))
 
@@ -206,9 +202,11 @@ class _Run:
             except _ToolError as error:
                 self.out.stop, self.out.error = "tool_error", str(error)
                 return
-            if not self._append_environment(tool_turn(answers)):
+            ids = self.tokens.encode(tool_turn(answers))
+            if len(self.out.response_ids) + len(ids) >= self.limit:  # no room for another token of the model
                 self.out.stop = "length"
                 return
+            self._append(ids, 0, [0.0] * len(ids))
             self.out.messages.extend({"role": "tool", "content": answer} for answer in answers)
 
     async def _generate(self) -> str | None:
@@ -276,20 +274,18 @@ class _Run:
             raise _ToolError(f"{call.name}: {type(error).__name__}: {error}") from error
 
     async def _await(self, call: ToolCall) -> ToolAnswer:
-        """In a thread: a store that hangs holds up nothing but this rollout, and that one not for long."""
+        """Ask in a thread, so that a store that hangs delays this rollout alone, and only up to the budget."""
         try:
             return await deadline.ask(functools.partial(self._ask, call), self.budget.tool_seconds)
         except deadline.Overdue as error:
             raise _ToolError(f"{call.name} {error}") from error
 
     def _counted(self, answer: ToolAnswer) -> str:
+        """Count a tool's answer; return its text, cut to the budget."""
         self.out.counts["tool_calls_ok"] += answer.ok
         if answer.reason in _COUNT_OF_REASON:
             self.out.counts[_COUNT_OF_REASON[answer.reason]] += 1
-        return self._cut(answer.text)
-
-    def _cut(self, text: str) -> str:
-        limit = self.budget.answer_tokens
+        text, limit = answer.text, self.budget.answer_tokens
         if len(text.encode()) <= limit:  # a token has at least one byte
             return text
         ids = self.tokens.encode(text)
@@ -297,13 +293,6 @@ class _Run:
             return text
         self.out.counts["cut_answers"] += 1
         return self.tokens.decode(ids[:limit]).rstrip("\ufffd") + _CUT
-
-    def _append_environment(self, text: str) -> bool:
-        ids = self.tokens.encode(text)
-        if len(self.out.response_ids) + len(ids) >= self.limit:
-            return False  # no room for another token of the model
-        self._append(ids, 0, [0.0] * len(ids))
-        return True
 
     def _append(self, ids: Sequence[int], mask: int, logprobs: Sequence[float] | None) -> None:
         out = self.out
@@ -331,4 +320,4 @@ class _Run:
         out.counts["model_tokens"] = float(sum(out.response_mask))
         out.counts["tool_tokens"] = out.counts["response_tokens"] - out.counts["model_tokens"]
         out.counts[f"stop_{out.stop}"] = 1.0
-        return replace(out)
+        return out

@@ -1,10 +1,7 @@
 """One engine, several replicas: Ray actors with a vLLM engine each, behind the same ``generate``.
 
->>> async with open_engine("model", EngineOptions()) as engine:  # doctest: +SKIP
-...     await rollout(engine, tokenizer, prompt_ids, toolbox, budget, {"temperature": 0.7})
-
-All turns of a rollout go to one replica, and so do rollouts of the same prompt while that replica is not busier than
-the others: they share a prefix in its cache. A replica that dies loses no rollout: its turns go to the others.
+A replica gets all turns of a rollout, and the rollouts of one prompt while it is not busier than the others: they share
+a prefix in its cache. If a replica dies, its turns go to the others.
 """
 
 from __future__ import annotations
@@ -36,8 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 def count(options: EngineOptions) -> int:
-    """Return the number of replicas: as set, else as many as the GPUs allow (the cluster's in a job, else this
-    machine's), and one on a CPU."""
+    """Return the number of replicas: as set, else as fit the GPUs (the cluster's in a job, else this machine's)."""
     if options.replicas is not None:
         return options.replicas
     if not has_accelerator():
@@ -65,16 +61,11 @@ def _ray() -> Any:
     joined = not ray.is_initialized()
     if joined:
         search = os.pathsep.join(entry for entry in (str(ROOT), os.environ.get("PYTHONPATH", "")) if entry)
-        # Only token ids go through Ray's objects.
-        own: dict[str, Any] = {"address": "local", "include_dashboard": False, "object_store_memory": 200_000_000}
-        if os.environ.get("RAY_ADDRESS"):
-            own = {}
-        ray.init(
-            logging_level="ERROR",
-            log_to_driver=False,
-            runtime_env={"env_vars": {"PYTHONPATH": search, "VLLM_LOGGING_LEVEL": "WARNING"}},
-            **own,
-        )
+        own: dict[str, Any] = {}
+        if not os.environ.get("RAY_ADDRESS"):  # a small store: only token ids go through Ray's objects
+            own = {"address": "local", "include_dashboard": False, "object_store_memory": 200_000_000}
+        environment = {"env_vars": {"PYTHONPATH": search, "VLLM_LOGGING_LEVEL": "WARNING"}}
+        ray.init(logging_level="ERROR", log_to_driver=False, runtime_env=environment, **own)
     try:
         yield ray
     finally:
@@ -90,9 +81,8 @@ class Server:
 
     async def generate(
         self, prompt_ids: list[int], sampling_params: dict[str, Any], request_id: str
-    ) -> tuple[Sequence[int], Sequence[float] | None, str | None]:
-        said = await self._engine.generate(prompt_ids, sampling_params, request_id)
-        return list(said.token_ids), said.logprobs, said.stop_reason
+    ) -> tuple[Any, ...]:
+        return tuple(await self._engine.generate(prompt_ids, sampling_params, request_id))
 
     async def ready(self) -> int:
         """Return the engine's window in tokens, once it is ready."""
@@ -123,7 +113,7 @@ class Replicas:
         return len(self._servers)
 
     async def generate(self, prompt_ids: list[int], sampling_params: dict[str, Any], request_id: str) -> Generation:
-        """Continue ``prompt_ids``, see :meth:`star_rl.policy.loop.Engine.generate`.
+        """Continue ``prompt_ids`` on a live replica.
 
         Raises:
             StarError: no replica is left.
@@ -140,7 +130,7 @@ class Replicas:
                     _log.warning("replica %d is gone, %d left: %s", number, self.alive, str(error).split("\n")[0])
             finally:
                 self._load[number] -= 1
-        raise StarError("no replica of the engine is left", "see Ray's logs; the same command goes on from here")
+        raise StarError("no replica of the engine is left", "see Ray's logs, then run the same command again to resume")
 
     def _choose(self, prompt_ids: list[int], request_id: str) -> int:
         number = self._homes.get(request_id)
@@ -157,10 +147,8 @@ class Replicas:
 
 
 def is_lost(error: BaseException) -> bool:
-    """Return whether a replica will not answer again: its actor died, or the engine process of that actor.
-
-    An actor whose engine died fails at once. It would always be the idlest, and get the next rollout.
-    """
+    """Return whether a replica is dead: its actor, or the engine of that actor, which then fails at once and as the
+    idlest replica would get every next rollout."""
     from ray import exceptions as ray
 
     if isinstance(error, ray.RayTaskError):
@@ -172,9 +160,8 @@ def is_lost(error: BaseException) -> bool:
 
 @contextlib.asynccontextmanager
 async def open_replicas(model: str | Path, options: EngineOptions, number: int) -> AsyncIterator[Engine]:
-    """Start ``number`` replicas, each with its own GPUs if there are any; they end with the block.
-
-    Replica k samples with ``options.seed + k``: equal prompts must not give equal samples.
+    """Start ``number`` replicas, each with its own GPUs if there are any; they end with the block. Replica k has the
+    seed ``options.seed + k``, so that equal prompts give different samples.
 
     Raises:
         StarError: there are too few GPUs, or a replica does not start.
@@ -210,12 +197,8 @@ async def open_replicas(model: str | Path, options: EngineOptions, number: int) 
 
 
 async def all_ready(replies: Sequence[Awaitable[int]], available: Callable[[], Mapping[str, float]]) -> list[int]:
-    """Wait until every replica is ready; log once a minute how many still wait for GPUs.
-
-    Args:
-        replies: what each replica returns once it is ready.
-        available: returns Ray's free resources.
-    """
+    """Wait until every replica is ready and return the replies; log once a minute how many still wait for GPUs, with
+    Ray's ``available`` resources."""
     tasks = [asyncio.ensure_future(reply) for reply in replies]
     pending: set[Any] = set(tasks)
     try:
@@ -242,18 +225,17 @@ async def open_engine(model: str | Path, options: EngineOptions | None = None) -
     options = options or EngineOptions()
     if not (Path(model) / "config.json").is_file():
         raise StarError(f"there is no model at {model}", "give a Hugging Face model folder, one with a config.json")
-    kind = options.kind
-    if kind == "auto":
-        kind = "vllm" if importlib.util.find_spec("vllm") else "transformers"
-    if kind == "vllm" and not importlib.util.find_spec("vllm"):
+    vllm = importlib.util.find_spec("vllm") is not None
+    if options.kind == "vllm" and not vllm:
         raise StarError("vllm is not installed", "install the extra `cpu` or `gpu`, or set the engine to transformers")
-    if kind == "vllm" and (number := count(options)) > 1:
+    vllm = vllm and options.kind != "transformers"
+    if vllm and (number := count(options)) > 1:
         async with open_replicas(model, options, number) as several:
             yield several
         return
-    if kind == "transformers" and (options.replicas or 1) > 1:
+    if not vllm and (options.replicas or 1) > 1:
         raise StarError(f"{options.replicas} replicas of transformers", "replicas are vLLM's: leave replicas out")
-    engine = VllmEngine(model, options) if kind == "vllm" else TransformersEngine(model, options)
+    engine = VllmEngine(model, options) if vllm else TransformersEngine(model, options)
     try:
         yield engine
     finally:

@@ -1,9 +1,8 @@
 """Encode and decode as a tokenizer's ``encode`` and ``decode`` do, but faster.
 
-A tool turn is encoded between two requests to the engine, while its rollout waits. What ``encode`` of transformers does
-besides encoding (padding strategies, offsets, a ``BatchEncoding``) takes longer than the encoding, so the tokenizer of
-the ``tokenizers`` library is called directly. The samples of a prompt ask for the same evidence, so the ids of the last
-texts are cached.
+A rollout waits while its tool turn is encoded. What transformers adds to the encoding (padding, offsets, a
+``BatchEncoding``) takes longer than the encoding, so the ``tokenizers`` library is called directly. The samples of a
+prompt ask for the same evidence, so the ids of recent texts are cached.
 """
 
 from __future__ import annotations
@@ -20,8 +19,6 @@ _CACHED = 4096
 
 
 class Tokenizer(Protocol):
-    """The methods of a Hugging Face tokenizer that the loop calls."""
-
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
     def decode(self, ids: Sequence[int], **kwargs: Any) -> str: ...
     def convert_tokens_to_ids(self, token: str) -> int | None: ...
@@ -29,11 +26,8 @@ class Tokenizer(Protocol):
 
 
 class Tokens:
-    """Encodes and decodes for one tokenizer.
-
-    Attributes:
-        end: id of :data:`TURN_END`.
-        encode: text to ids, without special tokens; cached.
+    """Encodes and decodes for one tokenizer. ``end`` is the id of :data:`TURN_END`; ``encode`` (text to ids, without
+    special tokens) is cached.
 
     Raises:
         StarError: the tokenizer has no token :data:`TURN_END`.
@@ -56,16 +50,13 @@ class Tokens:
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ids, with special tokens."""
         if self._backend is not None:
             return self._backend.decode(ids, skip_special_tokens=False)
         return self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
-@functools.lru_cache(maxsize=8)
-def tokens_of(tokenizer: Tokenizer) -> Tokens:
-    """Return the :class:`Tokens` of a tokenizer, one a process."""
-    return Tokens(tokenizer)
+#: Returns the :class:`Tokens` of a tokenizer, one a process.
+tokens_of = functools.lru_cache(maxsize=8)(Tokens)
 
 
 def _backend(tokenizer: Any) -> Any:

@@ -46,7 +46,8 @@ class Flavour:
         return (
             f"How to read a line about a {self.item}: parts are divided by |. First comes the time (UTC) in a record, "
             f"then the {self.item}'s id, its title and its categories, then its details. {meanings}; rated: this "
-            "user's own rating; said: this user's own review, perhaps cut. Unknown parts are left out."
+            "user's own rating; said: this user's own review, perhaps cut. Unknown parts are left out, and the older "
+            "entries of a long record have a title and a rating alone."
         )
 
 
@@ -124,10 +125,15 @@ def described(item: Item | None, flavour: Flavour, characters: int = 120) -> str
     if categories := _part(", ".join(item.categories), characters):
         parts.append(categories)
     for detail in flavour.details:
-        values = (value_of(_decoded(item.attributes.get(key)), min(characters, 60)) for key in detail.keys)
-        if value := next(filter(None, values), ""):
-            parts.append(f"{detail.word} {value.replace('|', '/')}")
+        if value := detail_of(item, detail, min(characters, 60)):
+            parts.append(f"{detail.word} {value}")
     return " | ".join(parts)
+
+
+def detail_of(item: Item, detail: Detail, characters: int = 60) -> str:
+    """Return a detail of an item as a part of a line; empty if it is unknown."""
+    values = (value_of(_decoded(item.attributes.get(key)), characters) for key in detail.keys)
+    return next(filter(None, values), "").replace("|", "/")
 
 
 def _part(text: str, characters: int) -> str:

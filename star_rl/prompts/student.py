@@ -11,7 +11,7 @@ reuse.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -32,8 +32,12 @@ STUDENT_VERSION = 2
 #: how many entries are left out.
 _TOOLS_TOKENS, _MARKERS_TOKENS, _NOTE_TOKENS = 320, 20, 12
 _COMPACT_HISTORY = 8
+#: Share of the record for entries in brief, where not all fit in full.
+_BRIEF = 0.25
+#: Characters below which a line has a title alone.
+_TITLE_ALONE = 39
 #: Characters of a title, of the categories and of a detail: the first that lets all candidates fit is taken.
-_CHARACTERS = (120, 80, 50, 39, 20)
+_CHARACTERS = (120, 80, 50, _TITLE_ALONE, 20)
 
 Profile = Literal["full", "compact"]
 Scope = Literal["trajectory", "plan"]
@@ -52,7 +56,8 @@ class PromptOptions:
         summary: share of the free tokens (see above) for the summary of the older record. 0.15 of about 4,600 holds
             300 words; what a summary leaves goes to the record.
         record: share for the latest interactions, the evidence of most weight: 16 to 20 with reviews, as many as the
-            paper's example shows. The rest is the candidates': 20 books with all details take 1,500 tokens.
+            paper's example shows. Where not all fit, the older ones of them follow in brief in a quarter of it. The
+            rest is the candidates': 20 books with all details take 1,500 tokens.
         review: tokens of one review at most, cut at a sentence: two or three sentences. 0 shows no reviews.
         top: ids in the ranking.
         tools, planner, reflector: False = the prompt does not mention that part (ablations).
@@ -255,18 +260,40 @@ def _history(case: Case, options: PromptOptions, flavour: Flavour, free: int, le
     text, used = _summary(case, flavour, int(free * options.summary), length) if case.summary else ("", 0)
     room = int(free * options.record) + int(free * options.summary) - used
     recent = case.recent
-    lines: list[str] = []
-    for behaviour in reversed(recent[-options.history :] if options.history else recent):
-        line = record_line(behaviour, case.items, flavour, options.review, length)
-        if (cost := length(line) + 1) + _NOTE_TOKENS > room:
-            break
-        lines.append(line)
-        room, used = room - cost, used + cost
+    latest = (recent[-options.history :] if options.history else recent)[::-1]
+    room -= _NOTE_TOKENS
+
+    def full(behaviour: Behaviour) -> str:
+        return record_line(behaviour, case.items, flavour, options.review, length)
+
+    def brief(behaviour: Behaviour) -> str:
+        return _line(behaviour, described(case.items.get(behaviour.item_id), flavour, _TITLE_ALONE))
+
+    lines, cost = _fill(map(full, latest), room, length)
+    if len(lines) < len(latest):
+        while lines and cost > room * (1 - _BRIEF):
+            cost -= length(lines.pop()) + 1
+        older, more = _fill(map(brief, latest[len(lines) :]), room - cost, length)
+        lines, cost = lines + older, cost + more
+    used += cost
     cut = len(recent) - len(lines)
     note = [f"({cut} older entries left out)"] if cut else []
     title = f"# Record: what the user {flavour.did}, oldest first"
-    record = "\n".join([title, *note, *(lines[::-1] or ([] if note else ["(nothing yet)"]))])
+    nothing = [] if note else [f"(nothing {'since then' if text else 'yet'})"]
+    record = "\n".join([title, *note, *(lines[::-1] or nothing)])
     return ShownHistory("\n\n".join(filter(None, [text, record])), len(lines), cut, used + _NOTE_TOKENS * bool(cut))
+
+
+def _fill(found: Iterable[str], room: int, length: Length) -> tuple[list[str], int]:
+    """Return the first lines that fit into ``room`` tokens, and the tokens they take."""
+    lines: list[str] = []
+    used = 0
+    for line in found:
+        if used + (cost := length(line) + 1) > room:
+            break
+        lines.append(line)
+        used += cost
+    return lines, used
 
 
 def _summary(case: Case, flavour: Flavour, room: int, length: Length) -> tuple[str, int]:
@@ -287,10 +314,12 @@ def record_line(
     length: Length = estimate_tokens,
 ) -> str:
     """Return ``hour | id | title | categories | details | rated r | said: ".."``; unknown parts are left out."""
-    parts = [*([behaviour.hour] if behaviour.hour else []), one_line(behaviour.item_id)]
-    parts.append(described(items.get(behaviour.item_id), flavour))
-    if behaviour.rating is not None:
-        parts.append(f"rated {behaviour.rating:g}")
-    if review and behaviour.text and (said := cut_at_sentence(behaviour.text, review, length)):
-        parts.append('said: "' + said.replace("|", "/").replace('"', "'") + '"')
-    return " | ".join(parts)
+    line = _line(behaviour, described(items.get(behaviour.item_id), flavour))
+    said = cut_at_sentence(behaviour.text, review, length) if review else ""
+    quoted = said.replace("|", "/").replace('"', "'")
+    return f'{line} | said: "{quoted}"' if said else line
+
+
+def _line(behaviour: Behaviour, shown: str) -> str:
+    rated = "" if behaviour.rating is None else f"rated {behaviour.rating:g}"
+    return " | ".join(filter(None, (behaviour.hour, one_line(behaviour.item_id), shown, rated)))

@@ -1,49 +1,62 @@
-"""Choose the tasks that the page shows whole: the best, the worst and those that changed, with their answers."""
+"""Choose the tasks that the page shows whole: the best, the worst and those that changed, with their answers.
+
+Titles of candidates and the end of each history are kept in a file beside the answers, so the page can be made
+wherever the folder goes.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
+from star_rl.errors import StarError
 from star_rl.evaluation.compare import Evaluation
 from star_rl.evaluation.metrics import FAILED
 from star_rl.evaluation.runner import ledgers
 from star_rl.failure import Failure
-from star_rl.report import contexts
+from star_rl.files import atomic_path
+from star_rl.records import Item, Task
 from star_rl.report.findings import Change, Findings, Found, key_of
-from star_rl.report.model import ExampleRollout, ExampleTask
-from star_rl.report.viewer import Panel, panel
+from star_rl.report.model import ExampleRollout, ExampleTask, HistoryItem
+from star_rl.report.viewer import WORDS, Panel, panel
+from star_rl.scenarios.histories import Event
 from star_rl.trajectory.view import Cutter
 
 #: Tasks of each kind: best and worst of one method, gained and lost of each change, all together at most.
 EXTREMES, CHANGED, MOST = 4, 8, 60
 #: Characters on the page: of one method's answer to one task, and of all answers together.
 ROOM, WHOLE = 40_000, 1_000_000
+#: Titles and histories, beside the answers; latest items of a history that are kept.
+CONTEXTS, LATEST = "contexts.parquet", 8
+_TITLED = pa.list_(pa.struct([("item_id", pa.string()), ("title", pa.string())]))
+_SCHEMA = pa.schema(
+    [
+        *(pa.field(name, pa.string(), nullable=False) for name in ("source", "scenario", "task_id")),
+        *(pa.field(name, _TITLED, nullable=False) for name in ("candidates", "history")),
+        pa.field("earlier", pa.int32(), nullable=False),
+    ]
+)
 _HEAD = re.compile(r'\{"task_id": ("(?:[^"\\]|\\.)*"), "sample": (\d+)\b')
 
 
 @dataclass(slots=True)
 class ReportCase:
-    """A task as the page shows it.
+    """A task as the page shows it."""
 
-    Attributes:
-        place: among the findings' tasks.
-        anchor: its id on the page.
-        ranks: method -> rank of the ground truth, in words.
-        panels: answers of at most two methods, or of one before and after.
-    """
-
-    place: int
-    anchor: str
+    place: int  #: among the findings' tasks
+    anchor: str  #: its id on the page
     about: ExampleTask
-    ranks: dict[str, str]
-    panels: list[Panel] = field(default_factory=list)
+    ranks: dict[str, str]  #: method -> rank of the ground truth, in words
+    panels: list[Panel] = field(default_factory=list)  #: of at most two methods, or of one before and after
 
 
 @dataclass(slots=True)
@@ -82,20 +95,10 @@ def choose(found: Findings, made: Sequence[Change]) -> list[CaseGroup]:
     return _filled(found, [entry for entry in plan if entry[1]])
 
 
-def anchors(groups: Iterable[CaseGroup]) -> dict[int, str]:
-    """Return place of a task -> its anchor on the page."""
-    return {case.place: case.anchor for group in groups for case in group.cases}
-
-
 def _focus(found: Findings) -> list[Found]:
     """Return the best two methods that call a language model, else the best of all."""
-    writers = [one for one in found.ordered if _follows(one) or one.figures["calls"]]
+    writers = [one for one in found.ordered if one.writes or one.figures["calls"]]
     return writers[:2] or found.ordered[:1]
-
-
-def _follows(one: Found) -> bool:
-    """Return whether it writes trajectories, so that a break of their grammar is a fault."""
-    return one.figures["format_rate"] is not None
 
 
 def _extremes(found: Findings, one: Found) -> tuple[list[int], list[int]]:
@@ -114,7 +117,7 @@ def _extremes(found: Findings, one: Found) -> tuple[list[int], list[int]]:
 def _filled(found: Findings, plan: Sequence[tuple[CaseGroup, list[int], list[_Side]]]) -> list[CaseGroup]:
     """Fill the groups with cases; a task that stands in an earlier group is linked."""
     keys = {ev.label: {key_of(task) for task in ev.tasks} for ev in found.compared.folders}
-    writers = {(ev.label, name) for one in found.methods.values() if _follows(one) for ev, name in one.sources}
+    writers = {(ev.label, name) for one in found.methods.values() if one.writes for ev, name in one.sources}
 
     def where(own: list[tuple[Evaluation, str]], place: int) -> _Place | None:
         key = key_of(found.tasks[place])
@@ -158,7 +161,7 @@ def _about(found: Findings, places: Collection[int]) -> dict[int, ExampleTask]:
     read: dict[int, ExampleTask] = {}
     for ev in found.compared.folders:
         own = [task for task in ev.tasks if key_of(task) in by_key]
-        for task, about in contexts.read(ev.folder, own).items():
+        for task, about in read_contexts(ev.folder, own).items():
             known = read.setdefault(by_key[key_of(task)], about)
             if about.titles and not known.titles:
                 read[by_key[key_of(task)]] = about
@@ -205,3 +208,47 @@ def _rollout(row: dict[str, Any], rank: int) -> ExampleRollout:
     said = [one for one in messages or () if isinstance(one, dict) and one.get("role") in ("assistant", "tool")]
     failure = Failure.from_json(row.get("failure"))
     return ExampleRollout(said, ranking, rank if rank > 0 else None, failure=str(failure or "")[:300])
+
+
+def write_contexts(
+    folder: Path, tasks: Sequence[Task], history_of: Callable[[Task], Sequence[Event]], items: Mapping[str, Item]
+) -> None:
+    """Write ``contexts.parquet`` beside the answers to these tasks."""
+
+    def titled(ids: Sequence[str]) -> list[dict[str, str]]:
+        return [{"item_id": one, "title": items[one].title[:WORDS] if one in items else ""} for one in ids]
+
+    rows = []
+    for task in tasks:
+        history = [event[0] for event in history_of(task)]
+        row: dict[str, Any] = {"source": task.source, "scenario": task.scenario, "task_id": task.task_id}
+        row |= {"candidates": titled(task.candidates), "history": titled(history[-LATEST:])}
+        rows.append(row | {"earlier": max(0, len(history) - LATEST)})
+    with atomic_path(folder / CONTEXTS) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), temporary, compression="zstd")
+
+
+def read_contexts(folder: Path, tasks: Collection[Task]) -> dict[Task, ExampleTask]:
+    """Return the tasks as the page shows them, without titles and histories if the folder keeps none.
+
+    Raises:
+        StarError: the file is damaged.
+    """
+    found = {
+        key_of(task): ExampleTask(task.task_id, task.scenario, task.user_id, task.ground_truth, list(task.candidates))
+        for task in tasks
+    }
+    file = folder / CONTEXTS
+    if found and file.is_file():
+        try:
+            table = pq.read_table(file).cast(_SCHEMA)
+        except (pa.ArrowInvalid, OSError, ValueError) as error:
+            raise StarError(f"{file} holds no contexts ({error})", "delete it, or evaluate again") from error
+        wanted = pa.array([task_id for _, _, task_id in found], pa.string())
+        for row in table.filter(pc.is_in(table["task_id"], wanted)).to_pylist():
+            about = found.get((row["source"], row["scenario"], row["task_id"]))
+            if about is not None:
+                about.titles = {one["item_id"]: one["title"] for one in row["candidates"] if one["title"]}
+                about.history = [HistoryItem(one["item_id"], one["title"] or "") for one in row["history"]]
+                about.earlier = row["earlier"]
+    return {task: found[key_of(task)] for task in tasks}

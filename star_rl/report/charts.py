@@ -112,12 +112,11 @@ class Chart:
         with drawing(**{"svg.hashsalt": self.name}):
             self.figure.savefig(out, format="svg", metadata={"Date": None})
         root = ElementTree.fromstring(out.getvalue())
-        for parent in list(root.iter()):
-            for child in list(parent):
-                if child.tag.endswith(("}metadata", "}clipPath", "}style")):  # limits hold every point
-                    parent.remove(child)
         used = {value[1:] for one in root.iter() for key, value in one.items() if key.endswith("}href")}
         for one in list(root.iter()):
+            for child in list(one):
+                if child.tag.endswith(("}metadata", "}clipPath", "}style")):  # limits hold every point
+                    one.remove(child)
             _plain(one, used)
         size = root.get("viewBox", "")
         root.attrib.clear()

@@ -6,11 +6,10 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from star_rl.errors import StarError
 from star_rl.files import atomic_path
-from star_rl.report import curves
 from star_rl.report.charts import (
     DASHES,
     SERIES,
@@ -26,7 +25,17 @@ from star_rl.report.charts import (
     scale,
     usable,
 )
-from star_rl.report.curves import GRPO, LOGARITHMIC, finite, smooth, window_of
+from star_rl.report.curves import (
+    GRPO,
+    LOGARITHMIC,
+    Metrics,
+    finite,
+    grpo_curves,
+    read_metrics,
+    smooth,
+    success_histogram,
+    window_of,
+)
 from star_rl.report.grid import DASH
 from star_rl.report.model import Curve
 
@@ -125,21 +134,10 @@ def _described(series: Mapping[str, Mapping[float, float]], unit: str) -> str:
     parts = []
     for label, points in series.items():
         if points:
-            (s0, v0), *_, (s1, v1) = list(points.items()) * 2
+            ends = ", ".join(f"{number(points[step])} at step {number(step)}" for step in (min(points), max(points)))
             low, high = number(min(points.values())), number(max(points.values()))
-            parts.append(
-                f"{label}: {len(points)} points, {number(v0)} at step {number(s0)}, "
-                f"{number(v1)} at step {number(s1)}, lowest {low}, highest {high} {unit}".rstrip()
-            )
+            parts.append(f"{label}: {len(points)} points, {ends}, lowest {low}, highest {high} {unit}".rstrip())
     return "; ".join(parts) or "no values"
-
-
-class TrainingLog(NamedTuple):
-    """Curves of one run as the picture draws them."""
-
-    curves: dict[str, Curve]
-    resumed: list[float]
-    histogram: tuple[list[float], list[list[float]]]
 
 
 def plot(runs: str | Path | Sequence[str | Path], out: str | Path) -> Path:
@@ -155,21 +153,18 @@ def plot(runs: str | Path | Sequence[str | Path], out: str | Path) -> Path:
     target = Path(out)
     if target.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise StarError(f"{target} does not name a picture", "end it in .png, .svg or .pdf")
-    logs: dict[str, TrainingLog] = {}
+    logs: dict[str, Metrics] = {}
     for place in [runs] if isinstance(runs, str | Path) else runs:
-        metrics = curves.read_metrics(place)
-        own = curves.grpo_curves(metrics.curves)
-        if not any(finite(curve) for curve in own.values()):
+        metrics = read_metrics(place)
+        if not any(finite(curve) for curve in grpo_curves(metrics.curves).values()):
             raise StarError(f"the log of {place} holds no curve of GRPO", "give a run that has trained")
-        logs[_named(Path(place), logs)] = TrainingLog(own, metrics.resumed, curves.success_histogram(metrics.curves))
+        logs[_named(Path(place), logs)] = metrics
     with drawing(**{"svg.hashsalt": "curves"}):
         figure = picture(logs)
         kind = target.suffix[1:].lower()
         with atomic_path(target) as temporary:
-            dated: dict[str, Any] = (
-                {} if kind == "png" else {"metadata": {"CreationDate" if kind == "pdf" else "Date": None}}
-            )
-            figure.savefig(temporary, dpi=150, format=kind, facecolor="white", **dated)
+            undated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+            figure.savefig(temporary, dpi=150, format=kind, facecolor="white", metadata=undated)
     return target
 
 
@@ -183,13 +178,15 @@ def _named(run: Path, known: Collection[str]) -> str:
     return f"{run} ({len(known) + 1})"
 
 
-def picture(logs: Mapping[str, TrainingLog]) -> Figure:
+def picture(logs: Mapping[str, Metrics]) -> Figure:
     """Draw a panel for each curve, and one for each run that counted the successes of its groups."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    keys = [key for key in GRPO if any(finite(log.curves.get(key, [])) for log in logs.values())]
-    counted = [(label, log) for label, log in logs.items() if log.histogram[0]]
+    runs = [grpo_curves(log.curves) for log in logs.values()]
+    keys = [key for key in GRPO if any(finite(own.get(key, [])) for own in runs)]
+    histograms = {label: success_histogram(log.curves) for label, log in logs.items()}
+    counted = [label for label, (steps, _) in histograms.items() if steps]
     columns = min(3, len(keys) + len(counted))
     rows = -(-(len(keys) + len(counted)) // columns)
     figure = Figure((5.8 * columns, 3.7 * rows + 0.6), layout="constrained")
@@ -197,36 +194,35 @@ def picture(logs: Mapping[str, TrainingLog]) -> Figure:
     for position, key in enumerate(keys):
         axes = figure.add_subplot(rows, columns, position + 1)
         metric, log = GRPO[key], key in LOGARITHMIC
-        for index, (label, run) in enumerate(logs.items()):
-            if points := drawn(run.curves.get(key, []), metric.percent, log):
+        for index, (label, own) in enumerate(zip(logs, runs, strict=True)):
+            if points := drawn(own.get(key, []), metric.percent, log):
                 handles.setdefault(label, _curve(axes, points, index, log))
-        for index, run in enumerate(logs.values()):
+        for index, run in enumerate(logs.values()):  # once all limits are known
             _resumes(axes, run.resumed, SERIES[index % len(SERIES)])
         if handles and math.isfinite(axes.dataLim.width):
             _finish(axes, metric.unit, log)
         axes.set_title(metric.title, loc="left")
-    for position, (label, run) in enumerate(counted, len(keys)):
-        title = "Successes of a group" + (f": {label}" if len(logs) > 1 else "")
-        _histogram(figure.add_subplot(rows, columns, position + 1), run, title)
+    for position, label in enumerate(counted, len(keys) + 1):
+        axes = figure.add_subplot(rows, columns, position)
+        _histogram(axes, *histograms[label])
+        _resumes(axes, logs[label].resumed, SERIES[1])
+        axes.set_title("Successes of a group" + (f": {label}" if len(logs) > 1 else ""), loc="left")
     if any(log.resumed for log in logs.values()):
         handles["resumed"] = Line2D([], [], color=SOFT, linewidth=1, linestyle=":")
     if len(handles) > 1:
-        labels = [f" {label}" for label in handles]
+        labels = [f" {label}" for label in handles]  # a leading underscore would hide it
         figure.legend(list(handles.values()), labels, loc="outside lower center", ncols=min(4, len(handles)))
     return figure
 
 
-def _histogram(axes: Any, run: TrainingLog, title: str) -> None:
+def _histogram(axes: Any, steps: Sequence[float], shares: Sequence[Sequence[float]]) -> None:
     """Draw the successes of the groups, a column a step: the darker, the more groups."""
-    steps, shares = run.histogram
     edges = [(left + right) / 2 for left, right in pairwise(steps)]
     first, last = (edges[0], edges[-1]) if edges else (steps[0] - 0.5, steps[0] + 0.5)
     columns = [2 * steps[0] - first, *edges, 2 * steps[-1] - last]
     counts = [count - 0.5 for count in range(len(shares) + 1)]
     drawn = axes.pcolormesh(columns, counts, shares, cmap="Greys", vmin=0.0, vmax=max(map(max, shares)))
     axes.figure.colorbar(drawn, ax=axes, format=lambda share, _: f"{100 * share:g} %")
-    _resumes(axes, run.resumed, SERIES[1])
     scale(axes.xaxis, False, integer=True)
     scale(axes.yaxis, False, integer=True)
     axes.set(xlabel="step", ylabel="samples that hit")
-    axes.set_title(title, loc="left")

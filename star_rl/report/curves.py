@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import accumulate
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from star_rl.errors import StarError
 from star_rl.files import read_jsonl
@@ -22,21 +22,13 @@ from star_rl.pipeline.stage import ASIDE
 from star_rl.report.model import Curve, Grpo
 
 
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """One curve of the report.
-
-    Attributes:
-        title: of the figure.
-        unit: of the vertical axis.
-        names: possible names in the log; the first that is found is taken.
-        percent: a share, drawn in percent.
-    """
+class Metric(NamedTuple):
+    """One curve of the report; of its possible ``names`` in the log the first that is found is taken."""
 
     title: str
     unit: str = ""
     names: tuple[str, ...] = ()
-    percent: bool = False
+    percent: bool = False  #: a share, drawn in percent
 
 
 #: Curves of GRPO by the report's names. The names in the log are verl 0.9.1's (trainer/ppo/metric_utils.py,
@@ -70,12 +62,6 @@ _VALIDATION = {
 }
 #: Curves that span powers of ten.
 LOGARITHMIC = frozenset({"probs_diff_max"})
-#: The reward's format part, +1 or -1 (paper, section 3.5); its mean gives the rate.
-_SIGNED_FORMAT = Metric("", names=("reward/format/mean",))
-#: Tool calls that were executed in one step.
-_CALLS = Metric("", names=("rollout/tool_calls/sum",))
-#: Difference between engine and trainer, mean over a step's tokens.
-_MEAN_GAP = Metric("", names=("training/rollout_probs_diff_mean",))
 #: Curves of SFT by the report's names, as ms-swift logs them.
 SFT: dict[str, Metric] = {
     "loss": Metric("Training loss", "nats per token", ("loss",)),
@@ -87,17 +73,11 @@ SFT: dict[str, Metric] = {
 _NUMBER = re.compile(r"\d+")
 
 
-@dataclass(slots=True)
-class Metrics:
+class Metrics(NamedTuple):
     """All curves of a run by the logger's names, and the steps at which it was resumed."""
 
-    curves: dict[str, Curve] = field(default_factory=dict)
-    resumed: list[float] = field(default_factory=list)
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a log; a line that is not an object (cut by a kill, then appended to) is skipped."""
-    return (value for value in read_jsonl(path, strict=False) if isinstance(value, dict))
+    curves: dict[str, Curve]
+    resumed: list[float]
 
 
 def _step(row: Mapping[str, Any]) -> float | None:
@@ -121,11 +101,6 @@ def _value(value: Any) -> float | None:
         return None
 
 
-def _attempt(path: Path) -> tuple[int, str]:
-    found = _NUMBER.findall(path.stem)
-    return (int(found[-1]) if found else 0, path.name)
-
-
 def log_files(run: str | Path, name: str = "metrics") -> list[Path]:
     """Return a run's log files, one a start, in order, from its folder or a stage's; of several the newest.
 
@@ -144,7 +119,7 @@ def log_files(run: str | Path, name: str = "metrics") -> list[Path]:
                     found.setdefault(path.parent, []).append(path)
             if found:
                 newest = max(found.values(), key=lambda files: max(file.stat().st_mtime for file in files))
-                return sorted(newest, key=_attempt)
+                return sorted(newest, key=lambda path: (int([0, *_NUMBER.findall(path.stem)][-1]), path.name))
     raise StarError(f"there is no {name}*.jsonl under {root}", "give the folder of a run that has trained, or the file")
 
 
@@ -164,9 +139,10 @@ def read_metrics(paths: str | Path | Iterable[str | Path], name: str = "metrics"
         if not file.is_file():
             raise StarError(f"there is no file {file}", "check the path")
         first = True
-        for row in _lines(file):
-            inner = row.get("data")
-            data: Mapping[str, Any] = inner if isinstance(inner, dict) else row
+        for row in read_jsonl(file, strict=False):
+            if not isinstance(row, dict):  # cut by a kill, then appended to
+                continue
+            data = row["data"] if isinstance(row.get("data"), dict) else row
             step = _step(row)
             if step is None or not data:  # verl logs an empty line where it has nothing to say
                 continue
@@ -183,14 +159,14 @@ def read_metrics(paths: str | Path | Iterable[str | Path], name: str = "metrics"
     return Metrics(curves, resumed)
 
 
-def _pick(raw: Mapping[str, Curve], metric: Metric) -> Curve:
-    return next((raw[name] for name in metric.names if raw.get(name)), [])
+def _pick(raw: Mapping[str, Curve], *names: str) -> Curve:
+    return next((raw[name] for name in names if raw.get(name)), [])
 
 
 def grpo_curves(raw: Mapping[str, Curve]) -> dict[str, Curve]:
     """Return the report's curves from the logger's; a validation's are means over its sources."""
-    found = {key: curve for key, metric in GRPO.items() if (curve := _pick(raw, metric))}
-    if "format" not in found and (signs := _pick(raw, _SIGNED_FORMAT)):
+    found = {key: curve for key, metric in GRPO.items() if (curve := _pick(raw, *metric.names))}
+    if "format" not in found and (signs := raw.get("reward/format/mean")):  # +1 or -1 (paper, section 3.5)
         found["format"] = [(step, None if value is None else (1 + value) / 2) for step, value in signs]
     for key, pattern in _VALIDATION.items():
         if sources := [dict(finite(curve)) for name, curve in raw.items() if pattern.fullmatch(name)]:
@@ -208,18 +184,18 @@ def success_histogram(raw: Mapping[str, Curve]) -> tuple[list[float], list[list[
 
 
 def grpo_report(run: str | Path, audit: Mapping[str, Any] | None = None) -> Grpo:
-    """Return the report's part on GRPO from its log.
-
-    Args:
-        run: the stage's folder, or its ``metrics.jsonl``.
-        audit: of the stratified training set.
-    """
+    """Return the report's part on GRPO from its log, beside the audit of its training set."""
     metrics = read_metrics(run)
     raw, curves = metrics.curves, grpo_curves(metrics.curves)
     reward = curves.get("reward", [])
-    calls = [value for _, value in finite(_pick(raw, _CALLS))]
-    gaps = [value for _, value in finite(curves.get("probs_diff_max", []))]
-    means = [value for _, value in finite(_pick(raw, _MEAN_GAP))]
+    calls, gaps, means = (
+        [value for _, value in finite(raw.get(name, []))]
+        for name in (
+            "rollout/tool_calls/sum",
+            "training/rollout_probs_diff_max",
+            "training/rollout_probs_diff_mean",
+        )
+    )
     return Grpo(
         curves,
         mean_of(reward, 5),
@@ -235,7 +211,7 @@ def grpo_report(run: str | Path, audit: Mapping[str, Any] | None = None) -> Grpo
 def sft_curves(path: str | Path) -> dict[str, Curve]:
     """Return the SFT curves of ms-swift's ``logging.jsonl``, or of the newest such file under a folder."""
     raw = read_metrics(path, "logging").curves
-    return {key: curve for key, metric in SFT.items() if (curve := _pick(raw, metric))}
+    return {key: curve for key, metric in SFT.items() if (curve := _pick(raw, *metric.names))}
 
 
 def finite(curve: Iterable[tuple[float, float | None]]) -> list[tuple[float, float]]:
@@ -255,22 +231,16 @@ def window_of(points: int) -> int:
     return 1 if points < 8 else min(51, 2 * (points // 20) + 3)
 
 
-def smooth(points: Sequence[tuple[float, float]], window: int | None = None) -> list[tuple[float, float]]:
+def smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Return the centred running mean; at the ends, where half the window is missing, the fit of a straight line.
 
     So a trend is not flattened at its start and end. The line stays between the lowest and the highest point.
     """
-    half = (window_of(len(points)) if window is None else window) // 2
-    values = [value for _, value in points]
-    low, high = min(values, default=0.0), max(values, default=0.0)
-    sums = [0.0, *accumulate(values)]
-    result = []
-    for index, (step, _) in enumerate(points):
-        first, end = max(0, index - half), min(len(points), index + half + 1)
-        mean = (sums[end] - sums[first]) / (end - first)
-        middle = (first + end - 1) / 2
-        if index != middle:
-            spread = sum((place - middle) ** 2 for place in range(first, end))
-            mean += (index - middle) * sum((place - middle) * values[place] for place in range(first, end)) / spread
-        result.append((step, min(max(mean, low), high)))
-    return result
+    from scipy.signal import savgol_filter
+
+    window = window_of(len(points))
+    if window == 1:
+        return list(points)
+    steps, values = zip(*points, strict=True)
+    line = np.clip(savgol_filter(values, window, polyorder=1), min(values), max(values))
+    return list(zip(steps, line.tolist(), strict=True))

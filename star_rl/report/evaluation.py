@@ -14,11 +14,11 @@ from markupsafe import Markup, escape
 
 from star_rl.errors import StarError
 from star_rl.evaluation import paper
-from star_rl.evaluation.compare import DEEP, SHORT, grid, grids, is_short, paper_grid
+from star_rl.evaluation.compare import DEEP, SHORT, grid, grids, is_short, other_sizes, paper_grid
 from star_rl.evaluation.studies import best_of_k, corpus, latency
 from star_rl.files import write_text
 from star_rl.records import CANDIDATES
-from star_rl.report.cases import anchors, choose
+from star_rl.report.cases import choose
 from star_rl.report.figures import differences, figures, subtasks
 from star_rl.report.findings import STUDIES, Change, Findings, changes, changes_grid, gather
 from star_rl.report.grid import Grid, Row, fixed, methods, read, signed, spread, write
@@ -60,7 +60,7 @@ def verdict(found: Findings) -> Verdict:
             made.words.append(f"Not shown to be worse on these tasks (paired interval holds zero): {', '.join(near)}.")
         elif others:
             made.words.append("Every other method is worse, each by its paired interval.")
-        writers = [one for one in (*others, found.methods[found.best]) if one.figures["format_rate"] is not None]
+        writers = [one for one in (*others, found.methods[found.best]) if one.writes]
         if writers and found.methods[found.best] not in writers:
             top = max(writers, key=lambda one: one.figures["hr_avg"])
             low, high = fixed(top.figures["hr_avg_low"]), fixed(top.figures["hr_avg_high"])
@@ -86,9 +86,7 @@ def verdict(found: Findings) -> Verdict:
             "with other negatives. The paper's figures are shown dimmed, for orientation."
         )
     notes = [f"{one.label}: {note}" for one in found.compared.folders for note in one.figures["notes"]]
-    few = [column.head for column in found.compared.columns if column.comparable and column.n != paper.SAMPLES]
-    if few:
-        notes.append(f"The paper has {paper.SAMPLES} tasks a sub-task; {', '.join(few)} differ.")
+    notes += other_sizes(found.compared)
     made.problems = [*(words for one in found.methods.values() for words in one.problems), *_beside(found), *notes]
     return made
 
@@ -187,7 +185,7 @@ def render_evaluation(found: Findings, made: Sequence[Change], table2: Mapping[s
         table2: what ``star-rl ablate`` found, if the folders are its runs.
     """
     groups = choose(found, made)
-    shown = anchors(groups)
+    shown = {case.place: case.anchor for group in groups for case in group.cases}
 
     def links(places: Sequence[int]) -> str:
         """Return the number of the tasks and the first of them, linked where the page shows them."""

@@ -57,6 +57,11 @@ class Found:
         """Return whether it was asked every task."""
         return not np.isnan(self.values).any()
 
+    @property
+    def writes(self) -> bool:
+        """Return whether it writes trajectories, so that a break of their grammar is a fault."""
+        return self.figures["format_rate"] is not None
+
 
 @dataclass(slots=True)
 class Findings:

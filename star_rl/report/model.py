@@ -1,4 +1,4 @@
-"""Define the content of ``report.json``, read and write it.
+"""Define and check the content of ``report.json``.
 
 Units everywhere in the file: HR and its intervals in percent (0 to 100), rates as shares (0 to 1), latency and
 durations in seconds, lengths in tokens. A value that was not measured is ``null``, never zero: the page shows a dash.
@@ -11,15 +11,12 @@ import math
 import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Interval
 
 from star_rl.errors import StarError
-from star_rl.files import read_json, write_json
 
-JSON_NAME = "report.json"
 #: Characters that neither HTML nor XML admits, even escaped.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -38,41 +35,22 @@ def clean(text: str) -> str:
 
 @dataclass(slots=True)
 class ReportRun:
-    """What was run.
-
-    Attributes:
-        seconds: duration of each stage, in the order they ran.
-        versions: distribution -> version.
-        fingerprints: what is named (data, store, reward ..) -> hash.
-        notes: sentences the reader must see beside the numbers.
-        config: the composed recipe.
-    """
+    """What was run; ``config`` is the composed recipe."""
 
     name: str
     recipe: str = ""
     source: str = ""
     seed: int | None = None
-    seconds: dict[str, float | None] = field(default_factory=dict)
+    seconds: dict[str, float | None] = field(default_factory=dict)  #: of each stage, in the order they ran
     versions: dict[str, str] = field(default_factory=dict)
     fingerprints: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  #: sentences the reader must see beside the numbers
     config: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class MethodRow:
-    """One row of the table of methods.
-
-    Attributes:
-        n: tasks judged; failures count as misses.
-        hr_avg_low: lower end of the 95 % bootstrap interval of ``hr_avg``.
-        format_rate: share of outputs that are well formed.
-        valid_rate: share of rankings that are a permutation of the candidates.
-        tool_calls: mean number a task.
-        tokens: mean number of generated tokens a task.
-        latency_p50: seconds a task.
-        decoding: how the answers were drawn, in words.
-    """
+    """One row of the table of methods; :data:`star_rl.report.grid.TIPS` says what the columns mean."""
 
     name: str
     n: int
@@ -88,7 +66,7 @@ class MethodRow:
     tokens: float | None = None
     latency_p50: float | None = None
     latency_p95: float | None = None
-    decoding: str | None = None
+    decoding: str | None = None  #: how the answers were drawn, in words
 
 
 @dataclass(slots=True)
@@ -113,26 +91,20 @@ class Sft:
 
 @dataclass(slots=True)
 class Grpo:
-    """GRPO.
+    """GRPO; its curves by the names of :data:`star_rl.report.curves.GRPO`, rates and HR as shares.
 
-    Attributes:
-        curves: by the names of :data:`star_rl.report.curves.GRPO`; rates and HR are shares, as they are logged.
-        first5: mean reward of the first five steps; ``last5`` of the last five.
-        tool_calls_total: executed during all rollouts.
-        probs_diff_max: largest difference between the engine's and the trainer's token probabilities.
-        probs_diff_mean: the same, mean over a step's tokens, of the step where that is largest.
-        set: the audit of the stratified set.
-        resumed: steps at which it was resumed.
+    The engine's token probabilities are compared with the trainer's: their largest difference, and the largest of the
+    steps' means.
     """
 
     curves: dict[str, Curve] = field(default_factory=dict)
-    first5: float | None = None
+    first5: float | None = None  #: mean reward of the first five steps
     last5: float | None = None
     tool_calls_total: int | None = None
     probs_diff_max: float | None = None
-    set: dict[str, Any] = field(default_factory=dict)
+    set: dict[str, Any] = field(default_factory=dict)  #: the audit of the stratified set
     probs_diff_mean: float | None = None
-    resumed: list[float] = field(default_factory=list)
+    resumed: list[float] = field(default_factory=list)  #: steps
 
 
 @dataclass(slots=True)
@@ -158,23 +130,14 @@ class ExampleTask:
 
 @dataclass(slots=True)
 class ExampleRollout:
-    """One answer of one student.
+    """One answer of one student."""
 
-    Attributes:
-        messages: chat messages (``role``, ``content``); the content is untrusted.
-        ranking: as :func:`star_rl.trajectory.ranking` gives it.
-        rank: position of the ground truth, from 1; ``None`` when it is not in the ranking.
-        score: the reward.
-        format: the format part of the reward; above zero means well formed.
-        failure: why there is no ranking, in words.
-    """
-
-    messages: list[dict[str, Any]] = field(default_factory=list)
+    messages: list[dict[str, Any]] = field(default_factory=list)  #: chat messages; their content is untrusted
     ranking: list[str | None] | None = None
-    rank: int | None = None
-    score: float | None = None
-    format: float | None = None
-    failure: str = ""
+    rank: int | None = None  #: position of the ground truth, from 1
+    score: float | None = None  #: the reward
+    format: float | None = None  #: the format part of the reward; above zero means well formed
+    failure: str = ""  #: why there is no ranking
 
 
 @dataclass(slots=True)
@@ -236,25 +199,3 @@ def checked(value: Report | Mapping[str, Any]) -> Report:
             f"report field {where}: {first['msg']} (value: {str(first['input'])[:80]!r})",
             "HR is given in percent, rates as shares; write the report again with: star-rl run RECIPE --from report",
         ) from error
-
-
-def save(path: str | Path, report: Report) -> None:
-    """Write the report as JSON, whole or not at all."""
-    write_json(path, plain(report))
-
-
-def load(path: str | Path) -> Report:
-    """Read ``report.json``, or that of a run's folder.
-
-    Raises:
-        StarError: the file is absent, not JSON, or not of this form.
-    """
-    file = Path(path)
-    if file.is_dir():
-        file = file / JSON_NAME
-    value = read_json(file)
-    if not isinstance(value, dict):
-        raise StarError(
-            f"{file} is not a report (its top level is no object)", "give a run's folder or its report.json"
-        )
-    return checked(value)

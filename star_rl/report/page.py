@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from star_rl.files import write_text
+from star_rl.files import write_json, write_text
 from star_rl.report.charts import Chart
 from star_rl.report.curve_charts import line_chart
 from star_rl.report.curves import GRPO, LOGARITHMIC, SFT, Metric, finite
 from star_rl.report.grid import DASH, TIPS, fixed, measured, methods, pairs
-from star_rl.report.model import JSON_NAME, Curve, Report, checked, clean, plain, save
+from star_rl.report.model import Curve, Report, checked, clean, plain
 from star_rl.report.viewer import panel
 from star_rl.trajectory.view import TITLES
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-PAGE_NAME = "report.html"
+PAGE_NAME, JSON_NAME = "report.html", "report.json"
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -133,6 +133,6 @@ def write_report(run_dir: str | Path, report: Report | Mapping[str, Any]) -> tup
     """
     known, folder = checked(report), Path(run_dir)
     html = render_page(known)
-    save(folder / JSON_NAME, known)
+    write_json(folder / JSON_NAME, plain(known))
     write_text(folder / PAGE_NAME, html)
     return folder / PAGE_NAME, folder / JSON_NAME

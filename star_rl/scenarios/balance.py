@@ -29,7 +29,7 @@ def even(names: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
     return np.sort(np.array(picked, np.int64))
 
 
-def balanced(tasks: Sequence[Task], most: int | None, seed: int) -> list[Task]:
+def balanced(tasks: Sequence[Task], most: int | None, seed: int = 0) -> list[Task]:
     """Return at most ``most`` tasks, drawn evenly over their types; they keep their order. None returns all."""
     if most is None or len(tasks) <= most:
         return list(tasks)

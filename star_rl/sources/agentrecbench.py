@@ -24,7 +24,7 @@ from star_rl.options import Count, options, read_options
 from star_rl.progress import Progress
 from star_rl.records import Scenario, tasks_to
 from star_rl.sources import times
-from star_rl.sources.cleaning import Prepared, clean_ratings, clean_text
+from star_rl.sources.cleaning import Prepared, clean_ratings, clean_text, labels
 from star_rl.sources.jsonlines import LineBlock, Reader, pick, read_blocks, read_objects
 from star_rl.sources.options import Common
 from star_rl.sources.scan import Fields
@@ -131,8 +131,8 @@ def _reviews(sink: Sink, path: Path, o: AgentRecBenchOptions) -> None:
 
     def work(block: LineBlock) -> tuple[Prepared, int, np.ndarray | None]:
         """Return the domain's rows, how many rows were of another, and a mask of the domain's where not all are."""
-        stamps, (ratings, wrong) = _stamps(block), _ratings(block)
-        columns = [block.text("user_id"), block.text("item_id"), stamps, ratings, wrong]
+        stamps, (ratings, odd) = _stamps(block), _ratings(block)
+        columns = [block.text("user_id"), block.text("item_id"), stamps, ratings, odd]
         columns.append(block.text("text") if o.text else pa.nulls(len(block.lines), pa.string()))
         other, here = 0, None
         if o.domain != "all":
@@ -140,8 +140,8 @@ def _reviews(sink: Sink, path: Path, o: AgentRecBenchOptions) -> None:
             other = len(mask) - int(mask.true_count)
             if other:
                 columns, here = [column.filter(mask) for column in columns], mask.to_numpy(zero_copy_only=False)
-        wrong = columns.pop(4)
-        return sink.prepare(columns, wrong.true_count), other, here
+        odd = columns.pop(4)
+        return sink.prepare(columns, odd), other, here
 
     texts = (*_IDS, "source", "text") if o.text else (*_IDS, "source")
     reader = Reader(Fields(texts, (*_STAMPS, *_RATINGS)))
@@ -164,19 +164,19 @@ def _stamps(block: LineBlock) -> pa.Array:
 
 
 def _ratings(block: LineBlock) -> tuple[pa.Array, pa.Array]:
-    """Return each row's first rating as float32, null if it is no number; and a mask of those. Shapes: (n,) both."""
+    """Return each row's first rating as float32, null if it is no number; and those, as text. Shapes: (n,)."""
     count = len(block.lines)
-    out, wrong, empty = pa.nulls(count, pa.float32()), pa.repeat(False, count), np.ones(count, bool)
+    out, odd, empty = pa.nulls(count, pa.float32()), pa.nulls(count, pa.string()), np.ones(count, bool)
     for name in _RATINGS:
         for column in (block.columns[name].number, block.columns[name].text):
             if column is None or not empty.any():
                 continue
             there = pc.is_valid(column).to_numpy(zero_copy_only=False)
             here = pa.array(there & empty)
-            value, odd = clean_ratings(column)
-            out, wrong = pc.if_else(here, value, out), pc.if_else(here, odd, wrong)
+            value, wrong = clean_ratings(column)
+            out, odd = pc.if_else(here, value, out), pc.if_else(here, wrong, odd)
             empty &= ~there
-    return out, wrong
+    return out, odd
 
 
 # ---------------------------------------------------------------------- items and users
@@ -204,7 +204,7 @@ def describe(row: Mapping[str, Any], limit: int) -> tuple[object, list[str], dic
     about: dict[str, Any] = {"source": domain}
     if domain == "yelp":
         about |= pick(row, ("city", "stars", "review_count", "attributes"))
-        return row.get("name") or row.get("title"), _labels(row.get("categories"), ","), about
+        return row.get("name") or row.get("title"), labels(row.get("categories"), ","), about
     if domain == "goodreads":
         about |= pick(row, ("publication_year", "average_rating", "ratings_count", "text_reviews_count"))
         authors = row.get("authors")
@@ -216,7 +216,7 @@ def describe(row: Mapping[str, Any], limit: int) -> tuple[object, list[str], dic
     features = row.get("features")
     if isinstance(features, list) and features:
         about["features"] = [clean_text(feature)[:limit] for feature in features[:5]]
-    categories = _labels(row.get("categories"), ">") or _labels(row.get("main_category"), "\n")
+    categories = labels(row.get("categories"), ">") or labels(row.get("main_category"), "\n")
     return row.get("title"), categories, about | ({"description": text} if text else {})
 
 
@@ -224,16 +224,6 @@ def _description(value: object, limit: int) -> str:
     if isinstance(value, list):
         value = " ".join(str(part) for part in value)
     return clean_text(value)[:limit]
-
-
-def _labels(value: object, separator: str) -> list[str]:
-    """Return categories as a list: a list (perhaps of lists) as it is, a string cut at its separator."""
-    if isinstance(value, str):
-        return value.split(separator)
-    if isinstance(value, list):
-        flat = [part for entry in value for part in (entry if isinstance(entry, list) else [entry])]
-        return [str(part) for part in flat if part is not None]
-    return []
 
 
 def _shelves(value: object, most: int = 5) -> list[str]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.csv as csv
 
 from star_rl.errors import StarError
-from star_rl.sources.lines import blocks
+from star_rl.sources.lines import blocks, decodes
 
 #: ``bad(line, reason)``
 Bad = Callable[[int, str], None]
@@ -25,7 +25,7 @@ def read_delimited(
     delimiter: str = ",",
     header: bool = False,
     quoted: bool = False,
-    encoding: str = "utf-8",
+    encoding: str = "",
     take: Sequence[str] | None = None,
 ) -> Iterator[tuple[np.ndarray, pa.Table]]:
     """Yield ``(line numbers, table of strings)`` of the rows that have the right number of fields.
@@ -37,19 +37,17 @@ def read_delimited(
         delimiter: one character, or ``::``.
         header: whether the first line is skipped.
         quoted: whether double quotes enclose fields.
-        encoding: ``utf-8`` (a line that is not is bad) or ``latin-1`` (every byte is a character).
+        encoding: a codec; empty: detected from the bytes. A line that it cannot decode is bad.
         take: the wanted columns; all by default.
 
     Raises:
         StarError: the file is missing, or a damaged gzip file.
     """
     wanted = list(take or columns)
-    for start, block in blocks(path):
+    for start, block in blocks(path, encoding=encoding):
         if start == 1 and header:
             block = block.partition(b"\n")[2]
             start += 1
-        if encoding == "latin-1":
-            block = block.decode("latin-1").encode()
         if len(delimiter) > 1:
             block = block.replace(b"\t", b" ").replace(delimiter.encode(), b"\t")
         if not block.strip():
@@ -79,7 +77,7 @@ def _parse(
         block.decode()
     except UnicodeDecodeError:
         lines = block.split(b"\n")
-        good = np.array([_decodes(line) for line in lines])
+        good = np.array([decodes(line) for line in lines])
         for line in number[~good]:
             bad(int(line), "invalid UTF-8")
         block, number = b"\n".join(line for line, fine in zip(lines, good, strict=True) if fine), number[good]
@@ -112,11 +110,3 @@ def _parse(
             "write the file one row a line",
         )
     yield number, table
-
-
-def _decodes(line: bytes) -> bool:
-    try:
-        line.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -116,7 +116,7 @@ def _recbole(found: Path, sink: Sink) -> None:
 
 
 def _grouplens_100k(found: Path, sink: Sink) -> None:
-    form: dict[str, Any] = {"delimiter": "|", "encoding": "latin-1"}
+    form: dict[str, Any] = {"delimiter": "|"}
     columns = ["item_id", "title", "released", "video", "url", *GENRES_100K]
     _items(
         sink,
@@ -130,7 +130,7 @@ def _grouplens_100k(found: Path, sink: Sink) -> None:
 
 
 def _grouplens_1m(found: Path, sink: Sink) -> None:
-    form: dict[str, Any] = {"delimiter": "::", "encoding": "latin-1"}
+    form: dict[str, Any] = {"delimiter": "::"}
     movies = _either(found.parent, "movies.dat")
     _items(sink, movies, ["item_id", "title", "genres"], lambda row: _genres(row["genres"]), **form)
     _users(sink, _either(found.parent, "users.dat"), ["user_id", "gender", "age", "occupation", "zip_code"], **form)

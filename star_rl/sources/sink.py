@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import os
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,16 +27,23 @@ from star_rl.files import atomic_path, fingerprint, sha256, write_json
 from star_rl.progress import Progress
 from star_rl.records import INTERACTIONS, ITEMS, USERS
 from star_rl.sources import times
-from star_rl.sources.cleaning import ROWS, Prepared, clean_id, clean_ratings, clean_text, encode, usable, whole
+from star_rl.sources.cleaning import (
+    ROWS,
+    Prepared,
+    clean_id,
+    clean_ratings,
+    clean_text,
+    encode,
+    present,
+    usable,
+    whole,
+)  # fmt: skip
+from star_rl.sources.counts import REPORTED, Counts
 from star_rl.sources.lookahead import ahead
 from star_rl.sources.runs import PIECE, Runs, heads, second_copies, sorted_batch
 
-#: How many bad rows are reported one by one; all are counted.
-REPORTED = 20
 #: Items or users that are gathered before they are sorted.
 BATCH = 1 << 12
-#: Reasons that say nothing about the quality of a file, and so do not count towards ``max_bad_share``.
-HARMLESS = frozenset({"duplicate", "item not in the item table", "other domain"})
 #: Title of an item that has none; the manifest counts them.
 UNTITLED = "Untitled"
 _TABLES = {"interactions": INTERACTIONS, "items": ITEMS, "users": USERS}
@@ -48,7 +54,7 @@ _ROWS = {"interactions": ROWS} | {
 }
 
 
-class Sink:
+class Sink(Counts):
     """Collects the rows of one source. Items, users and interactions may be added by a thread each.
 
     Args:
@@ -71,18 +77,10 @@ class Sink:
         latest: int | None = None,
         progress: Progress | None = None,
     ) -> None:
-        if not 0 <= max_bad_share <= 1:
-            raise StarError(f"max_bad_share={max_bad_share} is not a share", "give a number from 0 to 1")
-        self.out_dir, self.source, self.time = Path(out_dir), source, time
-        self.max_bad_share, self.memory = max_bad_share, memory
+        super().__init__(source, time, max_bad_share)
+        self.out_dir, self.memory = Path(out_dir), memory
         self.latest = times.latest() if latest is None else latest
         self.progress = progress
-        #: Name of the raw column that holds the timestamps, for messages.
-        self.time_column = "timestamp"
-        self.rows: Counter[str] = Counter()
-        self.dropped: dict[str, Counter[str]] = {name: Counter() for name in _TABLES}
-        self.repaired: Counter[str] = Counter()
-        self._bad: dict[str, list[dict[str, Any]]] = {"items": [], "users": [], "interactions": []}
         self._spill = self.out_dir / f".spill.{os.getpid()}"
         self._runs = {
             name: Runs(schema, self._spill / f"{name}.arrow", memory if name == "interactions" else memory // 4)
@@ -92,6 +90,7 @@ class Sink:
         self._pending: list[pa.RecordBatch] = []
         self._bytes = 0
         self._known: pa.Array | None = None
+        self._order = times.DayOrder()
 
     def __enter__(self) -> Sink:
         return self
@@ -106,36 +105,12 @@ class Sink:
         """Sorted runs of interactions written to disk so far."""
         return self._runs["interactions"].spilled
 
-    def bad(self, table: str, file: str | Path, line: int | None, reason: str, count: int = 1) -> None:
-        """Count rows that cannot be used and report the first ones with their place. The caller counts them as read."""
-        self.dropped[table][reason] += count
-        if len(self._bad[table]) < REPORTED:
-            self._bad[table].append({"table": table, "file": str(file), "line": line, "reason": reason})
-
-    def reporter(self, table: str, file: str | Path) -> Callable[[int, str], None]:
-        """Return ``bad(line, reason)``, which counts one row of a file as read and as bad."""
-
-        def bad(line: int, reason: str) -> None:
-            self.rows[table] += 1
-            self.bad(table, file, line, reason)
-
-        return bad
-
-    def skip(self, table: str, reason: str, count: int = 1) -> None:
-        """Count rows as read and as left out."""
-        self.rows[table] += count
-        self._count(table, reason, count)
-
-    def _count(self, table: str, reason: str, count: int) -> None:
-        if count:
-            self.dropped[table][reason] += count
-
     # ------------------------------------------------------------------ items and users
 
     def item(self, item_id: object, title: object, categories: list[str], attributes: Mapping[str, Any]) -> None:
         """Add one item. The first row of an id stays; an item without a title is kept as ``Untitled`` and counted."""
-        labels = list(dict.fromkeys(label for label in map(clean_text, categories) if label))
-        self._gather("items", item_id, clean_text(title), labels, encode(attributes))
+        names = list(dict.fromkeys(label for label in map(clean_text, categories) if label and present(label)))
+        self._gather("items", item_id, clean_text(present(title)), names, encode(attributes))
 
     def user(self, user_id: object, attributes: Mapping[str, Any]) -> None:
         """Add one user; users that only interact are added by :meth:`close`."""
@@ -193,42 +168,46 @@ class Sink:
             file: where the rows come from, for messages.
             line: number of the first row's line (rows stand one a line), or every row's line number, shape (n,).
         """
-        stamp = whole(stamps).cast(pa.int64()) if self.time == "position" else times.seconds(stamps)
-        rating, wrong = clean_ratings(pa.nulls(len(users)) if ratings is None else ratings)
-        text = pa.nulls(len(users), pa.string()) if texts is None else whole(texts).cast(pa.string())
-        rows = self._usable([users, items, stamp, rating, text], wrong.true_count)
-        self._report(rows, file, line)
+        try:
+            stamp = whole(stamps).cast(pa.int64()) if self.time == "position" else times.seconds(stamps, self._order)
+            rating, odd = clean_ratings(pa.nulls(len(users)) if ratings is None else ratings)
+            text = pa.nulls(len(users), pa.string()) if texts is None else whole(texts).cast(pa.string())
+            rows = self._usable([users, items, stamp, rating, text], odd)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise StarError(
+                f"interactions of source {self.source} have a column that cannot be read: {error}",
+                "give ids and texts as strings, timestamps and ratings as numbers or strings",
+            ) from error
+        if not self._unreadable and any(reason == "no readable timestamp" for reason, _, _ in rows.bad):
+            self._unreadable = f" ({stamps[pc.index(pc.is_null(stamp), True).as_py()].as_py()!r})"
+        self._count_rows(rows, file, line)
         if len(rows.batch):
             self._pending.append(rows.batch)
             self._bytes += rows.batch.nbytes
             if self._bytes > min(PIECE, self.memory):
                 self._sort_pending()
 
-    def prepare(self, rows: list[pa.Array], wrong_ratings: int = 0) -> Prepared:
+    def prepare(self, rows: list[pa.Array], odd: pa.Array) -> Prepared:
         """Check rows and sort the usable ones, for :meth:`add`. Changes nothing here: any thread may call it.
 
         Args:
             rows: users, items, timestamps (int64, null where missing), ratings (float32), texts; shape (n,) each.
-            wrong_ratings: ratings that were no number.
+            odd: the ratings that are no number, see :func:`star_rl.sources.cleaning.clean_ratings`.
         """
-        found = self._usable(rows, wrong_ratings)
+        found = self._usable(rows, odd)
         return dataclasses.replace(found, batch=sorted_batch(found.batch.columns, ROWS))
 
     def add(self, rows: Prepared, file: str | Path = "", line: int | np.ndarray | None = None) -> None:
         """Add what :meth:`prepare` made, in the order of arrival; ``file`` and ``line`` as in :meth:`interactions`."""
-        self._report(rows, file, line)
+        self._count_rows(rows, file, line)
         self._sort_pending()
         self._runs["interactions"].add(rows.batch)
 
-    def _usable(self, rows: list[pa.Array], wrong_ratings: int) -> Prepared:
-        return usable(rows, wrong_ratings, self.latest if self.time == "seconds" else None)
+    def _usable(self, rows: list[pa.Array], odd: pa.Array) -> Prepared:
+        return usable(rows, odd, self.latest if self.time == "seconds" else None)
 
-    def _report(self, rows: Prepared, file: str | Path, line: int | np.ndarray | None) -> None:
-        self.rows["interactions"] += rows.read
-        for reason, count, first in rows.bad:
-            where = None if line is None else int(line[first]) if isinstance(line, np.ndarray) else line + first
-            self.bad("interactions", file, where, reason, count)
-        self.repaired["ratings that are no number"] += rows.wrong_ratings
+    def _count_rows(self, rows: Prepared, file: str | Path, line: int | np.ndarray | None) -> None:
+        self._report(rows, file, line)
         if self.progress:
             self.progress(self.rows["interactions"], None, "interactions")
 
@@ -282,6 +261,7 @@ class Sink:
                 raise StarError(
                     f"no interaction of source {self.source} is usable{self._why()}", "check the files and options"
                 )
+            self._check_joined(kept["interactions"], self._known)
             if items_from_interactions:
                 kept["items"] = self._write(stack, "items")
             kept["users"] = self._write(stack, "users")
@@ -295,6 +275,7 @@ class Sink:
             "repaired": {name: count for name, count in self.repaired.items() if count},
             "bad_rows": [row for rows in self._bad.values() for row in rows][:REPORTED],
             "fingerprint": fingerprint({name: sha256(self.out_dir / f"{name}.parquet") for name in _TABLES}),
+            "doubts": self._doubts(span),
             **notes,
             **(finish() if finish else {}),
         }
@@ -340,6 +321,7 @@ class Sink:
             here = pc.is_in(codes.dictionary, self._known).to_numpy(zero_copy_only=False)[item]
             if not here.all():
                 self._count("interactions", "item not in the item table", int((~here).sum()))
+                self._strange = codes.dictionary[int(item[~here][0])].as_py()
                 table, item = table.filter(pa.array(here)), item[here]
         users = whole(table["user_id"])
         first = heads(users)
@@ -350,27 +332,3 @@ class Sink:
             keep[again] = False
             table = table.filter(pa.array(keep))
         return table, users.filter(pa.array(first))
-
-    def _check(self) -> None:
-        """Raise a StarError if no timestamp is readable or a table has too many bad rows."""
-        unreadable = self.dropped["interactions"]["no readable timestamp"]
-        if unreadable and unreadable == self.rows["interactions"]:
-            raise StarError(
-                f"column {self.time_column} of source {self.source} holds no readable timestamp",
-                "name another column, or use source columns with time=position if the order of rows is that of time",
-            )
-        for table, counts in self.dropped.items():
-            bad = sum(count for reason, count in counts.items() if reason not in HARMLESS)
-            read = self.rows[table]
-            if bad > self.max_bad_share * read:
-                raise StarError(
-                    f"{bad:,} of {read:,} rows of {table} are unusable{self._why(table)}, "
-                    f"more than max_bad_share={self.max_bad_share}",
-                    "mend the file, or raise max_bad_share to drop them",
-                )
-
-    def _why(self, table: str = "interactions") -> str:
-        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in self.dropped[table].most_common(3))
-        first = next((row for row in self._bad[table] if row["line"] is not None), None)
-        place = f"; first at {first['file']}:{first['line']}" if first else ""
-        return f" ({reasons}{place})" if reasons else ""

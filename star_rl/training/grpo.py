@@ -34,7 +34,7 @@ def grpo_stage(context: Context) -> dict[str, Any]:
         context.progress(step.step, step.steps, f"reward {reward_mean:+.3f}")
 
     context.progress(0, None, "starting Ray, vLLM and the trainer")
-    result = run_grpo(recipe, paths, f"{context.run.name}-grpo", on_step)
+    result = run_grpo(recipe, paths, f"{context.run.name}-grpo", on_step, context.say)
     export(result, context.folder / "final", paths.model)
     if not context.config["grpo"]["keep_checkpoints"]:
         thin_grpo(paths.checkpoints)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from star_rl.baselines import MF, LightGCN, SASRec
-from star_rl.baselines.learning import Log, Triples, expected_hits
+from star_rl.baselines.bpr import Triples
+from star_rl.baselines.learning import Log, expected_hits
 from star_rl.errors import StarError
 from star_rl.evaluation.methods import TaskContext
 from tests.baselines import worlds
@@ -163,7 +164,7 @@ def test_sasrec_cuts_long_sequences_into_windows():
 
 
 def test_propagation_is_the_normalised_graph():
-    from star_rl.baselines.graph import Propagation
+    from star_rl.baselines.bpr import Propagation
 
     log = Log.of(worlds.table([("u", "1"), ("u", "2"), ("v", "2")]))
     model = Propagation(log, LightGCN(embedding_size=2, layers=1))

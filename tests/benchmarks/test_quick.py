@@ -27,6 +27,8 @@ ROWS = {
 }
 #: Those with an environment of their own.
 OWN = {"baselines", "neighbours", "official", "store", "tables"}
+#: Those that take seconds; the others are slow tests.
+SHORT = {"faults", "rewards", "teacher", "trajectories"}
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
@@ -36,8 +38,9 @@ def test_every_benchmark_is_tried_and_has_its_requirements():
     assert {name for name in re.findall(r"\.bench/([\w-]+)/\.installed", MAKEFILE)} == OWN
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize(
+    "name", [name if name in SHORT else pytest.param(name, marks=pytest.mark.slow) for name in ROWS]
+)
 def test_quick_ends_well_and_prints_figures(name):
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}  # as a user calls it
     done = subprocess.run(

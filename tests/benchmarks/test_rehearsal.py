@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import urllib.request
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -10,10 +12,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.rehearsal.__main__ import overrides, sizes
+from benchmarks.rehearsal.__main__ import overrides, sizes, teacher
 from benchmarks.rehearsal.data import DOMAINS, SETS, generate
 from benchmarks.rehearsal.invariants import Rehearsed, report
 from benchmarks.rehearsal.teacher import answer, ranked
+from star_rl.integrations import processes
 from star_rl.integrations.swift.recipe import layered
 from star_rl.integrations.verl.recipe import load_recipe
 from star_rl.pipeline.overlays import SFT_KNOBS
@@ -142,3 +145,15 @@ def test_an_invariant_that_cannot_be_checked_is_a_failed_one(run, tmp_path, caps
     said = capsys.readouterr().out
     assert "FAILED every stage ended: absent: teach" in said and "FAILED GRPO took its steps" in said
     assert "ok     every drop is counted" in said
+
+
+def test_the_scripted_teacher_serves_while_it_is_needed_and_a_taken_port_is_named(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        with pytest.raises(SystemExit, match="give another --port"), teacher(port, tmp_path):
+            pass
+    with teacher(port, tmp_path) as address:
+        models = json.load(urllib.request.urlopen(f"{address}/models"))
+    assert models["data"][0]["id"] == "scripted-teacher"
+    assert processes.members(tmp_path) == []

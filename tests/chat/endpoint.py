@@ -10,6 +10,8 @@ import socket
 import struct
 from collections import Counter
 
+from star_rl.chat.client import PROBE
+
 EXPERTS = [
     "User_Profile_Summary",
     "Historical_Interest_Analysis",
@@ -88,12 +90,37 @@ def spoil(kind, body):
     return {"content": ""}
 
 
+def completion(message):
+    return {
+        "choices": [{"message": {"role": "assistant", **message}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 100, "completion_tokens": 10},
+    }
+
+
+class Refusal(Exception):
+    """A response of a host instead of an answer: status, data (or text), headers."""
+
+    def __init__(self, status, data, headers=()):
+        self.status, self.data, self.headers = status, data, headers
+
+
 class Endpoint:
-    """``async with Endpoint(..) as e``: ``e.url``; ``e.seen`` counts requests and faults."""
+    """``async with Endpoint(..) as e``: ``e.url``; ``e.seen`` counts requests and faults.
+
+    A ``host`` of tests.chat.hosts checks requests and shapes replies; ``probes`` are not counted as requests."""
 
     def __init__(
-        self, faulty=0.0, kinds=TRANSPORT + MODEL, seed=0, delay=0.0, silence=30.0, answer=play, models=("m",)
+        self,
+        faulty=0.0,
+        kinds=TRANSPORT + MODEL,
+        seed=0,
+        delay=0.0,
+        silence=30.0,
+        answer=play,
+        models=("m",),
+        host=None,
     ):
+        self.host, self.probes = host, []
         self.faulty, self.kinds, self.delay, self.silence = faulty, kinds, delay, silence
         self.random, self.answer, self.models = random.Random(seed), answer, models
         self.seen, self.bodies, self.keys = Counter(), [], []
@@ -127,6 +154,9 @@ class Endpoint:
         if head.startswith("GET"):
             return self._send(writer, 200, {"data": [{"id": name} for name in self.models]})
         body = json.loads(raw)
+        if body["messages"] == PROBE:
+            self.probes.append(body)
+            return self._answered(writer, body, lambda body: {"content": "OK"})
         self.bodies.append(body)
         self.seen["calls"] += 1
         self.flying += 1
@@ -157,11 +187,10 @@ class Endpoint:
                 writer.write(b"10000\r\n" + b" " * 65536 + b"\r\n")
                 await writer.drain()
                 await asyncio.sleep(0)
-        message = self.answer(body) if kind in (*TRANSPORT, "") else spoil(kind, body)
-        data = {
-            "choices": [{"message": {"role": "assistant", **message}, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": 100, "completion_tokens": 10},
-        }
+        if kind == "":
+            return self._answered(writer, body, self.answer)
+        message = self.answer(body) if kind in TRANSPORT else spoil(kind, body)
+        data = completion(message)
         if kind == "not_json":
             return self._send(writer, 200, "<html>bad gateway</html>")
         if kind == "no_choices":
@@ -172,6 +201,15 @@ class Endpoint:
             await writer.drain()
             return False
         return self._send(writer, 200, data)
+
+    def _answered(self, writer, body, answer):
+        try:
+            if self.host:
+                self.host.check(body)
+            data = completion(answer(body))
+            return self._send(writer, 200, self.host.shape(data, body) if self.host else data)
+        except Refusal as refusal:
+            return self._send(writer, refusal.status, refusal.data, refusal.headers)
 
     def _send(self, writer, status, data, extra=()):
         content = (data if isinstance(data, str) else json.dumps(data)).encode()

@@ -1,12 +1,14 @@
 """The chat client against an endpoint that fails in every way."""
 
 import asyncio
+import json
 import logging
 import time
 
 import pytest
 
 from star_rl.chat import ChatClient, ChatError, ChatOptions
+from star_rl.chat.options import read_request
 from star_rl.errors import StarError
 from tests.chat import endpoint
 
@@ -225,3 +227,135 @@ def test_a_cache_that_is_no_database_is_refused(tmp_path):
     (tmp_path / "c.sqlite").write_text("this is no database, but long enough to be read as one" * 100)
     with pytest.raises(StarError, match=r"c\.sqlite"):
         ChatClient(ChatOptions(("http://localhost:1/v1",), cache=str(tmp_path / "c.sqlite")))
+
+
+class Picky:
+    """Refuses requests by a function: body -> message, or None."""
+
+    def __init__(self, refuse, shape=lambda data, body: data, status=400):
+        self.refuse, self.shape, self.status = refuse, shape, status
+
+    def check(self, body):
+        if words := self.refuse(body):
+            raise endpoint.Refusal(self.status, {"error": {"message": words}})
+
+
+def asked(host, ready=True, **more):
+    """Return the reply and the endpoint of one call."""
+
+    async def main():
+        async with (
+            endpoint.Endpoint(answer=said("hi"), host=host) as server,
+            ChatClient(options(server, **more)) as chat,
+        ):
+            if ready:
+                await chat.ready()
+            return await chat.complete(ASK), server
+
+    return asyncio.run(main())
+
+
+def test_any_field_of_a_request_is_dropped_renamed_or_added():
+    request = {
+        "drop": ["top_p"],
+        "rename": {"max_tokens": "max_completion_tokens"},
+        "extra": {"chat_template_kwargs": {"enable_thinking": False}, "temperature": 1},
+    }
+    _, server = asked(None, request=request)
+    assert server.bodies[0] == {
+        "model": "m",
+        "messages": ASK,
+        "max_completion_tokens": 2048,
+        "temperature": 1,
+        "chat_template_kwargs": {"enable_thinking": False},
+    }
+
+
+@pytest.mark.parametrize(
+    ("field", "words", "sent"),
+    [
+        ("max_tokens", "'max_tokens' is not supported. Use 'max_completion_tokens' instead.", "max_completion_tokens"),
+        ("top_p", "`top_p` cannot be specified with this model", None),
+        ("temperature", "'temperature' is deprecated for this model.", None),
+        ("temperature", "'temperature' does not support 0.7. Only the default (1) value is supported.", "temperature"),
+    ],
+)
+def test_refused_fields_are_found_before_any_run_and_said(field, words, sent, caplog):
+    host = Picky(lambda body: words if body.get(field) not in (None, 1) else None)
+    reply, server = asked(host)
+    assert reply.text == "hi" and len(server.probes) == 2 and len(server.bodies) == 1
+    assert (sent in server.bodies[0]) if sent else (field not in server.bodies[0])
+    assert words.rstrip(".") in caplog.text
+
+
+def test_a_host_that_only_streams_is_streamed():
+    def shape(data, body):
+        choice = {"delta": data["choices"][0]["message"], "finish_reason": "stop"}
+        return f"data: {json.dumps({'choices': [choice]})}\n\ndata: [DONE]\n\n"
+
+    host = Picky(lambda body: None if body.get("stream") else "only supports stream mode", shape)
+    assert asked(host)[0].text == "hi"
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "named"),
+    [
+        (400, "something else is wrong", "chat.request"),
+        (400, "max_tokens is too large", "chat.request"),
+        (404, "the model `m` does not exist", "base URL"),
+        (402, "Insufficient Balance", "Insufficient Balance"),
+    ],
+)
+def test_a_refusal_that_names_no_field_is_said_before_any_run(status, words, named):
+    with pytest.raises(StarError) as error:
+        asked(Picky(lambda body: words, status=status))
+    assert words in str(error.value) and named in str(error.value)
+
+
+def test_a_redirect_is_named():
+    def refuse(body):
+        raise endpoint.Refusal(307, "", {"Location": "https://example.org/v1?key=1"})
+
+    with pytest.raises(StarError, match=r"http_307: https://example.org/v1 -"):
+        asked(Picky(refuse))
+
+
+def test_an_invalid_reply_is_tried_again_and_never_cached(tmp_path):
+    replies = [{"choices": None}, {"error": {"message": f"free quota of {KEY}"}}]
+    cache = str(tmp_path / "c.sqlite")
+    reply, server = asked(Picky(lambda body: None, lambda data, body: replies.pop() if replies else data), cache=cache)
+    assert reply.text == "hi" and server.seen["calls"] == 2, "the probe had the first"
+    replies = [{"choices": None}] * 9
+    with pytest.raises(ChatError, match="no choices"):
+        asked(Picky(lambda body: None, lambda data, body: replies.pop()), False, retries=1, cache=cache, max_tokens=9)
+    assert asked(None, False, cache=cache, max_tokens=9)[1].seen["calls"] == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"preset": "openia"}, "preset='openia' is not known"),
+        ({"preset": "vllm"}, "endpoints names no chat endpoint"),
+        ({"request": {"dorp": ["seed"]}}, "dorp"),
+        ({"request": {"drop": "seed"}}, "drop"),
+    ],
+)
+def test_wrong_options_of_hosts_are_named(given, words):
+    with pytest.raises(StarError, match=words):
+        ChatOptions(**({} if "preset" in given else {"endpoints": "http://h/v1"}), **given)
+
+
+def test_a_preset_is_overridden_by_what_is_set():
+    assert ChatOptions(preset="openai").endpoints == ("https://api.openai.com/v1",)
+    own = ChatOptions(
+        "http://proxy/v1", preset="openai", key_variable="MY_KEY", request={"rename": {"max_tokens": "n"}}
+    )
+    assert (own.endpoints, own.key_variable) == (("http://proxy/v1",), "MY_KEY")
+    assert own.request.rename == {"max_tokens": "n"}
+
+
+@pytest.mark.parametrize("text", ["[1]", "{drop: [", "seed"])
+def test_request_fields_that_are_no_mapping_are_refused(text):
+    with pytest.raises(StarError, match="is not a mapping"):
+        read_request(text)
+    assert read_request("{drop: [seed]}") == {"drop": ["seed"]} and read_request(None) == {}

@@ -51,6 +51,12 @@ def test_options_may_stand_before_and_after_the_values(capsys):
     assert shown[0] == shown[1] and "seed: 9\n" in shown[0] and "name: b\n" in shown[0]
 
 
+@pytest.mark.parametrize("words", [["--out", "there"], ["out=there"], ["out=here", "--out=there"]])
+def test_the_folder_of_runs_is_an_option_too(words, capsys):
+    assert cli.main(["run", "quickstart", *words, "--options"]) == 0
+    assert "\nout: there\n" in capsys.readouterr().out
+
+
 def test_an_option_takes_several_values_up_to_the_next_option():
     seen = []
 
@@ -78,6 +84,22 @@ def test_an_option_takes_several_values_up_to_the_next_option():
         (["run", "recipes/quickstart.yaml", "--until", "sft", "seed"], "'seed' is not an override"),
         (["doctor", "a=b"], "Got unexpected extra argument (a=b) - see star-rl doctor --help"),
         (["doctor", "--extra", "tpu"], "'tpu' is not one of 'cpu', 'gpu'"),
+        (
+            ["run", "quickstart", "--untl", "sft"],
+            "No such option '--untl'. Did you mean '--until'? - see star-rl run --help",
+        ),
+        (["run", "quickstart", "-until", "sft"], "No such option '-until'. Did you mean '--until'?"),
+        (["run", "quickstart", "--until"], "Option '--until' requires an argument - see star-rl run --help"),
+        (["run", "quickstart", "--grpo.steps=3"], "No such option '--grpo.steps', write grpo.steps=VALUE"),
+        (["run", "quickstart", "--seed", "3"], "No such option '--seed', write seed=VALUE"),
+        (["run", "quickstart", "--zzz"], "No such option '--zzz' - see star-rl run --help"),
+        (["evaluate", "random", "--seeds", "3"], "No such option '--seeds'. Did you mean '--seed'?"),
+        (
+            ["corpus", "random", "--retrieve", "a", "b", "--dept", "3"],
+            "No such option '--dept'. Did you mean '--depth'?",
+        ),
+        (["evidence", "biuld"], "No such command 'biuld'. Did you mean 'build'? - see star-rl evidence --help"),
+        (["evaluat"], "No such command 'evaluat'. Did you mean 'evaluate'? - see star-rl --help"),
         (["evidence"], "Missing command - see star-rl evidence --help"),
         (["best-of-k", "x", "--seed", "one"], "'one' is not a valid integer"),
     ],

@@ -27,7 +27,9 @@ from star_rl.data_builders.grpo_set import (
 )
 from star_rl.errors import StarError
 from star_rl.files import write_jsonl
+from star_rl.pipeline.stage import Context
 from star_rl.records import Task
+from star_rl.run import Run
 from star_rl.trajectory import compact_json
 
 CANDIDATES = tuple(str(number) for number in range(20))
@@ -108,6 +110,52 @@ def test_a_bucket_that_is_too_small_stays_short() -> None:
     assert audit["taken"] == {"easy": 30, "medium": 40, "hard": 10}
     assert audit["shortfall"] == {"easy": 0, "medium": 0, "hard": 20}
     assert audit["total"] == len(rows) == 80
+
+
+@pytest.mark.parametrize(
+    ("counts", "total", "taken"),
+    [
+        ([1] * 66, "max", {"easy": 0, "medium": 0, "hard": 66}),
+        ([1] * 66, 40, {"easy": 0, "medium": 0, "hard": 40}),
+        ([1] * 66, 100, {"easy": 0, "medium": 0, "hard": 66}),
+        ([7] * 5 + [4] * 50, "max", {"easy": 5, "medium": 50, "hard": 0}),
+        ([7] * 5 + [4] * 50, 40, {"easy": 5, "medium": 35, "hard": 0}),
+        ([7] * 30 + [4] * 40 + [1] * 30, 50, {"easy": 15, "medium": 20, "hard": 15}),
+        ([0] * 5 + [8] * 5 + [1], "max", {"easy": 0, "medium": 0, "hard": 1}),
+    ],
+)
+def test_filled_sets_take_what_there_is(counts: list[int], total: Any, taken: dict[str, int]) -> None:
+    tasks, records = sampled(counts)
+    rows, audit = build_grpo(records, tasks, prompt, GrpoSetOptions(total=total, fill=True))
+    assert audit["taken"] == taken and audit["total"] == len(rows) == sum(taken.values())
+    assert [entry["extra_info"]["index"] for entry in rows] == list(range(len(rows)))
+    assert len({entry["extra_info"]["task_id"] for entry in rows}) == len(rows)
+    assert all(value >= 0 for name in ("shortfall", "unused") for value in audit[name].values())
+
+
+def test_a_filled_set_keeps_the_choice_of_one_that_is_not() -> None:
+    tasks, records = sampled([7] * 30 + [4] * 10 + [1] * 30)
+    plain, filled = (
+        build_grpo(records, tasks, prompt, GrpoSetOptions(total=50, fill=fill))[0] for fill in (False, True)
+    )
+    ids = [{entry["extra_info"]["task_id"] for entry in rows} for rows in (plain, filled)]
+    assert ids[0] < ids[1] and len(ids[1]) == 50
+
+
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ([1] * 66, "composed 3:4:3 of 66 instances.*all 66 as they are with grpo_set.fill=true"),
+        ([7] * 9, "composed 3:4:3 of 9 instances.*grpo_set.fill=true"),
+        ([0] * 9, "no instance is left.*sample more instances"),
+    ],
+)
+def test_a_set_that_cannot_be_composed_names_the_way_on(tmp_path: Path, counts: list[int], words: str) -> None:
+    tasks, records = sampled(counts)
+    rows, audit = build_grpo(records, tasks, prompt, GrpoSetOptions())
+    with pytest.raises(StarError, match=words) as error:
+        write(tmp_path, "train", rows, audit)
+    assert ("fill" in str(error.value)) == ("fill" in words)
 
 
 def test_max_keeps_the_ratio() -> None:
@@ -291,3 +339,23 @@ def test_ugly_ids_and_titles_survive(tmp_path: Path) -> None:
     rows, audit = build_grpo(records, [ugly], prompt, GrpoSetOptions(total=1))
     (read,) = pq.read_table(write(tmp_path, "train", rows, audit)).to_pylist()
     assert read["extra_info"]["task_id"] == ugly.task_id and read["reward_model"]["ground_truth"] == "</plan>"
+
+
+def test_the_stage_says_what_it_leaves_over_and_fills_when_asked(run: Path, tmp_path: Path) -> None:
+    opened = Run.open(run)
+    tasks = opened.tasks("train")[:30]
+    hits = {one.task_id: (4 if number == 0 else 1) for number, one in enumerate(tasks)}
+    rollouts = [
+        {"task_id": one.task_id, "sample": sample, "model_text": answer(sample < hits[one.task_id], one.ground_truth)}
+        for one in tasks
+        for sample in range(8)
+    ]
+    write_jsonl(tmp_path / "rollouts.jsonl", rollouts)
+    made = {}
+    for fill in (False, True):
+        config = {**opened.config, "grpo_set": {"total": "max", "fill": fill, "validation": 0}, "sample": {"n": 8}}
+        context = Context(tmp_path / str(fill), config, 7, {"sample": tmp_path}, run, lambda *now: None)
+        made[fill] = grpo_set.build(context)
+    assert made[False]["total"] == 1 and "29 left over (grpo_set.fill=true takes them)" in made[False]["summary"]
+    assert made[True]["taken"] == {"easy": 0, "medium": 1, "hard": 29} and "left over" not in made[True]["summary"]
+    assert pq.read_metadata(tmp_path / "True" / "train.parquet").num_rows == 30

@@ -30,7 +30,7 @@ def review(user, item, stamp):
 
 
 def test_the_stage_writes_the_tables_and_tells_what_it_dropped(tmp_path):
-    rows = [review("A1", "B1", 1_600_000_001_000), review("A0", "B0", 1_600_000_000_000), "{cut\n"]
+    rows = [review("A1", "B1", 1_600_086_400_000), review("A0", "B0", 1_600_000_000_000), "{cut\n"]
     rows += [review("A0", "B0", 1_600_000_000_000), review("A0", "B9", 1_600_000_000_000)]
     root, told = raw(tmp_path / "raw", rows), []
     source = {"name": "agentrecbench", "root": str(root), "options": {"max_bad_share": 0.5}}

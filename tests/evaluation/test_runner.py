@@ -12,7 +12,7 @@ from star_rl.errors import StarError
 from star_rl.evaluation import results, runner
 from star_rl.evaluation.methods import Method, Ranking, TaskContext
 from star_rl.evaluation.methods.baseline import BaselineMethod
-from star_rl.evaluation.methods.isolated import Isolated
+from star_rl.evaluation.methods.python import Isolated
 from star_rl.evaluation.scores import score
 from star_rl.failure import Failure
 from star_rl.records import Task
@@ -313,60 +313,6 @@ def test_a_method_that_cannot_end_is_named_and_its_answers_are_kept(tmp_path):
         with pytest.raises(StarError, match=r"method stuck cannot end .OSError: still busy. - mend it"):
             run(method, tmp_path / str(number))
         assert judged(tmp_path / str(number))[0]["hr1"] == 100.0
-
-
-def test_a_method_that_blocks_its_loop_is_timed_out_and_opened_again(tmp_path):
-    release = threading.Event()
-
-    class Blocking(Method):
-        name, opened, closed = "blocking", 0, 0
-
-        async def __aenter__(self):
-            self.opened += 1
-            return self
-
-        async def __aexit__(self, *_):
-            self.closed += 1
-
-        async def rank(self, context):
-            if context.task.task_id == "t2":
-                release.wait()  # as a request does that is not asynchronous
-            if context.task.task_id == "t4":
-                raise SystemExit(3)
-            return ["7"]
-
-    method = Blocking()
-    failed = run(Isolated(method), tmp_path, timeout=0.5)
-    release.set()
-    assert failed == {"timeout: no answer within 0.5 s": 1, "error: SystemExit: 3": 1}
-    assert (method.opened, method.closed) == (2, 1)
-    assert judged(tmp_path)[0]["n"] == 6
-
-
-def test_an_isolated_method_is_cancelled_in_time_and_keeps_its_loop(tmp_path):
-    class Sleeper(Method):
-        name, varies, in_flight, loops = "sleeper", True, 6, set()
-
-        @property
-        def describe(self):
-            return {"k": 1}
-
-        async def __aenter__(self):
-            self.watch("warms up")
-            return self
-
-        async def rank(self, context):
-            self.loops.add(asyncio.get_running_loop())
-            if context.task.task_id == "t5":
-                await asyncio.Event().wait()
-            return ["7"]
-
-    said = []
-    inner = Isolated(Sleeper())
-    assert (inner.varies, inner.in_flight, inner.settings) == (True, 6, {"k": 1})
-    failed = run(inner, tmp_path, timeout=0.5, progress=lambda *now: said.append(now[2]))
-    assert failed == {"timeout: no answer within 0.5 s": 1}
-    assert len(Sleeper.loops) == 1 and "sleeper warms up" in said
 
 
 def test_what_the_user_can_mend_stops_the_run_and_says_so(tmp_path):

@@ -18,7 +18,7 @@ TASKS = [
 
 def test_examples_are_the_best_the_middle_and_the_worst():
     gain = {"t0": -1.0, "t1": 0.5, "t2": 0.0, "t3": 2.0}
-    assert [one.task_id for one in stages._chosen(TASKS, lambda one: gain[one.task_id])] == ["t3", "t2", "t0"]
+    assert [one.task_id for one in stages.extremes(TASKS, gain)] == ["t3", "t2", "t0"]
 
 
 def test_a_stage_moved_aside_is_none_of_the_report(tmp_path):

@@ -1,5 +1,6 @@
 """Task sets: what leaves a score undefined is refused, what the official rules count is counted and said."""
 
+import html
 import json
 from dataclasses import replace
 
@@ -8,7 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from star_rl.errors import StarError
+from star_rl.evaluation.evaluate import evaluate
 from star_rl.evaluation.tasks import (
+    already_had,
     digest,
     fingerprint_of,
     read_tasks,
@@ -18,9 +21,11 @@ from star_rl.evaluation.tasks import (
     task_set,
     write_tasks,
 )
-from star_rl.records import Task
+from star_rl.records import TASKS, Task
+from star_rl.run import Run
 
 IDS = tuple(f"i{number}" for number in range(20))
+OTHER = [("elsewhere", 1, None)]
 
 
 def task(number=0, **changes) -> Task:
@@ -146,10 +151,28 @@ def test_files_that_hold_no_tasks_are_refused(tmp_path):
 
 def test_what_the_tables_do_not_know_of_the_tasks_is_said():
     tasks = [task(0), task(1, candidates=(*IDS[:-1], "new")), task(2)]
-    assert strange(tasks[:1], lambda one: [1], set(IDS)) == []
-    new, unknown = strange(tasks, lambda one: [] if one.user_id == "u2" else [1], set(IDS))
+    assert strange(tasks[:1], lambda one: OTHER, set(IDS)) == []
+    new, unknown = strange(tasks, lambda one: [] if one.user_id == "u2" else OTHER, set(IDS))
     assert new == "1 task has a user without any interaction before it (such as t2)"
     assert unknown.startswith("1 task has candidates that no table of items knows (such as new of t1)")
+
+
+def test_candidates_that_the_user_already_has_are_counted_and_noted():
+    tasks = [task(0), task(1), task(2, candidates=("i0", *IDS[:-1]))]
+    before = {
+        "u0": [("i0", 1, None), ("i1", 2, None), ("i1", 3, 4.0)],
+        "u1": OTHER,
+        "u2": [("i0", 1, None), ("i7", 2, 5.0)],
+    }
+
+    def history(one):
+        return before[one.user_id]
+
+    assert already_had(tasks, history) == {"tasks": 2, "candidates": 4, "truths": 1}
+    assert already_had(tasks[1:2], history) == {"tasks": 0, "candidates": 0, "truths": 0}
+    (note,) = strange(tasks, history, set(IDS))
+    assert note.startswith("2 tasks have candidates that the user already has (4 candidates, such as i0 of t0; 1 of ")
+    assert note.endswith("; 1 of them the ground truth): scored as they are")
 
 
 def test_tasks_that_are_not_held_out_are_said_to_be():
@@ -182,3 +205,18 @@ def test_tasks_are_read_as_they_were_written(tmp_path):
     made = task_set([task(number) for number in range(3)], 0)
     write_tasks(tmp_path / "tasks.parquet", made.tasks)
     assert tuple(read_tasks(tmp_path / "tasks.parquet")) == made.tasks
+
+
+def test_candidates_that_the_user_already_has_reach_results_and_report(run, tmp_path):
+    opened = Run.open(run)
+    rows = pq.read_table(run / "tasks" / "test.parquet").to_pylist()
+    first = opened.tasks("test")[0]
+    old = next(event[0] for event in opened.history(first) if event[0] not in first.candidates)
+    other = next(item for item in rows[0]["candidates"] if item != rows[0]["ground_truth"])
+    rows[0]["candidates"] = [old if item == other else item for item in rows[0]["candidates"]]
+    pq.write_table(pa.Table.from_pylist(rows, schema=TASKS), tmp_path / "tasks.parquet")
+    before = evaluate(["random"], run, tmp_path / "plain")["tasks"]["already_had"]
+    made = evaluate(["random"], tmp_path / "tasks.parquet", tmp_path / "out", world=run)
+    assert made["tasks"]["already_had"]["candidates"] == before["candidates"] + 1
+    (note,) = [words for words in made["notes"] if "already has" in words]
+    assert note in html.unescape((tmp_path / "out" / "report.html").read_text())

@@ -6,7 +6,7 @@ import pytest
 
 from star_rl.errors import StarError
 from star_rl.evidence import Catalogue, Template
-from star_rl.evidence.answer import categories_in
+from star_rl.evidence.llm import categories_in
 from star_rl.evidence.model import Neighbour
 from star_rl.records import Item
 from tests.evidence import evidence_world as world

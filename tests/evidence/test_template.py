@@ -3,8 +3,9 @@ import random
 import pytest
 
 from star_rl.errors import StarError
-from star_rl.evidence import Catalogue, Template, approximate_tokens, clean
+from star_rl.evidence import Catalogue, Template, clean
 from star_rl.evidence.model import Neighbour
+from star_rl.prompts import estimate_tokens
 from star_rl.records import Item
 from star_rl.trajectory import parse
 from star_rl.trajectory.grammar import TAG
@@ -26,14 +27,14 @@ def template(**options):
 
 
 def test_groups_by_what_tells_most():
-    evidence = template().evidence("ItemCF", "e", NEAR)
-    assert [(group.name, group.item_ids, group.count, group.support) for group in evidence.categories] == [
+    words = template()("ItemCF", "e", NEAR)
+    assert [(group.name, group.item_ids, group.count, group.support) for group in words.categories] == [
         ("Horror", ("a", "b"), 2, 17),
         ("Comedy", ("c", "d"), 2, 11),
         ("Other", ("f",), 1, 1),
     ]
-    assert evidence.neighbours == 5
-    assert all(group.why == "" and "\n" not in group.summary for group in evidence.categories)
+    assert all(group.why == "" and group.summary.count("of 5") == 1 for group in words.categories)
+    assert all("\n" not in group.summary for group in words.categories)
 
 
 def test_words_of_an_item():
@@ -47,8 +48,8 @@ def test_words_of_a_user_say_why():
     words = template()("UserCF", "u", NEAR, ["b", "b", "e"])
     assert "Why it fits: of this kind are 2 of the user's 3 past choices." in words.text
     assert "new to this user, but 9 similar users agree on its first item." in words.text
-    stored = words.evidence.as_json()["categories"][0]
-    assert stored["name"] == "Horror" and stored["why"] and stored["item_ids"] == ["a", "b"]
+    stored = words.as_json()["categories"][0]
+    assert stored["name"] == "Horror" and stored["why"] and stored["item_ids"] == ("a", "b")
 
 
 def test_short_is_one_line_of_about_ten_words():
@@ -57,10 +58,10 @@ def test_short_is_one_line_of_about_ten_words():
 
 def test_no_neighbours_and_unknown_items():
     words = template()("UserCF", "u", [])
-    assert words.text.startswith("No users with a similar history") and words.evidence.categories == ()
+    assert words.text.startswith("No users with a similar history") and words.categories == ()
     assert template(size="short")("ItemCF", "u", []).text.startswith("No items")
     lone = template()("ItemCF", "x", [("unheard", 1.0)])
-    assert "unheard" in lone.text and lone.evidence.categories[0].name == "Other"
+    assert "unheard" in lone.text and lone.categories[0].name == "Other"
 
 
 def test_support_may_be_absent():
@@ -71,7 +72,7 @@ def test_support_may_be_absent():
 def test_at_most_five_representatives_of_at_most_the_categories_asked():
     films = {str(n): Item(str(n), f"T{n}", (f"C{n % 9}",)) for n in range(90)}
     near = [(str(n), 1.0, 1) for n in range(90)]
-    evidence = Template(Catalogue(films), categories=3).evidence("ItemCF", "x", near)
+    evidence = Template(Catalogue(films), categories=3)("ItemCF", "x", near)
     assert len(evidence.categories) == 3
     assert all(len(group.item_ids) == 5 and group.count == 10 for group in evidence.categories)
     assert [group.name for group in evidence.categories] == ["C0", "C1", "C2"]  # ties by name
@@ -95,7 +96,7 @@ def test_budget_is_kept(size, budget):
     for tool in ("UserCF", "ItemCF"):
         near = [(str(source.randrange(200)), source.random(), source.randrange(90)) for _ in range(50)]
         text = Template(Catalogue(films), size, budget)(tool, "x", near, ["1", "2"]).text
-        assert text and approximate_tokens(text) <= budget
+        assert text and estimate_tokens(text) <= budget
 
 
 def test_budget_by_a_tokenizer_that_is_given():
@@ -106,7 +107,7 @@ def test_budget_by_a_tokenizer_that_is_given():
 def test_a_hundred_thousand_characters_of_title_and_id():
     films = {"x" * 100_000: Item("x" * 100_000, "y" * 100_000, ("z" * 100_000,))}
     text = Template(Catalogue(films))("ItemCF", "k", [("x" * 100_000, 1.0, 1)]).text
-    assert approximate_tokens(text) <= 512
+    assert estimate_tokens(text) <= 512
 
 
 @pytest.mark.parametrize("size", ["full", "short"])

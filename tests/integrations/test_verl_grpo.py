@@ -16,7 +16,8 @@ import pytest
 
 from star_rl.errors import StarError
 from star_rl.integrations import processes
-from star_rl.integrations.verl.grpo import export, last_checkpoint, read_metrics, run_grpo
+from star_rl.integrations.verl.checkpoints import last_checkpoint
+from star_rl.integrations.verl.grpo import export, read_metrics, run_grpo
 from star_rl.integrations.verl.recipe import Paths, load_recipe
 from tests.policy import toy
 

@@ -12,6 +12,7 @@ from star_rl import integrations
 from star_rl.errors import StarError
 from star_rl.integrations import processes
 from star_rl.integrations.verl import grpo
+from star_rl.integrations.verl.checkpoints import last_checkpoint
 from star_rl.integrations.verl.grpo import (
     GrpoResult,
     _death,
@@ -19,7 +20,6 @@ from star_rl.integrations.verl.grpo import (
     _prepare,
     check,
     export,
-    last_checkpoint,
     read_metrics,
     run_grpo,
 )
@@ -33,6 +33,7 @@ from star_rl.integrations.verl.recipe import (
     ray_folder,
     verl_tree,
 )
+from tests.integrations.test_verl_checkpoints import checkpoint
 
 ROOT = Path(__file__).parents[2]
 GOOD = (
@@ -282,8 +283,9 @@ def test_a_lost_process_or_node_is_named_as_ray_says_it():
 def test_a_checkpoint_whose_number_is_not_written_yet_is_gone_on_from(paths):
     from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
 
-    for name in ("global_step_5", "global_step_10", "global_step_old"):
-        (paths.checkpoints / name).mkdir(parents=True)
+    for step in (5, 10):
+        checkpoint(paths, step)
+    (paths.checkpoints / "global_step_old").mkdir()
     tracker = paths.checkpoints / "latest_checkpointed_iteration.txt"
     tracker.write_text("")
     with pytest.raises(ValueError, match="invalid literal"):
@@ -298,14 +300,14 @@ def test_a_checkpoint_whose_number_is_not_written_yet_is_gone_on_from(paths):
 @pytest.mark.parametrize(("keep", "left"), [(2, [6, 8]), (None, [2, 4, 6, 8])])
 def test_checkpoints_of_earlier_attempts_do_not_pile_up(paths, keep, left):
     for step in (2, 4, 6, 8, 10):
-        (paths.checkpoints / f"global_step_{step}").mkdir(parents=True)
+        checkpoint(paths, step)
     (paths.checkpoints / "latest_checkpointed_iteration.txt").write_text("8")
     _prepare(tiny(paths, verl={"trainer": {"max_actor_ckpt_to_keep": keep}}), paths, [])
     assert sorted(int(folder.name.split("_")[-1]) for folder in paths.checkpoints.glob("*_step_*")) == left
 
 
 def test_checkpoints_are_not_dropped_because_a_disk_does_not_answer(paths, monkeypatch):
-    (paths.checkpoints / "global_step_5").mkdir(parents=True)
+    checkpoint(paths, 5)
     (paths.checkpoints / "latest_checkpointed_iteration.txt").write_text("5")
 
     def stale(*_, **__):
@@ -319,7 +321,7 @@ def test_checkpoints_are_not_dropped_because_a_disk_does_not_answer(paths, monke
 
 
 def test_a_run_that_was_killed_after_its_last_checkpoint_starts_nothing(paths, monkeypatch):
-    paths.checkpoints.mkdir(parents=True)
+    checkpoint(paths, 4)
     (paths.checkpoints / "latest_checkpointed_iteration.txt").write_text("4")
     (paths.run / "attempts").mkdir()
     (paths.run / "attempts/001.jsonl").write_text(json.dumps({"step": 4, "data": {"a": 1.0}}) + "\n")

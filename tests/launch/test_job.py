@@ -1,6 +1,9 @@
 """A submitted job: compiled parts of the image, and the GPUs it holds for SFT."""
 
 import contextlib
+import os
+import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -10,6 +13,7 @@ from star_rl.launch import job
 from star_rl.launch.preflight import Needs
 from star_rl.pipeline.stage import Stage
 
+ROOT = Path(__file__).parents[2]
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 
 
@@ -60,3 +64,12 @@ def test_a_job_holds_the_gpus_of_sft_while_it_trains(monkeypatch):
     sft, sample = job.guarded(stages, Needs(driver_gpus=8))
     assert sft.body(None) == {"steps": 1} and told == [8, "trains", "free"]
     assert sample.body is stages[1].body
+
+
+def test_a_python_without_our_packages_is_named():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "star_rl.launch.job"], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert sys.executable in done.stderr and "submit --python" in done.stderr

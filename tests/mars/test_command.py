@@ -9,6 +9,7 @@ import pytest
 from star_rl import cli
 from star_rl.mars import read_runs
 from star_rl.records import INTERACTIONS, ITEMS, tasks_to, write_table
+from star_rl.summaries.build import build_summaries, longest
 from tests.chat import endpoint
 
 
@@ -41,6 +42,17 @@ def test_rules_without_tools_then_view(tables, tmp_path, capsys):
     assert command("view", tmp_path / "out", "--page", tmp_path / "page.html", "--items", tables) == 0
     assert command("view", tmp_path / "out", "--run", "t2#1") == 0
     assert "t2#1" in capsys.readouterr().out
+
+
+def test_a_run_s_summaries_are_read_and_part_of_the_runs_identity(world, tables, tmp_path, capsys):
+    tasks = longest(world.tasks, lambda task: len(world.case(task).history), 4)
+    origin = ("classic", "data")
+    asyncio.run(build_summaries(tmp_path / "summaries", tasks, world.case, origin=origin, chunk=4, words=99))
+    words = ["teach", tables, tmp_path / "out", "--no-tools", "--first", 3]
+    assert command(*words, "--summaries", tmp_path / "summaries") == 0
+    assert command(*words) == 2 and "changed: summaries" in capsys.readouterr().err
+    assert command("teach", tables, tmp_path / "none", "--summaries", tmp_path / "none", "--no-tools") == 2
+    assert "there are no summaries in" in capsys.readouterr().err
 
 
 def test_over_http_and_again(tables, tmp_path, capsys):
@@ -81,3 +93,22 @@ def test_missing_folders_are_refused(tmp_path, capsys):
     assert "no table" in capsys.readouterr().err
     assert command("view", tmp_path / "nowhere") == 2
     assert "no runs" in capsys.readouterr().err
+
+
+def test_a_teacher_that_ranks_nothing_ends_with_2_and_the_reason(tables, tmp_path, capsys):
+    def answer(body):
+        return {"content": "I would rather not."}
+
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    server = asyncio.run_coroutine_threadsafe(endpoint.Endpoint(answer=answer).__aenter__(), loop).result(10)
+    words = ["teach", tables, tmp_path / "out", "--no-tools", "--first", 4, "--endpoint", server.url]
+    assert command(*words, "--request", "{extra: {seed: 7}, drop: [top_p]}") == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "none of 4 runs is ranked" in last and "malformed: Planner: it holds no JSON result (4 x)" in last
+    assert server.bodies[0]["seed"] == 7 and "top_p" not in server.bodies[0]
+    assert command(*words, "--request", "seed") == 2 and "is not a mapping" in capsys.readouterr().err
+    assert command(*words, "--preset", "openia") == 2 and "openia" in capsys.readouterr().err
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(10)

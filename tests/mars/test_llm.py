@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,7 @@ from star_rl.chat import ChatClient, ChatOptions, ChatReply
 from star_rl.errors import StarError
 from star_rl.mars import identity_of, read_runs, teach
 from star_rl.mars.llm import LlmBackend, LlmOptions, read_answer
-from star_rl.prompts import PromptOptions, student_prompt
+from star_rl.prompts import PromptOptions, Summary, student_prompt
 from star_rl.prompts.agents import prompts_version
 from star_rl.trajectory import faults, from_messages, parse, render, to_messages
 from tests.chat import endpoint
@@ -143,9 +144,12 @@ def test_calls_without_end_meet_the_budget(world):
 
     outcome, bodies = run_one(world, answer=answer, options=LlmOptions(turns=3, calls=2), team={"planner": False})
     assert str(outcome.failure).startswith("calls: User_Profile_Summary")
-    answers = [m["content"] for m in bodies[-1]["messages"] if m["role"] == "tool"]
+    answers = [m["content"] for m in bodies[-2]["messages"] if m["role"] == "tool"]
     assert sum("too many calls" in a for a in answers) == len(answers) - 2
-    assert "tools" not in bodies[-1]
+    assert bodies[-2]["tools"] and bodies[-2]["tool_choice"] == "none"
+    roles = [message["role"] for message in bodies[-1]["messages"]]
+    assert "tools" not in bodies[-1] and roles == ["system", "user", "assistant", "user", "assistant", "user"]
+    assert "I called ItemCF" in bodies[-1]["messages"][2]["content"]
 
 
 def test_token_budget(world):
@@ -184,47 +188,21 @@ def test_concurrent_experts_do_not_read_one_another(world):
     ]
 
 
-def test_abstractor_summarises_once_per_user_and_leaves_the_last_chunk_raw(world):
-    async def main():
-        async with endpoint.Endpoint() as server, client(server) as chat:
-            backend = LlmBackend(chat, LlmOptions(chunk=4))  # 11 behaviours: 4 + 4 summarised, 3 raw
-            team = world.team(backend)
-            case = world.case(world.tasks[0])
-            await asyncio.gather(*(team.run(case, sample) for sample in range(4)))
-            agents = [endpoint.agent_of(body["messages"]) for body in server.bodies]
-            assert agents.count("Abstractor") == 2
-            plan = next(b for b in server.bodies if endpoint.agent_of(b["messages"]) == "Planner")
-            content = plan["messages"][1]["content"]
-            assert "Summary of" in content
-            raw = content.split("# Record")[1].split("\n\n")[0].split("\n")[1:]
-            assert [line.split(" | ")[0] for line in raw] == [b.item_id for b in case.history[8:]]
-
-    asyncio.run(main())
-
-
-def test_empty_summary_is_asked_for_once_more_then_recorded(world):
-    def run(silent):
-        said = {"n": 0}
-
-        def answer(body):
-            if endpoint.agent_of(body["messages"]) != "Abstractor":
-                return endpoint.play(body)
-            said["n"] += 1
-            return {"content": " \n"} if said["n"] <= silent else endpoint.play(body)
-
-        return run_one(world, options=LlmOptions(chunk=4), answer=answer)[0]
-
-    assert run(silent=1).failure is None
-    outcome = run(silent=9)
-    assert str(outcome.failure) == "malformed: Planner: the abstractor wrote an empty summary twice"
-    step = outcome.steps[0]
-    assert (step.model_calls, step.prompt_tokens, step.completion_tokens) == (2, 200, 20)
-    assert {message["agent"] for message in step.messages} == {"Long_Sequence_Abstractor"}
+def test_agents_read_the_summary_in_the_place_of_what_it_covers(world):
+    case = world.case(world.tasks[0])
+    told = replace(case, summary=Summary("Eight of a kind.", 8, case.history[0].timestamp, case.history[7].timestamp))
+    world.case = lambda task: told
+    _, bodies = run_one(world)
+    for body in bodies:
+        content = body["messages"][1]["content"]
+        assert "Summary of" in content and "Eight of a kind." in content
+        raw = content.split("# Record")[1].split("\n\n")[0].split("\n")[1:]
+        assert [line.split(" | ")[0] for line in raw] == [entry.item_id for entry in case.history[8:]]
 
 
 def test_prompts_keep_to_their_budget(world):
     world.histories["u0"] = [(f"i{n % 100}", n, 3.0) for n in range(20)] * 40
-    outcome, bodies = run_one(world, options=LlmOptions(chunk=0), prompt=PromptOptions(budget=2500))
+    outcome, bodies = run_one(world, prompt=PromptOptions(budget=2500))
     assert outcome.failure is None
     assert "older entries left out" in bodies[0]["messages"][1]["content"]
     assert max(len(body["messages"][1]["content"]) for body in bodies) < 2500 * 5
@@ -240,7 +218,7 @@ def test_thirty_percent_faults_every_task_ends_once(world, tmp_path):
             endpoint.Endpoint(faulty=0.3, seed=3) as server,
             client(server, timeout=0.5, retries=6, cache=str(tmp_path / "cache.sqlite")) as chat,
         ):
-            team = world.team(LlmBackend(chat, LlmOptions(chunk=6)))
+            team = world.team(LlmBackend(chat))
             identity = identity_of(team, prompts_version(), "m", "store")
             account = await teach(world.tasks, team, world.case, tmp_path / "runs", identity, passes=2, concurrency=20)
             return account, server.seen, chat.usage
@@ -297,7 +275,7 @@ def test_answers_in_many_forms():
     assert read_answer(ChatReply("5"))[2] is None
 
 
-@pytest.mark.parametrize("bad", [{"turns": 0}, {"calls": -1}, {"prompt_tokens": 10}, {"chunk": -1}])
+@pytest.mark.parametrize("bad", [{"turns": 0}, {"calls": -1}, {"prompt_tokens": 10}, {"chunk": 4}])
 def test_bad_options(bad):
     with pytest.raises(StarError):
         LlmOptions(**bad)

@@ -30,7 +30,7 @@ def test_one_record_a_run(world, tmp_path):
     runs = list(read_runs(tmp_path))
     assert Counter(r.id for r in runs) == Counter(f"{t.task_id}#{s}" for t in world.tasks for s in range(3))
     assert account.ranked == len(runs) == 120 and lines[-1][:2] == (120, 120) and "hit@1" in lines[-1][2]
-    assert account.hits == sum(r.hit for r in runs) and account.tool_calls == sum(r.calls for r in runs)
+    assert account.hits == sum(r.hit for r in runs) and account.tool_calls == sum(r.sum("calls") for r in runs)
     for r in runs:
         assert to_json(from_json(json.loads(json.dumps(to_json(r))))) == to_json(r)
         assert (r.prompts, r.model, r.store, r.format) == ({"agents": 1}, "rules", "store-1", 2)

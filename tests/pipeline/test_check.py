@@ -80,6 +80,9 @@ def test_every_recipe_that_ships_passes(name, tmp_path):
             "teacher.options.rules.strategies.luck=1",
             "teacher.options.rules.strategies.luck is not known - choose",
         ),
+        ("summaries.by=magic", "summaries.by='magic' is not valid - it should be 'none', 'rules' or 'llm'"),
+        ("summaries.words=501", "summaries.words=501 is not valid - it should be at most 500"),
+        ("summaries.chat={endpoint: x}", "summaries.chat.endpoint is not known - did you mean endpoints"),
         ("prompt.budget=100", "prompt.budget=100 is not valid - it should be at least 500"),
         ("neighbours.weight=heavy", "neighbours.weight='heavy' is not valid - it should be 'cosine'"),
         (

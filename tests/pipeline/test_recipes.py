@@ -11,6 +11,7 @@ from star_rl.integrations.verl.recipe import Paths, cluster_overrides, compose, 
 from star_rl.layers import recipe_path
 from star_rl.pipeline.overlays import sft_layers
 from star_rl.pipeline.recipe import load
+from star_rl.teacher import summaries_of
 
 CHAINS = sorted(Path("recipes").glob("*.yaml"))
 GRPO = sorted(Path("recipes/grpo").glob("*.yaml"))
@@ -28,6 +29,20 @@ def test_the_paper_s_sources_differ_in_their_domain_and_their_total(name, total)
     recipe = load(Path("recipes") / f"{name}.yaml")
     assert (recipe.source.name, recipe.source.options["domain"]) == ("agentrecbench", name)
     assert (recipe.grpo_set.total, recipe.student.path, recipe.tools.lens) == (total, "Qwen/Qwen3-8B", "text")
+
+
+@pytest.mark.parametrize("path", CHAINS, ids=lambda path: path.stem)
+def test_full_prompts_of_a_served_teacher_have_summaries_by_the_same_model(path):
+    recipe = load(path, ["teacher.options.chat={endpoints: [http://h/v1], model: m}"])
+    options = summaries_of(asdict(recipe))
+    if recipe.teacher.backend == "llm":
+        assert recipe.prompt.profile == "full" and options["by"] == "llm"
+        assert options["chat"] == {"endpoints": ["http://h/v1"], "model": "m"}
+        other = load(path, ["teacher.options.chat={endpoints: [http://h/v1]}", "summaries.chat.model=small"])
+        assert summaries_of(asdict(other))["chat"] == {"endpoints": ["http://h/v1"], "model": "small"}
+        assert summaries_of(asdict(load(path, ["teacher.backend=rules"])))["by"] == "rules"
+    else:
+        assert options == {"by": "none"}
 
 
 @pytest.mark.parametrize("path", CHAINS, ids=lambda path: path.stem)

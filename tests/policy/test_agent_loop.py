@@ -1,6 +1,5 @@
 """What the adapter adds to the policy loop inside verl."""
 
-import asyncio
 from collections import Counter
 
 import numpy as np
@@ -60,14 +59,11 @@ def test_a_prompt_is_rendered_once_for_its_samples(monkeypatch):
 
     asked = []
     monkeypatch.setattr(agent_loop, "render_prompt", lambda *arguments: asked.append(arguments) or [len(asked)])
-    monkeypatch.setattr(agent_loop, "_PROMPTS_KEPT", 2)
-    agent_loop._PROMPTS.clear()
-    tokenizer, one, two = object(), [{"role": "user", "content": "1"}], [{"role": "user", "content": "2"}]
-    assert agent_loop._prompt_ids(tokenizer, one, None) == agent_loop._prompt_ids(tokenizer, list(one), None) == [1]
-    assert agent_loop._prompt_ids(tokenizer, two, None) == [2]
-    assert agent_loop._prompt_ids(tokenizer, one, [{}]) == [3]
-    assert len(agent_loop._PROMPTS) == 2
-    agent_loop._PROMPTS.clear()
+    tokenizer, one, two = object(), ((("role", "user"), ("content", "1")),), ((("role", "user"), ("content", "2")),)
+    assert [agent_loop._prompt_ids(tokenizer, tuple(list(one)), False) for _ in range(2)] == [[1], [1]]
+    assert agent_loop._prompt_ids(tokenizer, two, False) == [2]
+    assert agent_loop._prompt_ids(tokenizer, one, True) == [3]
+    assert asked[0] == (tokenizer, [{"role": "user", "content": "1"}], None) and asked[2][2]
 
 
 def test_what_is_made_of_a_configuration_is_made_once_and_for_that_one_alone():
@@ -120,8 +116,7 @@ def test_a_reward_that_changes_its_row_changes_it_for_no_other_sample():
     info = {"candidates": ["1", "2", "3"], "tools": {"UserCF": {"task_id": "a"}}, "ids": np.array([1, 2])}
     row = {"data_source": "toy", "reward_model": {"ground_truth": "2"}, "extra_info": info}
     for _ in range(2):
-        score, _details = asyncio.run(loop._score(row, Rollout([1]), _plain(info)))
-        assert score == 2.0
+        assert loop._score(row, Rollout([1]), _plain(info))["score"] == 2.0
     assert info["candidates"] == ["1", "2", "3"] and info["tools"]["UserCF"] == {"task_id": "a"}
     assert _plain(info)["ids"] == [1, 2]
 

@@ -179,8 +179,8 @@ def test_two_replicas_sample_and_one_that_is_killed_loses_nothing(tmp_path):
                 found.append(process)
         return found
 
-    def on_progress(now):
-        if not killed and now.done >= 20:
+    def on_progress(done, total, note):
+        if not killed and done >= 20:
             alive = servers()
             seen["Server"] |= {process.pid for process in alive}
             alive[0].kill()

@@ -9,8 +9,8 @@ import pytest
 from star_rl import locks
 from star_rl.errors import StarError
 from star_rl.policy import sampler
-from star_rl.policy.loop import Budget, Generation
-from star_rl.policy.sampler import PolicyTask, SamplingOptions, sample, tasks_of_rows
+from star_rl.policy.loop import Generation
+from star_rl.policy.sampler import PolicyTask, SamplingOptions, sample
 from tests.fakes import Letters
 
 
@@ -237,9 +237,3 @@ def test_bad_options_are_named(tmp_path):
         SamplingOptions(top_p=0.0)
     with pytest.raises(StarError, match="there is no model"):
         sample(tmp_path / "absent", TASKS, Store(), tmp_path / "o.jsonl")
-
-
-def test_tasks_come_from_the_rows_that_training_reads():
-    row = {"prompt": [{"role": "user", "content": "x"}], "extra_info": {"task_id": "a", "candidates": ["1"]}}
-    assert list(tasks_of_rows([row])) == [PolicyTask("a", row["prompt"], ["1"])]
-    assert Budget().turns > 0

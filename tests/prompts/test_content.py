@@ -94,6 +94,16 @@ def test_a_prompt_keeps_to_its_budget_and_its_shares(source, budget, length):
     assert student_prompt(the_case, PromptOptions(budget=budget, review=0), length).shown > prompt.shown
 
 
+@pytest.mark.parametrize("source", ATTRIBUTES)
+def test_where_not_all_fit_the_older_entries_are_shown_in_brief(source):
+    text = student_prompt(case(source, history=90, said=REVIEW * 3)).messages[1]["content"]
+    lines = text.split("# Record")[1].split("# Candidate")[0].strip().split("\n")[2:]
+    full = [SHOWN[source] in line for line in lines]
+    assert full == sorted(full) and 8 < sum(full) < len(full)  # the latest in full
+    for line in lines[: full.index(True)]:
+        assert re.fullmatch(r"20\d\d-\d\d-\d\d \d\dh \| \d+ \| Title \d+ \| rated \d", line)
+
+
 def test_what_is_shown_of_the_history_does_not_depend_on_the_candidates():
     """So that requests about one history begin alike, which prefix caches need."""
     texts = [
@@ -179,6 +189,19 @@ def test_texts_and_summaries_at_or_after_the_cutoff_are_not_shown():
     assert "day 2" not in text and "day 3" not in text
     with pytest.raises(StarError, match=r"the summary of user u reaches .* run the stage summaries again"):
         Case.of(task, events, {}, {}, texts, Summary("Later.", 3, START, START + 2 * DAY))
+
+
+def test_a_record_that_is_all_summed_up_or_empty():
+    the_case = case("goodreads", history=5)
+    text = student_prompt(the_case).messages[1]["content"]
+    assert "First came animals." in text and "(nothing since then)" in text
+    text = student_prompt(case("goodreads", history=0, summary=False)).messages[1]["content"]
+    assert "# Summary" not in text and "(nothing yet)" in text
+    order_only = Summary("Then.", 2, 0, 1)
+    events = [("1", 0, None), ("2", 1, None), ("3", 2, None)]
+    task = Task("t", "sequences", "classic", "u", ("5",), "", 3)
+    text = student_prompt(Case.of(task, events, {}, {}, {}, order_only)).messages[1]["content"]
+    assert "# Summary of the oldest 2 items\nThen." in text and "oldest first\n3 | (no description)\n" in text
 
 
 def test_details_in_every_form_that_files_have():

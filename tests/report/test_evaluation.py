@@ -10,7 +10,7 @@ from star_rl.evaluation.compare import markdown
 from star_rl.evaluation.tasks import digest, read_tasks
 from star_rl.files import read_json, write_json
 from star_rl.records import SCENARIOS, Item
-from star_rl.report import contexts
+from star_rl.report.cases import CONTEXTS, read_contexts, write_contexts
 from star_rl.report.evaluation import render_evaluation, verdict, write_evaluation
 from star_rl.report.findings import changes, gather
 
@@ -209,7 +209,7 @@ def test_text_from_outside_is_never_markup(tmp_path, evaluation, check):
     folder = evaluation(tmp_path / "e", methods, nasty, (nasty,), text=NASTY, writers=list(methods))
     tasks = read_tasks(folder / "tasks.parquet")
     items = {name: Item(name, nasty, (nasty,), {}) for name in tasks[0].candidates}
-    contexts.write(folder, tasks, lambda task: [(name, 1, None) for name in ("i1", "i2", "gone")], items)
+    write_contexts(folder, tasks, lambda task: [(name, 1, None) for name in ("i1", "i2", "gone")], items)
     checker = check(page_of(folder))
     assert "alert(1)" in checker.text and "{{ 7*7 }}" in checker.text
     assert "img" not in {tag for tag, _ in checker.tags}
@@ -242,13 +242,13 @@ def test_titles_and_the_end_of_the_history_are_kept(tmp_path, evaluation, check)
     tasks = read_tasks(folder / "tasks.parquet")
     items = {name: Item(name, f"Title {name}", (), {}) for name in tasks[0].candidates}
     history = [(f"i{k % 20}", k, None) for k in range(30)]
-    contexts.write(folder, tasks, lambda task: history, items)
-    about = contexts.read(folder, tasks)[tasks[0]]
+    write_contexts(folder, tasks, lambda task: history, items)
+    about = read_contexts(folder, tasks)[tasks[0]]
     assert (len(about.history), about.earlier, about.titles["i7"]) == (8, 22, "Title i7")
     assert "Title i29" not in about.titles and about.history[-1].title == "Title i9"
     text = check(page_of(folder)).text
     assert "History (30)" in text and "22 earlier not listed" in text and "Title i7" in text
-    (folder / contexts.FILE).write_bytes(b"nothing")
+    (folder / CONTEXTS).write_bytes(b"nothing")
     with pytest.raises(StarError, match="holds no contexts"):
         page_of(folder)
 

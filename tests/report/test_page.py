@@ -6,6 +6,7 @@ import re
 import pytest
 
 from star_rl.errors import StarError
+from star_rl.files import read_json
 from star_rl.report.model import (
     Example,
     ExampleRollout,
@@ -18,7 +19,6 @@ from star_rl.report.model import (
     ReportRun,
     Sft,
     checked,
-    load,
 )
 from star_rl.report.page import render_page, write_report
 from star_rl.report.viewer import panel
@@ -73,7 +73,7 @@ def test_the_policy_admits_the_script_and_the_style_that_are_there(check):
 
 def test_any_text_can_be_written(tmp_path, check):
     html_path, json_path = write_report(tmp_path, full(NASTY))
-    assert "alert(1)" in load(json_path).run.name
+    assert "alert(1)" in checked(read_json(json_path)).run.name
     check(html_path.read_text(encoding="utf-8"))
 
 
@@ -206,11 +206,10 @@ def test_long_blocks_are_cut_and_say_so():
     assert "1,234 more characters" in shown.sections[0].parts[0].text
 
 
-def test_write_and_load_round_trip(tmp_path, check):
+def test_write_and_read_round_trip(tmp_path, check):
     html_path, json_path = write_report(tmp_path / "run", full("plain"))
-    assert load(json_path) == load(tmp_path / "run")
-    assert load(json_path).methods == full("plain").methods
-    assert load(json_path).grpo.curves["reward"] == [(1.0, 0.5), (2.0, 0.7), (3.0, None)]
+    assert checked(read_json(json_path)).methods == full("plain").methods
+    assert checked(read_json(json_path)).grpo.curves["reward"] == [(1.0, 0.5), (2.0, 0.7), (3.0, None)]
     check(html_path.read_text())
 
 
@@ -219,7 +218,7 @@ def test_a_composed_recipe_is_a_configuration(tmp_path):
 
     config = OmegaConf.create({"a": {"b": [1, {"c": 2}]}, "d": b"x"})
     _, path = write_report(tmp_path, Report(ReportRun("r", config=config)))
-    assert load(path).run.config["a"] == {"b": [1, {"c": 2}]}
+    assert checked(read_json(path)).run.config["a"] == {"b": [1, {"c": 2}]}
 
 
 def test_numbers_json_cannot_hold_become_null(tmp_path):
@@ -227,7 +226,7 @@ def test_numbers_json_cannot_hold_become_null(tmp_path):
 
     report = Report(ReportRun("r"), grpo=Grpo({"reward": [(np.int64(1), np.float32(0.5)), (2, math.nan)]}, math.inf))
     _, path = write_report(tmp_path, report)
-    grpo = load(path).grpo
+    grpo = checked(read_json(path)).grpo
     assert grpo.curves["reward"] == [(1.0, 0.5), (2.0, None)]
     assert grpo.first5 is None
     assert "NaN" not in path.read_text()
@@ -251,9 +250,6 @@ def test_a_bad_report_names_the_field(value, named, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_load_of_what_is_no_report(tmp_path):
-    with pytest.raises(StarError, match="there is no file"):
-        load(tmp_path)
-    (tmp_path / "report.json").write_text("[1]")
-    with pytest.raises(StarError, match="no object"):
-        load(tmp_path)
+def test_what_is_no_object_is_no_report():
+    with pytest.raises(StarError, match="report field the whole"):
+        checked([1])

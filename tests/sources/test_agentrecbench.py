@@ -137,6 +137,16 @@ def test_gzip_is_read_and_a_truncated_one_refused(raw, tmp_path):
     assert not (tmp_path / "fails" / "interactions.parquet").exists()
 
 
+@pytest.mark.parametrize("encoding, end", [("utf-16", "\n"), ("utf-8-sig", "\r\n"), ("utf-8", "\r"), ("cp1252", "\n")])
+def test_encodings_and_line_ends_of_json_lines(raw, tmp_path, encoding, end):
+    for name, rows in (("item", ITEMS), ("review", REVIEWS)):
+        text = end.join(json.dumps(row, ensure_ascii=False) for row in rows)
+        (raw / f"{name}.json").write_bytes(text.encode(encoding))
+    manifest = write_tables("agentrecbench", raw, tmp_path / "out", {"max_bad_share": 0.0})
+    assert manifest["kept"] == {"interactions": 12, "items": 24, "users": 3} and manifest["dropped"] == {}
+    assert "Corner Café" in read_table(tmp_path / "out", "items")["title"].to_pylist()
+
+
 def odd_reviews(count):
     """Reviews of all domains and many with something odd, ties and second copies among them."""
     rng = random.Random(0)

@@ -167,3 +167,13 @@ def test_positions_are_taken_as_they_stand(tmp_path):
 def test_max_bad_share_is_a_share(tmp_path, share):
     with pytest.raises(StarError, match="max_bad_share"):
         Sink(tmp_path, "s", max_bad_share=share)
+
+
+@pytest.mark.parametrize("more", [{"texts": pa.array([["a"]])}, {"ratings": pa.array([["a"]])}])
+def test_columns_of_a_type_that_cannot_be_read_are_an_error_of_one_line(tmp_path, more):
+    with (
+        Sink(tmp_path, "mine") as sink,
+        pytest.raises(StarError, match="source mine have a column that cannot be") as error,
+    ):
+        pour(sink, [("u", "a", 1)], **more)
+    assert "\n" not in str(error.value)

@@ -36,9 +36,9 @@ def sections(**grpo_options):
 def test_a_finished_grpo_stage_is_found_done_whatever_its_overrides(tmp_path, monkeypatch):
     trained = []
 
-    def train(recipe, paths, name, on_step):
+    def train(recipe, paths, name, on_step, say):
         trained.append(recipe.verl)
-        return grpo.GrpoResult(2, paths.checkpoints, paths.metrics, paths.rollouts, 1.0, 0.0, 0)
+        return grpo.GrpoResult(2, paths.checkpoints, 0)
 
     monkeypatch.setattr(grpo, "run_grpo", train)
     monkeypatch.setattr(grpo, "export", lambda result, target, trained: target)
@@ -105,9 +105,9 @@ def test_after_grpo_the_optimizer_s_shards_are_gone_and_the_weights_are_not(tmp_
     weights.add("latest_checkpointed_iteration.txt")
     states = {f"global_step_2/actor/{name}_world_size_1_rank_0.pt" for name in ("optim", "extra_state")}
 
-    def train(recipe, paths, name, on_step):
+    def train(recipe, paths, name, on_step, say):
         fill(checkpoints, *weights, *states)
-        return grpo.GrpoResult(2, paths.checkpoints, paths.metrics, paths.rollouts, 1.0, 0.0, 0)
+        return grpo.GrpoResult(2, paths.checkpoints, 0)
 
     def body(context):
         context.inputs = {name: tmp_path for name in ("evidence", "sft", "grpo_set")}

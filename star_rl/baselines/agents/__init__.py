@@ -2,11 +2,6 @@
 
 They follow third-party descriptions of the agents, not their authors' code. An agent whose published form has a fault
 that changes its score comes in two forms, as published and mended (:attr:`BaselineAgent.fault`).
-
-answer      read the list in an answer
-workflow    what all agents share
-single      agents that ask once
-simulated   Agent4Rec
 """
 
 from collections.abc import Callable

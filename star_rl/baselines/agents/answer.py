@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -40,30 +41,28 @@ class Malformed(Exception):
 #: Most characters of a list: 20 ids need a few hundred.
 _MAX_LIST = 20_000
 _BRACKETED = re.compile(r"\[[^\[\]]*\]")
-#: One entry of a Python list of strings, numbers and names, and the comma or end after it.
-_ENTRY = re.compile(
-    r"\s*(?:'((?:[^'\\\n]|\\.)*)'|\"((?:[^\"\\\n]|\\.)*)\"|([-+]?\d+(?:\.\d+)?|None|True|False))\s*(,|$)"
-)
-_ESCAPE = re.compile(r"\\(.)")
 _QUOTES = "'\"`\u2018\u2019\u201c\u201d"
 
 
-def literal_list(text: str) -> list[str] | None:
-    """Read the inside of ``[..]`` as Python would read a list of strings; None if it is not one.
+def _literal(text: str) -> list[str] | None:
+    """Read ``[..]`` as Python would; None if it is not a list. An entry that is not a string becomes an empty one."""
+    try:
+        entries = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return [entry if isinstance(entry, str) else "" for entry in entries] if isinstance(entries, list) else None
 
-    An entry that is a number or a name is not an id: it becomes an empty string, which matches nothing.
+
+def _bracketed(text: str, start: str = "[", end: str = "]", what: str = "list") -> str:
+    """Return all from the first ``start`` to the last ``end``.
+
+    Raises:
+        Malformed: there is nothing of the kind.
     """
-    inside, place, entries = text.strip(), 0, []
-    while place < len(inside):
-        found = _ENTRY.match(inside, place)
-        if found is None:
-            return None
-        single, double, other, end = found.groups()
-        entries.append("" if other is not None else _ESCAPE.sub(r"\1", single if single is not None else double))
-        place = found.end()
-        if not end:
-            break
-    return entries
+    first, last = text.find(start), text.rfind(end)
+    if first < 0 or last < first:
+        raise Malformed(f"the answer holds no {what}")
+    return text[first : last + 1]
 
 
 def last_list(text: str) -> list[str]:
@@ -73,9 +72,7 @@ def last_list(text: str) -> list[str]:
         Malformed: there is no list that Python would read.
     """
     found = _BRACKETED.findall(text)
-    if not found:
-        raise Malformed("the answer holds no list")
-    return _read(found[-1])
+    return widest_list(found[-1] if found else "")
 
 
 def widest_list(text: str) -> list[str]:
@@ -84,20 +81,12 @@ def widest_list(text: str) -> list[str]:
     Raises:
         Malformed: there is no list that Python would read.
     """
-    start, end = text.find("["), text.rfind("]")
-    if start < 0 or end < start:
-        raise Malformed("the answer holds no list")
-    return _read(text[start : end + 1])
-
-
-def _read(bracketed: str) -> list[str]:
+    bracketed = _bracketed(text)
     if len(bracketed) > _MAX_LIST:
         raise Malformed(f"the list has {len(bracketed)} characters")
-    entries = literal_list(bracketed[1:-1])
-    if entries is None:
-        raise Malformed("the list cannot be read")
+    entries = _literal(bracketed)
     if not entries:
-        raise Malformed("the list is empty")
+        raise Malformed("the list cannot be read" if entries is None else "the list is empty")
     return entries
 
 
@@ -114,7 +103,7 @@ def candidate_list(text: str, candidates: Sequence[str]) -> list[str]:
     for bracketed in reversed(lists):
         if len(bracketed) > _MAX_LIST:
             continue
-        entries = literal_list(bracketed[1:-1])
+        entries = _literal(bracketed)
         if entries is None or "" in entries:
             entries = [entry.strip().strip(_QUOTES).strip() for entry in re.split(r"[,\n]", bracketed[1:-1])]
             entries = [entry for entry in entries if entry]
@@ -129,14 +118,10 @@ def json_object(text: str) -> dict[str, Any]:
     Raises:
         Malformed: there is no object.
     """
-    start, end = text.find("{"), text.rfind("}")
-    if start < 0 or end < start:
-        raise Malformed("the answer holds no JSON object")
-    value, error = decode(text[start : end + 1])
+    value, error = decode(_bracketed(text, "{", "}", "JSON object"))
     if error:
         raise Malformed(f"the answer is not JSON: {error}")
-    found: dict[str, Any] = value  # valid JSON that begins with a brace is an object
-    return found
+    return dict(value)  # valid JSON that begins with a brace is an object
 
 
 def only_candidates(entries: Sequence[str], candidates: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@ candidates page by page."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -42,12 +43,7 @@ class Agent4Rec(BaselineAgent):
             interest |= judged
             if isinstance(feeling := said.get("feeling"), str) and feeling.strip():
                 mood.append(feeling)
-        place = {item: index for index, item in enumerate(case.candidates)}
-        nothing = (0.0, False)
-        return sorted(
-            case.candidates,
-            key=lambda item: (-interest.get(item, nothing)[0], not interest.get(item, nothing)[1], place[item]),
-        )
+        return sorted(case.candidates, key=lambda item: interest.get(item, (0.0, False)), reverse=True)
 
 
 def _judged(rows: Any, page: Sequence[str]) -> dict[str, tuple[float, bool]]:
@@ -95,10 +91,7 @@ def _standing(case: Case, item_id: str) -> float | None:
     for name in ("average_rating", "stars"):
         value = item.attributes.get(name) if item else None
         if isinstance(value, (int, float, str)) and not isinstance(value, bool):
-            try:
-                number = float(value)
-            except ValueError:
-                continue
-            if math.isfinite(number):
-                return number
+            with contextlib.suppress(ValueError):
+                if math.isfinite(number := float(value)):
+                    return number
     return None

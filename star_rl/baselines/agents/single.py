@@ -27,19 +27,12 @@ _CUT = "500 tokens cut the reasoning off before the list"
 
 
 class SingleCall(BaselineAgent):
-    """One prompt, one answer, one list.
+    """One prompt, one answer, one list."""
 
-    Attributes:
-        prompt: its name in :mod:`star_rl.prompts.baselines`.
-        last: reviews shown; 0 = all that fit.
-        profile: whether the user's attributes are shown.
-        reasons: whether it reasons before its list.
-    """
-
-    prompt: ClassVar[str]
-    last: ClassVar[int] = 0
-    profile: ClassVar[bool] = True
-    reasons: ClassVar[bool] = False
+    prompt: ClassVar[str]  #: its name in :mod:`star_rl.prompts.baselines`
+    last: ClassVar[int] = 0  #: reviews shown; 0 = all that fit
+    profile: ClassVar[bool] = True  #: show the user's attributes
+    reasons: ClassVar[bool] = False  #: reason before the list
 
     async def work(self, talk: Talk) -> list[str]:
         candidates = talk.case.candidates
@@ -152,15 +145,12 @@ class RecHacker(SingleCall):
 def closest(memories: Sequence[str], query: str) -> str:
     """Return the memory with the highest TF-IDF cosine to the query, the latest of equals; empty without memories."""
     counts = [Counter(_WORD.findall(memory.lower())) for memory in memories]
-    spread = Counter(word for count in counts for word in count)
+    weight = {word: math.log(1 + len(counts) / n) for word, n in Counter(w for own in counts for w in own).items()}
     asked = Counter(_WORD.findall(query.lower()))
 
-    def weight(word: str) -> float:
-        return math.log(1 + len(memories) / spread[word]) if spread[word] else 0.0
-
     def likeness(count: Counter[str]) -> float:
-        shared = sum(count[word] * asked[word] * weight(word) ** 2 for word in count if word in asked)
-        norm = math.sqrt(sum((number * weight(word)) ** 2 for word, number in count.items()))
+        shared = sum(count[word] * asked[word] * weight[word] ** 2 for word in count if word in asked)
+        norm = math.sqrt(sum((number * weight[word]) ** 2 for word, number in count.items()))
         return shared / norm if norm else 0.0  # the query's own norm is the same for all
 
     best = max(range(len(memories)), key=lambda place: (likeness(counts[place]), place), default=None)

@@ -1,4 +1,4 @@
-"""What all agents share: calls that are counted, failures that never raise, and the case as lines of text."""
+"""What all agents share: counted calls, failures that never raise, the case as lines of text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
 from star_rl.baselines.agents.answer import AgentAnswer, Malformed
 from star_rl.chat import ChatError, ChatReply
@@ -36,19 +36,16 @@ class Talk:
     calls: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
-    flavour: Flavour = field(init=False)
-    cut: bool = field(default=False, init=False)
-    messages: list[dict[str, str]] = field(default_factory=list, init=False)
+    cut: bool = False
+    messages: list[dict[str, str]] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self.flavour = flavour_of(self.case.source)
+    @property
+    def flavour(self) -> Flavour:
+        """Return the words of the case's domain."""
+        return flavour_of(self.case.source)
 
     async def ask(self, messages: Sequence[dict[str, str]], tokens: int = ANSWER_TOKENS) -> str:
-        """Return a reply without the reasoning before ``</think>``.
-
-        Raises:
-            ChatError: the endpoint failed.
-        """
+        """Return a reply without the reasoning before ``</think>``; a failure of the endpoint is a ChatError."""
         self.calls += 1
         reply = await self.chat.complete(messages, None, self.sample, temperature=TEMPERATURE, max_tokens=tokens)
         self.tokens_in += reply.prompt_tokens
@@ -77,11 +74,6 @@ class BaselineAgent(ABC):
         self.chat, self.mended = chat, mended
 
     @property
-    def faithful(self) -> Literal["published", "mended"]:
-        """Return which of the two forms this is."""
-        return "mended" if self.fault and self.mended else "published"
-
-    @property
     def name(self) -> str:
         """Return the name for tables; the two forms of an agent have different names."""
         return f"{self.label} ({'mended' if self.mended else 'as published'})" if self.fault else self.label
@@ -89,11 +81,8 @@ class BaselineAgent(ABC):
     @property
     def remark(self) -> str:
         """Return what a reader must know of this form of the agent; empty if nothing."""
-        if not self.fault:
-            return ""
-        if self.mended:
-            return f"{self.name} is without what changes the published agent's score: {self.fault}."
-        return f"{self.name} keeps what changes its score: {self.fault}."
+        form = "is without what changes the published agent's score" if self.mended else "keeps what changes its score"
+        return f"{self.name} {form}: {self.fault}." if self.fault else ""
 
     async def rank(self, case: Case, sample: int = 0) -> AgentAnswer:
         """Rank a case. What the model or the endpoint does wrong becomes the answer's failure.
@@ -124,8 +113,6 @@ class BaselineAgent(ABC):
             Malformed: a reply cannot be used.
             ChatError: the endpoint failed.
         """
-
-    # -------------------------------------------------------------------------------------------------------- lines
 
     def entries(self, case: Case, last: int = 0) -> list[Behaviour]:
         """Return the history without the candidates; only the ``last`` entries if that is above 0."""

@@ -3,8 +3,8 @@
 base       the interface: :class:`Method`, what it sees and what it answers
 registry   methods by name, as the command line spells them
 baseline   plain objects and the methods without a language model
-teacher, student, agents, python   methods that need a run's recipe
-isolated   methods whose code may block
+teacher, student, agents   methods that need a run's recipe
+python     methods of one's own, whose code may block
 """
 
 from star_rl.evaluation.methods.base import Method, Ranking, TaskContext, as_ranking

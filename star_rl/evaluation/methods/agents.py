@@ -44,14 +44,9 @@ class Workflow(Method):
     async def rank(self, context: TaskContext) -> Ranking:
         answer = await self.inner.rank(context.case(), context.sample)
         made = as_ranking(answer.ranking)
-        return replace(
-            made,
-            failure=answer.failure or made.failure,
-            calls=answer.calls,
-            tokens_in=answer.tokens_in,
-            tokens_out=answer.tokens_out,
-            trace={"messages": list(answer.messages)} if answer.messages else None,
-        )
+        cost = {name: getattr(answer, name) for name in ("calls", "tokens_in", "tokens_out")}
+        trace = {"messages": list(answer.messages)} if answer.messages else None
+        return replace(made, failure=answer.failure or made.failure, trace=trace, **cost)
 
 
 def make_agent(run: Run, spec: Spec, seed: int, folder: Path) -> Method:
@@ -63,13 +58,11 @@ def make_agent(run: Run, spec: Spec, seed: int, folder: Path) -> Method:
     kinds: Mapping[str, Any] = load("star_rl.baselines.agents:AGENTS", spec.name)
     options = dict(spec.options)
     served = dict(run.config["teacher"]["options"].get("chat") or {})
-    if "endpoint" in options:
-        served["endpoints"] = (options.pop("endpoint"),)
-    if "model" in options:
-        served["model"] = options.pop("model")
-    if not served.get("endpoints"):
+    served |= {"endpoints": [options.pop("endpoint")]} if "endpoint" in options else {}
+    served |= {"model": options.pop("model")} if "model" in options else {}
+    if not served.get("endpoints") and not served.get("preset"):
         raise StarError(f"method {spec.text!r} has no endpoint", f"give {spec.name}:endpoint=http://HOST:8000/v1")
-    served["endpoints"] = tuple(served["endpoints"])
+    served["endpoints"] = tuple(served.get("endpoints") or ())
     chat = ChatClient(ChatOptions(**{"cache": str(folder / "agents.sqlite"), **served}))
     try:
         inner = kinds[spec.name](chat, **options)

@@ -131,21 +131,24 @@ class Method(ABC):
 
     @abstractmethod
     async def rank(self, context: TaskContext) -> Ranking:
-        """Return the method's answer to a task; a plain list of ids will do as well."""
+        """Return the method's answer to a task, or a plain list of ids."""
 
 
 def as_ranking(found: Any) -> Ranking:
-    """Return what a method handed back as a ranking. A list is one; a string or anything else is a failure.
+    """Return what a method handed back as a ranking. A list of ids is one, and all else is a failure.
 
-    The official evaluator would look for the truth as a part of a string; here an answer that is no list is a failure.
+    The official evaluator would look for the truth as a part of a string.
     """
     if isinstance(found, Ranking):
-        return found if found.ids is None else replace(as_ranking(found.ids), **_measurements(found))
+        if found.ids is None:
+            return found
+        own = as_ranking(found.ids)
+        measured = {name: _measured(kind, getattr(found, name)) for name, kind in _KINDS.items()}
+        return replace(own, trace=found.trace, failure=found.failure or own.failure, **measured)
     if isinstance(found, (list, tuple)):
         return Ranking([_id(entry) for entry in found])
-    if found is None:
-        return Ranking(None, Failure("error", "returned nothing"))
-    return Ranking(None, Failure("error", f"returned a {type(found).__name__} where a list of ids is asked for"))
+    what = "nothing" if found is None else f"a {type(found).__name__} where a list of ids is asked for"
+    return Ranking(None, Failure("error", f"returned {what}"))
 
 
 #: Measurements beside an answer, and their types.
@@ -154,11 +157,6 @@ _KINDS: dict[str, Callable[[float], Any]] = {
     **dict.fromkeys(("tool_calls", "calls", "tokens_in", "tokens_out"), int),
     **dict.fromkeys(("seconds", "tool_seconds", "confidence"), float),
 }
-
-
-def _measurements(found: Ranking) -> dict[str, Any]:
-    own = {name: _measured(kind, getattr(found, name)) for name, kind in _KINDS.items()}
-    return {**own, "trace": found.trace, **({"failure": found.failure} if found.failure else {})}
 
 
 def _measured(kind: Callable[[float], Any], value: Any) -> Any:

@@ -19,11 +19,9 @@ class BaselineMethod(Method):
     """A plain object that ranks, in a thread: one that hangs is abandoned and delays no other.
 
     Args:
-        ranker: has ``rank(context) -> list[str]``.
-        name: in the tables; the ranker's own where it is not given.
         options: that decide its answers.
-        fit: trains the ranker; called when the method is entered, so that one that has answered everything is not
-            trained.
+        name: in the tables, by default the ranker's own.
+        fit: trains the ranker, when the method is entered: one that has answered everything is not trained.
     """
 
     def __init__(
@@ -48,8 +46,7 @@ class BaselineMethod(Method):
     async def rank(self, context: TaskContext) -> Ranking:
         def work() -> Ranking:
             began = time.perf_counter()
-            found = self._ranker.rank(context)
-            return replace(as_ranking(found), seconds=time.perf_counter() - began)
+            return replace(as_ranking(self._ranker.rank(context)), seconds=time.perf_counter() - began)
 
         return await deadline.ask(work)
 
@@ -61,6 +58,8 @@ def make_baseline(run: Any, spec: Spec, seed: int, folder: Path) -> Method:
     given = {"seed": seed, **spec.options}
     try:
         ranker = kind(**given)
+    except StarError as error:
+        raise StarError(f"method {spec.text!r}: {error.what}", error.remedy) from error
     except TypeError as error:
         raise StarError(f"method {spec.text!r}: {error}", "see the class's own options") from error
     learns = inspect.signature(ranker.fit).parameters if hasattr(ranker, "fit") else {}

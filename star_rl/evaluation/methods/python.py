@@ -1,24 +1,21 @@
-"""Methods of one's own, from a Python file or module."""
+"""Methods of one's own, from a Python file or module. They may block, exit or hang, and delay no other."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
-import importlib.util
 import inspect
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from star_rl import fingerprints
-from star_rl.deadline import reason
+from star_rl.deadline import LoopThread, reason
 from star_rl.errors import StarError
-from star_rl.evaluation.methods.base import Method
+from star_rl.evaluation.methods.base import Method, Ranking, TaskContext, as_ranking
 from star_rl.evaluation.methods.baseline import BaselineMethod
-from star_rl.evaluation.methods.isolated import Isolated
 from star_rl.evaluation.methods.registry import Spec
-from star_rl.evidence import EvidenceStore
-from star_rl.records import Item
+from star_rl.files import import_file
 from star_rl.run import Run
 
 
@@ -35,21 +32,65 @@ class VisibleRun:
     def __init__(self, run: Run) -> None:
         self._run = run
 
-    @property
-    def visible(self) -> Any:
-        return self._run.visible
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("visible", "items", "store", "config"):
+            raise AttributeError(f"{type(self).__name__} object has no attribute {name!r}")
+        return getattr(self._run, name)
+
+
+class Isolated(Method):
+    """A method on an event loop of its own, in a thread of its own.
+
+    Its ``rank`` may be ``async`` by name only, and block: after a timeout its loop is abandoned, and the method is
+    entered again on another. A method that awaits properly keeps its loop.
+    """
+
+    def __init__(self, inner: Method) -> None:
+        self.inner, self.name, self.varies, self.in_flight = inner, inner.name, inner.varies, inner.in_flight
+        self._opened: tuple[LoopThread, Method] | None = None
+        self._opening = asyncio.Lock()
 
     @property
-    def items(self) -> Mapping[str, Item]:
-        return self._run.items
+    def describe(self) -> dict[str, Any]:
+        return self.inner.describe
 
-    @property
-    def store(self) -> EvidenceStore:
-        return self._run.store
+    async def __aenter__(self) -> Method:
+        if self.watch is not None:
+            here, watch = asyncio.get_running_loop(), self.watch
 
-    @property
-    def config(self) -> Mapping[str, Any]:
-        return self._run.config
+            def tell(words: str) -> None:
+                here.call_soon_threadsafe(watch, words)
+
+            self.inner.watch = tell
+        self.in_flight = (await self._open())[1].in_flight
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._opened is not None:
+            loop, _method = self._opened
+            if not await loop.blocked():
+                await loop.run(self.inner.__aexit__(None, None, None))
+            loop.stop()
+
+    async def rank(self, context: TaskContext) -> Ranking:
+        loop, method = await self._open()
+
+        async def ranked() -> Any:  # in the loop that it may block, whether it is a coroutine function or not
+            return await method.rank(context)
+
+        try:
+            return as_ranking(await loop.run(ranked()))
+        except asyncio.CancelledError:
+            if self._opened is not None and self._opened[0] is loop and await loop.blocked():
+                self._opened = None
+            raise
+
+    async def _open(self) -> tuple[LoopThread, Method]:
+        async with self._opening:
+            if self._opened is None:
+                loop = LoopThread()
+                self._opened = loop, await loop.run(self.inner.__aenter__())
+            return self._opened
 
 
 def make_python(run: Run, spec: Spec, seed: int, folder: Path) -> Method:
@@ -57,9 +98,11 @@ def make_python(run: Run, spec: Spec, seed: int, folder: Path) -> Method:
     :class:`Method`, or an object with ``name`` and ``rank(context)``."""
     place, _, attribute = spec.argument.rpartition(":")
     try:
-        module = _file(place) if place.endswith(".py") else importlib.import_module(place)
+        module = import_file(place) if place.endswith(".py") else importlib.import_module(place)
         maker = getattr(module, attribute)
-    except (ImportError, AttributeError, OSError, ValueError) as error:
+    except StarError:
+        raise
+    except (ImportError, AttributeError, ValueError) as error:
         raise StarError(f"there is no method at {spec.argument!r} ({error})", "give python:FILE.py:NAME") from error
     except Exception as error:  # code of one's own may fail in any way
         raise StarError(f"{place} cannot be imported ({reason(error)})", "mend it") from error
@@ -98,12 +141,3 @@ def own_method(made: Any) -> Method:
     with contextlib.suppress(OSError, TypeError):  # a class of a notebook has no file
         method.origin = {"source": fingerprints.of_file(Path(inspect.getfile(type(made))))}
     return method
-
-
-def _file(place: str) -> Any:
-    found = importlib.util.spec_from_file_location(Path(place).stem, place)
-    if found is None or found.loader is None:
-        raise ImportError(place)
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module

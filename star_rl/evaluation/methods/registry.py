@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -54,6 +54,11 @@ class Spec:
         if self.argument:
             raise StarError(f"method {self.name} takes no argument {self.argument!r}", "give key=value")
 
+    def check(self, known: Sequence[str]) -> None:
+        for key in self.options:
+            if key not in known:
+                raise StarError(f"method {self.text!r} has no option {key}", f"one of {', '.join(known)}")
+
 
 _OPTION = re.compile(r":(?=[A-Za-z_][A-Za-z0-9_.]*=)")
 _SWITCH = {"on": True, "off": False, "true": True, "false": False}
@@ -88,11 +93,7 @@ def _value(text: str) -> Any:
 
 
 def load(place: str, name: str) -> Any:
-    """Import ``module:attribute``, which makes the method ``name``.
-
-    Raises:
-        StarError: it cannot be imported; names the methods that are known.
-    """
+    """Import ``module:attribute``, which makes the method ``name``."""
     module, _, attribute = place.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
@@ -104,12 +105,10 @@ def make(text: str, run: Any, seed: int, folder: Any) -> Method:
     """Make a method by its name.
 
     Args:
-        run: an opened run: ``folder``, ``visible``, ``items``, ``store``, ``config``.
-        seed: of everything that is drawn.
         folder: where a method may keep a cache.
 
     Raises:
-        StarError: the name or an option is not known; names those that are.
+        StarError: the name or an option is unknown; names those that are known.
     """
     spec = parse_spec(text)
     options = dict(spec.options)

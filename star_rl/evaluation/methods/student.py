@@ -25,10 +25,8 @@ class StudentMethod(Method):
     """A checkpoint through the policy loop.
 
     Args:
-        run: data and recipe.
-        name: in the tables.
         model: Hugging Face folder.
-        temperature, top_p: of the engine; temperature 0 is greedy.
+        temperature: 0 is greedy.
         logprobs: keep the mean log-probability of the model's own tokens as its confidence.
         in_flight: rollouts at once; None for the recipe's, which are each replica's.
         engine: options over the recipe's ``engine.options``.
@@ -65,16 +63,17 @@ class StudentMethod(Method):
     @property
     def describe(self) -> dict[str, Any]:
         shown = {"prompt": asdict(self._run.prompt), "tools": self._run.config["tools"]}
-        loop = {"budget": asdict(self._budget), **self.sampling, "logprobs": self._logprobs}
         engine = {name: value for name, value in self._engine_options.items() if name in _DECIDE}
         if not self.varies:  # greedy: nothing is drawn
             del engine["seed"]
         return {
-            "model": str(Path(self.model).resolve()),
-            "weights": fingerprints.of_model(Path(self.model)),
+            "model": str(self.model.resolve()),
+            "weights": fingerprints.of_model(self.model),
             "evidence": self._run.store.fingerprint,
             "student": fingerprint(shown),
-            **loop,
+            "budget": asdict(self._budget),
+            "logprobs": self._logprobs,
+            **self.sampling,
             **engine,
         }
 
@@ -151,10 +150,7 @@ def make_student(run: Run, spec: Spec, seed: int, folder: Path) -> Method:
     options = dict(spec.options)
     chosen = {name: options.pop(name, run.config["evaluate"][name]) for name in ("temperature", "top_p")}
     logprobs, in_flight = bool(options.pop("logprobs", False)), options.pop("in_flight", None)
-    for key in options:
-        if key not in EngineOptions.__dataclass_fields__:
-            known = ("temperature", "top_p", "logprobs", "in_flight", *EngineOptions.__dataclass_fields__)
-            raise StarError(f"method {spec.text!r} has no option {key}", f"one of {', '.join(known)}")
+    spec.check((*chosen, "logprobs", "in_flight", *EngineOptions.__dataclass_fields__))
     name = {"grpo": "star", "sft": "sft"}.get(where, f"star:{where}")
     name += "".join(f" {key}={value}" for key, value in spec.options.items() if key in chosen)
     return StudentMethod(run, name, model, **chosen, logprobs=logprobs, in_flight=in_flight, engine=options, seed=seed)

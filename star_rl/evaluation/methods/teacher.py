@@ -28,14 +28,7 @@ _SERVED = {
 
 
 class TeacherMethod(Method):
-    """MARS, by rules or on an endpoint.
-
-    Args:
-        run: data and recipe.
-        name: in the tables.
-        config: the recipe with the method's options in it.
-        folder: of the response cache.
-    """
+    """MARS, by rules or on an endpoint; ``config`` is the recipe with the method's options in it."""
 
     varies = True
 
@@ -84,6 +77,7 @@ def make_teacher(run: Run, spec: Spec, seed: int, folder: Path) -> Method:
     config = copy.deepcopy(dict(run.config))
     options = config["teacher"]["options"] = dict(config["teacher"]["options"])
     off, other = [], []
+    spec.check((*TeamOptions.__dataclass_fields__, *_SERVED))
     for key, value in spec.options.items():
         if key in _SERVED:
             part, field = _SERVED[key]
@@ -91,9 +85,6 @@ def make_teacher(run: Run, spec: Spec, seed: int, folder: Path) -> Method:
             if key == "endpoint":
                 config["teacher"]["backend"] = "llm"
             continue
-        if key not in TeamOptions.__dataclass_fields__:
-            known = (*TeamOptions.__dataclass_fields__, *_SERVED)
-            raise StarError(f"method {spec.text!r} has no option {key}", f"one of {', '.join(known)}")
         options[key] = value
         if value is False:
             off.append(key)

@@ -21,7 +21,7 @@ from star_rl.pipeline import recipe
 from star_rl.pipeline.stage import manifest_of
 from star_rl.report import grid as grids
 from star_rl.report.findings import difference, gather, key_of
-from star_rl.report.grid import DASH, fixed
+from star_rl.report.grid import DASH, fixed, signed, spread
 
 #: Variant -> method -> row of table 2: its teacher, its student after GRPO and, for the whole one, before GRPO.
 VARIANTS: dict[str, dict[str, str]] = {
@@ -143,20 +143,16 @@ def grid(made: Mapping[str, Any]) -> grids.Grid:
     heads = list(dict.fromkeys(cell for row in made["rows"].values() for cell in row["cells"]))
     lines = []
     for theirs, printed in paper.TABLE2_AVERAGE.items():
-        name, row = next(
-            ((name, row) for name, row in made["rows"].items() if paper.row_of(name) == theirs), (theirs, None)
-        )
+        known = ((name, row) for name, row in made["rows"].items() if paper.row_of(name) == theirs)
+        name, row = next(known, (theirs, None))
         cells: list[grids.Cell] = [(None, DASH)] * (len(heads) + 3)
         if row is not None:
             whole, apart = row["overall"], row["against_star"]
-            shown = f"{whole['hr_avg']:.1f} [{whole['hr_avg_low']:.1f}, {whole['hr_avg_high']:.1f}]"
+            shown = spread(whole["hr_avg"], whole["hr_avg_low"], whole["hr_avg_high"])
             cells = [(value, fixed(value)) for value in (row["cells"].get(head) for head in heads)]
-            cells += [(row["average"], fixed(row["average"])), (whole["hr_avg"], shown)]
-            cells.append(
-                (apart["mean"], f"{apart['mean']:+.1f} [{apart['low']:+.1f}, {apart['high']:+.1f}]")
-                if apart
-                else (None, DASH)
-            )
+            cells += [(row["average"], fixed(row["average"])), (whole["hr_avg"], shown), (None, DASH)]
+            if apart:
+                cells[-1] = apart["mean"], spread(apart["mean"], apart["low"], apart["high"], signed)
         lines.append(grids.Row(name, [*cells, (printed, f"{printed:.1f}")], ruled=theirs == "STAR"))
     notes = [*made["caveats"]]
     if not made["official"]:

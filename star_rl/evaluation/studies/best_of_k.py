@@ -27,10 +27,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from star_rl.errors import StarError
-from star_rl.evaluation import metrics
+from star_rl.evaluation import metrics, results
 from star_rl.evaluation.metrics import Floats
 from star_rl.records import Task
-from star_rl.report.grid import Grid, Row
+from star_rl.report.grid import Cell, Grid, Row
 
 #: Subsets of k samples drawn for each task, where there are more.
 SUBSETS = 16
@@ -139,40 +139,31 @@ def curves(table: pa.Table, tasks: Sequence[Task], method: str, resamples: int =
     }
     if not np.isnan(confidence).all():
         chosen["confidence"] = lambda k: most_confident(values, confidence, k)
-    result: dict[str, Any] = {"method": method, "n": len(tasks), "samples": samples, "curves": {}}
-    for name, choose in chosen.items():
-        rows = []
-        for k in range(1, samples + 1):
-            interval = metrics.bootstrap(choose(k), resamples, seed)[0]
-            rows.append(
-                {"k": k, **{key: 100 * value for key, value in zip(("hr_avg", "low", "high"), interval, strict=True)}}
-            )
-        result["curves"][name] = rows
-    return result
+
+    def row(k: int, values: Floats) -> dict[str, float]:
+        mean, low, high = (100 * value for value in metrics.bootstrap(values, resamples, seed)[0])
+        return {"k": k, "hr_avg": mean, "low": low, "high": high}
+
+    made = {name: [row(k, choose(k)) for k in range(1, samples + 1)] for name, choose in chosen.items()}
+    return {"method": method, "n": len(tasks), "samples": samples, "curves": made}
 
 
 def _by_task(own: pa.Table, method: str, tasks: Sequence[Task]) -> tuple[list[list[Any]], Floats]:
     """Rankings by task and sample, and the confidences. Shapes: (n, K), (K, n)."""
-    place = {task.task_id: index for index, task in enumerate(tasks)}
     samples = int(pc.max(own["sample"]).as_py()) + 1
-    rankings: list[list[Any]] = [[None] * samples for _ in tasks]
-    confidence = np.full((samples, len(tasks)), np.nan)
-    seen = np.zeros((samples, len(tasks)), bool)
-    columns = (own[name].to_pylist() for name in ("task_id", "sample", "ranking", "confidence"))
-    for task_id, sample, ranking, sure in zip(*columns, strict=True):
-        if task_id not in place:
-            raise StarError(
-                f"{method} has an answer to task {task_id}, which is not among the {len(tasks)} tasks",
-                "evaluate each task set in a folder of its own",
-            )
-        rankings[place[task_id]][sample] = ranking
-        confidence[sample, place[task_id]] = np.nan if sure is None else sure
-        seen[sample, place[task_id]] = True
-    if not seen.all():
-        short = tasks[int(np.flatnonzero(~seen.all(axis=0))[0])].task_id
+    asked = results.ranks_by_task(own, method, tasks, samples) != metrics.NOT_ASKED
+    if not asked.all():
+        short = tasks[int(np.flatnonzero(~asked.all(axis=0))[0])].task_id
         raise StarError(
             f"task {short} has fewer than {samples} samples of {method}", f"star-rl evaluate .. --samples {samples}"
         )
+    place = {task.task_id: index for index, task in enumerate(tasks)}
+    rankings: list[list[Any]] = [[None] * samples for _ in tasks]
+    confidence = np.full((samples, len(tasks)), np.nan)
+    columns = (own[name].to_pylist() for name in ("task_id", "sample", "ranking", "confidence"))
+    for task_id, sample, ranking, sure in zip(*columns, strict=True):
+        rankings[place[task_id]][sample] = ranking
+        confidence[sample, place[task_id]] = np.nan if sure is None else sure
     return rankings, confidence
 
 
@@ -197,12 +188,11 @@ def _aggregated(
 def grid(found: dict[str, Any]) -> Grid:
     """Ways by k, HR_avg with intervals; k = 1, 2, 4, 8, 16 and the last."""
     shown = [k for k in range(1, found["samples"] + 1) if k & (k - 1) == 0 or k == found["samples"]]
-    lines = []
-    for name, rows in found["curves"].items():
-        cells = [rows[k - 1] for k in shown]
-        lines.append(
-            Row(name, [(row["hr_avg"], f"{row['hr_avg']:.1f} [{row['low']:.1f}, {row['high']:.1f}]") for row in cells])
-        )
+
+    def cell(row: dict[str, float]) -> Cell:
+        return row["hr_avg"], f"{row['hr_avg']:.1f} [{row['low']:.1f}, {row['high']:.1f}]"
+
+    lines = [Row(name, [cell(rows[k - 1]) for k in shown]) for name, rows in found["curves"].items()]
     title = f"{found['method']}: HR_avg % of {found['n']} tasks"
     notes = ["best is an oracle, the others can be deployed"]
     return Grid(title, ["choice", *(f"k = {k}" for k in shown)], lines, notes=notes)

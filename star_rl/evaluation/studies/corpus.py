@@ -107,9 +107,7 @@ class Reranked(Method):
     """A method over retrieved items, as a method of its own: its answer to a task is the whole list, re-ranked.
 
     Args:
-        shared: re-ranks.
-        retriever: made the lists.
-        lists: task id -> retrieved items, best first.
+        lists: task id -> what the retriever found, best first.
         depth: number of items asked for.
         window: items re-ranked at once.
         timeout: seconds for one window.

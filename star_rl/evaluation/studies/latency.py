@@ -102,11 +102,8 @@ def ratios(
         if row["name"] != base:
             own = np.array(row["seconds"])
             low, high = np.percentile(np.median(own[drawn], axis=1) / below, [2.5, 97.5])
-            found[row["name"]] = {
-                "ratio": float(np.median(own) / np.median(whole)),
-                "low": float(low),
-                "high": float(high),
-            }
+            ratio = float(np.median(own) / np.median(whole))
+            found[row["name"]] = {"ratio": ratio, "low": float(low), "high": float(high)}
     return found
 
 
@@ -154,14 +151,8 @@ async def measure_all(
         f"its own prompt: profile {prompt.profile}, the last {prompt.history} items, {prompt.budget:,} tokens at most"
     )
     async with student:
-        rows = [
-            row(
-                student.name,
-                await measure(student, tasks.tasks, contexts, progress=progress),
-                tasks.tasks,
-                prompt=shows,
-            )
-        ]
+        found = await measure(student, tasks.tasks, contexts, progress=progress)
+        rows = [row(student.name, found, tasks.tasks, prompt=shows)]
         for name, planner in (("MARS", False), ("MARS-Planner", True)):
             team = ScriptedTeacher(run, name, student, seed, planner)
             found = await measure(team, tasks.tasks, contexts, progress=progress)

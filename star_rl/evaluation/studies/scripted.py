@@ -22,8 +22,7 @@ from star_rl.evaluation.methods.student import StudentMethod
 from star_rl.evaluation.methods.teacher import ranking_of_outcome
 from star_rl.mars import RuleBackend, RuleOptions, Team, TeamOptions, strength_of
 from star_rl.mars.agents import Agent, Backend, Step, View
-from star_rl.mars.llm import LlmBackend, LlmOptions
-from star_rl.mars.planner import TrainedPlanner
+from star_rl.mars.llm import LlmBackend, LlmOptions, TrainedPlanner
 from star_rl.policy.loop import Engine, render_prompt
 from star_rl.prompts import Case, PromptOptions
 from star_rl.prompts.words import estimate_tokens

@@ -26,6 +26,7 @@ from star_rl.errors import StarError
 from star_rl.files import read_json, read_jsonl, write_jsonl, write_text
 from star_rl.integrations import copy_tokenizer, processes
 from star_rl.integrations.verl import config_checks
+from star_rl.integrations.verl.checkpoints import checkpoints, last_checkpoint
 from star_rl.integrations.verl.overrides import overrides_of
 from star_rl.integrations.verl.recipe import (
     GrpoRecipe,
@@ -93,9 +94,15 @@ def _tied(model: Path) -> bool | None:
 
 
 def run_grpo(
-    recipe: GrpoRecipe, paths: Paths, name: str = "grpo", on_step: Callable[[TrainingStep], None] | None = None
+    recipe: GrpoRecipe,
+    paths: Paths,
+    name: str = "grpo",
+    on_step: Callable[[TrainingStep], None] | None = None,
+    say: Callable[[str], None] = print,
 ) -> GrpoResult:
-    """Train to the end of the recipe; resume from the last checkpoint in ``paths.run`` if there is one.
+    """Train to the end of the recipe; resume from the newest whole checkpoint in ``paths.run`` if there is one.
+
+    ``say`` takes a line on a checkpoint that is skipped.
 
     Raises:
         StarError: the recipe does not fit (see :func:`check`), another process trains in this folder, or training
@@ -106,7 +113,7 @@ def run_grpo(
     paths.run.mkdir(parents=True, exist_ok=True)
     with locks.hold(paths.run / "lock", f"another process trains in {paths.run}", "wait, or choose another folder"):
         processes.end(paths.run)  # what an earlier, killed launcher may have left running
-        resumed = last_checkpoint(paths) or 0
+        resumed = last_checkpoint(paths, say) or 0
         if resumed >= total:  # killed after its last checkpoint
             merge_metrics(paths)
             return GrpoResult(resumed, paths.checkpoints / f"global_step_{resumed}" / "actor", resumed)
@@ -181,34 +188,6 @@ def export(result: GrpoResult, target: Path, trained: Path | None = None) -> Pat
     return target
 
 
-def last_checkpoint(paths: Paths) -> int | None:
-    """Return the step verl would resume from (its own tracker file), or None without a checkpoint.
-
-    verl writes that file last, and a kill or a full disk can leave it empty. The newest checkpoint is whole, so its
-    number is restored; verl itself would not start.
-
-    Raises:
-        OSError: the file cannot be read. Treated as missing, all checkpoints would be deleted.
-    """
-    tracker = paths.checkpoints / "latest_checkpointed_iteration.txt"
-    try:
-        said = tracker.read_text().strip()
-    except FileNotFoundError:
-        return None
-    if said.isdecimal():
-        return int(said)
-    newest = max(_checkpoints(paths), default=None)
-    if newest is not None:
-        write_text(tracker, str(newest))
-    return newest
-
-
-def _checkpoints(paths: Paths) -> dict[int, Path]:
-    """Return step -> folder of every checkpoint."""
-    found = {folder.name.removeprefix("global_step_"): folder for folder in paths.checkpoints.glob("global_step_*")}
-    return {int(step): folder for step, folder in found.items() if step.isdecimal()}
-
-
 def read_metrics(paths: Paths) -> list[dict[str, float]]:
     """Return the metrics of all attempts, one mapping a step with the key ``step``; the later run of a step wins."""
     by_step: dict[int, dict[str, float]] = {}
@@ -246,13 +225,13 @@ def _prepare(recipe: GrpoRecipe, paths: Paths, overrides: list[str]) -> int:
     write_text(paths.agent_loops, yaml.safe_dump(agent_loops(recipe, paths), sort_keys=False))
     write_text(paths.run / "overrides.txt", "\n".join(overrides) + "\n")
     latest = last_checkpoint(paths) or 0
-    checkpoints = _checkpoints(paths)
-    whole = sorted(step for step in checkpoints if step <= latest)
+    found = checkpoints(paths)
+    whole = sorted(step for step in found if step <= latest)
     # verl drops only what the same process saved (BaseCheckpointManager.previous_saved_paths)
     keep = (recipe.verl.get("trainer") or {}).get("max_actor_ckpt_to_keep")
     kept = whole[-keep:] if keep else whole
-    for step in set(checkpoints) - set(kept):
-        shutil.rmtree(checkpoints[step])
+    for step in set(found) - set(kept):
+        shutil.rmtree(found[step])
     attempts = paths.run / "attempts"
     attempts.mkdir(exist_ok=True)
     number = 1 + max((int(file.stem) for file in attempts.glob("*.jsonl")), default=0)

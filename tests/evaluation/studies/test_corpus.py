@@ -28,7 +28,7 @@ def table(rows):
 
 
 VISIBLE = table(ROWS)
-FINDER = retrievers.retriever("item_knn", VISIBLE)
+FINDER = retrievers.Retriever("item_knn", VISIBLE)
 HISTORY = [item for user, item in ROWS if user == "u07"]
 
 
@@ -38,18 +38,18 @@ def task(truth="i40", number=0):
 
 @pytest.mark.parametrize("name", list(retrievers.RETRIEVERS))
 def test_a_retriever_finds_distinct_items_outside_the_history(name):
-    found = retrievers.retriever(name, VISIBLE).retrieve(HISTORY, 30)
+    found = retrievers.Retriever(name, VISIBLE).retrieve(HISTORY, 30)
     assert len(found) == len(set(found)) == 30
     assert not set(found) & set(HISTORY)
-    assert found == retrievers.retriever(name, VISIBLE).retrieve([*HISTORY, *HISTORY, "unknown"], 30)
+    assert found == retrievers.Retriever(name, VISIBLE).retrieve([*HISTORY, *HISTORY, "unknown"], 30)
 
 
 @pytest.mark.parametrize("name", list(retrievers.RETRIEVERS))
 def test_a_retriever_without_a_history_falls_back_on_popularity(name):
-    assert retrievers.retriever(name, VISIBLE).retrieve([], 10) == retrievers.PopularityRetriever(VISIBLE).retrieve(
+    assert retrievers.Retriever(name, VISIBLE).retrieve([], 10) == retrievers.Retriever("popularity", VISIBLE).retrieve(
         [], 10
     )
-    everything = retrievers.retriever(name, VISIBLE).retrieve([], 10_000)
+    everything = retrievers.Retriever(name, VISIBLE).retrieve([], 10_000)
     assert sorted(everything) == sorted({item for _, item in ROWS})
 
 
@@ -68,7 +68,7 @@ def ranked(method, found, timeout=5.0, depth=40):
 def test_retriever_and_baseline_order_items_alike():
     """What ItemKNN and popularity retrieve, they leave as it is when they re-rank."""
     for retriever, kind in (("item_knn", ItemKNN), ("popularity", Popularity)):
-        found = retrievers.retriever(retriever, VISIBLE).retrieve(HISTORY, 40)
+        found = retrievers.Retriever(retriever, VISIBLE).retrieve(HISTORY, 40)
         scores = {item: place for place, item in enumerate(found)}
         again = ranked(BaselineMethod(kind().fit(VISIBLE)), found).ids
         assert sorted(again) == sorted(found)
@@ -170,7 +170,7 @@ def test_retrievers_share_one_opened_method():
 
     async def work():
         async with corpus.Shared(Counted()) as shared:
-            for finder in (FINDER, retrievers.retriever("popularity", VISIBLE)):
+            for finder in (FINDER, retrievers.Retriever("popularity", VISIBLE)):
                 made = corpus.Reranked(shared, finder, {"t0": RETRIEVED}, 50, 20, 5.0, 0)
                 assert made.name == f"counted on 50 of {finder.name}"
                 async with made:
@@ -202,6 +202,6 @@ def test_a_task_that_failed_is_a_miss_though_its_truth_was_retrieved():
 
 def test_what_cannot_retrieve_is_refused():
     with pytest.raises(StarError, match="there is no retriever 'bm25'"):
-        retrievers.retriever("bm25", VISIBLE)
+        retrievers.Retriever("bm25", VISIBLE)
     with pytest.raises(StarError, match="no visible interactions"):
-        retrievers.retriever("item_knn", INTERACTIONS.empty_table())
+        retrievers.Retriever("item_knn", INTERACTIONS.empty_table())
