@@ -47,11 +47,12 @@ def categories_in(
     """Return the categories of a model's answer, or its faults, one line each. Never raises.
 
     Args:
-        text: the model's reply; its outermost JSON object counts.
+        text: the model's reply; the outermost JSON object behind its thoughts counts.
         tool: ``UserCF`` needs a reason for every category.
         neighbours: the ids that may be named, each once.
         most: categories to keep.
     """
+    text = text.rpartition("</think>")[2]
     start, end = text.find("{"), text.rfind("}")
     if start < 0 or end < start:
         return ["there is no JSON object in it"]

@@ -32,7 +32,10 @@ _OUTAGE = 24
 
 
 class SummaryFailure(Exception):
-    """A summary that could not be made; ``kind`` is ``endpoint`` or ``malformed``."""
+    """A summary that could not be made.
+
+    ``kind``: ``endpoint`` (no answer), ``refused`` (the host filters the text or rejects the request), ``malformed``.
+    """
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -45,15 +48,15 @@ async def next_summary(
     """Return the summary that covers ``summary`` and the next chunk; beyond ``words`` it is cut.
 
     Raises:
-        SummaryFailure: the endpoint failed, or the model wrote an empty summary twice.
+        SummaryFailure: the endpoint failed or refused the request, or the model wrote an empty summary twice.
     """
     messages = abstractor_messages(flavour, summary, chunk, items, words)
     for sample in (0, 1):  # another number, or the cache would return the same empty summary
         try:
-            reply = await chat.complete(messages, sample=sample, max_tokens=words * 3)
+            reply = await chat.complete(messages, sample=sample, max_tokens=max(words * 3, chat.options.max_tokens))
         except ChatError as error:
-            raise SummaryFailure("endpoint", str(error)) from None
-        text = valid(reply.text).strip()
+            raise SummaryFailure("refused" if error.refused else "endpoint", str(error)) from None
+        text = valid(reply.text).rpartition("</think>")[2].strip()
         if found := text.split():
             return text if len(found) <= words else " ".join(found[:words])
     raise SummaryFailure("malformed", "the model wrote an empty summary twice")
@@ -198,7 +201,7 @@ class _Build:
 
     def _fail(self, kind: str, message: str) -> None:
         self.failed[kind] += 1
-        self.failed_in_a_row = self.failed_in_a_row + 1 if kind == "endpoint" else 0
+        self.failed_in_a_row = 0 if kind == "malformed" else self.failed_in_a_row + 1
         if self.failed_in_a_row >= _OUTAGE:
             raise StarError(
                 f"the endpoint failed the summaries of {self.failed_in_a_row} users one after the other ({message})",

@@ -20,6 +20,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from star_rl.chat import ChatClient, ChatOptions
+from star_rl.chat.client import PROBE
 from star_rl.evidence import Catalogue, Template
 from star_rl.evidence.build import build_store
 from star_rl.evidence.llm import LanguageModel
@@ -116,7 +117,8 @@ class Endpoint(BaseHTTPRequestHandler):
         self.reply(200, {"data": [{"id": "small"}]})
 
     def do_POST(self):
-        answer = self.server.answer(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"])
+        messages = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"]
+        answer = "OK" if messages == PROBE else self.server.answer(messages)
         if isinstance(answer, int):
             self.reply(answer, {"error": "no"})
         else:

@@ -23,7 +23,12 @@ def said(*groups):
 
 
 def test_a_good_answer_is_read_whatever_stands_around_it():
-    for text in (said(group()), f"```json\n{said(group())}\n```", f"Here: {said(group())} Bye."):
+    for text in (
+        said(group()),
+        f"<think>{{a}} b</think>{said(group())}",
+        f"```json\n{said(group())}\n```",
+        f"Here: {said(group())} Bye.",
+    ):
         (category,) = categories_in(text, "UserCF", NEAR)
         assert (category.name, category.item_ids, category.why) == ("Kind", ("i1", "i2"), "Fits.")
         assert category.count == 2 and category.support == 5

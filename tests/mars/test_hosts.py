@@ -9,7 +9,7 @@ from star_rl.chat import ChatClient, ChatOptions
 from star_rl.chat.options import PRESETS
 from star_rl.errors import StarError
 from star_rl.mars import identity_of, read_runs, teach
-from star_rl.mars.llm import LlmBackend, LlmOptions
+from star_rl.mars.llm import LlmBackend
 from tests.chat import endpoint, hosts
 
 
@@ -173,6 +173,6 @@ def test_a_reply_of_a_content_filter_is_the_run_s_fault(world, tmp_path):
                 data["choices"][0] = {"message": {"content": ""}, "finish_reason": "content_filter"}
             return data
 
-    account, _, server = taught(world, tmp_path, Filtered(), options=LlmOptions(chunk=0))
+    account, _, server = taught(world, tmp_path, Filtered())
     assert account.failed == {"malformed": 2} and "content filter" in account.commonest
     assert server.seen["calls"] == 2 * 3, "a filter is not asked again"

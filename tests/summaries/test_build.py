@@ -94,10 +94,12 @@ def test_a_model_keeps_a_running_summary_over_chunks(world, tmp_path):
 
 def test_a_long_answer_is_cut_and_a_second_build_pays_nothing(world, tmp_path):
     cache = tmp_path / "replies.sqlite"
-    _, bodies = by_model(world, tmp_path / "a", lambda body: {"content": "word " * 90}, cache=cache, words=20)
+    options = {"cache": cache, "words": 20, "max_tokens": 50}
+    said = "<think>Long {thoughts}.</think>\n" + "word " * 90
+    _, bodies = by_model(world, tmp_path / "a", lambda body: {"content": said}, **options)
     assert len(bodies) == 12 and bodies[0]["max_tokens"] == 60
     assert Summaries.open(tmp_path / "a").of("u0", world.histories["u0"]).text == " ".join(["word"] * 20)
-    again, bodies = by_model(world, tmp_path / "b", cache=cache, words=20)
+    again, bodies = by_model(world, tmp_path / "b", **options)
     assert again["summaries"] == 12 and not bodies
     assert sha256(tmp_path / "a" / "store") == sha256(tmp_path / "b" / "store")
 
