@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from star_rl.errors import StarError
-from star_rl.files import atomic_path, sha256, write_json, write_text
+from star_rl.files import atomic_path, fingerprint, sha256, write_json, write_text
 from star_rl.mars.record import TeacherRun, read_runs
 from star_rl.options import Count, Number, Size, Whole, options
 from star_rl.pipeline.stage import Context
@@ -52,7 +52,7 @@ class SftOptions:
 
     Attributes:
         prompt: the student's prompt; the parts that the setting lacks are switched off in it.
-        per_task: samples of one task at most.
+        per_task: distinct samples of one task at most, 0 = every hit, as in the paper.
         spread: the largest group of (source, scenario) holds at most this many times the smallest; 0 = as they come.
         limit: samples at most, 0 = all.
         max_tokens: longer samples (prompt, trajectory and answers) are left out and named (paper, table 4: 16,384).
@@ -62,8 +62,8 @@ class SftOptions:
 
     setting: Setting = "full"
     prompt: PromptOptions = field(default_factory=PromptOptions)
-    per_task: Size = 2
-    spread: Number = 1.0
+    per_task: Count = 0
+    spread: Number = 0.0
     limit: Count = 0
     max_tokens: Size = 16384
     keep: Keep = "top1"
@@ -151,7 +151,8 @@ def build(context: Context) -> dict[str, Any]:
         SftOptions(
             setting=options["setting"],
             prompt=world.prompt,
-            per_task=options["per_task"],
+            per_task=options["per_task"] or 0,
+            spread=options["spread"],
             limit=options["limit"] or 0,
             max_tokens=options["max_tokens"],
             seed=context.seed,
@@ -159,7 +160,10 @@ def build(context: Context) -> dict[str, Any]:
         world.length,
     )
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in audit["dropped"].items())
-    return {"summary": f"{audit['kept']:,} of {audit['read']:,} runs kept (dropped: {reasons or 'none'})", **audit}
+    lost = audit["hits"] - audit["kept"]
+    warning = f"; WARNING: {lost:,} of {audit['hits']:,} hits left out" if 3 * lost > audit["hits"] else ""
+    kept = f"{audit['kept']:,} of {audit['read']:,} runs kept"
+    return {"summary": f"{kept} (dropped: {reasons or 'none'}){warning}", **audit}
 
 
 def build_sft(
@@ -187,11 +191,13 @@ def build_sft(
     dropped: Counter[str] = Counter()
     over_long: list[str] = []
     samples: list[_Sample] = []
+    counts = {"read": 0, "hits": 0}
+    seen: set[tuple[str, bool, str]] = set()
 
     def rows() -> Iterator[dict[str, Any]]:
         """Render every eligible run once."""
         for run in read_runs(runs):
-            dropped["read"] += 1
+            counts["read"] += 1
             reason = reason_against(run, options.keep)
             trajectory, native = None, True
             if not reason:
@@ -199,9 +205,14 @@ def build_sft(
             if trajectory is None:
                 dropped[reason] += 1
                 continue
-            task = run.task
+            counts["hits"] += 1
+            task, turns = run.task, to_messages(trajectory)
+            same = task.task_id, native, fingerprint(turns)
+            if options.per_task and same in seen:  # a limit keeps distinct ones
+                dropped["duplicate"] += 1
+                continue
+            seen.add(same)
             prompt = student_prompt(case_of(task), options.student, length)
-            turns = to_messages(trajectory)
             tokens = prompt.tokens + sum(length(turn["content"]) + 8 for turn in turns)
             if tokens > options.max_tokens:
                 dropped["over_long"] += 1
@@ -222,16 +233,15 @@ def build_sft(
             rendered = rows()
             while batch := list(islice(rendered, _ROWS)):
                 writer.write_table(pa.Table.from_pylist(batch, schema=SFT))
-        read = dropped.pop("read", 0)
         chosen = _choose(samples, options, dropped)
         if not chosen:
             raise StarError(
-                f"no sample is left for the SFT set {options.setting} of {read} runs (dropped: {dict(dropped)})",
+                f"no sample is left for set {options.setting} of {counts['read']} runs (dropped: {dict(dropped)})",
                 "teach more tasks, or loosen the filter",
             )
         _write(target / "sft.parquet", spool, {sample.row for sample in chosen}, options.student.tools)
     (target / ".spool.parquet").unlink()
-    audit = _audit(options, read, chosen, dropped, over_long, sha256(target / "sft.parquet"))
+    audit = _audit(options, counts, chosen, dropped, over_long, sha256(target / "sft.parquet"))
     write_json(target / "audit.json", audit)
     write_text(target / "README.md", card(audit))
     return audit
@@ -247,8 +257,8 @@ def _choose(samples: Sequence[_Sample], options: SftOptions, dropped: Counter[st
     of_task: Counter[str] = Counter()
     for sample in kept:
         of_task[sample.task_id] += 1
-        if of_task[sample.task_id] > options.per_task:
-            dropped["duplicate"] += 1
+        if options.per_task and of_task[sample.task_id] > options.per_task:
+            dropped["per_task"] += 1
         else:
             groups[sample.group].append(sample)
     if groups and options.spread:
@@ -282,12 +292,17 @@ def _write(path: Path, spool: Path, rows: set[int], tools: bool) -> None:
 
 
 def _audit(
-    options: SftOptions, read: int, chosen: Sequence[_Sample], dropped: Counter[str], over_long: list[str], digest: str
+    options: SftOptions,
+    counts: Mapping[str, int],
+    chosen: Sequence[_Sample],
+    dropped: Counter[str],
+    over_long: list[str],
+    digest: str,
 ) -> dict[str, Any]:
     groups = Counter(sample.group for sample in chosen)
     return {
         "set": options.setting,
-        "read": read,
+        **counts,
         "kept": len(chosen),
         "dropped": {reason: count for reason, count in sorted(dropped.items()) if count},
         "tasks": len({sample.task_id for sample in chosen}),

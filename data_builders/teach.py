@@ -10,6 +10,7 @@ from star_rl.mars import Account, identity_of, teach
 from star_rl.pipeline.stage import Context
 from star_rl.prompts.agents import prompts_version
 from star_rl.run import Run
+from star_rl.scenarios.balance import balanced, shortfall, shortfall_words
 from star_rl.teacher import open_teacher
 
 
@@ -17,7 +18,10 @@ def build(context: Context) -> dict[str, Any]:
     """Run the teacher over the training tasks; ``runs.jsonl`` holds one record a run."""
     world = Run(context.run, context.config)
     options = context.config["teacher"]
-    tasks = world.tasks("train")[: options["tasks"]]
+    tasks = balanced(world.tasks("train"), options["tasks"])
+    missing = shortfall(tasks, world.tasks("test")) if options["tasks"] else {}
+    context.progress(0, None, "holding every task's prompt to its budget")
+    world.check_prompts()
 
     told = world.summaries.fingerprint if world.summaries else ""
     if options["backend"] == "llm":
@@ -48,6 +52,7 @@ def build(context: Context) -> dict[str, Any]:
     return {
         "incomplete": bool(lost),
         "summary": f"{account.done:,} runs, hit@1 {hit:.1%}, {account.corrected:,} sent back, "
-        f"{account.tool_calls:,} tool calls, {account.failed.total()} failed{again}{reason}",
+        f"{account.tool_calls:,} tool calls, {account.failed.total()} failed{again}{reason}{shortfall_words(missing)}",
+        "missing": missing,
         **account.figures(),
     }

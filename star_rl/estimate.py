@@ -32,6 +32,7 @@ from star_rl.mars.teach import RUNS
 from star_rl.prompts.words import estimate_tokens
 from star_rl.records import Task
 from star_rl.run import Run
+from star_rl.scenarios.balance import balanced
 from star_rl.teacher import open_teacher
 from star_rl.trajectory import Trajectory, to_messages
 
@@ -271,5 +272,5 @@ def estimate_stage(run: Run, measure: Path | None = None, **assumed: Any) -> Est
     chat = teacher["options"].get("chat") or {}
     own = (float(chat.get("price_prompt", 0)), float(chat.get("price_completion", 0)))
     settings = {**assumed, "prices": assumed.get("prices") or (own if any(own) else None)}
-    tasks = run.tasks("train")[: teacher["tasks"]]
+    tasks = balanced(run.tasks("train"), teacher["tasks"])
     return estimate(run, run.config, tasks, teacher["passes"], measure or run.folder / "teach", **settings)

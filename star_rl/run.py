@@ -13,6 +13,7 @@ from star_rl.evidence import EvidenceStore
 from star_rl.evidence.leak import contains_of, visible_fingerprint
 from star_rl.pipeline.stage import manifest_of
 from star_rl.prompts import Case, Event, PromptOptions, Summary, estimate_tokens, student_prompt
+from star_rl.prompts.student import candidate_lines
 from star_rl.records import PARTS, Item, Task, UserTable, items_from, read_interactions, read_table, read_tasks
 from star_rl.scenarios import Histories, Reviews
 from star_rl.student.tokenizer import token_counter
@@ -187,6 +188,23 @@ class Run:
     def messages(self, task: Task) -> list[dict[str, str]]:
         """Return the student's prompt as chat messages."""
         return student_prompt(self.case(task), self.prompt, self.length).messages
+
+    def check_prompts(self) -> None:
+        """Check that the candidates of every task fit its prompt, before anything is paid for.
+
+        Raises:
+            StarError: names the first task whose candidates do not fit, and how many there are.
+        """
+        if self.prompt.profile != "full":
+            return
+        found: list[StarError] = []
+        for task in self.known_tasks:
+            try:
+                candidate_lines(self.case(task), self.prompt, self.length)
+            except StarError as error:
+                found.append(error)
+        if found:
+            raise StarError(f"{len(found):,} task(s) do not fit prompt.budget, first {found[0].what}", found[0].remedy)
 
     def toolbox(self, candidates: Sequence[str]) -> ToolBox:
         """Return the tools of a task with these candidates."""

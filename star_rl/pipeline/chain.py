@@ -85,7 +85,7 @@ STAGES = (
         (*_STUDENT, "teacher"),
         keep=("cache.sqlite*",),  # replies by request: paid for once
         aside=True,
-        code=("star_rl.data_builders.teach", "star_rl.teacher", "star_rl.mars", *_PROMPTS),
+        code=("star_rl.data_builders.teach", "star_rl.teacher", "star_rl.mars", "star_rl.scenarios.balance", *_PROMPTS),
     ),
     Stage(
         "sft_set",
@@ -122,7 +122,7 @@ STAGES = (
         (*_STUDENT, "loop", "engine", "sample"),
         packages=_VLLM,
         aside=True,
-        code=("star_rl.training.sample", *_LOOP, *_PROMPTS),
+        code=("star_rl.training.sample", "star_rl.scenarios.balance", *_LOOP, *_PROMPTS),
     ),
     Stage(
         "grpo_set",

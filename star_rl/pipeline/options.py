@@ -15,7 +15,7 @@ from pydantic import Field
 from star_rl.errors import StarError
 from star_rl.evidence.template import Size as TextSize
 from star_rl.neighbours.weights import WeightName
-from star_rl.options import Count, Size, Text, TopP, section
+from star_rl.options import Count, Number, Size, Text, TopP, section
 from star_rl.prompts.student import Profile, Share
 from star_rl.tools import Lens
 from star_rl.trajectory import Setting
@@ -110,11 +110,14 @@ class TeacherSection:
 
 @section
 class SftSetSection:
-    """``setting``: full, no_tools, no_planner, no_reflector or planner_only; ``max_tokens`` bounds a sample."""
+    """``setting``: full, no_tools, no_planner, no_reflector or planner_only; ``max_tokens`` bounds a sample;
+    ``per_task`` samples of one task at most (null: every hit); ``spread``: the largest group of source and
+    scenario is cut to this many times the smallest (0: none is cut)."""
 
     setting: Setting = "full"
     max_tokens: Tokens = 16384
-    per_task: Few = 1
+    per_task: Few | None = None
+    spread: Number = 0.0
     limit: Size | None = None
 
 

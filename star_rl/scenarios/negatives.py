@@ -1,4 +1,4 @@
-"""Negatives: items that a user never touches at any time, drawn uniformly for all tasks at once."""
+"""Negatives: items of a task's domain that its user never touches, drawn uniformly for all tasks at once."""
 
 from __future__ import annotations
 
@@ -40,6 +40,41 @@ class Untouched:
         for low in range(0, len(users), _ROWS):
             some = users[low : low + _ROWS]
             out[low : low + _ROWS] = self.items(some, _distinct(self.count[some], wanted, rng))
+        return out
+
+
+class UntouchedOfDomain:
+    """The items of a task's own domain that its user never touches; arguments as of :class:`Untouched`.
+
+    Args:
+        domain: number of each item's domain, shape: (n_items,).
+    """
+
+    def __init__(self, pairs: np.ndarray, n_users: int, domain: np.ndarray) -> None:
+        n_items, self._domain = len(domain), domain
+        user, item = np.divmod(pairs, n_items)
+        place = np.empty(n_items, np.int64)
+        self._pools: list[tuple[np.ndarray, Untouched]] = []
+        for number in range(int(domain.max(initial=-1)) + 1):
+            members = np.flatnonzero(domain == number)
+            place[members] = np.arange(len(members))
+            own = domain[item] == number
+            self._pools.append((members, Untouched(user[own] * len(members) + place[item[own]], n_users, len(members))))
+
+    def count(self, users: np.ndarray, truths: np.ndarray) -> np.ndarray:
+        """Return how many such items each task has. Shapes: (n,)."""
+        out = np.zeros(len(users), np.int64)
+        for number, (_, pool) in enumerate(self._pools):
+            rows = self._domain[truths] == number
+            out[rows] = pool.count[users[rows]]
+        return out
+
+    def draw(self, users: np.ndarray, truths: np.ndarray, wanted: int, rng: np.random.Generator) -> np.ndarray:
+        """Return ``wanted`` distinct items for each task (which has as many), in random order. Shape: (n, wanted)."""
+        out = np.empty((len(users), wanted), np.int64)
+        for number, (members, pool) in enumerate(self._pools):
+            rows = np.flatnonzero(self._domain[truths] == number)
+            out[rows] = members[pool.draw(users[rows], wanted, rng)]
         return out
 
 

@@ -14,9 +14,10 @@ from pydantic import Field
 from star_rl.errors import StarError
 from star_rl.options import Count, Size, options, read_options
 from star_rl.records import CANDIDATES, Scenario, Task, tasks_from
+from star_rl.scenarios.balance import even, task_type
 from star_rl.scenarios.classes import Thresholds, classify
 from star_rl.scenarios.histories import assert_no_leak, first_contact
-from star_rl.scenarios.negatives import Untouched
+from star_rl.scenarios.negatives import UntouchedOfDomain
 from star_rl.scenarios.tables import Indexed, Tables
 
 #: A share of users that leaves some.
@@ -41,7 +42,7 @@ class SplitOptions(Thresholds):
     train_per_user: Count = 4
     #: Fewest interactions before a ground truth.
     min_history: Size = 8
-    #: Most tasks of each part, drawn evenly over scenarios; 0 keeps all.
+    #: Most tasks of each part, drawn evenly over sources x scenarios; 0 keeps all.
     max_train: Count = 0
     max_valid: Count = 0
     max_test: Count = 0
@@ -80,7 +81,7 @@ def split(tables: Tables, options: SplitOptions | Mapping[str, Any] | None = Non
     """Cut tasks from ``tables``.
 
     A ground truth is always a first contact of its user, its cutoff is its timestamp, and its 19 negatives are drawn
-    uniformly from the items that the user never touches at any time. Candidates stand in random order.
+    uniformly from the items of its domain that the user never touches at any time. Candidates stand in random order.
 
     Raises:
         StarError: an option is out of range, or no test task is left.
@@ -108,12 +109,13 @@ class _Cutter:
     def __init__(self, tables: Tables, o: SplitOptions, rng: np.random.Generator) -> None:
         self.tables, self.o, self.rng = tables, o, rng
         self.data = data = Indexed.of(tables.interactions, tables.items)
-        self.source = str(tables.manifest.get("source", "data"))
+        self.sources = np.array(tables.domains() or [""], object)[: len(data.item_ids)]  # of each item
         self.seconds = tables.manifest.get("time", "seconds") == "seconds"
         self.dropped: dict[str, Counter[str]] = {"train": Counter(), "valid": Counter(), "test": Counter()}
         # First contacts, each with its place from the end of its user's first contacts: 0 is the last.
         pairs, first = np.unique(data.user * len(data.item_ids) + data.item, return_index=True)
-        self.untouched = Untouched(pairs, len(data.user_ids), len(data.item_ids))
+        _, domain = np.unique(self.sources.astype(str), return_inverse=True)
+        self.untouched = UntouchedOfDomain(pairs, len(data.user_ids), domain)
         self.first = np.sort(first)
         ends = np.searchsorted(data.user[self.first], np.arange(len(data.user_ids)), side="right")
         self.back = ends[data.user[self.first]] - 1 - np.arange(len(self.first))
@@ -126,17 +128,22 @@ class _Cutter:
     def own(self) -> list[Task]:
         """The source's evaluation tasks, each cut at the user's first contact with the ground truth at the latest."""
         if self.tables.tasks is None:
-            raise StarError(f"source {self.source} brings no tasks of its own", "choose test=users or test=last")
+            source = self.tables.manifest.get("source", "data")
+            raise StarError(f"source {source} brings no tasks of its own", "choose test=users or test=last")
         tasks = list(tasks_from(self.tables.tasks))
         contact = first_contact(self.data.table, [(task.user_id, task.ground_truth) for task in tasks])
         out = []
+        domains = "domain" in (self.tables.manifest.get("options") or {})
+        source_of = dict(zip(self.data.item_ids, self.sources, strict=True)) if domains else {}
         for task, stamp in zip(tasks, contact, strict=True):
             order = self.rng.permutation(len(task.candidates))
             cut = task.cutoff if stamp is None else min(task.cutoff, stamp)
-            out.append(replace(task, cutoff=cut, candidates=tuple(task.candidates[k] for k in order)))
+            candidates = tuple(task.candidates[k] for k in order)
+            source = source_of.get(task.ground_truth, task.source)
+            out.append(replace(task, source=source, cutoff=cut, candidates=candidates))
         if self.o.max_test and len(out) > self.o.max_test:
-            names = np.array([task.scenario for task in out])
-            out = [out[k] for k in self._even(names, self.o.max_test)]
+            names = np.array([task_type(task) for task in out])
+            out = [out[k] for k in even(names, self.o.max_test, self.rng)]
         return out
 
     def rows(self, own: list[Task] | None) -> dict[str, np.ndarray]:
@@ -192,20 +199,21 @@ class _Cutter:
             names = classify(data, data.user[rows], data.item[rows], data.stamp[rows], rules, self.seconds)
         else:
             names = np.full(len(rows), o.scenario)
-        if most and len(rows) > most:
-            pick = self._even(names, most)
-            rows, names = rows[pick], names[pick]
-        enough = self.untouched.count[data.user[rows]] >= CANDIDATES - 1
+        enough = self.untouched.count(data.user[rows], data.item[rows]) >= CANDIDATES - 1
         self.dropped[part][f"fewer than {CANDIDATES - 1} items the user never touched"] += int((~enough).sum())
         rows, names = rows[enough], names[enough]
-        negatives = self.untouched.draw(data.user[rows], CANDIDATES - 1, self.rng)
+        if most and len(rows) > most:
+            groups = np.array([f"{s}/{n}" for s, n in zip(self.sources[data.item[rows]], names, strict=True)])
+            pick = even(groups, most, self.rng)
+            rows, names = rows[pick], names[pick]
+        negatives = self.untouched.draw(data.user[rows], data.item[rows], CANDIDATES - 1, self.rng)
         candidates = self.rng.permuted(np.column_stack([data.item[rows], negatives]), axis=1)
         ids = np.array([*data.item_ids, None], object)[:-1]
         columns = (data.user[rows], data.item[rows], data.stamp[rows], names)
         return [
             Task(
                 task_id=f"{part}-{number:06d}",
-                source=self.source,
+                source=self.sources[truth],
                 scenario=scenario,
                 user_id=data.user_ids[user],
                 candidates=tuple(shown),
@@ -216,18 +224,6 @@ class _Cutter:
                 zip(*(column.tolist() for column in columns), map(np.ndarray.tolist, ids[candidates]), strict=True)
             )
         ]
-
-    def _even(self, names: np.ndarray, most: int) -> np.ndarray:
-        """Draw ``most`` rows evenly over the scenarios, as far as each has enough; keep their order."""
-        pools = {name: self.rng.permutation(np.flatnonzero(names == name)).tolist() for name in np.unique(names)}
-        picked: list[int] = []
-        while len(picked) < most:
-            share = max(1, (most - len(picked)) // sum(1 for pool in pools.values() if pool))
-            for pool in pools.values():
-                take = min(share, most - len(picked), len(pool))
-                picked += pool[:take]
-                del pool[:take]
-        return np.sort(np.array(picked, np.int64))
 
     def shown(self, tasks: list[Task]) -> np.ndarray:
         """Return each user's rows before the earliest cutoff of that user's tasks, so no ground truth. Ascending."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,8 @@ from star_rl.errors import StarError
 from star_rl.files import read_json
 from star_rl.records import read_interactions, read_table
 
+_ITEMS = 1 << 12  # items that are decoded at once
+
 
 @dataclass(frozen=True)
 class Tables:
@@ -26,9 +29,22 @@ class Tables:
     tasks: pa.Table | None = None
     manifest: dict[str, Any] = field(default_factory=dict)
 
+    def domains(self) -> list[str]:
+        """Return the source of each item, which is the source of the tasks whose ground truth it is.
+
+        Where the tables hold several domains (the manifest has an option ``domain``), an item's ``source`` attribute
+        names its own; elsewhere it is the source of the tables.
+        """
+        whole = str(self.manifest.get("source", "data"))
+        if "domain" not in (self.manifest.get("options") or {}) or "attributes" not in self.items.column_names:
+            return [whole] * len(self.items)
+        batches = self.items.select(["attributes"]).to_batches(_ITEMS)
+        rows = (text for batch in batches for text in batch.column(0).to_pylist())
+        return [str(json.loads(text or "{}").get("source") or whole) for text in rows]
+
     @classmethod
     def read(cls, folder: str | Path) -> Tables:
-        """Read what a split needs: the ids of items and users, and the interactions without their texts.
+        """Read what a split needs: ids of items and users, items' attributes, and the interactions without their texts.
 
         Raises:
             StarError: a table is absent or damaged.
@@ -36,7 +52,7 @@ class Tables:
         root = Path(folder)
         return cls(
             interactions=read_interactions(root),
-            items=read_table(root, "items", ["item_id"]),
+            items=read_table(root, "items", ["item_id", "attributes"]),
             users=read_table(root, "users", ["user_id"]),
             tasks=read_table(root, "tasks") if (root / "tasks.parquet").exists() else None,
             manifest=read_json(root / "tables.json") if (root / "tables.json").exists() else {},

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from star_rl.pipeline.stage import Context
 from star_rl.records import Task
 from star_rl.run import Run
+from star_rl.scenarios.balance import balanced, shortfall, shortfall_words, task_type
 
 
 def rollouts(
@@ -53,9 +54,8 @@ def sample_stage(context: Context) -> dict[str, Any]:
     """``n`` responses to each of ``instances`` training tasks from the SFT checkpoint (paper, section 3.5)."""
     world = Run(context.run, context.config)
     options = context.config["sample"]
-    tasks = world.tasks("train")
-    random.Random(context.seed).shuffle(tasks)
-    tasks = sorted(tasks[: options["instances"]], key=lambda task: task.task_id)
+    tasks = balanced(world.tasks("train"), options["instances"], context.seed)
+    missing = shortfall(tasks, world.tasks("test"))
     rollouts(
         context,
         world,
@@ -66,4 +66,5 @@ def sample_stage(context: Context) -> dict[str, Any]:
         temperature=options["temperature"],
         top_p=options["top_p"],
     )
-    return {"summary": f"{len(tasks):,} tasks x {options['n']} responses", "tasks": len(tasks)}
+    summary = f"{len(tasks):,} tasks x {options['n']} responses{shortfall_words(missing)}"
+    return {"summary": summary, "tasks": len(tasks), "types": Counter(map(task_type, tasks)), "missing": missing}

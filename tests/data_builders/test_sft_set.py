@@ -34,7 +34,7 @@ def runs(world, tmp_path_factory):
 
 
 def build(world, runs, folder, **options):
-    chosen = {"prompt": COMPACT, "keep": "ranked", "spread": 0.0, "per_task": 9, **options}
+    chosen = {"prompt": COMPACT, "keep": "ranked", "spread": 0.0, **options}
     return build_sft(runs, world.case, folder, SftOptions(**chosen))
 
 
@@ -136,6 +136,18 @@ def test_bounds_balance_and_seed(world, runs, tmp_path):
     assert few["kept"] == 11 and max(few["groups"].values()) - min(few["groups"].values()) <= 1
 
 
+def test_nothing_but_repeated_trajectories_is_left_out_unless_asked(world, runs, tmp_path):
+    hits = [run for run in read_runs(runs / "full") if run.hit]
+    twice = "".join(json.dumps(to_json(run)) + "\n" for run in hits for _ in range(2))
+    (tmp_path / "runs.jsonl").write_text(twice)
+    audit = build_sft(tmp_path / "runs.jsonl", world.case, tmp_path / "out", SftOptions(prompt=COMPACT))
+    assert audit["kept"] == audit["hits"] == audit["read"] == 2 * len(hits) and audit["dropped"] == {}
+    asked = build_sft(tmp_path / "runs.jsonl", world.case, tmp_path / "b", SftOptions(prompt=COMPACT, per_task=9))
+    distinct = len({(run.task.task_id, run.text) for run in hits})
+    assert asked["kept"] == distinct > len({run.task.task_id for run in hits})
+    assert asked["dropped"] == {"duplicate": 2 * len(hits) - distinct}
+
+
 def test_over_long_samples_are_named(world, runs, tmp_path):
     lengths = build(world, runs / "full", tmp_path / "a")["tokens"]["total"]
     audit = build(world, runs / "full", tmp_path / "b", max_tokens=lengths["p50"])
@@ -157,7 +169,7 @@ def test_figures():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"setting": "all"}, {"keep": "x"}, {"spread": 0.5}, {"per_task": 0}, {"limit": -1}, {"max_tokens": 0}]
+    "bad", [{"setting": "all"}, {"keep": "x"}, {"spread": 0.5}, {"per_task": -1}, {"limit": -1}, {"max_tokens": 0}]
 )
 def test_bad_options(bad):
     with pytest.raises(StarError):
