@@ -74,10 +74,10 @@ def test_what_is_wrong_is_said_before_any_work(tmp_path, teacher, says):
 
 def test_a_recipe_names_a_host_and_the_fields_of_its_requests():
     values = {"preset": "openai", "model": "m", "request": {"drop": ["top_p"], "extra": {"reasoning_effort": "low"}}}
-    made = chat_options("chat", values)
+    made = chat_options("teacher.options.chat", values)
     assert made.endpoints == ("https://api.openai.com/v1",) and made.key_variable == "OPENAI_API_KEY"
     assert made.request.apply({"max_tokens": 5, "top_p": 1}) == {"max_completion_tokens": 5, "reasoning_effort": "low"}
     assert made.describe["reasoning_effort"] == "low" and "request" not in made.describe
     for wrong, says in (({"preset": "vllm"}, "names no endpoint"), ({**values, "request": 3}, "teacher.options.chat")):
         with pytest.raises(StarError, match=says):
-            chat_options("chat", wrong)
+            chat_options("teacher.options.chat", wrong)
