@@ -13,9 +13,10 @@ import itertools
 import json
 import random
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,10 @@ class CountingChat:
     def __init__(self) -> None:
         self.script: ContextVar[deque[str]] = ContextVar("script")  # experts that run at once have one each
 
-    async def ready(self) -> None: ...
+    def write(self, words: Sequence[str]) -> None:
+        self.script.set(deque(words))
+
+    async def ready(self, *_: object) -> None: ...
 
     async def close(self) -> None: ...
 
@@ -135,16 +139,32 @@ async def turns(rules: Backend, agent: Agent, view: View) -> list[str]:
     return [one["content"] for one in to_messages(Trajectory([step.phase])) if one["role"] == "assistant"]
 
 
-class _Scripted:
-    """A backend whose answers the rules write."""
+class Scripted:
+    """A backend whose chat answers with given words.
 
-    def __init__(self, inner: Backend, chat: CountingChat, rules: Backend) -> None:
-        self._inner, self._chat, self._rules = inner, chat, rules
-        self.describe, self.ready = inner.describe, inner.ready
+    Args:
+        words: writes what the agent would say, a text for each turn.
+        write: hands it to the chat.
+    """
+
+    def __init__(
+        self,
+        inner: Backend,
+        words: Callable[[Agent, View], Awaitable[list[str]]],
+        write: Callable[[Sequence[str]], object],
+    ) -> None:
+        self.inner, self._words, self._write = inner, words, write
+
+    @property
+    def describe(self) -> dict[str, Any]:
+        return self.inner.describe
+
+    async def ready(self, tools: bool = False) -> None:
+        await self.inner.ready(tools)
 
     async def act(self, agent: Agent, view: View) -> Step:
-        self._chat.script.set(deque(await turns(self._rules, agent, view)))
-        return await self._inner.act(agent, view)
+        self._write(await self._words(agent, view))
+        return await self.inner.act(agent, view)
 
 
 async def _scripted(run: Run, config: Mapping[str, Any], seed: int, tasks: Sequence[Task]) -> np.ndarray:
@@ -158,8 +178,9 @@ async def _scripted(run: Run, config: Mapping[str, Any], seed: int, tasks: Seque
         rules = RuleBackend(RuleOptions(**options), None if run.store is None else strength_of(run.store))
         team = teacher.team
         alone = team.planner is not team.backend
-        backend = _Scripted(team.backend, chat, rules)
-        team.planner, team.backend = _Scripted(team.planner, chat, rules) if alone else backend, backend
+        words = partial(turns, rules)
+        backend = Scripted(team.backend, words, chat.write)
+        team.planner, team.backend = Scripted(team.planner, words, chat.write) if alone else backend, backend
         for task in tasks:
             outcome = await team.run(run.case(task))
             calls = sum(step.model_calls for step in outcome.steps)

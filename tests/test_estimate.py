@@ -8,11 +8,14 @@ from dataclasses import asdict, replace
 import pytest
 
 from star_rl.chat.cache import Cache
+from star_rl.data_builders import teach
+from star_rl.errors import StarError
 from star_rl.estimate import estimate, estimate_stage
 from star_rl.files import write_jsonl
 from star_rl.mars import identity_of, to_json
 from star_rl.mars.record import run_of
 from star_rl.pipeline.options import Recipe
+from star_rl.pipeline.stage import Context
 from star_rl.prompts import PromptOptions, estimate_tokens
 from star_rl.run import Run
 from tests.chat import endpoint
@@ -155,3 +158,17 @@ def test_probing_keeps_its_runs(run, tmp_path, capsys):
     assert star_rl("teach", run / "tables", "--no-tools") == 2 and "OUT" in capsys.readouterr().err
     loop.call_soon_threadsafe(loop.stop)
     thread.join(10)
+
+
+def test_the_stage_prints_the_estimate_before_it_asks_a_model(run, tmp_path):
+    opened = Run.open(run)
+    changed = copy.deepcopy(dict(opened.config))
+    changed["teacher"]["backend"] = "llm"
+    changed["teacher"]["options"]["chat"] = {"endpoints": ["http://127.0.0.1:9/v1"], "price_completion": 2.0}
+    said = []
+    context = Context(tmp_path, changed, 7, {}, run, lambda *now: None, said.append)
+    with pytest.raises(StarError, match="does not answer"):
+        teach.build(context)
+    assert len(said) == 1 and "tokens out" in said[0] and "0 in and 2 out per million" in said[0]
+    changed["teacher"]["backend"] = "rules"
+    assert teach.build(context)["total"] and len(said) == 1

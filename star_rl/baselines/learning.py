@@ -34,17 +34,11 @@ UNWATCHED = 20
 
 @dataclass(frozen=True)
 class Log:
-    """Visible interactions by code, each user's in order of time.
+    """Visible interactions by code, each user's in order of time."""
 
-    Attributes:
-        item: item codes. Shape: (n,) int64.
-        start: first row of each user and the end. Shape: (U + 1,).
-        users: user id -> code; ``items`` likewise.
-    """
-
-    item: np.ndarray
-    start: np.ndarray
-    users: dict[str, int]
+    item: np.ndarray  #: item codes. Shape: (n,) int64
+    start: np.ndarray  #: first row of each user and the end. Shape: (U + 1,)
+    users: dict[str, int]  #: user id -> code
     items: dict[str, int]
 
     @classmethod

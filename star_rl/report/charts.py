@@ -87,23 +87,16 @@ class Trace:
 
 @dataclass(slots=True)
 class Chart:
-    """A figure and what stands around it on the page.
+    """A figure and what stands around it on the page."""
 
-    Attributes:
-        name: unique on the page; it makes the ids.
-        words: the chart in a sentence, for screen readers.
-        heads, rows: the numbers, shown on demand; ``note`` belongs to them.
-        remark: a sentence under the figure.
-    """
-
-    name: str
+    name: str  #: unique on the page; it makes the ids
     title: str
-    words: str
+    words: str  #: the chart in a sentence, for screen readers
     figure: Figure
-    heads: list[str] = field(default_factory=list)
+    heads: list[str] = field(default_factory=list)  #: of the numbers, which are shown on demand
     rows: list[list[str]] = field(default_factory=list)
-    note: str = ""
-    remark: str = ""
+    note: str = ""  #: belongs to the numbers
+    remark: str = ""  #: a sentence under the figure
 
     @property
     def svg(self) -> Markup:
@@ -237,7 +230,11 @@ def interval_chart(
     """
     room, letters = (150, 20) if width >= WIDTH else (110, 15)
     kept = [(place, bar) for place, bar in enumerate(bars) if usable(bar.value)]
-    words = "; ".join(f"{bar.name}: {number(bar.value or 0.0)}{_interval(bar)}" for _, bar in kept)
+    words = "; ".join(
+        f"{bar.name}: {number(bar.value or 0.0)}"
+        + (f" [{number(bar.low or 0.0)}, {number(bar.high or 0.0)}]" if usable(bar.low, bar.high) else "")
+        for _, bar in kept
+    )
     with drawing():
         figure, axes = canvas(width, 12 + 20 * max(2, len(bars)) + 44, room)
         for place, bar in kept:
@@ -262,10 +259,6 @@ def interval_chart(
             axes.axvline(0, color=INK, linewidth=1.2)
         axes.set_xlabel(unit)
     return Chart(name, title, f"{words} {unit}", figure)
-
-
-def _interval(bar: Bar) -> str:
-    return f" [{number(bar.low or 0.0)}, {number(bar.high or 0.0)}]" if usable(bar.low, bar.high) else ""
 
 
 def _mark(

@@ -33,24 +33,15 @@ _REASONS = 3
 
 @dataclass(slots=True)
 class Found:
-    """One method.
-
-    Attributes:
-        figures: its row over all its tasks (:func:`star_rl.evaluation.scores.score`).
-        values: HR_avg of each task, a share, mean over samples; NaN where it was not asked. Shape: (n,).
-        ranks: of the first sample; 0 = absent, -1 = failed. Shape: (n,).
-        sources: the folders of its answers, and its name there.
-        difference: this method minus the best, in percentage points.
-        problems: sentences on failures and rankings that are not valid.
-    """
+    """One method."""
 
     name: str
-    figures: dict[str, Any]
-    values: Floats
-    ranks: np.ndarray
-    sources: list[tuple[Evaluation, str]]
-    difference: Difference | None = None
-    problems: list[str] = field(default_factory=list)
+    figures: dict[str, Any]  #: its row over all its tasks (:func:`star_rl.evaluation.scores.score`)
+    values: Floats  #: HR_avg of each task, a share, mean over samples; NaN where it was not asked. Shape: (n,)
+    ranks: np.ndarray  #: of the first sample; 0 = absent, -1 = failed. Shape: (n,)
+    sources: list[tuple[Evaluation, str]] = field(default_factory=list)  #: folders of its answers, its name there
+    difference: Difference | None = None  #: this method minus the best, in percentage points
+    problems: list[str] = field(default_factory=list)  #: sentences on failures and rankings that are not valid
 
     @property
     def whole(self) -> bool:
@@ -67,22 +58,18 @@ class Found:
 class Findings:
     """Evaluations, read.
 
-    Attributes:
-        tasks: in the order of the columns. Shape: (n,).
-        best: name of the method with the highest HR_avg of those that were asked everything.
-        studies: label of the folder -> name of :data:`STUDIES` -> its file; ``apart`` in each says why it must not be
-            compared with the folder's figures, and is empty where it may.
-        scores: (label of the folder, name there) -> HR_avg of the folder's tasks, shares. Shape of each: (tasks,).
+    In ``studies``, label of the folder -> name of :data:`STUDIES` -> its file, ``apart`` says why a study must not be
+    compared with the folder's figures; it is empty where it may.
     """
 
     compared: Compared
-    tasks: list[Task]
+    tasks: list[Task]  #: in the order of the columns. Shape: (n,)
     methods: dict[str, Found]
-    best: str | None
+    best: str | None  #: the method with the highest HR_avg of those that were asked everything
     studies: dict[str, dict[str, Any]]
     seeds: list[int]
     versions: dict[str, str]
-    scores: dict[tuple[str, str], Floats]
+    scores: dict[tuple[str, str], Floats]  #: (label of the folder, name there) -> HR_avg of its tasks, shares
 
     @property
     def ordered(self) -> list[Found]:
@@ -92,23 +79,16 @@ class Findings:
 
 @dataclass(slots=True)
 class Change:
-    """One method, from one evaluation to another.
-
-    Attributes:
-        n: tasks in both.
-        difference: after minus before, HR_avg in percentage points.
-        gained, lost: places (among the findings' tasks) of the tasks whose HR_avg rose or fell, the largest first.
-        values: HR_avg before and after of each of these tasks, in percent.
-    """
+    """One method, from one evaluation to another."""
 
     method: str
     before: Evaluation
     after: Evaluation
-    n: int
-    difference: Difference
-    gained: list[int]
+    n: int  #: tasks in both
+    difference: Difference  #: after minus before, HR_avg in percentage points
+    gained: list[int]  #: places (among the findings' tasks) of the tasks whose HR_avg rose, the largest change first
     lost: list[int]
-    values: dict[int, tuple[float, float]]
+    values: dict[int, tuple[float, float]]  #: HR_avg before and after of each of these tasks, in percent
 
 
 def gather(folders: Sequence[Path], resamples: int = 2000) -> Findings:
@@ -131,7 +111,8 @@ def gather(folders: Sequence[Path], resamples: int = 2000) -> Findings:
         for row in one.figures["methods"]:
             name = one.names.get(row["name"], row["name"])
             ranks = results.ranks_by_task(table, row["name"], one.tasks, row["samples"])
-            known = methods.setdefault(name, _empty(name, row, len(tasks)))
+            blank = np.full(len(tasks), np.nan), np.full(len(tasks), FAILED, np.int32)
+            known = methods.setdefault(name, Found(name, row, *blank))
             known.sources.append((one, row["name"]))
             known.values[where] = scores[one.label, row["name"]] = metrics.by_task(ranks)
             known.ranks[where] = ranks[0]
@@ -178,10 +159,6 @@ def difference(a: Floats, b: Floats) -> Difference:
 def key_of(task: Task) -> tuple[str, str, str]:
     """Return what identifies a task among several folders."""
     return task.source, task.scenario, task.task_id
-
-
-def _empty(name: str, row: dict[str, Any], count: int) -> Found:
-    return Found(name, row, np.full(count, np.nan), np.full(count, FAILED, np.int32), [])
 
 
 def _together(entry: Found, resamples: int) -> dict[str, Any]:

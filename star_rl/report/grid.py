@@ -26,44 +26,28 @@ Cell = tuple[float | None, str]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A line of a table.
-
-    Attributes:
-        name: its first cell.
-        paper: the paper's figures, dimmed on the page.
-        ruled: a line stands above it.
-        gain: a difference between other rows; sorting leaves it where it is.
-        bar: value and interval of the bar from 0 to 100 that the page draws after the first number.
-    """
+    """A line of a table; its name is the first cell."""
 
     name: str
     cells: list[Cell]
-    paper: bool = False
-    ruled: bool = False
-    gain: bool = False
+    paper: bool = False  #: the paper's figures, dimmed on the page
+    ruled: bool = False  #: draw a line above it
+    gain: bool = False  #: a difference between other rows; sorting leaves it where it is
+    #: Value and interval of the bar from 0 to 100 that the page draws after the first number.
     bar: tuple[float | None, float | None, float | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A table.
-
-    Attributes:
-        title: what it shows, with the unit.
-        heads: of the columns, the rows' names first.
-        groups: names over the heads after the first, each with the number of its columns; empty without groups.
-        text: how many columns, from the first on, hold words.
-        notes: sentences that belong to it.
-        best: places among a row's cells where the highest number stands out.
-    """
+    """A table; its title says what it shows, with the unit."""
 
     title: str
-    heads: list[str]
+    heads: list[str]  #: of the columns, the rows' names first
     rows: list[Row]
-    groups: list[tuple[str, int]] = field(default_factory=list)
-    text: int = 1
+    groups: list[tuple[str, int]] = field(default_factory=list)  #: names over the heads after the first, and columns
+    text: int = 1  #: how many columns, from the first on, hold words
     notes: list[str] = field(default_factory=list)
-    best: frozenset[int] = frozenset()
+    best: frozenset[int] = frozenset()  #: places among a row's cells where the highest number stands out
 
     @property
     def lines(self) -> list[list[str]]:
@@ -74,12 +58,9 @@ class Grid:
         """Return whether a cell is the best of its column as it is printed, so that ties look alike."""
         if place not in self.best or len(self.rows) < 2:
             return False
-        value, shown = max((one.cells[place] for one in self.rows), key=lambda cell: _order(cell[0]))
-        return value is not None and row.cells[place][1].split()[0] == shown.split()[0]
-
-
-def _order(value: float | None) -> float:
-    return -float("inf") if value is None else value
+        cells = [one.cells[place] for one in self.rows if one.cells[place][0] is not None]
+        best = max(cells, key=lambda cell: cell[0] or 0.0, default=None)
+        return best is not None and row.cells[place][1].split()[0] == best[1].split()[0]
 
 
 def worded(*texts: str) -> list[Cell]:
@@ -153,7 +134,11 @@ def methods(
 ) -> Grid:
     """Return the table of methods, a row a method; columns that nobody measured are left out, the hits never."""
     plain = [row if isinstance(row, Mapping) else dataclasses.asdict(row) for row in rows]
-    columns = [one for one in _COLUMNS if one[0] in ("hr1", "hr3", "hr5", "n") or _any(plain, one[0])]
+    columns = [
+        one
+        for one in _COLUMNS
+        if one[0] in ("hr1", "hr3", "hr5", "n") or any(measured(row.get(one[0])) for row in plain)
+    ]
     worded_too = any(row.get("decoding") for row in plain)
     made = []
     for row in plain:
@@ -165,10 +150,6 @@ def methods(
         made.append(Row(row["name"], cells + (worded(row.get("decoding") or DASH) if worded_too else []), bar=bar))
     heads = ["method", "HR_avg % [95 %]", *(head for _, head, _, _ in columns), *(["decoding"] if worded_too else [])]
     return Grid(title, heads, made, notes=list(notes), best=frozenset(range(4)))
-
-
-def _any(rows: Sequence[Mapping[str, Any]], key: str) -> bool:
-    return any(measured(row.get(key)) for row in rows)
 
 
 def pairs(found: Sequence[Pair]) -> Grid:

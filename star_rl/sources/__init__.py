@@ -24,6 +24,9 @@ SOURCES: dict[str, str] = {
     "sequences": "star_rl.sources.sequences",
     "columns": "star_rl.sources.columns",
     "agentrecbench": "star_rl.sources.agentrecbench",
+    "amazon": "star_rl.sources.amazon",
+    "goodreads": "star_rl.sources.goodreads",
+    "yelp": "star_rl.sources.yelp",
 }
 
 

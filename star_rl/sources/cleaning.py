@@ -22,11 +22,12 @@ from star_rl.records import INTERACTIONS
 MISSING = frozenset(
     ["nan", "NaN", "NAN", "None", "NULL", "null", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaT", "\\N", "inf", "-inf"]
 )
+_MISSING = pa.array(sorted(MISSING))
 _NUMBER = r"^[+-]?(\d+(\.\d*)?|\d*\.\d+|\d*,(\d{1,2}|\d{4,}))([eE][+-]?\d+)?$"
 #: A quote that ends a word before the next: numpy writes ['Golf' 'Tennis'], which Python would join to one word.
 _QUOTES = re.compile(r"""(['"])\s+(?=['"])""")
 #: Keys of an object that names a category.
-_NAMES = ("name", "title", "label", "category", "genre", "value")
+_NAMES = ("name", "title", "label", "category", "genre", "value", "id")
 #: Columns of interactions before they are written; none is marked as never null.
 ROWS = pa.schema([pa.field(field.name, field.type) for field in INTERACTIONS])
 #: Ids go into JSON strings, tags and file lines that a model copies: no control or format characters, quotes,
@@ -34,12 +35,15 @@ ROWS = pa.schema([pa.field(field.name, field.type) for field in INTERACTIONS])
 UNSAFE_ID = r'[\p{Cc}\p{Cf}\p{Zl}\p{Zp}"\\<>]'
 ID_LENGTH = 128
 _MARKS = frozenset('"\\<>')
-#: Bytes of ids that need no second look: printable ASCII without the space and those marks.
+#: Ids that need no second look, and their bytes: printable ASCII without the space and those marks.
+_SAFE = re.compile(r"[!#-;=?-\[\]-~]{1,128}")
 _PLAIN = np.array([0x20 < byte < 0x7F and chr(byte) not in _MARKS for byte in range(256)])
 
 
 def clean_id(value: object) -> str | None:
     """Return an id as a string fit for prompts; None if missing, empty, too long or with an unsafe character."""
+    if isinstance(value, str) and _SAFE.fullmatch(value):
+        return value  # most ids
     if value is None or isinstance(value, (bool, dict, list)) or (isinstance(value, float) and value != value):
         return None
     if isinstance(value, bytes):
@@ -49,8 +53,6 @@ def clean_id(value: object) -> str | None:
     text = str(value).strip()
     if not 0 < len(text) <= ID_LENGTH:
         return None
-    if text.isascii():
-        return text if text.isprintable() and not _MARKS.intersection(text) else None
     unsafe = any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") or c in _MARKS for c in text)
     return None if unsafe else text
 
@@ -99,6 +101,14 @@ def clean_text(value: object) -> str:
 def present(value: object) -> object:
     """Return a value, or None for the words by which programs write a missing one."""
     return None if isinstance(value, str) and value.strip() in MISSING else value
+
+
+def without_missing(values: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Return strings with null for the words by which programs write a missing one; other types as they are."""
+    values = whole(values)
+    if not pa.types.is_string(values.type):
+        return values
+    return pc.if_else(pc.is_in(values, value_set=_MISSING), pa.scalar(None, pa.string()), values)
 
 
 def labels(value: object, separator: str = "|") -> list[str]:

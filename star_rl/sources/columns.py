@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from star_rl.errors import StarError
 from star_rl.options import options, read_options
 from star_rl.progress import Progress
-from star_rl.sources.cleaning import labels
+from star_rl.sources.cleaning import labels, present
 from star_rl.sources.delimited import read_delimited
 from star_rl.sources.lines import first_line, open_raw
 from star_rl.sources.options import Common
@@ -121,7 +121,7 @@ def _users(sink: Sink, path: Path, o: ColumnOptions) -> None:
 
 def _rest(row: Mapping[str, Any], wanted: Mapping[str, str]) -> dict[str, Any]:
     used = set(wanted.values())
-    return {name: value for name, value in row.items() if name not in used and value not in (None, "")}
+    return {name: value for name, value in row.items() if name not in used and present(value) not in (None, "")}
 
 
 def _read(

@@ -189,4 +189,4 @@ def _object(line: bytes) -> Row | str:
 
 def pick(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """Return those entries of a row that hold something."""
-    return {name: row[name] for name in names if row.get(name) not in (None, "", [], {})}
+    return {name: value for name in names if (value := row.get(name)) or value == 0}

@@ -37,6 +37,7 @@ from star_rl.sources.cleaning import (
     present,
     usable,
     whole,
+    without_missing,
 )  # fmt: skip
 from star_rl.sources.counts import REPORTED, Counts
 from star_rl.sources.lookahead import ahead
@@ -171,8 +172,9 @@ class Sink(Counts):
         try:
             stamp = whole(stamps).cast(pa.int64()) if self.time == "position" else times.seconds(stamps, self._order)
             rating, odd = clean_ratings(pa.nulls(len(users)) if ratings is None else ratings)
-            text = pa.nulls(len(users), pa.string()) if texts is None else whole(texts).cast(pa.string())
-            rows = self._usable([users, items, stamp, rating, text], odd)
+            text = pa.nulls(len(users)) if texts is None else whole(texts)
+            columns = [without_missing(users), without_missing(items), stamp, rating]
+            rows = self._usable([*columns, without_missing(text.cast(pa.string()))], odd)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise StarError(
                 f"interactions of source {self.source} have a column that cannot be read: {error}",

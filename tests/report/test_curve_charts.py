@@ -1,6 +1,5 @@
 """Training curves on the page and as a picture."""
 
-import json
 import math
 import re
 
@@ -9,6 +8,7 @@ import pytest
 from star_rl.errors import StarError
 from star_rl.report import curve_charts
 from star_rl.report.curve_charts import line_chart, plot
+from tests.report.logs import row, starts, write
 
 
 def uprights(figure):
@@ -42,28 +42,6 @@ def test_a_long_curve_has_forty_rows_and_says_so():
 def test_a_resume_is_an_upright_before_its_step_and_only_inside_the_chart():
     chart = line_chart("a", "A", {"s": [(1, 1.0), (11, 2.0)]}, resumed=[6, 40])
     assert uprights(chart.figure) == [[5.5]] and "<title>resumed at step 6</title>" in chart.svg
-
-
-def write(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def row(step, **data):
-    return {"step": step, "data": data}
-
-
-def starts(folder):
-    """Two starts of one run: killed after step 12, resumed after the checkpoint of step 10."""
-
-    def line(step, shift):
-        shares = {f"groups/successes/{count}": float(count == step % 9) for count in range(9)}
-        return row(step, **{"critic/score/mean": shift + step / 20, "reward/acc/mean": step / 30, **shares})
-
-    write(folder / "attempts/001.jsonl", [line(step, 0.0) for step in range(1, 13)])
-    write(folder / "attempts/002.jsonl", [line(step, 0.5) for step in range(11, 21)])
-    return folder
 
 
 def test_pictures_of_one_run_and_of_two(tmp_path):

@@ -1,7 +1,5 @@
 """Logs of verl and ms-swift, whole, torn, resumed."""
 
-import json
-
 import pytest
 
 from star_rl.errors import StarError
@@ -16,16 +14,7 @@ from star_rl.report.curves import (
     success_histogram,
     window_of,
 )
-
-
-def write(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def row(step, **data):
-    return {"step": step, "data": data}
+from tests.report.logs import row, starts, write
 
 
 def test_both_forms_of_a_line(tmp_path):
@@ -178,18 +167,6 @@ def test_smoothing_keeps_a_straight_line(count):
 def test_smoothing_stays_between_the_points():
     points = [(float(step), float(step % 2)) for step in range(20)]
     assert all(0 <= value <= 1 for _, value in smooth(points))
-
-
-def starts(folder):
-    """Two starts of one run: killed after step 12, resumed after the checkpoint of step 10."""
-
-    def line(step, shift):
-        shares = {f"groups/successes/{count}": float(count == step % 9) for count in range(9)}
-        return row(step, **{"critic/score/mean": shift + step / 20, "reward/acc/mean": step / 30, **shares})
-
-    write(folder / "attempts/001.jsonl", [line(step, 0.0) for step in range(1, 13)])
-    write(folder / "attempts/002.jsonl", [line(step, 0.5) for step in range(11, 21)])
-    return folder
 
 
 def test_successes_of_the_groups_are_a_histogram_a_step(tmp_path):

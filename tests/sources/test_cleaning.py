@@ -25,6 +25,7 @@ from star_rl.sources.cleaning import clean_ratings, clean_text, labels, present
         (["A", None, ["B", ["C"]], float("nan"), "None"], ["A", "B", "C"]),
         ([{"name": "Drama"}, {"title": "Noir"}], ["Drama", "Noir"]),
         ({"name": "Drama"}, ["Drama"]),
+        ("[{'id': 18}]", ["18"]),
         ([("Golf", 1)], ["Golf", "1"]),
         (b"Kitchen|Cups", ["Kitchen", "Cups"]),
         (7, ["7"]),

@@ -248,3 +248,13 @@ def test_a_file_that_loses_most_of_its_rows_is_refused(tmp_path):
     with pytest.raises(StarError, match=r"2 of 3 interactions name an item that the item table lacks, such as 'i[12]'"):
         tables(tmp_path, LOG, items="item_id,title\ni0,Ball\n")
     assert not list((tmp_path / "out").glob("*.parquet"))
+
+
+def test_words_for_missing_values_are_no_ids_texts_or_attributes(tmp_path):
+    rows = "user_id,item_id,timestamp,note\nnan,i0,1500000000,a\nu,i0,1500000000,nan\nv,i0,1500086400,b\n"
+    rows += "v,NULL,1500000000,c\n"
+    items = "item_id,title,price,brand\ni0,Ball,nan,Acme\n"
+    manifest = tables(tmp_path, rows, items=items, text="note", max_bad_share=0.5)
+    assert manifest["dropped"]["interactions"] == {"no usable user id": 1, "no usable item id": 1}
+    assert [(row[0], row[4]) for row in rows_of(tmp_path / "out")] == [("u", None), ("v", "b")]
+    assert read_table(tmp_path / "out", "items")["attributes"].to_pylist() == ['{"brand":"Acme"}']

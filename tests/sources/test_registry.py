@@ -10,7 +10,9 @@ from star_rl.sources.lookahead import ahead
 
 
 def test_every_source_can_be_reached():
-    assert set(SOURCES) == {"synthetic", "movielens", "sequences", "columns", "agentrecbench"}
+    assert set(SOURCES) == {
+        "synthetic", "movielens", "sequences", "columns", "agentrecbench", "amazon", "goodreads", "yelp",
+    }  # fmt: skip
     assert all(callable(source(name)) for name in SOURCES)
 
 

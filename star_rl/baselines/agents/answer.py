@@ -14,24 +14,15 @@ from star_rl.trajectory.model import decode
 
 @dataclass(frozen=True, slots=True)
 class AgentAnswer:
-    """An agent's answer to a case, and its cost.
+    """An agent's answer to a case, and its cost."""
 
-    Attributes:
-        ranking: ids, best first, as the agent returns them (perhaps foreign or repeated); None if it failed.
-        failure: ``malformed`` or ``endpoint``.
-        calls: completions, one after the other.
-        tokens_in, tokens_out: over all calls, as the endpoint counts them.
-        seconds: wall time.
-        messages: requests and replies, call after call.
-    """
-
-    ranking: list[str] | None
-    failure: Failure | None = None
-    calls: int = 0
-    tokens_in: int = 0
+    ranking: list[str] | None  #: ids, best first, as the agent returns them (perhaps foreign); None if it failed
+    failure: Failure | None = None  #: ``malformed`` or ``endpoint``
+    calls: int = 0  #: completions, one after the other
+    tokens_in: int = 0  #: over all calls, as the endpoint counts them
     tokens_out: int = 0
-    seconds: float = 0.0
-    messages: list[dict[str, str]] = field(default_factory=list)
+    seconds: float = 0.0  #: wall time
+    messages: list[dict[str, str]] = field(default_factory=list)  #: requests and replies, call after call
 
 
 class Malformed(Exception):

@@ -1,4 +1,4 @@
-"""What all agents share: counted calls, failures that never raise, the case as lines of text."""
+"""What all agents share: counted calls, failures that never raise, and the case as lines of text."""
 
 from __future__ import annotations
 

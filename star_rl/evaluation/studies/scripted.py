@@ -17,18 +17,19 @@ from typing import Any
 from uuid import uuid4
 
 from star_rl.chat.reply import ChatReply
+from star_rl.estimate import Scripted, turns
 from star_rl.evaluation.methods.base import Method, Ranking, TaskContext
 from star_rl.evaluation.methods.student import StudentMethod
 from star_rl.evaluation.methods.teacher import ranking_of_outcome
 from star_rl.mars import RuleBackend, RuleOptions, Team, TeamOptions, strength_of
-from star_rl.mars.agents import Agent, Backend, Step, View
+from star_rl.mars.agents import Agent, Backend, View
 from star_rl.mars.llm import LlmBackend, LlmOptions, TrainedPlanner
 from star_rl.policy.loop import Engine, render_prompt
-from star_rl.prompts import Case, PromptOptions
+from star_rl.prompts import Case
 from star_rl.prompts.words import estimate_tokens
 from star_rl.run import Run
 from star_rl.tools import ToolAnswer, Tools
-from star_rl.trajectory import LACKING, Trajectory, required_phases, to_messages
+from star_rl.trajectory import LACKING, required_phases
 
 
 class TimedTools:
@@ -97,40 +98,17 @@ class ScriptedChat:
         return ChatReply(words, (), len(prompt), count, time.perf_counter() - began)
 
 
-async def _turns(chat: ScriptedChat, rules: Backend, agent: Agent, view: View) -> list[str]:
-    """Return what the rules would write as this agent, a text for each turn of the assistant."""
-    began = time.perf_counter()
-    tools = view.tools.inner if isinstance(view.tools, TimedTools) else view.tools
-    step = await rules.act(agent, replace(view, tools=tools))
-    texts = [m["content"] for m in to_messages(Trajectory([step.phase])) if m["role"] == "assistant"]
-    chat.aside += time.perf_counter() - began
-    return texts
+def scripted(inner: Backend, chat: ScriptedChat, rules: Backend) -> Scripted:
+    """Return a backend on ``chat`` whose words the rules write; the time they take is not the method's."""
 
+    async def words(agent: Agent, view: View) -> list[str]:
+        began = time.perf_counter()
+        tools = view.tools.inner if isinstance(view.tools, TimedTools) else view.tools
+        texts = await turns(rules, agent, replace(view, tools=tools))
+        chat.aside += time.perf_counter() - began
+        return texts
 
-class ScriptedBackend(LlmBackend):
-    """The language-model backend with the rules' words."""
-
-    def __init__(
-        self, chat: ScriptedChat, rules: Backend, options: LlmOptions, prompt: PromptOptions | None = None
-    ) -> None:
-        super().__init__(chat, options, prompt)  # type: ignore[arg-type]
-        self._scripted, self._rules = chat, rules
-
-    async def act(self, agent: Agent, view: View) -> Step:
-        self._scripted.write(await _turns(self._scripted, self._rules, agent, view))
-        return await super().act(agent, view)
-
-
-class ScriptedPlanner(TrainedPlanner):
-    """The trained planner of MARS-Planner with the rules' plan: one call with the student's own prompt."""
-
-    def __init__(self, chat: ScriptedChat, rules: Backend, prompt: PromptOptions | None = None) -> None:
-        super().__init__(chat, prompt)  # type: ignore[arg-type]
-        self._scripted, self._rules = chat, rules
-
-    async def act(self, agent: Agent, view: View) -> Step:
-        self._scripted.write(await _turns(self._scripted, self._rules, agent, view))
-        return await super().act(agent, view)
+    return Scripted(inner, words, chat.write)
 
 
 class ScriptedTeacher(Method):
@@ -146,10 +124,10 @@ class ScriptedTeacher(Method):
         options = dict(run.config["teacher"]["options"])
         rules = RuleBackend(RuleOptions(**{"seed": seed, **(options.get("rules") or {})}), strength_of(run.store))
         self._chat = ScriptedChat(engine, tokenizer, student.sampling)
-        backend = ScriptedBackend(
-            self._chat, rules, LlmOptions(**(options.get("llm") or {})), replace(run.prompt, profile="full")
-        )
-        planner = ScriptedPlanner(self._chat, rules, run.prompt) if trained_planner else None
+        llm = LlmOptions(**(options.get("llm") or {}))
+        client: Any = self._chat
+        backend = scripted(LlmBackend(client, llm, replace(run.prompt, profile="full")), self._chat, rules)
+        planner = scripted(TrainedPlanner(client, run.prompt), self._chat, rules) if trained_planner else None
         fields = {key: value for key, value in options.items() if key in TeamOptions.__dataclass_fields__}
         lacks = LACKING.get(run.config["sft_set"]["setting"])
         fields = {"top": run.prompt.top, **fields, **({lacks: False} if lacks else {})}

@@ -10,7 +10,7 @@ from star_rl.errors import StarError
 from star_rl.evaluation.methods import Method, Ranking, TaskContext
 from star_rl.evaluation.studies import latency, scripted
 from star_rl.mars import RuleBackend, RuleOptions, Team, TeamOptions
-from star_rl.mars.llm import LlmOptions
+from star_rl.mars.llm import LlmBackend, LlmOptions, TrainedPlanner
 from star_rl.policy.loop import Generation
 from star_rl.prompts import Case, PromptOptions
 from star_rl.records import Item, Task
@@ -51,8 +51,9 @@ class Tools:
 def team(engine, trained=False, **options):
     chat = scripted.ScriptedChat(engine, Words(), {"temperature": 0.7})
     rules = RuleBackend(RuleOptions(seed=3))
-    backend = scripted.ScriptedBackend(chat, rules, LlmOptions())
-    own = scripted.ScriptedPlanner(chat, rules, PromptOptions(profile="compact")) if trained else None
+    backend = scripted.scripted(LlmBackend(chat, LlmOptions()), chat, rules)
+    compact = PromptOptions(profile="compact")
+    own = scripted.scripted(TrainedPlanner(chat, compact), chat, rules) if trained else None
     return chat, Team(backend, lambda case: scripted.TimedTools(Tools()), TeamOptions(**options), own)
 
 
