@@ -90,7 +90,7 @@ def judged(folder: Path, tasks: list[Task], seconds: float) -> tuple[dict[str, A
         "n": len(tasks),
         "failed": sum(bool(run.failure) for run in runs.values()),
         "sent_back": sum(run.corrected for run in runs.values()) / len(runs),
-        "tool_calls": sum(run.calls for run in runs.values()) / len(runs),
+        "tool_calls": sum(run.sum("calls") for run in runs.values()) / len(runs),
         "model_tokens": sum(run.tokens for run in runs.values()) / len(runs),
         "tokens_written": (sum(whole) - sum(read)) / len(runs),
         "tokens_read": sum(read) / len(runs),
