@@ -81,7 +81,8 @@ def rehearse(domain: str, out: Path, data: Path, student: Path, address: str) ->
         f"student.path={student}",
         *sizes(),
     ]
-    print(f"\n{domain}: the student is random and never hits; a scripted engine writes the GRPO set's rollouts")
+    print(f"\n{domain}: the student is random and never hits. A scripted engine that knows the ground truth writes the")
+    print("GRPO set's rollouts, so their difficulties measure nothing.")
     began = time.monotonic()
     command(star_rl, "run", *given, "--until", "sft")
     command(sys.executable, "-m", "benchmarks.rehearsal.rollouts", *given)

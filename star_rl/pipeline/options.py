@@ -65,13 +65,14 @@ class EvidenceSection:
 @section
 class SummariesSection:
     """Summaries of the older part of a record: ``by`` a served model (``llm``), by ``rules``, or ``none``; ``chunk``
-    interactions a chunk, of which the last one is shown as it is; ``words`` of a summary at most; ``chat`` as
+    interactions a chunk, of which the last one is shown as it is (20 entries fit the prompt's share of the record);
+    ``words`` of a summary at most (300 fit its share; paper: 500); ``chat`` as
     ``teacher.options.chat``, whose values are the defaults. ``llm`` means rules where the teacher is made of rules and
     no endpoint is named."""
 
     by: Literal["none", "rules", "llm"] = "none"
-    chunk: Size = 40
-    words: Annotated[int, Field(ge=1, le=500, strict=True)] = 500
+    chunk: Size = 20
+    words: Annotated[int, Field(ge=1, le=500, strict=True)] = 300
     chat: dict[str, Any] = field(default_factory=dict)
 
 

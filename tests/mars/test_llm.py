@@ -251,7 +251,7 @@ def test_endpoint_that_dies_stops_the_teacher_and_its_runs_are_tried_again(tmp_p
     async def main(fail):
         async with (
             endpoint.Endpoint(faulty=1.0 if fail else 0.0, kinds=("500",)) as server,
-            client(server, retries=0) as chat,
+            client(server, retries=0, timeout=60) as chat,
         ):
             team = world.team(LlmBackend(chat))
             identity = identity_of(team, {}, "m")
