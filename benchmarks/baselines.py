@@ -3,7 +3,7 @@
     python -m benchmarks.baselines [--only peers|table] [--seeds 3] [--student FOLDER ..] [--data DIR] [--out FILE]
 
 Beside the peers: MovieLens 100K, everybody's last film among 19 that the user never has, everything before it visible;
-the same interactions, tasks and candidates for all. A peer is judged with the best setting of its grid
+the same interactions, tasks and candidates for all. A peer is scored with the best setting of its grid
 (benchmarks/recommenders.py), ours with their defaults; embeddings have 64 numbers everywhere, and the rule that ends a
 training is one (star_rl.baselines.learning): no task chooses a setting or an epoch. HR is the mean over seeds of each
 task; a difference is paired over tasks.
@@ -247,8 +247,8 @@ def worlds(options: argparse.Namespace, data: Path) -> dict[str, tuple[Path, lis
             source = read_json(folder / "tables" / "tables.json")["source"]
             if source not in SOURCES:
                 raise SystemExit(f"{folder} is a run on {source}; the table is of {', '.join(SOURCES)}")
-            judged = folder / "evaluate"
-            found[SOURCES[source]] = (folder, [judged] if (judged / "answers.parquet").is_file() else [])
+            scored = folder / "evaluate"
+            found[SOURCES[source]] = (folder, [scored] if (scored / "answers.parquet").is_file() else [])
     for case in options.cases.split(","):
         if case not in found and case != "synthetic" and not (data / case).is_dir():
             print(f"{case} is not in {data} (set STAR_RL_DATA or --data): left out")
@@ -310,7 +310,7 @@ def words_of(report: Mapping[str, Any]) -> str:
         parts += [table(("peer", "its best setting on the held-out items"), settings)]
     for case, found in report.get("table", {}).items():
         parts += [f"## {case} (tasks of {found['run']})", show(found["methods"])]
-        parts += [f"All trained and judged in {found['seconds'] / 60:.1f} min."]
+        parts += [f"All trained and scored in {found['seconds'] / 60:.1f} min."]
     return "\n\n".join(parts) + "\n"
 
 

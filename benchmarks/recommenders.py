@@ -18,7 +18,7 @@ import torch
 
 from star_rl.baselines.learning import Log, Trained
 
-#: Settings of each peer's grid; the one that ranks the held-out items best is the one that is judged. Embeddings have
+#: Settings of each peer's grid; the one that ranks the held-out items best is the one that is scored. Embeddings have
 #: 64 numbers everywhere. What a setting does not name is the library's default. A batch of LightGCN is about ours: each
 #: one propagates over the whole graph; 2 layers and 1e-5 are RecBole's own, 3 and 1e-4 ours and the paper's.
 GRIDS: dict[str, list[dict[str, Any]]] = {

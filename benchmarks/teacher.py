@@ -72,7 +72,7 @@ def runs_of(world: Run, tasks: list[Task], options: Mapping[str, Any], folder: P
     return asyncio.run(work())
 
 
-def judged(folder: Path, tasks: list[Task], seconds: float) -> tuple[dict[str, Any], np.ndarray]:
+def scored(folder: Path, tasks: list[Task], seconds: float) -> tuple[dict[str, Any], np.ndarray]:
     """Figures of a folder of runs, one a task, and HR_avg per task."""
     runs = {run.task.task_id: run for run in read_runs(folder)}
     rankings = [None if runs[task.task_id].failure else runs[task.task_id].ranking for task in tasks]
@@ -113,7 +113,7 @@ def compare(world: Run, work: Path) -> dict[str, Any]:
     rows, per_task = {}, {}
     for name, options in methods().items():
         folder = work / "test" / name.replace(", ", "_").replace(" ", "_")
-        rows[name], per_task[name] = judged(folder, tasks, runs_of(world, tasks, options, folder))
+        rows[name], per_task[name] = scored(folder, tasks, runs_of(world, tasks, options, folder))
     for name, row in rows.items():
         reference = "full, default weights" if name.endswith("weights") else "full"
         if name != reference:

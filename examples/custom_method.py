@@ -1,7 +1,7 @@
 """A method of your own: anything that ranks the candidates of a task.
 
     star-rl evaluate random item_knn star "python:examples/custom_method.py:make:decay=0.8" \\
-        --tasks runs/quickstart --out judged
+        --tasks runs/quickstart --out scored
 
 or in Python::
 

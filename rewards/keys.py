@@ -1,7 +1,7 @@
 """The keys that every reward returns, and the parsing of a response that all rewards share.
 
 ``solution_str`` is what the model wrote: its turns joined by a newline, no prompt and no tool output. The ranking is
-judged as it stands, position by position (as AgentRecBench's evaluator does): duplicates and foreign ids hold their
+scored as it stands, position by position (as AgentRecBench's evaluator does): duplicates and foreign ids hold their
 places, and what is no string matches nothing.
 """
 

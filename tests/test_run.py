@@ -58,9 +58,9 @@ def test_agents_and_mars_are_shown_the_users_profile(run, tmp_path):
     assert all(f"job: cook {one.user_id}" in messages[0]["content"] for one, messages in asked)
     asked = agent_messages("Ranker", Brief(case), True)
     assert any(f"cook {task.user_id}" in message["content"] for message in asked)
-    judged = seal(tmp_path, world, tasks, 1, 200, 0)
-    (remark,) = (words for words in judged["caveats"] if words.startswith("CoTAgent (mended) is without what"))
-    assert "500 tokens cut the reasoning off" in remark and judged["methods"][0]["name"] == "CoTAgent (mended)"
+    scored = seal(tmp_path, world, tasks, 1, 200, 0)
+    (remark,) = (words for words in scored["caveats"] if words.startswith("CoTAgent (mended) is without what"))
+    assert "500 tokens cut the reasoning off" in remark and scored["methods"][0]["name"] == "CoTAgent (mended)"
     page = (tmp_path / "report.html").read_text()
     assert "Weighed well." in page and "Faults" not in page and "500 tokens cut the reasoning off" in page
 

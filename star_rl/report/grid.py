@@ -114,7 +114,7 @@ _COLUMNS = (
 )
 #: What a head means; the page shows it as a tooltip.
 TIPS = {
-    "n": "tasks judged",
+    "n": "tasks scored",
     "samples": "answers to a task",
     "failed": "answers that failed or are missing",
     "valid %": "share of rankings of distinct candidates and nothing else",

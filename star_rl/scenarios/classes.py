@@ -1,7 +1,7 @@
 """Tell the five scenarios of AgentRecBench from the data.
 
 AgentRecBench publishes its tasks, not the rules that made them; these are ours, stated so that they can be argued with.
-The first that holds counts, all of them judged at the task's cutoff:
+The first that holds counts, all of them scored at the task's cutoff:
 
 1. ``user_cold_start``: the user has at most ``cold_user`` interactions before the cutoff.
 2. ``item_cold_start``: at most ``cold_item`` interactions of anybody with the ground truth before the cutoff.

@@ -117,8 +117,8 @@ def describe(run: Path, stage: str) -> dict[str, Any]:
 
 def _evaluation(run: Path, stage: str) -> Any:
     """The run's evaluation, unless it is of an earlier checkpoint of this stage."""
-    judged, trained = manifest_of(run / "evaluate"), manifest_of(run / stage)
-    if judged is None or trained is None or judged["key"]["inputs"].get(stage) != digest(trained):
+    scored, trained = manifest_of(run / "evaluate"), manifest_of(run / stage)
+    if scored is None or trained is None or scored["key"]["inputs"].get(stage) != digest(trained):
         return None
     return read_json(run / "evaluate" / "metrics.json")
 
@@ -175,16 +175,16 @@ def card(about: Mapping[str, Any]) -> str:
 
 
 def _table(about: Mapping[str, Any]) -> list[str]:
-    judged = about["evaluation"]
-    if not judged:
+    scored = about["evaluation"]
+    if not scored:
         return ["This checkpoint was not evaluated.", ""]
     lines = [
-        f"{judged['n']} held-out tasks of 20 candidates, in percent; HR_avg with a 95 % bootstrap interval.",
+        f"{scored['n']} held-out tasks of 20 candidates, in percent; HR_avg with a 95 % bootstrap interval.",
         "",
         "| method | HR@1 | HR@3 | HR@5 | HR_avg | well formed |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for row in judged["methods"]:
+    for row in scored["methods"]:
         name = f"**{row['name']}** (this model)" if row["name"] == about["method"] else row["name"]
         formed = row.get("format_rate")
         shown = "" if formed is None else f"{100 * formed:.1f}"

@@ -132,9 +132,9 @@ def test_folders_that_are_no_evaluation_are_refused(tmp_path):
     with pytest.raises(StarError, match="is no evaluation of this version"):
         compare.compare([tmp_path])
     folder = evaluation(tmp_path / "old", tasks_of())
-    judged = read_json(folder / "metrics.json")
-    del judged["methods"][0]["calls"]
-    write_json(folder / "metrics.json", judged)
+    scored = read_json(folder / "metrics.json")
+    del scored["methods"][0]["calls"]
+    write_json(folder / "metrics.json", scored)
     with pytest.raises(StarError, match="'calls' is missing"):
         compare.compare([folder])
 

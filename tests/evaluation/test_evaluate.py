@@ -61,15 +61,15 @@ def test_methods_answer_and_a_second_call_adds_to_them(run, tmp_path, capsys):
     assert star_rl("evaluate", "random", "item_knn", "--tasks", run, "--out", tmp_path / "e") == 0
     assert "item" in capsys.readouterr().out
     assert star_rl("evaluate", "teacher", "mars:tools=off", "--tasks", run, "--out", tmp_path / "e") == 0
-    judged = read_json(tmp_path / "e" / "metrics.json")
-    assert [row["name"] for row in judged["methods"]] == ["random", "item_knn", RULES, f"{RULES} w/o tools"]
-    assert [row["n"] for row in judged["methods"]] == [12] * 4
-    assert judged["methods"][3]["tool_calls"] == 0 and judged["methods"][2]["tool_calls"] > 0
-    assert judged["tasks"]["official"] is False
-    first, second = judged["caveats"]
+    scored = read_json(tmp_path / "e" / "metrics.json")
+    assert [row["name"] for row in scored["methods"]] == ["random", "item_knn", RULES, f"{RULES} w/o tools"]
+    assert [row["n"] for row in scored["methods"]] == [12] * 4
+    assert scored["methods"][3]["tool_calls"] == 0 and scored["methods"][2]["tool_calls"] > 0
+    assert scored["tasks"]["official"] is False
+    first, second = scored["caveats"]
     assert first.startswith("The teacher is made of rules") and second.startswith("The data are synthetic")
-    assert all(words in (tmp_path / "e" / "report.html").read_text() for words in judged["caveats"])
-    assert all(f"note: {words}" in capsys.readouterr().out for words in judged["caveats"][:1])
+    assert all(words in (tmp_path / "e" / "report.html").read_text() for words in scored["caveats"])
+    assert all(f"note: {words}" in capsys.readouterr().out for words in scored["caveats"][:1])
     table = pq.read_table(tmp_path / "e" / "answers.parquet")
     assert len(table) == 48
     shuffled = {task.task_id: task.candidates for task in read_tasks(tmp_path / "e" / "tasks.parquet")}
@@ -211,14 +211,14 @@ def test_what_was_not_asked_is_not_failed_and_is_said(run, tmp_path, capsys):
     assert star_rl("evaluate", "random", "popularity", "--tasks", run, "--out", out) == 0
     said = "item_knn has answered 5 of 12 tasks so far"
     assert said in capsys.readouterr().out
-    judged = read_json(out / "metrics.json")
-    rows = {row["name"]: row for row in judged["methods"]}
+    scored = read_json(out / "metrics.json")
+    rows = {row["name"]: row for row in scored["methods"]}
     assert rows["item_knn"] | {"missing": 0, "latency_p50": 0, "latency_p95": 0} == alone | {
         "missing": 0,
         "latency_p50": 0,
         "latency_p95": 0,
     }
-    assert len(judged["pairs"]) == 1 and judged["notes"][0].startswith(said)
+    assert len(scored["pairs"]) == 1 and scored["notes"][0].startswith(said)
     page = (out / "report.html").read_text()
     assert said in page and "item_knn is best" not in page
     assert star_rl("compare", out) == 0

@@ -11,8 +11,8 @@ from star_rl.evaluation.methods import Method
 from star_rl.evaluation.methods.python import Isolated
 from star_rl.files import read_json
 from tests.evaluation.test_evaluate import OWN, SHUT
-from tests.evaluation.test_runner import judged
 from tests.evaluation.test_runner import run as answer
+from tests.evaluation.test_runner import scored
 from tests.fakes import star_rl
 
 
@@ -89,7 +89,7 @@ def test_a_method_that_blocks_its_loop_is_timed_out_and_opened_again(tmp_path):
     release.set()
     assert failed == {"timeout: no answer within 0.5 s": 1, "error: SystemExit: 3": 1}
     assert (method.opened, method.closed) == (2, 1)
-    assert judged(tmp_path)[0]["n"] == 6
+    assert scored(tmp_path)[0]["n"] == 6
 
 
 def test_an_isolated_method_is_cancelled_in_time_and_keeps_its_loop(tmp_path):

@@ -37,7 +37,7 @@ def run(method, folder, tasks=TASKS, **options):
     return asyncio.run(runner.run_method(method, tasks, lambda task, sample: TaskContext(task), folder, **options))
 
 
-def judged(folder, tasks=TASKS, samples=1):
+def scored(folder, tasks=TASKS, samples=1):
     table = results.table_of(runner.read_answers(folder, tasks))
     return score(table, tasks, samples, 200, 0)["methods"]
 
@@ -50,7 +50,7 @@ def test_a_method_that_raises_is_a_miss_with_its_reason(tmp_path):
 
     failed = run(Plain(half), tmp_path)
     assert failed == {"error: ValueError: no idea": 2}
-    (row,) = judged(tmp_path)
+    (row,) = scored(tmp_path)
     assert (row["n"], row["failed"]) == (6, 2)
     assert row["hr1"] == pytest.approx(100 * 4 / 6)
     kept = [answer.failure for answer in runner.read_answers(tmp_path, TASKS)]
@@ -65,7 +65,7 @@ def test_a_method_that_exits_or_overflows_the_stack_fails_alone(tmp_path):
         return wild(task) if task.task_id == "t1" else ["7"]
 
     assert len(run(Plain(wild), tmp_path)) == 2
-    assert judged(tmp_path)[0]["failed"] == 2
+    assert scored(tmp_path)[0]["failed"] == 2
 
 
 def test_a_method_that_hangs_is_a_miss_and_holds_up_nobody(tmp_path):
@@ -79,7 +79,7 @@ def test_a_method_that_hangs_is_a_miss_and_holds_up_nobody(tmp_path):
     failed = run(Plain(slow), tmp_path, timeout=0.5)  # ends although nobody has released the task
     release.set()
     assert failed == {"timeout: no answer within 0.5 s": 1}
-    assert judged(tmp_path)[0]["failed"] == 1
+    assert scored(tmp_path)[0]["failed"] == 1
 
 
 def test_what_came_too_late_is_asked_again_where_more_time_is_given(tmp_path):
@@ -97,7 +97,7 @@ def test_what_came_too_late_is_asked_again_where_more_time_is_given(tmp_path):
     for method, timeout in zip(methods, (0.5, 0.1, 30), strict=True):
         run(method, tmp_path, timeout=timeout)
     assert [method.asked for method in methods] == [6, 0, 1]
-    assert judged(tmp_path)[0]["failed"] == 0
+    assert scored(tmp_path)[0]["failed"] == 0
 
 
 def test_an_asynchronous_method_that_hangs_is_cancelled(tmp_path):
@@ -115,13 +115,13 @@ def test_an_asynchronous_method_that_hangs_is_cancelled(tmp_path):
 
 def test_a_string_is_a_failure_even_where_it_holds_the_truth(tmp_path):
     assert run(Plain(lambda task: '["7"]'), tmp_path) == {"error: returned a str where a list of ids is asked for": 6}
-    (row,) = judged(tmp_path)
+    (row,) = scored(tmp_path)
     assert (row["hr5"], row["failed"], row["valid_rate"]) == (0.0, 6, 0.0)
 
 
 def test_duplicates_and_foreign_ids_hold_their_places_and_show_in_the_validity(tmp_path):
     run(Plain(lambda task: ["x", "x", "7"]), tmp_path)
-    (row,) = judged(tmp_path)
+    (row,) = scored(tmp_path)
     assert (row["hr1"], row["hr3"], row["valid_rate"]) == (0.0, 100.0, 0.0)
 
 
@@ -228,7 +228,7 @@ def test_an_outage_ends_the_work_and_is_no_answer(tmp_path):
     again = Served()
     run(again, tmp_path, MANY)
     assert again.asked == names[5:]
-    assert judged(tmp_path, MANY)[0]["hr1"] == 100.0
+    assert scored(tmp_path, MANY)[0]["hr1"] == 100.0
 
 
 def test_an_endpoint_that_never_answered_has_not_been_judged(tmp_path):
@@ -239,16 +239,16 @@ def test_an_endpoint_that_never_answered_has_not_been_judged(tmp_path):
 
 def test_what_an_endpoint_failed_now_and_then_is_a_miss_until_it_is_asked_again(tmp_path):
     assert run(Served(["t1", "t5"]), tmp_path) == {"endpoint: 503": 2}
-    assert judged(tmp_path)[0]["failed"] == 2
+    assert scored(tmp_path)[0]["failed"] == 2
     second = Served(["t5"])
     run(second, tmp_path)
-    assert second.asked == ["t1", "t5"] and judged(tmp_path)[0]["failed"] == 1
+    assert second.asked == ["t1", "t5"] and scored(tmp_path)[0]["failed"] == 1
     run(Served(["t5"]), tmp_path)
     assert len((tmp_path / "served.jsonl").read_text().splitlines()) == 1 + 6 + 1  # the last is yet to be put in order
     third = Served()
     run(third, tmp_path)
     run(Served(), tmp_path)
-    assert third.asked == ["t5"] and judged(tmp_path)[0]["failed"] == 0
+    assert third.asked == ["t5"] and scored(tmp_path)[0]["failed"] == 0
     assert len((tmp_path / "served.jsonl").read_text().splitlines()) == 1 + 6
 
 
@@ -312,7 +312,7 @@ def test_a_method_that_cannot_end_is_named_and_its_answers_are_kept(tmp_path):
     for number, method in enumerate((Stuck(), Isolated(Stuck()))):
         with pytest.raises(StarError, match=r"method stuck cannot end .OSError: still busy. - mend it"):
             run(method, tmp_path / str(number))
-        assert judged(tmp_path / str(number))[0]["hr1"] == 100.0
+        assert scored(tmp_path / str(number))[0]["hr1"] == 100.0
 
 
 def test_what_the_user_can_mend_stops_the_run_and_says_so(tmp_path):
@@ -337,7 +337,7 @@ def test_samples_are_taken_where_answers_vary(tmp_path):
 
     run(Varying(), tmp_path, samples=3)
     run(Plain(lambda task: ["7"]), tmp_path, samples=3)
-    assert {row["name"]: row["samples"] for row in judged(tmp_path, samples=3)} == {"varying": 3, "plain": 1}
+    assert {row["name"]: row["samples"] for row in scored(tmp_path, samples=3)} == {"varying": 3, "plain": 1}
     run(Varying(), tmp_path, samples=4)
     assert len((tmp_path / "varying.jsonl").read_text().splitlines()) == 1 + 4 * len(TASKS)
 
@@ -352,7 +352,7 @@ def test_names_that_are_no_file_names(tmp_path):
     for name in ("a/b", "../up", "ä", "x" * 300, "mars w/o planner"):
         run(Plain(lambda task: ["7"], name), tmp_path)
     assert len(list(tmp_path.glob("*.jsonl"))) == 5
-    assert sorted(row["name"] for row in judged(tmp_path)) == sorted(
+    assert sorted(row["name"] for row in scored(tmp_path)) == sorted(
         ["a/b", "../up", "ä", "x" * 300, "mars w/o planner"]
     )
 
@@ -367,7 +367,7 @@ def test_times_are_measured_only_where_tasks_do_not_wait_for_one_another(tmp_pat
 
     run(Parallel(), tmp_path)
     run(Plain(lambda task: ["7"]), tmp_path)
-    timed = {row["name"]: row["latency_p50"] for row in judged(tmp_path)}
+    timed = {row["name"]: row["latency_p50"] for row in scored(tmp_path)}
     assert timed["parallel"] is None and timed["plain"] > 0
 
 

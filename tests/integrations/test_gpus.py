@@ -1,4 +1,4 @@
-"""The GPU probe: what a node says is judged line by line, and a child that breaks is an answer too."""
+"""The GPU probe: what a node says is scored line by line, and a child that breaks is an answer too."""
 
 import importlib.util
 import os

@@ -135,15 +135,15 @@ def evaluation():
             {"source": one, "scenario": scenario, "n": len(own), "fingerprint": fingerprint_of(own)}
             for (one, scenario), own in made.cells.items()
         ]
-        judged = score(table, made.tasks, 1, 200, 0)
-        for row in judged["methods"]:
+        scored = score(table, made.tasks, 1, 200, 0)
+        for row in scored["methods"]:
             row |= more.get(row["name"], {})
         write_json(
             folder / "metrics.json",
             {
-                **judged,
+                **scored,
                 "tasks": {"fingerprint": made.fingerprint, "official": official, "cells": cells},
-                "notes": [*judged["notes"], *made.notes],
+                "notes": [*scored["notes"], *made.notes],
                 "seed": 7,
                 "versions": {"star-rl": "1"},
             },

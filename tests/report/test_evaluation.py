@@ -280,21 +280,21 @@ def test_the_page_is_written_into_the_folder(tmp_path, evaluation, check):
 
 def test_a_pair_has_one_interval_everywhere(tmp_path, evaluation):
     folder = evaluation(tmp_path / "e", {"poor": POOR, "good": GOOD})
-    judged = read_json(folder / "metrics.json")
-    (pair,) = judged["pairs"]
+    scored = read_json(folder / "metrics.json")
+    (pair,) = scored["pairs"]
     own = gather([folder]).methods["poor"].difference
     assert own == (-pair["difference"], -pair["high"], -pair["low"], pair["p"]) and pair["a"] == "good"
     pair |= {"a": "poor", "b": "good", "difference": -7.0, "low": -9.0, "high": -5.0, "p": 0.25}
-    write_json(folder / "metrics.json", judged)
+    write_json(folder / "metrics.json", scored)
     assert gather([folder]).methods["poor"].difference == (-7.0, -9.0, -5.0, 0.25)
 
 
 def test_lists_that_end_early_have_no_figures_that_look_further(tmp_path, evaluation, check):
     folder = evaluation(tmp_path / "e", {"few": GOOD, "all": GOOD}, few={"longest": 5})
-    judged = read_json(folder / "metrics.json")
-    for row in judged["cells"]:
+    scored = read_json(folder / "metrics.json")
+    for row in scored["cells"]:
         row["longest"] = 5 if row["name"] == "few" else 20
-    write_json(folder / "metrics.json", judged)
+    write_json(folder / "metrics.json", scored)
     page = page_of(folder)
     few, every = (re.search(rf'data-value="{name}">{name}</th>.*', page)[0] for name in ("few", "all"))
     assert few.count("\u2013") - every.count("\u2013") == 2  # NDCG@10 and MRR
