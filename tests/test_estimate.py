@@ -136,6 +136,10 @@ def test_the_stage_of_a_run_is_estimated_by_its_recipe(run, tmp_path, capsys):
     assert made.prices == (1.0, 2.0) and estimate_stage(opened, tmp_path, prices=(3.0, 4.0)).prices == (3.0, 4.0)
     assert star_rl("teach", run, tmp_path, "--dry-run", "--prices", 1, 2) == 0
     assert f"{made.cost:,.2f}, at 1 in and 2 out" in capsys.readouterr().out
+    assert star_rl("teach", run, "--dry-run", "--passes", 3, "--first", 10) == 0
+    assert "10 tasks x 3 passes" in capsys.readouterr().out
+    assert star_rl("teach", run, "--dry-run", "--no-tools") == 2  # the recipe decides it: never ignored in silence
+    assert "--no-tools is for tables" in capsys.readouterr().err
     assert star_rl("teach", run, "--probe", 3) == 2
     assert "RUN/tables" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

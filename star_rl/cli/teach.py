@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from star_rl.cli.base import AT_LEAST_1, command
 from star_rl.errors import StarError
@@ -160,13 +161,29 @@ def _assumed(given: dict[str, Any]) -> dict[str, Any]:
     return {"prices": given["prices"], **{name: given[name] for name in ("rate", "sample", "in_flight")}}
 
 
-def _estimated(run: str, out: str | None, given: dict[str, Any]) -> str:
-    """Return the estimate of a run's stage ``teach``, measured by the runs in ``out`` where it is given."""
+#: Options that an estimate of a run takes; its recipe holds all others.
+_OF_A_RUN = {"tables", "out", "dry_run", "first", "passes", "prices", "rate", "sample"}
+
+
+def _estimated(folder: str, out: str | None, given: dict[str, Any]) -> str:
+    """Return the estimate of a run's stage ``teach``, measured by the runs in ``out`` where it is given.
+
+    Raises:
+        StarError: an option was given that the run's recipe decides.
+    """
     from star_rl.estimate import estimate_stage
     from star_rl.run import Run
 
+    context = click.get_current_context()
+    named = [name for name in given if context.get_parameter_source(name) == ParameterSource.COMMANDLINE]
+    if other := [name for name in named if name not in _OF_A_RUN]:
+        raise StarError(f"--{other[0].replace('_', '-')} is for tables: {folder} is a run", "its recipe decides it")
+    run = Run.open(folder)
+    values = {"passes": given["passes"], "tasks": given["first"]}
+    wanted = {name: values[name] for name, flag in (("passes", "passes"), ("tasks", "first")) if flag in named}
+    teacher = {**run.config["teacher"], **wanted}
     settings = {**_assumed(given), **({"measure": Path(out)} if out else {}), "in_flight": 32}
-    return estimate_stage(Run.open(run), **settings).text()
+    return estimate_stage(Run(run.folder, {**run.config, "teacher": teacher}), **settings).text()
 
 
 @command(
