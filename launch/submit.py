@@ -1,7 +1,6 @@
-"""A recipe as a job of a Ray cluster: sent, followed, stopped, taken up again.
+"""Send a recipe as a job of a Ray cluster; follow, stop and resume jobs.
 
-Nothing is kept on the submitter's side: what a job is stands in its metadata on the cluster, what it did in its run
-folder.
+A job's metadata on the cluster says what it is. Its run folder holds what it did.
 """
 
 from __future__ import annotations
@@ -36,8 +35,7 @@ from star_rl.pipeline.options import Recipe
 MARK = "star_rl"
 TERMINAL = ("SUCCEEDED", "FAILED", "STOPPED")
 #: Seconds for which a job is followed while the cluster cannot be reached, and the longest pause between two tries.
-_PATIENCE, _LONGEST_PAUSE = 600.0, 30.0
-_AGENT_SECONDS = 60.0
+_PATIENCE, _LONGEST_PAUSE, _AGENT_SECONDS = 600.0, 30.0, 60.0
 #: Parts of the working tree that no job needs; Ray leaves out what .gitignore names too (gitwildmatch patterns).
 EXCLUDES = [
     ".?*", "__pycache__", "/runs", "/wandb", "/build", "/dist", "/tests", "/docs", "/benchmarks", "/packaging",
