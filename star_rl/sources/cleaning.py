@@ -22,7 +22,6 @@ from star_rl.records import INTERACTIONS
 MISSING = frozenset(
     ["nan", "NaN", "NAN", "None", "NULL", "null", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaT", "\\N", "inf", "-inf"]
 )
-_MISSING = pa.array(sorted(MISSING))
 _NUMBER = r"^[+-]?(\d+(\.\d*)?|\d*\.\d+|\d*,(\d{1,2}|\d{4,}))([eE][+-]?\d+)?$"
 #: A quote that ends a word before the next: numpy writes ['Golf' 'Tennis'], which Python would join to one word.
 _QUOTES = re.compile(r"""(['"])\s+(?=['"])""")
@@ -108,7 +107,7 @@ def without_missing(values: pa.Array | pa.ChunkedArray) -> pa.Array:
     values = whole(values)
     if not pa.types.is_string(values.type):
         return values
-    return pc.if_else(pc.is_in(values, value_set=_MISSING), pa.scalar(None, pa.string()), values)
+    return pc.if_else(pc.is_in(values, value_set=pa.array(sorted(MISSING))), pa.scalar(None, pa.string()), values)
 
 
 def labels(value: object, separator: str = "|") -> list[str]:

@@ -31,7 +31,7 @@ VARIANTS: dict[str, dict[str, str]] = {
     "no_reflector": {"teacher": "MARS w/o Reflector", "star": "STAR w/o Reflector"},
 }
 #: Stages before the teacher.
-_SHARED = ("tables", "tasks", "neighbours", "evidence")
+_SHARED = ("tables", "tasks", "neighbours", "evidence", "summaries")
 
 #: Runs a recipe.
 Runner = Callable[[Any], Any]
