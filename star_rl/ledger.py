@@ -96,7 +96,7 @@ class Ledger:
 
 
 def read_head(path: str | Path) -> Row:
-    """Return the first line of a ledger; empty where there is none."""
+    """Return the first line of a ledger; empty for a missing file."""
     head: Row = next(read_jsonl(path), {}) if Path(path).exists() else {}
     return head
 

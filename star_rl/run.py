@@ -182,7 +182,7 @@ class Run:
         return Reviews.read(self.tables, self._reviewers)
 
     def summary(self, user_id: str, history: Sequence[Event]) -> Summary | None:
-        """Return the stored summary of the older part of this history, None if there is none."""
+        """Return the stored summary of the older part of this history, None if no prefix is stored."""
         return self.summaries.of(user_id, history) if self.summaries else None
 
     def messages(self, task: Task) -> list[dict[str, str]]:

@@ -6,6 +6,7 @@ Notation: U users, I items, d length of the vectors.
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -53,7 +54,7 @@ class Triples:
         return self._keys[at] == keys
 
 
-class Pairwise:
+class Pairwise(ABC):
     """A model whose tables Adam trains on ``-log sigmoid(score(u, i) - score(u, j)) + reg * squares``."""
 
     def __init__(self, log: Log, options: MF | LightGCN, steps: int, tables: list[torch.Tensor]) -> None:
@@ -68,9 +69,9 @@ class Pairwise:
             (loss / len(user)).backward()
             self._adam.step()
 
+    @abstractmethod
     def compared(self, user: torch.Tensor, item: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor, Any]:
         """Return score differences of triples and the squared norm of what they touch. Shapes: (b,), ()."""
-        raise NotImplementedError
 
 
 class Factors(Pairwise):

@@ -93,7 +93,7 @@ def words_of(content: bytes) -> str:
 
 
 def _error(data: Any) -> str:
-    """Return the message of an error in a body or a choice, however it is nested; empty if there is none."""
+    """Return the message of an error in a body or a choice, however it is nested; empty without an error."""
     if isinstance(data, dict):
         for name in ("error", "message", "detail", "msg"):
             if data.get(name) and (found := _error(data[name])):

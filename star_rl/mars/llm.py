@@ -258,7 +258,7 @@ def read_answer(reply: ChatReply) -> tuple[str, list[CallRequest], Json | None]:
 
 
 def _json_in(text: str) -> Json | None:
-    """Return the list or object that a text is, or that its last code fence holds; None if there is none."""
+    """Return the list or object that a text is, or that its last code fence holds; None if it holds no JSON."""
     for candidate in (text, *reversed(_FENCED.findall(text))):
         found = Json(candidate.strip())
         if not found.error and isinstance(found.value, (list, dict)):

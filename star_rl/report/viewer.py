@@ -29,7 +29,7 @@ class Entry:
 
 @dataclass(slots=True)
 class Panel:
-    """What the page shows of one rollout; ``rollout`` is ``None`` where there is none."""
+    """What the page shows of one rollout; ``rollout`` is ``None`` if the task has no rollout."""
 
     heading: str
     rollout: ExampleRollout | None

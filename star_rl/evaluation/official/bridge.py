@@ -31,7 +31,7 @@ _STAMPS = ("timestamp", "date", "date_added", "date_updated")
 _RATINGS = ("stars", "rating")
 #: ``user id -> attributes``, empty where nothing is known.
 UserOf = Callable[[str], Mapping[str, Any]]
-#: ``(user id, history) -> summary`` of the older part, None where there is none.
+#: ``(user id, history) -> summary`` of the older part, None if no summary is stored.
 SummaryOf = Callable[[str, Sequence[Event]], Summary | None]
 
 
