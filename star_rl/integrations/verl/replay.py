@@ -194,8 +194,10 @@ def _row(row: Mapping[str, Any]) -> list[Any]:
 
 
 def log_table(details: Sequence[Mapping[str, Any]], step: int) -> bool:
-    """Add the table ``rollouts`` to a step of the W&B run that verl started in this process; return False without such a
-    run. verl logs such a table for validation only, and its loggers take only numbers."""
+    """Add the table ``rollouts`` to a step of the W&B run that verl started in this process; return False without one.
+
+    verl logs such a table for validation only, and its loggers take only numbers.
+    """
     wandb = sys.modules.get("wandb")
     if wandb is None or wandb.run is None or not details:
         return False
