@@ -18,7 +18,7 @@ from star_rl.records import PARTS, Item, Task, UserTable, items_from, read_inter
 from star_rl.scenarios import Histories, Reviews
 from star_rl.student.tokenizer import token_counter
 from star_rl.summaries import Summaries
-from star_rl.tools import TOOL_SCHEMAS, ToolBox
+from star_rl.tools import TOOL_SCHEMAS, EvidenceReader, ToolBox
 from star_rl.trajectory import LACKING
 
 
@@ -206,10 +206,16 @@ class Run:
         if found:
             raise StarError(f"{len(found):,} task(s) do not fit prompt.budget, first {found[0].what}", found[0].remedy)
 
-    def toolbox(self, candidates: Sequence[str]) -> ToolBox:
-        """Return the tools of a task with these candidates."""
-        options = self.config["tools"]
-        return ToolBox(self.store, candidates, options["lens"], options["lens_top"])
+    def toolbox(
+        self, candidates: Sequence[str], evidence: Callable[[Sequence[str]], EvidenceReader] | None = None
+    ) -> ToolBox:
+        """Return the tools of a task with these candidates.
+
+        Args:
+            evidence: candidates -> what answers in the place of the run's store.
+        """
+        options, store = self.config["tools"], evidence(candidates) if evidence else self.store
+        return ToolBox(store, candidates, options["lens"], options["lens_top"])
 
 
 @dataclass(frozen=True)

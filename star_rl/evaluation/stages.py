@@ -31,11 +31,12 @@ def evaluate_stage(context: Context) -> dict[str, Any]:
     tasks = task_set(run.tasks("test")[: options["tasks"]], context.seed, is_official(context.run))
     methods = [make(name, run, context.seed, folder) for name in METHODS]
     run_methods(methods, run, tasks, folder, progress=context.progress)
+    further = [make(name, run, context.seed, folder) for name in options["methods"]]
     students = [make(name, run, context.seed, folder) for name in STUDENTS.values()]
     # No timeout: hundreds of rollouts share the engine here, so each waits for the others.
-    run_methods(students, run, tasks, folder, options["samples"], None, context.progress)
+    run_methods([*students, *further], run, tasks, folder, options["samples"], None, context.progress)
     named = dict(zip(METHODS, (method.name for method in methods), strict=True))
-    pairs = [(a, named.get(b, b)) for a, b in PAIRS]
+    pairs = [(a, named.get(b, b)) for a, b in PAIRS] + [("star", method.name) for method in further]
     figures = seal(folder, run, tasks, options["samples"], options["bootstrap"], context.seed, pairs)
     shown = ", ".join(f"{row['name']} {row['hr_avg']:.1f}" for row in figures["methods"])
     return {"summary": f"HR_avg % on {len(tasks)} held-out tasks: {shown}", **figures}
