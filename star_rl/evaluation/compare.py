@@ -221,8 +221,8 @@ def _short(found: Compared) -> list[str]:
         if known and max(known) < DEEPEST:
             names.setdefault(max(known), []).append(name)
     return [
-        f"{', '.join(named)} {'names' if len(named) == 1 else 'name'} at most {longest} ids: nothing after that counts, "
-        "so NDCG@10 and MRR, which would look further in longer lists, are left out"
+        f"{', '.join(named)} {'names' if len(named) == 1 else 'name'} at most {longest} ids: nothing after that "
+        "counts, so NDCG@10 and MRR, which would look further in longer lists, are left out"
         for longest, named in names.items()
     ]
 
