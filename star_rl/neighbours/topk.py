@@ -174,7 +174,7 @@ def walk_rows(
     """
     if not weighting.window:
         return blocks.run(_walk(graph, side, k, weighting), rows, rows, threads, ray)
-    windows, halves = windows_of(graph, weighting.window)
+    windows, halves = windows_of(graph, weighting.window, times=weighting.decay is not None)
     found = blocks.run(_walk(windows, side, k, weighting), rows, rows, threads, ray)
     return count_users(halves, rows, found)
 

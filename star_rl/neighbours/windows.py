@@ -29,10 +29,10 @@ class Windows(NamedTuple):
     halves: Graph
 
 
-def windows_of(graph: Graph, size: int) -> Windows:
+def windows_of(graph: Graph, size: int, times: bool = False) -> Windows:
     """Cut the users of ``graph`` into half-overlapping windows of ``size`` items; items keep their codes and ids.
 
-    A user's item counts once, at its latest time, as everywhere in the graph.
+    A user's item counts once, at its latest time, as everywhere in the graph. With ``times`` windows have them too.
 
     Raises:
         StarError: the graph has no times.
@@ -43,16 +43,17 @@ def windows_of(graph: Graph, size: int) -> Windows:
         )
     lengths = np.diff(graph.user_indptr)
     order = np.lexsort((graph.user_times, graph.users_of_edges()))  # stable: ties stay in the order of item codes
-    items, times = graph.user_items[order], graph.user_times[order]
+    items = graph.user_items[order]
+    stamps = np.tile(graph.user_times[order], 2) if times else None
     place = np.arange(graph.n_edges) - np.repeat(graph.user_indptr[:-1], lengths)
     first, second = place % size == 0, (place == 0) | ((place + size // 2) % size == 0)
 
-    def cut(starts: np.ndarray, repeats: int) -> Graph:
-        codes = np.cumsum(starts) - 1
-        made = Graph.from_codes(codes, np.tile(items, repeats), np.tile(times, repeats), None, graph.n_items)
+    def cut(starts: np.ndarray, items: np.ndarray, stamps: np.ndarray | None) -> Graph:
+        made = Graph.from_codes(np.cumsum(starts) - 1, items, stamps, n_items=graph.n_items)
         return replace(made, item_ids=graph.item_ids)
 
-    return Windows(cut(np.concatenate([first, second]), 2), cut(first | second, 1))
+    both = np.concatenate([first, second])
+    return Windows(cut(both, np.tile(items, 2), stamps), cut(first | second, items, None))
 
 
 def count_users(halves: Graph, rows: np.ndarray, found: Rows) -> Rows:
