@@ -46,11 +46,14 @@ class SplitSection:
 
 @section
 class NeighboursSection:
-    """``items_k``/``users_k`` neighbours kept per row, ``liked_k`` items per user, ``threads`` (speed only)."""
+    """``items_k``/``users_k`` neighbours kept per row, ``liked_k`` items per user, ``threads`` (speed only);
+    ``window``: ItemCF counts items as chosen together in half-overlapping windows of this many interactions of a user
+    (0: in the whole sequence)."""
 
     items_k: Most = 100
     users_k: Most = 50
     liked_k: Most = 100
+    window: Count = 0
     weight: WeightName = "cosine"
     threads: Size | None = None
 
