@@ -14,6 +14,8 @@ from star_rl.evaluation.runner import context_of
 from star_rl.evaluation.studies.scripted import ScriptedTeacher
 from star_rl.failure import Failure
 from star_rl.ledger import read_rows
+from star_rl.mars.rules import TRUST
+from star_rl.run import Run
 from tests import fakes
 
 
@@ -165,7 +167,7 @@ def test_the_teachers_parts_are_switched_off_and_named(run, tmp_path):
 
 
 def test_a_strategy_by_itself_is_trusted_in_every_run(run, tmp_path):
-    for strategy, signal in (("users", "similar users"), ("recent", "recent item")):
+    for strategy, signal in TRUST.items():
         answer(run, tmp_path / strategy, f"mars:strategy={strategy}")
         traces = [str(row["trace"]["messages"]) for row in read_rows(*(tmp_path / strategy).glob("*.jsonl"))]
         assert len(traces) == 4 and all(f"Trust: {signal}." in trace for trace in traces)
@@ -194,14 +196,15 @@ def test_a_student_answers_with_its_evidence_taken_away_or_false(run, tmp_path, 
 
 
 def test_a_student_of_another_run_is_asked_in_the_form_it_was_trained_in(run, tmp_path, engine):
-    other = fakes.make_run(tmp_path, "seed=5", "tools.lens=text", "prompt.history=3")
+    other = fakes.make_run(tmp_path, "seed=5", "prompt.names=slots", "tools.lens=text")
     checkpoint = other / "grpo" / "final"
     shutil.copytree(run / "grpo" / "final", checkpoint)
-    engine(ranked(["5"]))
+    engine(ranked(["c2", "c1"]))
     own, _ = answer(other, tmp_path / "own", f"star:{checkpoint}")
     zero_shot, answers = answer(run, tmp_path / "other", f"star:{checkpoint}")
-    here, _ = answer(run, tmp_path / "other", "star")
-    assert len(answers) == 4 and zero_shot.name == f"star:{checkpoint}"
+    here = make("star", Run.open(run), 0, tmp_path)
+    assert zero_shot.name == f"star:{checkpoint}"
+    assert [one.ranking for one in answers] == [list(one.task.candidates[1::-1]) for one in answers]
     assert zero_shot.describe["student"] == own.describe["student"] != here.describe["student"]
     assert zero_shot.describe["evidence"] == here.describe["evidence"] != own.describe["evidence"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,8 @@ from star_rl.evaluation.methods.registry import Spec
 from star_rl.evaluation.paper import RULES
 from star_rl.files import fingerprint
 from star_rl.mars import Outcome, TeamOptions
-from star_rl.prompts import Case
 from star_rl.run import Run
 from star_rl.teacher import open_teacher
-from star_rl.tools import Tools
 from star_rl.trajectory import faults, required_phases, to_messages
 
 #: Options that say where a model is served: option -> (part of the teacher's options, field of it).
@@ -51,9 +50,7 @@ class TeacherMethod(Method):
         return {"teacher": fingerprint([parts, self._evidence.fingerprint]), "seed": self._seed}
 
     async def __aenter__(self) -> Method:
-        def tools(case: Case) -> Tools:
-            return self._run.toolbox(case.candidates, self._evidence.of)
-
+        tools = partial(self._run.toolbox, evidence=self._evidence.of)
         teacher = open_teacher(self._run, self._config, self._seed, self._cache, tools=tools)
         opened = await self._stack.enter_async_context(teacher)
         self._team, self.in_flight = opened.team, opened.in_flight
@@ -63,7 +60,8 @@ class TeacherMethod(Method):
         await self._stack.aclose()
 
     async def rank(self, context: TaskContext) -> Ranking:
-        return ranking_of_outcome(await self._team.run(context.case(), context.sample), self._required)
+        case = context.case(self._run.prompt)
+        return ranking_of_outcome(await self._team.run(case, context.sample), self._required)
 
 
 def ranking_of_outcome(outcome: Outcome, required: Sequence[str]) -> Ranking:
