@@ -183,7 +183,8 @@ class EvidenceStore:
             return None
         known, unknown = tuple(texts), tuple(key for key in asked if key not in texts)
         if len(known) > 1:
-            ids, categories = self._fused(tool, known, unknown)
+            # Sorted: floating-point sums, and so ties, do not depend on the order of the question.
+            ids, categories = self._fused(tool, tuple(sorted(known)), tuple(sorted(unknown)))
         else:
             ids = self.neighbour_ids(tool, known[0])
             if named is None:
