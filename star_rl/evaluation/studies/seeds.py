@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import reduce
+from dataclasses import asdict
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
@@ -79,9 +79,12 @@ def run_seeds(
     Raises:
         StarError: the recipe is wrong, or fixes the seed of a stage that the seeds should change.
     """
+    from omegaconf import OmegaConf
+
     base = recipe.load(path, overrides)
+    tree = OmegaConf.create(asdict(base))
     for option in _FIXED:
-        if (value := _option(base, option)) is not None:
+        if (value := OmegaConf.select(tree, option)) is not None:
             raise StarError(f"{option}={value} is the same for every seed", "leave it out: the recipe's seed sets it")
     changed = ("train_seed",) if vary == "training" else ("seed", "train_seed")
     shared = list(takewhile(lambda stage: stage.seed not in changed, stages))
@@ -95,12 +98,6 @@ def run_seeds(
         run(loaded, stages[len(shared) :] if folders else stages)
         folders[seed] = folder
     return folders
-
-
-def _option(base: Recipe, name: str) -> Any:
-    """Return an option by its dotted name, None if it is not set."""
-    section, *keys = name.split(".")
-    return reduce(lambda tree, key: (tree or {}).get(key), keys[1:], getattr(getattr(base, section), keys[0]))
 
 
 def table(folders: Mapping[int, Path], pairs: Sequence[tuple[str, str]] = PAIRS) -> dict[str, Any]:

@@ -184,6 +184,7 @@ def test_without_an_evaluation_there_is_no_report(recipe, tmp_path):
 @pytest.mark.parametrize(
     "words, says",
     [
+        (["--seeds", "2", "grpo.overrides.verl=5"], "verl"),
         (["--seeds", "0"], "0 is not in the range"),
         (["--seeds", "two"], "'two' is not a valid integer"),
         (["--seeds", "2", "--from", "student"], "would run every seed again after a kill"),
