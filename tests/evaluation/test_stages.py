@@ -31,7 +31,11 @@ def test_a_stage_moved_aside_is_none_of_the_report(tmp_path):
 def test_the_stage_answers_with_every_method_resumes_and_keeps_what_students_wrote(run, engine, tmp_path):
     opened, seed, tasks = open_tasks(run)
     text = f"<recommend>\n<Thinking>So.</Thinking>\n<JSON>{json.dumps(['5'])}</JSON>\n</recommend>"
-    config = {**opened.config, "evaluate": {**opened.config["evaluate"], "samples": 2, "bootstrap": 200}}
+    config = {
+        **opened.config,
+        "evaluate": {**opened.config["evaluate"], "samples": 2, "bootstrap": 200},
+        "train_seed": 8,
+    }
     context = Context(tmp_path, config, seed, {}, run, lambda *now: None)
     student = engine(text, fails=True)
     with pytest.raises(Exception, match="the engine failed"):
@@ -41,6 +45,7 @@ def test_the_stage_answers_with_every_method_resumes_and_keeps_what_students_wro
     assert [row["name"] for row in figures["methods"]] == [
         "random", "popularity", "item_knn", "MARS (rules)", "sft", "star",
     ]  # fmt: skip
+    assert seed != engine.options.seed == 8  # students sample by the seed of training, all else is the run's
     assert {row["samples"] for row in figures["methods"][:4]} == {1} and figures["methods"][5]["samples"] == 2
     assert {(pair["a"], pair["b"]) for pair in figures["pairs"]} == {
         ("star", "sft"), ("star", "MARS (rules)"), ("star", "item_knn"), ("sft", "MARS (rules)"),
