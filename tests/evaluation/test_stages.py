@@ -35,7 +35,7 @@ def test_the_stage_answers_with_every_method_resumes_and_keeps_what_students_wro
     opened, seed, tasks = open_tasks(run)
     text = f"<recommend>\n<Thinking>So.</Thinking>\n<JSON>{json.dumps(['5'])}</JSON>\n</recommend>"
     options = {**opened.config["evaluate"], "samples": 2, "bootstrap": 200, "methods": FURTHER}
-    config = {**opened.config, "evaluate": options}
+    config = {**opened.config, "evaluate": options, "train_seed": 8}
     context = Context(tmp_path, config, seed, {}, run, lambda *now: None)
     student = engine(text, fails=True)
     with pytest.raises(Exception, match="the engine failed"):
@@ -45,6 +45,7 @@ def test_the_stage_answers_with_every_method_resumes_and_keeps_what_students_wro
     assert [row["name"] for row in figures["methods"]] == [
         "random", "popularity", "item_knn", "MARS (rules)", "sft", "star", *NAMED,
     ]  # fmt: skip
+    assert seed != engine.options.seed == 8  # students sample by the seed of training, all else is the run's
     assert {row["samples"] for row in figures["methods"][:4]} == {1} and figures["methods"][5]["samples"] == 2
     assert {(pair["a"], pair["b"]) for pair in figures["pairs"]} == {
         ("star", "sft"), ("star", "MARS (rules)"), ("star", "item_knn"), ("sft", "MARS (rules)"),
