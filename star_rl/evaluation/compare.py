@@ -215,15 +215,16 @@ def is_short(row: Mapping[str, Any]) -> bool:
 
 def _short(found: Compared) -> list[str]:
     """Return sentences on the methods whose lists are too short for :data:`DEEP`."""
-    notes = []
+    names: dict[int, list[str]] = {}
     for name, cells in found.methods.items():
         known = [row["longest"] for row in cells.values() if row.get("longest") is not None]
         if known and max(known) < DEEPEST:
-            notes.append(
-                f"{name} names at most {max(known)} ids: nothing after that counts, so NDCG@10 and MRR, which would "
-                "look further in longer lists, are left out"
-            )
-    return notes
+            names.setdefault(max(known), []).append(name)
+    return [
+        f"{', '.join(named)} {'names' if len(named) == 1 else 'name'} at most {longest} ids: nothing after that "
+        "counts, so NDCG@10 and MRR, which would look further in longer lists, are left out"
+        for longest, named in names.items()
+    ]
 
 
 def _comparability(found: Compared) -> list[str]:

@@ -204,12 +204,14 @@ class GrpoSection:
 
 @section
 class EvaluateSection:
-    """``tasks`` held-out tasks at most; students decode as in the paper (temperature 0.7, top_p 0.95)."""
+    """``tasks`` held-out tasks at most; students decode as in the paper (temperature 0.7, top_p 0.95). ``methods`` are
+    evaluated beside the usual ones, named as for ``star-rl evaluate``."""
 
     tasks: Size | None = None
     temperature: Temperature = 0.7
     top_p: TopP = 0.95
     samples: Few = 1
+    methods: list[Text] = field(default_factory=list)
     bootstrap: Annotated[int, Field(ge=100, le=1_000_000, strict=True)] = 2000
 
 
