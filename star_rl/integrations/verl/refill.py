@@ -71,15 +71,16 @@ class RefillingReplayBuffer(ReplayBuffer):
             self.train_batch_size = len(found) or min(batch_size, len(finished))
             batch, metrics = super().sample(global_steps, partition_id, self.train_batch_size)
         kept = {place(key)[0] for key in batch.keys}
-        dropped = [values for uid, values in self._values.items() if len(values) < 2 and uid not in kept]
-        # verl's own two, which are lost where a step is exhausted
-        metrics["training/filter_groups/evicted_samples"] = len(dropped)
-        metrics[DAPO_FILTERED_REWARD_COUNTS_KEY] = dict(Counter(value for values in dropped for value in values))
-        metrics["groups/dropped"] = len(dropped)
-        metrics["groups/refills"] = extra - self._left
-        metrics["groups/generated/without_signal"] = sum(len(values) < 2 for values in self._values.values()) / len(
-            self._values
-        )
+        without = {uid: values for uid, values in self._values.items() if len(values) < 2}
+        dropped = [values for uid, values in without.items() if uid not in kept]
+        metrics |= {
+            # verl's own two, which are lost where a step is exhausted
+            "training/filter_groups/evicted_samples": len(dropped),
+            DAPO_FILTERED_REWARD_COUNTS_KEY: dict(Counter(value for values in dropped for value in values)),
+            "groups/dropped": len(dropped),
+            "groups/refills": extra - self._left,
+            "groups/generated/without_signal": len(without) / len(self._values),
+        }
         self._streak = self._streak + 1 if self._barren else 0
         metrics["groups/steps_without_signal"] = self._streak
         if self._streak >= self._most_steps:
