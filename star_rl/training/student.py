@@ -9,6 +9,7 @@ from typing import Any
 from star_rl.errors import StarError
 from star_rl.mars.rules import TRUST
 from star_rl.pipeline.stage import Context
+from star_rl.records import CANDIDATES
 from star_rl.run import Run
 
 #: Conversations that the tiny student's tokenizer is trained on; more find no other phrases.
@@ -34,7 +35,10 @@ def student_stage(context: Context) -> dict[str, Any]:
     words = sorted(TRUST.values())
     model = context.folder / "model"
     context.progress(0, 2, "tokenizer")
-    report = train_tokenizer(texts, world.items, model, words=words, **options["tokenizer"])
+    slots = [f"c{place}" for place in range(1, CANDIDATES + 1)]
+    slots += [f"h{place}" for place in range(1, world.prompt.together + 1)]
+    names = slots if world.prompt.names == "slots" else world.items
+    report = train_tokenizer(texts, names, model, words=words, **options["tokenizer"])
     context.progress(1, 2, "weights")
     parameters = make_student(model, model, StudentShape(**{"seed": context.seed, **options["shape"]}))
     return {
