@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from star_rl.evaluation.evaluate import is_official, run_methods, seal
-from star_rl.evaluation.methods import make
+from star_rl.evaluation.methods import Method, make
 from star_rl.evaluation.tasks import task_set
 from star_rl.files import read_json
 from star_rl.ledger import Row, read_rows
@@ -31,11 +31,13 @@ def evaluate_stage(context: Context) -> dict[str, Any]:
     tasks = task_set(run.tasks("test")[: options["tasks"]], context.seed, is_official(context.run))
     methods = [make(name, run, context.seed, folder) for name in METHODS]
     run_methods(methods, run, tasks, folder, progress=context.progress)
-    seeds = {"star": context.config["train_seed"]}
-    students, further = (
-        [make(name, run, seeds.get(name.split(":")[0], context.seed), folder) for name in names]
-        for names in (STUDENTS.values(), options["methods"])
-    )
+
+    def made(name: str) -> Method:  # students sample by the seed of their training
+        own = name.partition(":")[0] == "star"
+        return make(name, run, context.config["train_seed"] if own else context.seed, folder)
+
+    further = [made(name) for name in options["methods"]]
+    students = [made(name) for name in STUDENTS.values()]
     # No timeout: hundreds of rollouts share the engine here, so each waits for the others.
     run_methods([*students, *further], run, tasks, folder, options["samples"], None, context.progress)
     named = dict(zip(METHODS, (method.name for method in methods), strict=True))
