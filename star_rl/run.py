@@ -144,8 +144,8 @@ class Run:
             rules = self.config["teacher"]["options"].get("rules") or {}
             if (rules.get("strategies") or {}).get("category"):
                 said.append(
-                    "One of the rules' strategies ignores the evidence on purpose, so that GRPO has an inferior strategy "
-                    "to drop which the student inherited."
+                    "One of the rules' strategies ignores the evidence on purpose, so that GRPO has an inferior "
+                    "strategy to drop which the student inherited."
                 )
         tables = (manifest_of(self.tables) or {}).get("key", {}).get("config", {})
         if tables.get("source", {}).get("name") == "synthetic":
