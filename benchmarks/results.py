@@ -173,7 +173,10 @@ def _measured(group: Group, out: Path) -> list[str]:
     """Return the tables of a group and draw its methods."""
     made = seeds.table(group.folders, ())
     made = seeds.table(group.folders, pairs_of(made["methods"]))
-    bars = [Bar(name, own["hr_avg"]["mean"], *own["intervals"]["all"]) for name, own in made["methods"].items()]
+    bars = [
+        Bar(name.replace(f"{RULES} strategy=", "MARS: "), own["hr_avg"]["mean"], *own["intervals"]["all"])
+        for name, own in made["methods"].items()
+    ]
     bars.sort(key=lambda bar: -(bar.value or 0.0))
     chart = interval_chart(group.name, group.name, bars, "HR_avg, % (95 % interval over the tasks)", width=640)
     picture = save(chart.figure, out.parent / out.stem / f"{group.name}.svg")
