@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed-$(EXTRA)
 
 .PHONY: help install quickstart rehearsal test test-slow test-gpu-pins lint docs doctor clean qwen3-tokenizer teacher-vllm \
   official bench-baselines bench-neighbours bench-store bench-tables bench-end-to-end bench-teacher bench-faults bench-chat bench-trajectories bench-rewards \
-  bench-rollout bench-plan drill-two-nodes
+  bench-rollout bench-plan drill-two-nodes results
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
 
@@ -99,6 +99,9 @@ bench-rollout: install ## our agent loop beside verl's own tool loop, on vLLM an
 
 drill-two-nodes: install ## two Ray nodes, a GRPO job on both, a worker and then a node killed, each run resumed
 	$(BIN)/python -m benchmarks.two_nodes
+
+results: install ## docs/results.md and the figures of docs/learning.md, from RUNS="runs/NAME-seed* .."
+	$(BIN)/python -m benchmarks.results $(RUNS) $(ARGS)
 
 docs: install ## the pages of docs/ and the API reference, in site/
 	$(BIN)/mkdocs build --strict --quiet

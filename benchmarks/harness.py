@@ -157,6 +157,7 @@ def machine(packages: Sequence[str]) -> dict[str, Any]:
     return {
         "cpu": model,
         "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "load": os.getloadavg(),
         "python": platform.python_version(),
         **versions,

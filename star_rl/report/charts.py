@@ -13,11 +13,13 @@ import re
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.etree import ElementTree
 
 from markupsafe import Markup
 
+from star_rl.files import atomic_path
 from star_rl.report.model import clean
 
 if TYPE_CHECKING:
@@ -157,6 +159,15 @@ def drawing(**more: Any) -> Iterator[None]:
     with matplotlib.rc_context({**_STYLE, **more}), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         yield
+
+
+def save(figure: Figure, target: Path) -> Path:
+    """Write a figure on white, as its path's suffix says: ``.png``, ``.svg`` or ``.pdf``. Same figure, same bytes."""
+    kind = target.suffix[1:].lower()
+    undated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+    with drawing(**{"svg.hashsalt": "chart"}), atomic_path(target) as temporary:
+        figure.savefig(temporary, dpi=150, format=kind, facecolor="white", metadata=undated)
+    return target
 
 
 def number(value: float) -> str:

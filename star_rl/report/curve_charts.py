@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from star_rl.errors import StarError
-from star_rl.files import atomic_path
 from star_rl.report.charts import (
     DASHES,
     SERIES,
@@ -22,6 +21,7 @@ from star_rl.report.charts import (
     empty,
     legend,
     number,
+    save,
     scale,
     usable,
 )
@@ -159,13 +159,8 @@ def plot(runs: str | Path | Sequence[str | Path], out: str | Path) -> Path:
         if not any(finite(curve) for curve in grpo_curves(metrics.curves).values()):
             raise StarError(f"the log of {place} holds no curve of GRPO", "give a run that has trained")
         logs[_named(Path(place), logs)] = metrics
-    with drawing(**{"svg.hashsalt": "curves"}):
-        figure = picture(logs)
-        kind = target.suffix[1:].lower()
-        with atomic_path(target) as temporary:
-            undated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
-            figure.savefig(temporary, dpi=150, format=kind, facecolor="white", metadata=undated)
-    return target
+    with drawing():
+        return save(picture(logs), target)
 
 
 def _named(run: Path, known: Collection[str]) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from star_rl.errors import StarError
+from star_rl.evaluation import metrics
 from star_rl.evaluation.compare import TEACHERS
 from star_rl.evaluation.console import plain
 from star_rl.evaluation.methods.registry import parse_spec
@@ -47,11 +48,13 @@ _FIXED = (
 
 #: Figures of a method -> title of their table, factor to what the title says.
 _FIGURES = {
-    "hr_avg": ("HR_avg, %", 1.0),
+    "hr_avg": ("HR_avg, % [95 %]", 1.0),
     "hr1": ("HR@1, %", 1.0),
     "ndcg5": ("NDCG@5, %", 1.0),
     "valid_rate": ("Valid rankings, %", 100.0),
 }
+#: Further figures in the JSON.
+_MORE = ("hr3", "hr5", "format_rate", "tokens", "n")
 
 #: Runs these stages of a recipe.
 Runner = Callable[[Recipe, Sequence[Stage]], Any]
@@ -113,10 +116,11 @@ def table(folders: Mapping[int, Path], pairs: Sequence[tuple[str, str]] = PAIRS)
     Raises:
         StarError: a run has no evaluation, or lacks a method of a pair.
     """
-    runs = {str(seed): gather([folder / "evaluate"]) for seed, folder in folders.items()}
+    runs = {str(seed): gather([folder]) for seed, folder in folders.items()}
     ones = {seed: found.compared.folders[0] for seed, found in runs.items()}
     rows = {seed: {row["name"]: row for row in one.figures["methods"]} for seed, one in ones.items()}
-    names = [name for name in rows[next(iter(rows))] if all(name in own for own in rows.values())]
+    first = rows[next(iter(rows))]
+    names = [name for name in first if all(name in own and not own[name].get("missing") for own in rows.values())]
     scores = {seed: {name: runs[seed].scores[one.label, name] for name in names} for seed, one in ones.items()}
     scores["all"] = _pooled([([key_of(task) for task in one.tasks], scores[seed]) for seed, one in ones.items()])
     draws = {seed: one.figures.get("seed", 0) for seed, one in ones.items()}
@@ -131,7 +135,11 @@ def table(folders: Mapping[int, Path], pairs: Sequence[tuple[str, str]] = PAIRS)
     return {
         "runs": {str(seed): str(folder) for seed, folder in folders.items()},
         "methods": {
-            name: {figure: _spread({seed: own[name][figure] for seed, own in rows.items()}) for figure in _FIGURES}
+            name: {
+                figure: _spread({seed: own[name].get(figure) for seed, own in rows.items()})
+                for figure in (*_FIGURES, *_MORE)
+            }
+            | {"intervals": _intervals({seed: own[name] for seed, own in rows.items()}, scores["all"][name])}
             for name in names
         },
         "pairs": made,
@@ -151,6 +159,13 @@ def _pooled(runs: Sequence[tuple[Sequence[Any], Mapping[str, Floats]]]) -> dict[
     return {name: own / counts for name, own in sums.items()}
 
 
+def _intervals(rows: Mapping[str, Mapping[str, Any]], pooled: Floats) -> dict[str, list[float]]:
+    """Return the intervals of HR_avg by seed, and of the mean over the seeds, as ``all``."""
+    found = {seed: [row["hr_avg_low"], row["hr_avg_high"]] for seed, row in rows.items()}
+    _, low, high = metrics.bootstrap(pooled)[0]
+    return {**found, "all": [100 * low, 100 * high] if len(found) > 1 else next(iter(found.values()))}
+
+
 def _spread(values: Mapping[str, float | None]) -> dict[str, Any]:
     """Return values by seed with mean, sample standard deviation and range; of one seed there is no deviation."""
     known = [value for value in values.values() if value is not None]
@@ -163,14 +178,19 @@ def _spread(values: Mapping[str, float | None]) -> dict[str, Any]:
 def grids_of(made: Mapping[str, Any]) -> list[grids.Grid]:
     """Return the tables: a figure of every method by seed, and the paired differences."""
     heads = [f"seed {seed}" for seed in made["runs"]]
+    several = ["all seeds"] if len(heads) > 1 else []
     found = []
     for figure, (title, factor) in _FIGURES.items():
         lines = []
         for name, figures in made["methods"].items():
             own = figures[figure]
             if own["mean"] is not None:
-                numbers = [*own["seeds"].values(), own["mean"], own["sd"]]
-                cells = [(value, fixed(None if value is None else factor * value)) for value in numbers]
+                ends = figures["intervals"] if figure == "hr_avg" else {}
+                numbers = {**own["seeds"], "all": own["mean"], "sd": own["sd"]}
+                cells = [
+                    (value, spread(None if value is None else factor * value, *ends.get(seed, (None, None))))
+                    for seed, value in numbers.items()
+                ]
                 reach = f"{fixed(factor * own['min'])} .. {fixed(factor * own['max'])}"
                 lines.append(grids.Row(name, [*cells, (None, reach)]))
         found.append(grids.Grid(title, ["method", *heads, "mean", "sd", "min .. max"], lines))
@@ -179,7 +199,7 @@ def grids_of(made: Mapping[str, Any]) -> list[grids.Grid]:
             f"{one['a']} minus {one['b']}",
             [
                 (own["difference"], spread(own["difference"], own["low"], own["high"], signed))
-                for own in one["seeds"].values()
+                for own in [*one["seeds"].values()][: len(heads + several)]
             ],
         )
         for one in made["pairs"]
@@ -191,7 +211,7 @@ def grids_of(made: Mapping[str, Any]) -> list[grids.Grid]:
         *made["caveats"],
     ]
     title = "A minus B, HR_avg in points, paired by task, 95 % interval"
-    return [*found, grids.Grid(title, ["A minus B", *heads, "all seeds"], lines, notes=notes)]
+    return [*found, grids.Grid(title, ["A minus B", *heads, *several], lines, notes=notes)]
 
 
 def show(folders: Mapping[int, Path], stem: Path, pairs: Sequence[tuple[str, str]] = PAIRS) -> None:

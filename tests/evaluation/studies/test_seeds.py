@@ -143,7 +143,8 @@ def test_the_report_has_mean_spread_and_paired_intervals(tmp_path):
     assert own["all"]["difference"] == pytest.approx((own["7"]["difference"] + own["8"]["difference"]) / 2)
     assert own["all"]["low"] <= own["all"]["difference"] <= own["all"]["high"]
     text = "\n".join(markdown(grid) for grid in seeds.grids_of(made))
-    assert "| star | 94.4 | 100.0 | 97.2 | 3.9 | 94.4 .. 100.0 |" in text
+    assert "| star | 94.4 [83.3, 100.0] | 100.0 [61.0, 100.0] | 97.2 [91.7, 100.0] | 3.9 | 94.4 .. 100.0 |" in text
+    assert made["methods"]["star"]["hr5"]["mean"] == 100 and made["methods"]["star"]["n"]["seeds"]["8"] == 6
     assert "Pairs are tasks (7: 6, 8: 6, all: 6)" in text and text.count("Synthetic.") == 1
 
 
@@ -159,7 +160,9 @@ def test_runs_on_other_tasks_are_pooled_task_by_task(tmp_path):
 def test_one_seed_has_no_deviation(tmp_path):
     made = seeds.table({7: evaluated(tmp_path / "a", popularity=POOR, teacher=FAIR, sft=FAIR, star=GOOD)})
     assert made["methods"]["star"]["hr_avg"]["sd"] is None
-    assert "| star | 94.4 | 94.4 | \u2013 | 94.4 .. 94.4 |" in markdown(seeds.grids_of(made)[0])
+    assert "| star | 94.4 [83.3, 100.0] | 94.4 [83.3, 100.0] | \u2013 | 94.4 .. 94.4 |" in markdown(
+        seeds.grids_of(made)[0]
+    )
 
 
 def test_a_method_of_the_recipe_is_compared_by_its_name():
