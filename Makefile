@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed-$(EXTRA)
 
 .PHONY: help install quickstart rehearsal test test-slow test-gpu-pins lint docs doctor clean qwen3-tokenizer teacher-vllm \
   official bench-baselines bench-neighbours bench-store bench-tables bench-end-to-end bench-teacher bench-faults bench-chat bench-trajectories bench-rewards \
-  bench-rollout bench-plan drill-two-nodes results
+  bench-rollout bench-evidence bench-plan drill-two-nodes results
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
 
@@ -71,6 +71,9 @@ bench-end-to-end: install ## 10^7 interactions from raw reviews to a sealed stor
 
 bench-teacher: install ## the teacher by rules on MovieLens 100K, and the SFT sets' audits
 	$(BIN)/python -m benchmarks.teacher --audits $(ARGS)
+
+bench-evidence: install ## what each strategy of the rules gets out of the evidence, before and after, on three data sets
+	$(BIN)/python -m benchmarks.evidence $(ARGS)
 
 bench-faults: install ## the teacher against a faulty endpoint
 	$(BIN)/python -m benchmarks.faults $(ARGS)

@@ -47,7 +47,7 @@ class UntouchedOfDomain:
     """The items of a task's own domain that its user never touches; arguments as of :class:`Untouched`.
 
     Args:
-        domain: number of each item's domain, shape: (n_items,).
+        domain: number of each item's domain, -1 for one that is never drawn, shape: (n_items,).
     """
 
     def __init__(self, pairs: np.ndarray, n_users: int, domain: np.ndarray) -> None:

@@ -50,6 +50,8 @@ class SplitOptions(Thresholds):
     #: truths of the test left out (paper, section 4.1).
     train: Literal["recent", "last"] = "recent"
     train_per_user: Count = 4
+    #: The 19 other candidates: ``all`` items of the domain, or those ``chosen`` by at least one user.
+    negatives: Literal["all", "chosen"] = "all"
     #: Fewest interactions before a ground truth.
     min_history: Size = 8
     #: Most tasks of each part, drawn evenly over sources x scenarios; 0 keeps all.
@@ -125,6 +127,8 @@ class _Cutter:
         # First contacts, each with its place from the end of its user's first contacts: 0 is the last.
         pairs, first = np.unique(data.user * len(data.item_ids) + data.item, return_index=True)
         _, domain = np.unique(self.sources.astype(str), return_inverse=True)
+        if o.negatives == "chosen":
+            domain[np.bincount(data.item, minlength=len(domain)) == 0] = -1
         self.untouched = UntouchedOfDomain(pairs, len(data.user_ids), domain)
         self.first = np.sort(first)
         ends = np.searchsorted(data.user[self.first], np.arange(len(data.user_ids)), side="right")

@@ -15,6 +15,7 @@ ROWS = {
     "baselines": "lightgcn",
     "chat": r"star_rl\.chat",
     "end-to-end": "evidence",
+    "evidence": r"synthetic *\| 40 *\| fusion",
     "faults": "tasks:",
     "neighbours": "implicit",
     "plan": "training, 10.0 M",
@@ -28,7 +29,7 @@ ROWS = {
 #: Those with an environment of their own.
 OWN = {"baselines", "neighbours", "official", "store", "tables"}
 #: Those that take seconds; the others are slow tests.
-SHORT = {"faults", "rewards", "teacher", "trajectories"}
+SHORT = {"evidence", "faults", "rewards", "teacher", "trajectories"}
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 

@@ -234,6 +234,16 @@ def test_training_as_in_the_paper_leaves_the_tests_items_out():
     assert len(parts.train) + parts.dropped["train"]["ground truth of a test task"] == 60 - 18 - 6
 
 
+def test_negatives_may_be_items_that_somebody_has():
+    rows = [(user, item, stamp) for user, item, stamp in many() if int(item) < 40]
+    chosen = {item for _, item, _ in rows}
+    wide = world(rows, items=500)
+    made = {name: split(wide, {"negatives": name, "min_history": 3}, 1) for name in ("all", "chosen")}
+    assert {c for task in made["chosen"].tasks for c in task.candidates} == chosen
+    assert {c for task in made["all"].tasks for c in task.candidates} - chosen
+    assert all(len(set(task.candidates)) == 20 for task in made["chosen"].tasks)
+
+
 def test_the_same_seed_gives_the_same_split_and_candidates_are_shuffled():
     tables = world(many())
     one, two, other = (split(tables, {"test": "last"}, seed) for seed in (3, 3, 4))
