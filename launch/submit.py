@@ -105,10 +105,10 @@ def prepare(recipe: Recipe, root: Path, until: str | None = None) -> Recipe:
     file, colon, function = recipe.grpo.reward.partition(".py")
     if colon and not recipe.grpo.reward.startswith("pkg://"):
         recipe.grpo.reward = _inside(Path(file + ".py"), root, "grpo.reward") + function
-    layers = [_sent(name, root, "sft.recipe") for name in named(recipe.sft.recipe)]
-    # in the form it was given in: the stage's key holds it, and a run begun here goes on there
-    recipe.sft.recipe = layers[0] if isinstance(recipe.sft.recipe, str) else layers
-    recipe.grpo.recipe = _sent(recipe.grpo.recipe, root, "grpo.recipe")
+    for section, option in ((recipe.sft, "sft.recipe"), (recipe.grpo, "grpo.recipe")):
+        layers = [_sent(name, root, option) for name in named(section.recipe)]
+        # in the form it was given in: the stage's key holds it, and a run begun here goes on there
+        section.recipe = layers[0] if isinstance(section.recipe, str) else layers
     ray = dict(recipe.grpo.overrides.get("ray") or {})
     recipe.grpo.overrides = {**recipe.grpo.overrides, "ray": {"address": "auto", **ray}}
     return recipe

@@ -7,6 +7,7 @@
     ndcg             format + NDCG@k
     margin           format + how far above the middle of the list the truth stands
     tool_cost        star - cost per tool call
+    overlong         star - a soft length penalty
     gated            outcome where well formed, else 0
 
 Each has ``compute_score(data_source, solution_str, ground_truth, extra_info=None, **options)`` and returns the keys of

@@ -45,6 +45,7 @@ class Reading:
         rank: position of the truth from 1, 0 where it is absent.
         well_formed: no fault (:func:`star_rl.trajectory.faults`).
         faults: the faults by name.
+        response_tokens: by the policy loop, tool answers included; 0 without its counts.
         candidates: ids; None where ``extra_info`` has none.
     """
 
@@ -58,6 +59,7 @@ class Reading:
     repeated_calls: int
     repeated_phases: int
     phases: int
+    response_tokens: int
     candidates: tuple[str, ...] | None
 
     def scores(self, score: float) -> dict[str, float]:
@@ -124,6 +126,7 @@ def read(solution_str: str, ground_truth: str, extra_info: Mapping[str, Any] | N
         repeated_calls=max(len(calls) - len(distinct), int(counted("repeated_calls") or 0)),
         repeated_phases=len(repeated(written.tags)) if written.faults else 0,  # repetition is a fault
         phases=len(written.tags),
+        response_tokens=int(counted("response_tokens") or 0),
         candidates=candidates,
     )
 

@@ -192,10 +192,11 @@ class GrpoSetSection:
 
 @section
 class GrpoSection:
-    """``recipe``: an overlay (a file, or a name such as ``grpo/table5``); ``overrides``: verl options over it;
-    ``steps`` bounds the training; ``keep_checkpoints`` keeps the optimizer's shards when all is done."""
+    """``recipe``: an overlay (a file, or a name such as ``grpo/table5``), or a list of which each is laid over those
+    before; ``overrides``: verl options over it; ``steps`` bounds the training; ``keep_checkpoints`` keeps the
+    optimizer's shards when all is done."""
 
-    recipe: str = "grpo/tiny"
+    recipe: str | list[str] = "grpo/tiny"
     reward: str = "star"
     steps: Size | None = None
     overrides: dict[str, Any] = field(default_factory=dict)

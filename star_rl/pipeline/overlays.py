@@ -38,7 +38,7 @@ GRPO_KNOBS = (
 
 
 def named(recipe: str | Sequence[str]) -> list[str]:
-    """``sft.recipe`` as a list: one overlay, or several of which each is laid over those before."""
+    """``sft.recipe`` or ``grpo.recipe`` as a list: one overlay, or several of which each is laid over those before."""
     return [recipe] if isinstance(recipe, str) else list(recipe)
 
 

@@ -35,9 +35,9 @@ def world(tmp_path_factory):
     return Paths(folder / "run", model, folder / "train.parquet", store)
 
 
-def recipe(world, steps, reward="reward.py", sampler=None):
+def recipe(world, steps, reward="reward.py", sampler=None, algorithm=()):
     return load_recipe(
-        ROOT / "recipes/grpo/tiny.yaml",
+        ["grpo/tiny", *algorithm],
         {
             "reward": str(world.train.parent / reward),
             "device": "cpu",
@@ -131,6 +131,43 @@ def test_failed_rollouts_are_left_out_of_a_step(world):
     healthy = [row["scores"]["score"] for row in details if row not in bad]
     assert metrics["critic/score/mean"] == pytest.approx(sum(healthy) / len(healthy), abs=1e-4)
     assert metrics["actor/grad_norm"] > 0
+
+
+#: An algorithm -> a metric of its step, and whether that is what the algorithm says.
+STEPS = {
+    "dapo": ("groups/without_signal", lambda share: share == 0.0),
+    "drgrpo": ("actor/grad_norm", lambda norm: norm > 0),
+    "gspo": ("actor/grad_norm", lambda norm: norm > 0),
+    "cispo": ("actor/pg_clipfrac", lambda share: share == 0.0),
+    "rloo": ("critic/advantages/max", lambda most: most > 0),
+    "reinforce_pp": ("critic/advantages/mean", lambda mean: abs(mean) < 1e-3),
+    "kl_cov": ("actor/grad_norm", lambda norm: norm > 0),
+    "tis": ("rollout_corr/rollout_is_mean", lambda mean: abs(mean - 1) < 1e-3),
+    "opd": ("actor/distillation/loss", lambda loss: abs(loss) < 1e-3),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STEPS)
+def test_an_algorithm_takes_a_step(world, name):
+    """``opd`` distils the policy from itself, so there is nothing to learn."""
+    made = recipe(world, 1, algorithm=[f"grpo/{name}"])
+    if name == "opd":
+        inference = {
+            "tensor_model_parallel_size": 1,
+            "max_model_len": 512,
+            "max_num_seqs": 32,
+            "+enable_sleep_mode": False,
+        }
+        inference |= {"engine_kwargs": {"vllm": {"+distributed_executor_backend": "uni"}}}
+        teacher = {"model_path": str(world.model), "inference": inference}
+        made.verl["distillation"] |= {"n_gpus_per_node": 1, "teacher_models": {"teacher_model": teacher}}
+        made.ray["num_gpus"] = 2  # logical ones
+    paths = Paths(world.run.with_name(name), world.model, world.train, world.store)
+    assert run_grpo(made, paths).steps == 1
+    (row,) = read_metrics(paths)
+    metric, holds = STEPS[name]
+    assert holds(row[metric]), (metric, row[metric])
 
 
 @pytest.mark.slow

@@ -114,10 +114,6 @@ def test_group_filtering_reaches_the_sampler(paths):
     given = config.trainer.v1.sampler.sampler_kwargs
     assert given.filter_groups == config.algorithm.filter_groups and given.max_steps_without_signal == 3
     assert given.filter_groups.enable and given.filter_groups.max_num_gen_batches == 5
-    for mode in ("colocate_async", "separate_async"):
-        asynchronous = tiny(paths, verl={"trainer": {"v1": {"trainer_mode": mode}}})
-        own = compose(overrides_of(verl_tree(asynchronous, paths, "name")))
-        assert own.trainer.v1.sampler.custom_sampler.path is None, "verl's own buffer takes them itself"
 
 
 def test_a_running_cluster_is_joined_not_started(paths):

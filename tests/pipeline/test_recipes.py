@@ -4,24 +4,26 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from star_rl.errors import StarError
 from star_rl.integrations.verl.overrides import overrides_of
 from star_rl.integrations.verl.recipe import Paths, cluster_overrides, compose, load_recipe, verl_tree
 from star_rl.layers import recipe_path
-from star_rl.pipeline.overlays import sft_layers
+from star_rl.pipeline.overlays import named, sft_layers
 from star_rl.pipeline.recipe import load
 from star_rl.teacher import summaries_of
 
 CHAINS = sorted(Path("recipes").glob("*.yaml"))
-GRPO = sorted(Path("recipes/grpo").glob("*.yaml"))
+ALGORITHMS = ("dapo", "drgrpo", "gspo", "cispo", "rloo", "reinforce_pp", "kl_cov", "tis", "opd")
+GRPO = [path for path in sorted(Path("recipes/grpo").glob("*.yaml")) if path.stem not in ALGORITHMS]
 
 
 @pytest.mark.parametrize("path", CHAINS, ids=lambda path: path.stem)
 def test_a_chain_loads_and_its_overlays_exist(path):
     recipe = load(path)
     assert recipe.name == path.stem
-    assert sft_layers(asdict(recipe.sft)) and recipe_path(recipe.grpo.recipe).is_file()
+    assert sft_layers(asdict(recipe.sft)) and all(recipe_path(name).is_file() for name in named(recipe.grpo.recipe))
 
 
 @pytest.mark.parametrize("name, total", [("amazon", 500), ("goodreads", 470), ("yelp", 486)])
@@ -65,8 +67,8 @@ def test_another_source_drops_the_options_of_the_one_before():
     assert kept["users"] == 50 and len(kept) > 1
 
 
-def composed(path):
-    recipe = load_recipe(path)
+def composed(path, overrides=None):
+    recipe = load_recipe(path, overrides)
     folder = Path("run")
     paths = Paths(folder, folder / "model", folder / "train.parquet", folder / "store")
     return compose(overrides_of(verl_tree(recipe, paths, "test")))
@@ -89,6 +91,31 @@ def test_verl_s_dataclasses_take_a_grpo_recipe(path, monkeypatch):
     actor.validate(gpus, config.data.train_batch_size, part.model)
     assert gpus % rollout.tensor_model_parallel_size == 0
     assert config.data.train_batch_size % actor.ppo_mini_batch_size == 0
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("base", ["tiny", "table5"])
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_verl_s_dataclasses_take_an_algorithm_over_an_overlay(name, base):
+    from verl.trainer.ppo.core_algos import get_adv_estimator_fn, get_policy_loss_fn
+    from verl.utils.config import omega_conf_to_dataclass
+
+    from star_rl.integrations.verl.config_checks import problems
+
+    teacher = {"distillation": {"teacher_models": {"teacher_model": {"model_path": "large"}}}}
+    config = composed([f"grpo/{base}", f"grpo/{name}"], {"verl": teacher})
+    assert problems(config) == []
+    OmegaConf.resolve(config)  # as verl's TaskRunner does
+    actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
+    algorithm, plain = omega_conf_to_dataclass(config.algorithm), composed(f"recipes/grpo/{base}.yaml")
+    assert get_policy_loss_fn(actor.policy_loss.loss_mode) and get_adv_estimator_fn(algorithm.adv_estimator)
+    assert config != plain and config.data == plain.data and config.actor_rollout_ref.rollout.n == 8
+    assert actor.loss_scale_factor == (config.data.max_response_length if name == "drgrpo" else None)
+    if name == "opd":
+        (made,) = omega_conf_to_dataclass(config.distillation).teacher_models.values()
+        assert (made.model_path, made.num_replicas) == ("large", 2)
+    said = Path(f"recipes/grpo/{name}.yaml").read_text()
+    assert f"grpo/{name}]" in said and "# When: " in said and "# Watch: " in said
 
 
 @pytest.mark.engine

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from star_rl.evaluation.metrics import is_valid
 from star_rl.rewards import format as formatting
-from star_rl.rewards import gated, margin, ndcg, outcome, reciprocal_rank, star, tool_cost
+from star_rl.rewards import gated, margin, ndcg, outcome, overlong, reciprocal_rank, star, tool_cost
 from star_rl.rewards.keys import KEYS, read
 from star_rl.rewards.loading import NAMES, load
 from tests.rewards import adversarial
@@ -240,6 +240,17 @@ def test_a_reward_is_pure() -> None:
     before = json.dumps(info)
     assert star.compute_score("a", ranked(2), TRUTH, info) == star.compute_score("b", ranked(2), TRUTH, info)
     assert json.dumps(info) == before
+
+
+def test_length_costs_as_much_as_the_loop_counts_whatever_the_text_says() -> None:
+    for tokens, cost in ((0, 0.0), (150, 0.0), (175, 0.5), (200, 1.0), (10**6, 1.0)):
+        info = {**INFO, "rollout": {"response_tokens": float(tokens)}}
+        for case in CASES:
+            if not case.name.startswith("1 MB"):
+                plain = star.compute_score("test", case.text, TRUTH, info)
+                scores = overlong.compute_score("test", case.text, TRUTH, info, longest=200, buffer=50)
+                assert scores == {**plain, "score": pytest.approx(plain["score"] - cost)}
+    assert overlong.compute_score("test", ranked(1), TRUTH, INFO)["score"] == 2.0, "no counts"
 
 
 def test_the_table_prints(capsys: pytest.CaptureFixture[str]) -> None:

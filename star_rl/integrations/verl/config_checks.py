@@ -7,12 +7,16 @@ Lengths: verl pads and cuts to ``max_prompt_length`` and ``max_response_length``
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
 from star_rl.errors import StarError
+from star_rl.integrations.verl import keys
+from star_rl.integrations.verl.overrides import leaves, merge
+from star_rl.integrations.verl.recipe import BASE, CPU, compose
 
 _ACTOR, _ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
 
@@ -66,7 +70,15 @@ def problems(config: Any, gpus: int | None = None, tied: bool | None = None) -> 
         StarError: a size is not a positive integer.
     """
     gpus = gpus or positive_int(config, "trainer.nnodes") * positive_int(config, "trainer.n_gpus_per_node")
-    return [*_batches(config, gpus), *_lengths(config), *_sampler(config), *_unsupported(config, tied)]
+    _hold_filters(config)
+    return [
+        *_refused(config),
+        *_batches(config, gpus),
+        *_lengths(config),
+        *_teacher(config),
+        *_trainer(config),
+        *_fused(config, tied),
+    ]
 
 
 def _batches(config: Any, gpus: int) -> Iterator[Problem]:
@@ -112,45 +124,68 @@ def _lengths(config: Any) -> Iterator[Problem]:
             yield Problem(what, "raise ppo_max_token_len_per_gpu")
 
 
-def _sampler(config: Any) -> Iterator[Problem]:
-    if config.trainer.v1.trainer_mode != "sync":
-        return  # a buffer of verl's own
-    if config.trainer.v1.sampler.sync_refill_failed_groups:
-        yield Problem(
-            "trainer.v1.sampler.sync_refill_failed_groups is true, but a rollout that raises stops the training",
-            "leave it out; algorithm.filter_groups.enable refills groups whose rollouts failed",
-        )
-    filters = config.algorithm.filter_groups
-    if filters.enable:
+def _refused(config: Any) -> Iterator[Problem]:
+    """Yield the refused keys (:data:`star_rl.integrations.verl.keys.RULES`) that a recipe has set."""
+    engine = config.model_engine if config.model_engine == "megatron" else "dp"
+    ours = {name: value for name, value, _ in leaves(merge(BASE, CPU))}
+    for name, value in _values(config).items():
+        rule = keys.refusal(name, value)
+        if rule is None or rule.by_run or value in (_defaults(engine).get(name), ours.get(name)):
+            continue
+        yield Problem(f"verl.{name}={value} is refused: {rule.reason}", rule.remedy)
+
+
+@functools.cache
+def _defaults(engine: str) -> Mapping[str, Any]:
+    return _values(compose([f"model_engine={engine}"]))
+
+
+def _values(config: Any) -> dict[str, Any]:
+    """Return a configuration's values by their dotted keys, with references as they are written."""
+    tree: Any = OmegaConf.to_container(config)
+    return {name: value for name, value, _ in leaves(tree)}
+
+
+def _hold_filters(config: Any) -> None:
+    if config.algorithm.filter_groups.enable:
         for name in ("max_num_gen_batches", "max_inflight_gen_batches"):
             positive_int(config, f"algorithm.filter_groups.{name}")
         positive_int(config, "trainer.v1.sampler.sampler_kwargs.max_steps_without_signal")
 
 
-def _unsupported(config: Any, tied: bool | None) -> Iterator[Problem]:
+def _trainer(config: Any) -> Iterator[Problem]:
+    if config.trainer.save_freq < 1:
+        what = f"trainer.save_freq is {config.trainer.save_freq}: verl would end without a checkpoint"
+        yield Problem(what, "set it to a number of steps; the last step is saved too")
+    if "file" not in config.trainer.logger:
+        yield Problem("trainer.logger lacks file, by which star-rl follows the training", "add it to the list")
+
+
+def _teacher(config: Any) -> Iterator[Problem]:
+    for name, teacher in config.distillation.teacher_models.items():
+        if config.distillation.enabled and teacher.model_path is None:
+            where = f"verl.distillation.teacher_models.{name}.model_path"
+            yield Problem(f"{where} is null, and distillation is enabled", "set it to the student that should teach")
+
+
+def _fused(config: Any, tied: bool | None) -> Iterator[Problem]:
     reference = config.actor_rollout_ref
-    model = reference.model
-    if rank := int(model.get("lora_rank", 0) or 0) or int((model.get("lora") or {}).get("rank", 0) or 0):
-        yield Problem(
-            f"lora_rank is {rank}: verl keeps the adapter apart, and the trained student would be the untrained one",
-            "train all parameters (lora_rank: 0), with param_offload and optimizer_offload where memory is short",
-        )
     # verl wraps an untied `lm_head` as an FSDP2 unit (verl/utils/fsdp_utils.py, `_select_fsdp2_wrap_targets`), and its
     # fused forward reads the weight without gathering it (verl/models/transformers/dense_common.py)
-    if tied is False and reference.actor.strategy == "fsdp2" and model.get("use_fused_kernels"):
+    if tied is False and reference.actor.strategy == "fsdp2" and reference.model.get("use_fused_kernels"):
         yield Problem(
             "model.use_fused_kernels: true fails with FSDP2 and a model whose lm_head is not tied (Qwen3 from 8B)",
             "set verl.actor_rollout_ref.model.use_fused_kernels: false",
         )
 
 
-def metric_problems(config: Any, keys: Sequence[str]) -> list[Problem]:
-    """Check that groups are filtered by one of the reward's ``keys``, or by ``reward``, verl's name of the score."""
+def metric_problems(config: Any, columns: Sequence[str]) -> list[Problem]:
+    """Check that groups are filtered by one of the reward's keys, ``columns``, or by ``reward``, verl's for score."""
     filters = config.algorithm.filter_groups
-    if not filters.enable or filters.metric in (*keys, "reward"):
+    if not filters.enable or filters.metric in (*columns, "reward"):
         return []
     what = f"the reward returns no {filters.metric}, by which algorithm.filter_groups.metric filters"
-    return [Problem(what, f"choose one of reward, {', '.join(keys)}")]
+    return [Problem(what, f"choose one of reward, {', '.join(columns)}")]
 
 
 def row_problems(config: Any, rows: int) -> list[Problem]:

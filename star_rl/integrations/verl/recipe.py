@@ -14,13 +14,14 @@ import hashlib
 import importlib.util
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from star_rl.errors import StarError
 from star_rl.integrations import on_cpu, wandb_run
+from star_rl.integrations.verl import keys
 from star_rl.integrations.verl.overrides import leaves, merge, overrides_of
 from star_rl.layers import layers, resolve
 from star_rl.options import Size, Text, options, read_options
@@ -167,14 +168,19 @@ class GrpoRecipe:
                 raise StarError(f"verl.{name}={value} is not a section", "write keys with values below it")
 
 
-def load_recipe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> GrpoRecipe:
+def load_recipe(
+    source: str | Path | Sequence[str | Path] | Mapping[str, Any], overrides: Mapping[str, Any] | None = None
+) -> GrpoRecipe:
     """Read a GRPO recipe from YAML (over its ``base:``, if any) or from a mapping; ``overrides`` of its shape win.
+
+    Of several files each is laid over those before.
 
     Raises:
         StarError: no such file, or it is not a mapping, or an unknown key or a bad value.
     """
-    name = "the recipe" if isinstance(source, Mapping) else str(source)
-    tree = [source] if isinstance(source, Mapping) else layers(source)
+    files = [source] if isinstance(source, str | Path) else source
+    name = "the recipe" if isinstance(files, Mapping) else ", ".join(map(str, files))
+    tree = [files] if isinstance(files, Mapping) else [layer for file in files for layer in layers(file)]
     try:
         values = resolve(merge(*tree, overrides or {}))  # `+key` and `key` are one
         return GrpoRecipe(**{key: value for key, value in values.items() if value is not None})
@@ -265,27 +271,15 @@ def verl_tree(recipe: GrpoRecipe, paths: Paths, name: str) -> dict[str, Any]:
     }
     project = {**os.environ, **recipe.env}.get("WANDB_PROJECT") or wandb_run.PROJECT
     named = {"trainer": {"project_name": project, "experiment_name": name}}
-    synchronous = recipe.verl.get("trainer", {}).get("v1", {}).get("trainer_mode", "sync") == "sync"
     strict = {"path": f"pkg://{_PACKAGE}.replay", "name": "StrictReplayBuffer"}
     kwargs = {
         "+details_dir": str(paths.details.resolve()),
         "+filter_groups": "${algorithm.filter_groups}",  # verl gives it to its own samplers only
         "+max_steps_without_signal": 3,
     }
-    told = {"custom_sampler": strict, "sampler_kwargs": kwargs}
-    sampler = {"trainer": {"v1": {"sampler": told}}} if synchronous else {}  # else a buffer of verl's own
+    sampler = {"trainer": {"v1": {"sampler": {"custom_sampler": strict, "sampler_kwargs": kwargs}}}}
     _leaves_alone(recipe.verl, places)
     return merge(BASE, CPU if cpu else {}, sampler, named, recipe.verl, places)
-
-
-#: What the run itself sets in verl's configuration -> what to set in its place.
-_OWN = {
-    "data.train_files": "set grpo_set, or run another split",
-    "data.val_files": "set grpo_set.validation",
-    "actor_rollout_ref.model.path": "GRPO trains the run's own SFT checkpoint: set sft.recipe or student",
-    "reward.custom_reward_function.path": "set reward",
-    "reward.custom_reward_function.name": "set reward, with :name at its end",
-}
 
 
 def _leaves_alone(wanted: Mapping[str, Any], places: Mapping[str, Any]) -> None:
@@ -294,12 +288,11 @@ def _leaves_alone(wanted: Mapping[str, Any], places: Mapping[str, Any]) -> None:
     Raises:
         StarError: it sets one of them, which would have no effect.
     """
-    own = {name: value for name, value, _ in leaves(places) if not name.startswith("ray_kwargs")}
+    own = {name: value for name, value, _ in leaves(places)}
     for name, value, _ in leaves(wanted):
-        if name in own and value != own[name]:
-            raise StarError(
-                f"verl.{name}={value} has no effect: the run sets it to {own[name]}", _OWN.get(name, "leave it out")
-            )
+        rule = keys.refusal(name, value)
+        if rule is not None and rule.by_run and value != own.get(name):
+            raise StarError(f"verl.{name}={value} has no effect: {rule.reason}", rule.remedy)
 
 
 def agent_loops(recipe: GrpoRecipe, paths: Paths) -> list[dict[str, Any]]:
