@@ -6,7 +6,8 @@ Every contender runs in a process of its own on the same two cores with two thre
 CSR matrix in memory to its finished result (cosine, K = 50); loading data and importing libraries are not timed. Memory
 is told twice, by one definition for all: the peak of the whole process, and how far the timed block rises above what
 was resident when it began (interpreter, libraries, input).
-SciPy's column is the product X^T X of the normalised matrix alone, with no selection of the best 50.
+SciPy's column is the product X^T X of the normalised matrix alone, with no selection of the best 50. star_rl-windows
+counts in half-overlapping windows of 20 interactions; their order is random here, and the graph is built with it.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ sys.path.insert(0, str(harness.ROOT))
 
 K = 50
 THREADS = 2
+#: Interactions of a window: what recipes of long histories take.
+WINDOW = 20
 #: Users whose neighbours are asked for in the user-user case: more than the tasks of a whole evaluation.
 ASKED = 4000
 PACKAGES = ("implicit", "lenskit", "scipy", "numpy", "pyarrow")
-ITEM = ("star_rl", "implicit", "lenskit", "scipy")
+ITEM = ("star_rl", "star_rl-windows", "implicit", "lenskit", "scipy")
 USER = ("star_rl-user", "implicit-user")
 
 
@@ -128,6 +131,18 @@ def run_star_rl(case: str, result: dict[str, Any]) -> Any:
     return found
 
 
+def run_star_rl_windows(case: str, result: dict[str, Any]) -> Any:
+    from star_rl import neighbours
+
+    indptr, indices, n_items = load(case)
+    times = np.random.default_rng(3).permutation(len(indices))
+    with harness.measured(result):
+        users = np.repeat(np.arange(len(indptr) - 1, dtype=np.int32), np.diff(indptr))
+        graph = neighbours.Graph.from_codes(users, indices, times, len(indptr) - 1, n_items)
+        found = neighbours.item_neighbours(graph, k=K, window=WINDOW, threads=THREADS)
+    return found
+
+
 def asked_users(n_users: int) -> np.ndarray:
     return np.sort(np.random.default_rng(1).choice(n_users, min(ASKED, n_users), replace=False)).astype(np.int32)
 
@@ -203,6 +218,7 @@ def run_scipy(case: str, result: dict[str, Any]) -> Any:
 
 CONTENDERS = {
     "star_rl": run_star_rl,
+    "star_rl-windows": run_star_rl_windows,
     "star_rl-user": run_star_rl_user,
     "implicit": run_implicit,
     "implicit-user": run_implicit_user,

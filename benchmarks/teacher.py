@@ -38,7 +38,7 @@ from star_rl.teacher import open_teacher
 from star_rl.trajectory import LACKING, Response
 
 #: Weights of the teacher by rules: the three signals that come from evidence, alike.
-EQUAL = {"users": 1.0, "anchor": 1.0, "recent": 1.0}
+EQUAL = {"users": 1.0, "history": 1.0, "recent": 1.0}
 LACKS = {
     "full": {},
     "no tools": {"tools": False},
@@ -205,7 +205,7 @@ def main() -> None:
     world = Run(options.work / made.name, {**asdict(made), "seed": made.seed})
     print(f"\nTeacher by rules, {len(world.tasks('test'))} held-out tasks, HR in percent; a random order scores 15.0.")
     print(
-        "full and its ablations: strategies users, anchor and recent with equal weights. Rules use no model tokens.\n"
+        "full and its ablations: strategies users, history and recent with equal weights. Rules use no model tokens.\n"
     )
     rows = compare(world, options.work)
     print(show(rows))

@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.harness import read_options, write_json
 from star_rl.data_builders.sft_set import SftOptions, build_sft
-from star_rl.mars import RuleBackend, RuleOptions, Team, TeamOptions, identity_of, strength_of, teach
+from star_rl.mars import RuleBackend, RuleOptions, Team, TeamOptions, identity_of, teach
 from star_rl.prompts import Case, PromptOptions
 from star_rl.records import SCENARIOS, Item, Task
 from star_rl.tools import ToolBox
@@ -65,7 +65,7 @@ def main() -> None:
     items, histories, tasks = world(options.runs // _PASSES)
     store = Store(list(items))
     team = Team(
-        RuleBackend(RuleOptions(), strength_of(store)),
+        RuleBackend(RuleOptions()),
         lambda case: ToolBox(store, case.candidates, "candidates"),
         TeamOptions(),
     )

@@ -26,6 +26,7 @@ from star_rl.files import atomic_path, read_jsonl, write_json
 from star_rl.options import Size, Whole, options
 from star_rl.pipeline.stage import Context
 from star_rl.policy.rollout_stats import FAILED
+from star_rl.prompts import Slots
 from star_rl.records import Task
 from star_rl.run import Run
 from star_rl.trajectory import CRITICAL, parse, ranking, required_phases
@@ -44,6 +45,7 @@ _INFO = {
     "scenario": _TEXT,
     "user_id": _TEXT,
     "candidates": pa.list_(_TEXT),
+    "slots": pa.struct({"user": _TEXT, "record": pa.list_(_TEXT), "together": _NUMBER}),  # null for a prompt with ids
     "difficulty": _TEXT,
     "successes": _NUMBER,
     "required": pa.list_(_TEXT),
@@ -65,6 +67,7 @@ SCHEMA = pa.schema(
 Row = dict[str, Any]
 Messages = Sequence[Mapping[str, str]]
 Prompts = Callable[[Task], Messages]
+SlotsOf = Callable[[Task], Slots | None]
 
 
 @options
@@ -158,11 +161,16 @@ def build(context: Context) -> Row:
         top=context.config["prompt"]["top"],
     )
     by_id = {task.task_id: task for task in run.tasks("train")}
+
+    def slots_of(task: Task) -> Slots | None:
+        return run.case(task).slots
+
     records = list(read_records(context.inputs["sample"] / "rollouts.jsonl"))
     tasks = [by_id[name] for name in dict.fromkeys(record["task_id"] for record in records)]
-    rows, audit = build_grpo(records, tasks, run.messages, options)
+    rows, audit = build_grpo(records, tasks, run.messages, options, slots_of)
     write(context.folder, "train", rows, audit)
-    valid = rows_for(run.tasks("valid")[: context.config["grpo_set"]["validation"]], run.messages, options)
+    unrated = run.tasks("valid")[: context.config["grpo_set"]["validation"]]
+    valid = rows_for(unrated, run.messages, options, slots_of)
     if valid:
         write(context.folder, "valid", valid, {"total": len(valid)})
     taken = ", ".join(f"{name} {count}" for name, count in audit["taken"].items())
@@ -176,7 +184,11 @@ def build(context: Context) -> Row:
 
 
 def build_grpo(
-    records: Iterable[Mapping[str, Any]], tasks: Iterable[Task], prompts: Prompts, options: GrpoSetOptions
+    records: Iterable[Mapping[str, Any]],
+    tasks: Iterable[Task],
+    prompts: Prompts,
+    options: GrpoSetOptions,
+    slots_of: SlotsOf = lambda task: None,
 ) -> tuple[list[Row], Row]:
     """Return the rows of a set composed from sampled rollouts, and its audit: what was kept, dropped and missing.
 
@@ -186,6 +198,7 @@ def build_grpo(
         records: rollouts with ``task_id``, ``sample``, ``stop`` and ``model_text``.
         tasks: the instances that were sampled.
         prompts: makes the messages of a task; called for the chosen instances alone.
+        slots_of: returns what the names in the prompt stand for; None for a prompt with ids.
 
     Raises:
         StarError: a faulty task, or a record that does not belong.
@@ -218,8 +231,9 @@ def build_grpo(
         taken.update(bucket_of[task_id] for task_id in others)
         chosen.update(others)
     rows = [
-        row(by_id[task_id], prompts(by_id[task_id]), index, options, "train", bucket_of[task_id], successes[task_id])
+        row(task, prompts(task), index, options, "train", slots_of(task), bucket_of[task_id], successes[task_id])
         for index, task_id in enumerate(task_id for task_id in order if task_id in chosen)
+        for task in [by_id[task_id]]
     ]
     audit = {
         "requested": options.total,
@@ -299,6 +313,7 @@ def row(
     index: int,
     options: GrpoSetOptions,
     split: str,
+    slots: Slots | None = None,
     difficulty: str = "unrated",
     successes: int = -1,
 ) -> Row:
@@ -319,6 +334,7 @@ def row(
             "scenario": task.scenario,
             "user_id": task.user_id,
             "candidates": list(task.candidates),
+            "slots": slots and {"user": slots.user, "record": list(slots.record), "together": slots.together},
             "difficulty": difficulty,
             "successes": successes,
             "required": list(options.required),
@@ -329,9 +345,12 @@ def row(
     }
 
 
-def rows_for(tasks: Iterable[Task], prompts: Prompts, options: GrpoSetOptions) -> list[Row]:
+def rows_for(
+    tasks: Iterable[Task], prompts: Prompts, options: GrpoSetOptions, slots_of: SlotsOf = lambda task: None
+) -> list[Row]:
     """Return the rows of unrated tasks, the validation set, in the order given."""
-    return [row(task, prompts(task), index, options, "valid") for index, task in enumerate(_by_id(tasks).values())]
+    distinct = _by_id(tasks).values()
+    return [row(task, prompts(task), index, options, "valid", slots_of(task)) for index, task in enumerate(distinct)]
 
 
 def write(folder: Path, name: str, rows: list[Row], audit: Row) -> Path:

@@ -21,12 +21,14 @@ def build(context: Context) -> dict[str, Any]:
     """Write ``items.parquet`` and ``users.parquet`` (key, neighbours, weights, support)."""
     options = context.config["neighbours"]
     folder = context.inputs["tasks"]
-    graph = Graph.from_table(read_table(folder / "visible.parquet", "interactions", ["user_id", "item_id"]))
+    columns = ["user_id", "item_id", *(["timestamp"] if options["window"] else [])]
+    visible = read_table(folder / "visible.parquet", "interactions", columns)
+    graph = Graph.from_table(visible, times=bool(options["window"]))
     # Only the rows that are asked for: at scale that saves more than any kernel.
     users = sorted({task.user_id for part in PARTS for task in read_tasks(folder, part)})
     shared = {"weight": options["weight"], "threads": options["threads"]}
     context.progress(0, 3, "ItemCF")
-    items = item_neighbours(graph, None, options["items_k"], **shared)
+    items = item_neighbours(graph, None, options["items_k"], window=options["window"], **shared)
     _write(context, "items", items)
     n_items = len(items)
     del items

@@ -40,7 +40,7 @@ def recipe(out: str, small: bool) -> Recipe:
             "options": {
                 "rules": {
                     "haste": 0.15,
-                    "strategies": {"category": 0.60, "users": 0.12, "anchor": 0.12, "recent": 0.16},
+                    "strategies": {"category": 0.60, "users": 0.12, "history": 0.12, "recent": 0.16},
                 }
             },
         },
@@ -76,7 +76,7 @@ def data(options: Recipe) -> None:
     task = run.tasks("test")[0]
     *_, (last, _, _) = run.history(task)
     print(f"\nUser {task.user_id} chose {len(run.history(task))} items; the last one was {run.items[last].title!r}.")
-    answer = run.toolbox(task.candidates).call("ItemCF", {"item_id": last})
+    answer = run.toolbox(run.case(task)).call("ItemCF", {"item_ids": [last]})
     print(f"What the tool ItemCF answers on it: {answer.text}")
     print(f"Candidates for the next choice: {', '.join(task.candidates)}\n")
 

@@ -25,7 +25,7 @@ import numpy as np
 from star_rl.chat.cache import Cache
 from star_rl.chat.reply import ChatReply
 from star_rl.files import read_jsonl
-from star_rl.mars import RuleBackend, RuleOptions, strength_of
+from star_rl.mars import RuleBackend, RuleOptions
 from star_rl.mars.agents import Agent, Backend, Step, View
 from star_rl.mars.record import TeacherRun, read_runs
 from star_rl.mars.teach import RUNS
@@ -176,7 +176,7 @@ async def _scripted(run: Run, config: Mapping[str, Any], seed: int, tasks: Seque
     rows = []
     async with open_teacher(run, config, seed, Path(), lambda *_: chat) as teacher:
         options = {"seed": seed, **(config["teacher"]["options"].get("rules") or {})}
-        rules = RuleBackend(RuleOptions(**options), None if run.store is None else strength_of(run.store))
+        rules = RuleBackend(RuleOptions(**options))
         team = teacher.team
         alone = team.planner is not team.backend
         words = partial(turns, rules)

@@ -160,10 +160,11 @@ class Run:
         return self.histories.history(task)
 
     def case(self, task: Task) -> Case:
-        """Return the task as the teacher's agents read it."""
+        """Return the task as the student and the teacher's agents read it, in slots where the recipe says so."""
         history = self.history(task)
         texts, summary = self.texts(task.user_id, history), self.summary(task.user_id, history)
-        return Case.of(task, history, self.items, self.users(task.user_id), texts, summary)
+        case = Case.of(task, history, self.items, self.users(task.user_id), texts, summary)
+        return case.named(self.prompt.names, self.prompt.together)
 
     def texts(self, user_id: str, history: Sequence[Event]) -> dict[tuple[str, int], str]:
         """Return the user's reviews of these interactions, by item and time."""
@@ -206,10 +207,11 @@ class Run:
         if found:
             raise StarError(f"{len(found):,} task(s) do not fit prompt.budget, first {found[0].what}", found[0].remedy)
 
-    def toolbox(self, candidates: Sequence[str]) -> ToolBox:
-        """Return the tools of a task with these candidates."""
+    def toolbox(self, case: Case) -> ToolBox:
+        """Return the tools of a case."""
         options = self.config["tools"]
-        return ToolBox(self.store, candidates, options["lens"], options["lens_top"])
+        candidates = case.slots.candidates if case.slots else case.candidates
+        return ToolBox(self.store, candidates, options["lens"], options["lens_top"], case.slots)
 
 
 @dataclass(frozen=True)

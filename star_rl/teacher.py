@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from star_rl.errors import StarError
-from star_rl.mars import RuleBackend, RuleOptions, Team, TeamOptions, strength_of
+from star_rl.mars import RuleBackend, RuleOptions, Team, TeamOptions
 from star_rl.mars.agents import Backend
 from star_rl.options import known, read_options
 from star_rl.run import Run
@@ -70,7 +70,7 @@ async def open_teacher(
     try:
         if teacher["backend"] == "rules":
             rules = read_options(RuleOptions, {"seed": seed, **parts["rules"]}, "teacher.options.rules")
-            backend = RuleBackend(rules, None if world.store is None else strength_of(world.store))
+            backend = RuleBackend(rules)
         else:
             from star_rl.mars.llm import LlmBackend, LlmOptions, TrainedPlanner
 
@@ -81,7 +81,7 @@ async def open_teacher(
                 clients.append(client("planner_chat", parts["planner_chat"], cache))
                 planner = TrainedPlanner(clients[1], world.prompt, world.length)
         await asyncio.gather(*(opened.ready() for opened in clients))
-        team = Team(backend, lambda case: world.toolbox(case.candidates), team_options, planner)
+        team = Team(backend, world.toolbox, team_options, planner)
         yield Teacher(team, clients[0].model if clients else "rules", tuple(clients), 32 if clients else 1)
     finally:
         for opened in clients:

@@ -6,37 +6,49 @@ answered with a sentence the model can read, and named by a reason that is count
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal, Protocol
 
 from star_rl.errors import StarError
-from star_rl.evidence import EvidenceStore
+from star_rl.evidence import EvidenceStore, StoreAnswer
 from star_rl.evidence.shard import on_local_disk
+from star_rl.prompts.slots import Slots
 from star_rl.trajectory import neutral
 
 Reason = Literal["ok", "unknown_tool", "bad_arguments", "unknown_id"]
 Lens = Literal["text", "candidates"]
 LENSES: tuple[Lens, ...] = ("text", "candidates")
+#: How the line of the lens ``candidates`` begins; a JSON list follows, written as a ranking is.
+AMONG = "Among the candidates: "
 
 #: Tool -> the only argument it takes.
-ARGUMENT = {"UserCF": "user_id", "ItemCF": "item_id"}
+ARGUMENT = {"UserCF": "user_id", "ItemCF": "item_ids"}
+#: Items of one call of ItemCF.
+MOST_ITEMS = 32
 
 
-def _schema(name: str, description: str, argument: str, meaning: str) -> dict[str, Any]:
-    parameters = {
-        "type": "object",
-        "properties": {argument: {"type": "string", "description": meaning}},
-        "required": [argument],
-    }
+def _schema(name: str, description: str, argument: str, meaning: Mapping[str, Any]) -> dict[str, Any]:
+    parameters = {"type": "object", "properties": {argument: meaning}, "required": [argument]}
     return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
 
 
 #: OpenAI function schemas as the chat template renders them; the same list goes into SFT data, rollouts and serving.
 TOOL_SCHEMAS: list[dict[str, Any]] = [
-    _schema("UserCF", "Summarise what users with a similar history like.", "user_id", "Id of the user."),
-    _schema("ItemCF", "Summarise the items most often chosen together with an item.", "item_id", "Id of the item."),
+    _schema(
+        "UserCF",
+        "Summarise what users with a similar history like.",
+        "user_id",
+        {"type": "string", "description": "Id of the user."},
+    ),
+    _schema(
+        "ItemCF",
+        "Summarise the items most often chosen together with the given ones.",
+        "item_ids",
+        {"type": "array", "items": {"type": "string"}, "description": "Ids of one or more items."},
+    ),
 ]
 
 _LONGEST_ECHO = 64  # characters of a model's own words that an answer repeats
@@ -45,18 +57,18 @@ _LONGEST_ECHO = 64  # characters of a model's own words that an answer repeats
 class EvidenceReader(Protocol):
     """What a tool needs of an evidence store (``star_rl.evidence.EvidenceStore``)."""
 
-    def get(self, tool: str, key: str, /) -> str | None:
-        """The stored text for an id, or None where the id is unknown."""
-
-    def neighbours(self, tool: str, key: str, /) -> Sequence[tuple[str, float]]:
-        """(item id, weight), best first. A store may have ``neighbour_ids`` too, which leaves the weights out."""
+    def answer(
+        self, tool: str, keys: Sequence[str], named: Callable[[str], str | None] | None = None, /
+    ) -> StoreAnswer | None:
+        """Text and neighbours of one key, or of several as one list; None where no key is known."""
 
 
 class Tools(Protocol):
     """The two tools of one task: :class:`ToolBox`, or another that answers calls.
 
     A true attribute ``immediate`` says that no call waits for anything outside this process. Such calls are made in
-    the event loop: a thread would not answer sooner, and would wait milliseconds for the interpreter.
+    the event loop: a thread would not answer sooner, and would wait milliseconds for the interpreter. An attribute
+    ``slots`` says what the names in the model's text stand for; the policy loop returns that text with ids.
     """
 
     def call(self, name: str, arguments: Mapping[str, Any], /) -> ToolAnswer:
@@ -79,9 +91,10 @@ class ToolBox:
         store: where answers are looked up.
         candidates: the item ids of the task; only the lens ``candidates`` reads them.
         lens: ``text`` returns the stored text as it is, the paper's form. ``candidates`` adds one line that names the
-            stored neighbours of the key which are candidates of this task, best first: a pure look-up still, for
+            stored neighbours which are candidates of this task, best first, as a JSON list: a pure look-up still, for
             students too small to find 20 ids among 200 neighbours.
         lens_top: ids in that line at most.
+        slots: names in the place of ids, in calls and answers alike; None for ids.
 
     Attributes:
         immediate: a call only reads mapped memory of this machine, so it cannot be kept waiting and the policy loop
@@ -92,17 +105,22 @@ class ToolBox:
     """
 
     def __init__(
-        self, store: EvidenceReader, candidates: Sequence[str] = (), lens: Lens = "text", lens_top: int = 5
+        self,
+        store: EvidenceReader,
+        candidates: Sequence[str] = (),
+        lens: Lens = "text",
+        lens_top: int = 5,
+        slots: Slots | None = None,
     ) -> None:
         if lens not in LENSES:
             raise StarError(f"unknown lens {lens!r}", f"choose one of {', '.join(LENSES)}")
         if lens_top < 1:
             raise StarError(f"lens_top is {lens_top}", "give a whole number from 1 upwards")
         self._store = store
-        self._ids: Callable[[str, str], Iterable[str]] = getattr(store, "neighbour_ids", self._ids_of_neighbours)
         self._candidates = frozenset(candidates)
         self._lens = lens
         self._lens_top = lens_top
+        self.slots = slots
         self.immediate = isinstance(store, EvidenceStore) and on_local_disk(store.path)
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> ToolAnswer:
@@ -110,25 +128,36 @@ class ToolBox:
         argument = ARGUMENT.get(name)
         if argument is None:
             return _refusal(f"There is no tool {_echo(name)}. The tools are {' and '.join(ARGUMENT)}.", "unknown_tool")
-        key = arguments.get(argument)
-        if isinstance(key, int) and not isinstance(key, bool):
-            key = str(key)  # ids are strings throughout; a number in their place leaves no doubt which id is meant
-        if not isinstance(key, str) or not key or set(arguments) != {argument}:
-            return _refusal(f"{name} takes one argument, {argument}, a string.", "bad_arguments")
-        text = self._store.get(name, key)
-        if text is None:
-            kind = argument.removesuffix("_id")
-            return _refusal(f"There is no evidence for {kind} {_echo(key)}.", "unknown_id")
+        asked = _keys(arguments.get(argument), many=argument == "item_ids")
+        if not asked or set(arguments) != {argument}:
+            form = f"a list of 1 to {MOST_ITEMS} strings" if argument == "item_ids" else "a string"
+            return _refusal(f"{name} takes one argument, {argument}, {form}.", "bad_arguments")
+        name_of = self.slots.name_of if self.slots else None
+        keys = self.slots.ids_of(asked) if self.slots else asked
+        found = self._store.answer(name, keys, name_of)
+        lost = found.unknown if found else keys or asked
+        unknown = ", ".join(_echo((name_of and name_of(key)) or key) for key in lost)
+        kind = argument.removesuffix("s").removesuffix("_id")
+        if found is None:
+            return _refusal(f"There is no evidence for {kind} {unknown}.", "unknown_id")
+        text = f"{found.text}\n(There is no evidence for {kind} {unknown}.)" if unknown else found.text
         if self._lens == "candidates":
-            text = f"{text}\n{self._among_candidates(name, key)}"
+            text = f"{text}\n{self._among_candidates(found.ids)}"
         return ToolAnswer(neutral(text), True, "ok")
 
-    def _among_candidates(self, name: str, key: str) -> str:
-        kept = [*islice(filter(self._candidates.__contains__, self._ids(name, key)), self._lens_top)]
-        return f"Among the candidates: {', '.join(kept) or 'none'}"
+    def _among_candidates(self, ids: Iterable[str]) -> str:
+        kept = [*islice(filter(self._candidates.__contains__, ids), self._lens_top)]
+        if self.slots:
+            kept = [self.slots.name_of(item) or item for item in kept]
+        return AMONG + json.dumps(kept, ensure_ascii=False)
 
-    def _ids_of_neighbours(self, name: str, key: str) -> Iterable[str]:
-        return (item for item, _ in self._store.neighbours(name, key))
+
+def _keys(value: object, many: bool) -> list[str]:
+    """Return the ids of a call, at most :data:`MOST_ITEMS`; none for what is no id. A number is the id it spells."""
+    values = value if isinstance(value, list) and many else [value]
+    spelled = (str(one) if isinstance(one, int) and not isinstance(one, bool) else one for one in values)
+    keys = [key for key in spelled if isinstance(key, str) and key]
+    return keys if len(keys) == len(values) <= MOST_ITEMS else []
 
 
 def _echo(value: object) -> str:

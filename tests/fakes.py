@@ -3,7 +3,8 @@
 import random
 
 from star_rl import cli
-from star_rl.mars import RuleBackend, RuleOptions, Team, TeamOptions, strength_of
+from star_rl.evidence import StoreAnswer
+from star_rl.mars import RuleBackend, RuleOptions, Team, TeamOptions
 from star_rl.pipeline import chain, recipe, runner
 from star_rl.policy.loop import Generation
 from star_rl.prompts import Case
@@ -98,12 +99,10 @@ class Store:
     def __init__(self, items):
         self.items = sorted(items)
 
-    def get(self, tool, key):
-        return None if key.startswith("nobody") else f"1. Drama: often together. {NASTY}"
-
-    def neighbours(self, tool, key):
-        order = random.Random(tool + key).sample(self.items, 60)
-        return [(item, 1.0 - place / 100) for place, item in enumerate(order)]
+    def answer(self, tool, keys, named=None):
+        unknown = tuple(key for key in keys if key.startswith("nobody"))
+        ids = random.Random(tool + "".join(keys)).sample(self.items, 60)
+        return StoreAnswer(f"1. Drama: often together. {NASTY}", ids, unknown) if len(unknown) < len(keys) else None
 
 
 class World:
@@ -131,12 +130,13 @@ class World:
     def history(self, task):
         return self.histories.get(task.user_id, [])
 
-    def case(self, task):
-        return Case.of(task, self.history(task), self.items)
+    def case(self, task, names="ids"):
+        return Case.of(task, self.history(task), self.items).named(names, 8)
 
     def tools(self, case):
-        return ToolBox(self.store, case.candidates, "candidates")
+        candidates = case.slots.candidates if case.slots else case.candidates
+        return ToolBox(self.store, candidates, "candidates", slots=case.slots)
 
     def team(self, backend=None, lead=None, **options):
-        rules = backend or RuleBackend(RuleOptions(), strength_of(self.store))
+        rules = backend or RuleBackend(RuleOptions())
         return Team(rules, self.tools, TeamOptions(**options), lead)

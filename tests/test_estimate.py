@@ -27,8 +27,8 @@ class Tabled(World):
 
     prompt, length = PromptOptions(), staticmethod(estimate_tokens)
 
-    def toolbox(self, candidates):
-        return self.tools(self.case(replace(self.tasks[0], candidates=tuple(candidates))))
+    def toolbox(self, case):
+        return self.tools(case)
 
 
 def config(**llm):

@@ -14,13 +14,9 @@ from star_rl.teacher import chat_options, open_teacher
 class FakeWorld:
     """What open_teacher asks of a world."""
 
-    class Store:
-        def neighbours(self, tool, key):
-            return []
+    prompt, length = PromptOptions(top=5), len
 
-    prompt, store, length = PromptOptions(top=5), Store(), len
-
-    def toolbox(self, candidates):
+    def toolbox(self, case):
         raise AssertionError("no task is worked on here")
 
 

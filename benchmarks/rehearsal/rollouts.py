@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
-from star_rl.mars import RuleBackend, RuleOptions, Team, TeamOptions, strength_of
+from star_rl.mars import RuleBackend, RuleOptions, Team, TeamOptions
 from star_rl.pipeline import chain, recipe, runner
 from star_rl.pipeline.stage import Context
 from star_rl.policy.loop import Generation, render_prompt
@@ -33,7 +33,7 @@ class RulesEngine:
     """Speaks the turns of the rule teacher's runs; each rollout of a prompt takes the next run."""
 
     def __init__(self, world: Run, tasks: list[Task], tokenizer: Any, samples: int, seed: int) -> None:
-        rules = RuleBackend(RuleOptions(seed=seed), strength_of(world.store))
+        rules = RuleBackend(RuleOptions(seed=seed))
         self._team = Team(
             rules,
             lambda case: ToolBox(world.store, case.candidates, "candidates"),  # the rules read this lens

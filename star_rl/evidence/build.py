@@ -26,8 +26,8 @@ from star_rl.errors import StarError
 from star_rl.evidence.leak import Contains, targets_of
 from star_rl.evidence.llm import LanguageModel
 from star_rl.evidence.manifest import read_manifest
-from star_rl.evidence.model import USER_CF, Neighbour, Words, checked
-from star_rl.evidence.template import Template
+from star_rl.evidence.model import ITEM_CF, USER_CF, Catalogue, Neighbour, Words, checked
+from star_rl.evidence.template import Template, clean
 from star_rl.evidence.writer import Encoded, EvidenceWriter, encoded
 from star_rl.records import Task
 
@@ -175,8 +175,11 @@ def _read(tool: str, batch: pa.RecordBatch, histories: Histories) -> Iterator[Jo
         yield Job(tool, key, neighbours, tuple(histories(key)) if tool == USER_CF else ())
 
 
-def _encoded(job: Job, words: Words) -> Encoded:
-    return encoded(job.tool, job.key, words.text, job.neighbours, words.as_json(), words.outcome)
+def _encoded(job: Job, words: Words, catalogue: Catalogue) -> Encoded:
+    structured = words.as_json()
+    if job.tool == ITEM_CF and (title := clean(catalogue.title(job.key))):
+        structured["title"] = title
+    return encoded(job.tool, job.key, words.text, job.neighbours, structured, words.outcome)
 
 
 # --------------------------------------------------------------------------------------------------------- template
@@ -197,14 +200,14 @@ def _entries(tool: str, schema: pa.Schema, content: bytes) -> list[Encoded]:
     assert _worker is not None
     template, histories = _worker
     batch = pa.ipc.read_record_batch(pa.py_buffer(content), schema)
-    return [_encoded(job, template(*job)) for job in _read(tool, batch, histories)]
+    return [_encoded(job, template(*job), template.catalogue) for job in _read(tool, batch, histories)]
 
 
 def _by_template(pending: Pending, template: Template, histories: Histories, workers: int) -> Iterator[Encoded]:
     if workers <= 1:
         for tool, batch in pending:
             for job in _read(tool, batch, histories):
-                yield _encoded(job, template(*job))
+                yield _encoded(job, template(*job), template.catalogue)
         return
     context = multiprocessing.get_context("fork")  # the items are shared with the workers, not copied to them
     with ProcessPoolExecutor(workers, context, _begin, (template, histories)) as pool:
@@ -226,7 +229,7 @@ def _by_model(pending: Pending, model: LanguageModel, histories: Histories) -> I
     running: set[asyncio.Task[Encoded]] = set()
 
     async def one(job: Job) -> Encoded:
-        return _encoded(job, await model.words(*job))
+        return _encoded(job, await model.words(*job), model.template.catalogue)
 
     async def some() -> set[asyncio.Task[Encoded]]:
         while len(running) < model.chat.options.concurrency and (job := next(jobs, None)) is not None:

@@ -9,7 +9,7 @@ from typing import Any
 from star_rl.errors import StarError
 from star_rl.files import fingerprint
 
-FORMAT = 3
+FORMAT = 4
 KIND = "star-rl evidence store"
 MANIFEST = "manifest.json"
 

@@ -67,6 +67,12 @@ class Words:
         }
 
 
+def categories_of(structured: Any) -> tuple[Category, ...]:
+    """Return the categories of stored evidence (:meth:`Words.as_json`); none of evidence in another form."""
+    rows = structured.get("categories", ()) if isinstance(structured, dict) else ()
+    return tuple(Category(**{**row, "item_ids": tuple(row["item_ids"])}) for row in rows)
+
+
 class Catalogue:
     """Titles and categories of the items, and how common each category is.
 

@@ -7,9 +7,9 @@ end the process: a file is read once and compared with the manifest's checksum b
 released, so a network file system that stops answering holds up its caller alone.
 
 An entry's details are a msgpack list: the key where the entry's name is too long to hold it, the ids of the neighbours,
-and the rest, both in zstd frames of their own. The ids stand apart because the policy's tools read them alone, in the
-middle of a rollout. The rest is a msgpack list too: weights (32-bit floats where those are exact, else 64-bit), support
-(32-bit integers, empty if the entry has no neighbours) and the structured evidence.
+their numbers, and the structured evidence, each in a zstd frame of its own. They stand apart because the policy's tools
+read each alone, in the middle of a rollout. The numbers are a msgpack list too: weights (32-bit floats where those are
+exact, else 64-bit) and support (32-bit integers, empty if the entry has no neighbours).
 """
 
 from __future__ import annotations
@@ -101,14 +101,14 @@ def pack(neighbours: Iterable[Sequence[Any]], structured: Any, key: str | None =
         "".join(ids)  # refuses what is not a string
         wide, narrow = array("d", weights), array("f", weights)
         columns = (narrow if narrow == wide else wide).tobytes(), array("I", *support).tobytes()
-        rest = msgpack.packb((*columns, structured))
+        parts = [msgpack.packb(part) for part in (ids, columns, structured)]
     except UnicodeEncodeError:
         raise
     except (ValueError, TypeError, OverflowError) as error:
         raise StarError(
             f"neighbours cannot be stored ({error})", "give (id, weight) or (id, weight, support), all of one length"
         ) from error
-    details: bytes = msgpack.packb((key, _zstd.compress(msgpack.packb(ids)), _zstd.compress(rest)))
+    details: bytes = msgpack.packb((key, *map(_zstd.compress, parts)))
     return details
 
 
@@ -119,18 +119,27 @@ def key_in(details: bytes) -> str:
 
 def ids_in(details: bytes) -> list[str]:
     """Return the ids of the neighbours, strongest first."""
-    ids: list[str] = msgpack.unpackb(_zstd.decompress(msgpack.unpackb(details)[1]))
+    ids: list[str] = _part(details, 1)
     return ids
 
 
-def fields_in(details: bytes) -> dict[str, Any]:
-    """Return ``{neighbours: [[id, weight[, support]]], structured}``."""
+def columns_in(details: bytes) -> list[Sequence[Any]]:
+    """Return the neighbours' ids, weights and, if they have any, support."""
     ids = ids_in(details)
-    weights, support, structured = msgpack.unpackb(_zstd.decompress(msgpack.unpackb(details)[2]))
+    weights, support = _part(details, 2)
     columns = [ids, struct.unpack(f"={len(ids)}{'f' if len(weights) == 4 * len(ids) else 'd'}", weights)]
     if support:
         columns.append(struct.unpack(f"={len(ids)}I", support))
-    return {"neighbours": [list(row) for row in zip(*columns, strict=True)], "structured": structured}
+    return columns
+
+
+def structured_in(details: bytes) -> Any:
+    """Return the structured evidence."""
+    return _part(details, 3)
+
+
+def _part(details: bytes, place: int) -> Any:
+    return msgpack.unpackb(_zstd.decompress(msgpack.unpackb(details)[place]))
 
 
 # ------------------------------------------------------------------------------------------------------------ files

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from star_rl.errors import StarError
+from star_rl.evidence.fusion import fused_categories, fused_weights
 from star_rl.evidence.leak import Contains, digest_of_targets, targets_of
 from star_rl.evidence.manifest import read_manifest, shard_name
+from star_rl.evidence.model import ITEM_CF, Category, categories_of
 from star_rl.evidence.shard import (
     FILE,
     LONGEST,
     Shard,
+    columns_in,
     damaged,
-    fields_in,
     ids_in,
     is_hashed,
     key_in,
@@ -24,13 +27,27 @@ from star_rl.evidence.shard import (
     open_shard,
     shard_of,
     short,
+    structured_in,
 )
+from star_rl.evidence.template import evidence_text
 from star_rl.files import sha256
 from star_rl.records import Task
 
 #: Entries whose neighbours stay decoded, and whose ids do: about 30 and 12 kB each at 200 neighbours. The samples of
 #: one task ask for the same.
 _DECODED, _IDS = 1024, 4096
+
+
+@dataclass(frozen=True, slots=True)
+class StoreAnswer:
+    """What the store holds of the keys that were asked for.
+
+    ``ids`` are the neighbours, best first; ``unknown`` are the asked keys that are not stored.
+    """
+
+    text: str
+    ids: Sequence[str]
+    unknown: tuple[str, ...] = ()
 
 
 class EvidenceStore:
@@ -142,6 +159,60 @@ class EvidenceStore:
         found: str = text.decode()
         return found
 
+    def answer(
+        self, tool: str, keys: Sequence[str], named: Callable[[str], str | None] | None = None
+    ) -> StoreAnswer | None:
+        """Return the answer about one key, or one answer about several; None if no key is stored.
+
+        One key has the stored text. Of several keys, the weights of the stored neighbours are summed, without the asked
+        keys; their categories are merged by name and put into words within the store's budget. Nothing but stored
+        evidence is read.
+
+        Args:
+            tool: ``UserCF`` or ``ItemCF``.
+            keys: users or items, whatever a model wrote there; each counts once, and what is no string is left out.
+            named: an id's name in the text, or None; the text is then put into words again. The answer's ids stay ids.
+
+        Raises:
+            StarError: the bytes are damaged, or the shard of a key or a shown title is not on this machine.
+        """
+        asked = tuple(dict.fromkeys(key for key in keys if isinstance(key, str)))
+        texts = {key: text for key in asked if (text := self.get(tool, key)) is not None}
+        if not texts:
+            return None
+        known, unknown = tuple(texts), tuple(key for key in asked if key not in texts)
+        if len(known) > 1:
+            ids, categories = self._fused(tool, known, unknown)
+        else:
+            ids = self.neighbour_ids(tool, known[0])
+            if named is None:
+                return StoreAnswer(texts[known[0]], ids, unknown)
+            categories = categories_of(self._structured(tool, known[0]))
+        about = self.manifest["about"]
+        text = evidence_text(
+            tool, categories, self._title, about["size"], about["budget"], keys=len(known), named=named
+        )
+        return StoreAnswer(text, ids, unknown)
+
+    def _fused(
+        self, tool: str, known: tuple[str, ...], unknown: tuple[str, ...]
+    ) -> tuple[tuple[str, ...], tuple[Category, ...]]:
+        """Return the fused neighbours and categories of several keys."""
+        about = self.manifest["about"]
+        rows = [(self._decoded(tool, key), categories_of(self._structured(tool, key))) for key in known]
+        weights = fused_weights([near for near, _ in rows], {*known, *unknown} if tool == ITEM_CF else ())
+        own = about["verbaliser"] == "llm"
+        return tuple(weights), fused_categories(tool, rows, weights, about["categories"], own_summaries=own)
+
+    def _structured(self, tool: str, key: str) -> Any:
+        details = self._details(tool, key)
+        return None if details is None else structured_in(details)
+
+    def _title(self, item_id: str) -> str:
+        """Return an item's title, which its entry of ItemCF keeps."""
+        structured = self._structured(ITEM_CF, item_id)
+        return structured.get("title", "") if isinstance(structured, dict) else ""
+
     def _routed(self, name: bytes) -> bytes | None:
         """Look a text up among several shards."""
         name = name if len(name) <= LONGEST else short(name)
@@ -162,13 +233,19 @@ class EvidenceStore:
 
     def _neighbours(self, tool: str, key: str) -> tuple[tuple[str, float], ...]:
         details = self._details(tool, key)
-        return () if details is None else tuple((row[0], row[1]) for row in fields_in(details)["neighbours"])
+        if details is None:
+            return ()
+        ids, weights, *_ = columns_in(details)
+        return tuple(zip(ids, weights, strict=True))
 
     def entry(self, tool: str, key: str) -> dict[str, Any] | None:
         """Return what is stored of an id: ``{tool, key, text, neighbours: [[id, weight, support]], structured}``."""
         text = self.get(tool, key)
         details = None if text is None else self._details(tool, key)
-        return None if details is None else {"tool": tool, "key": key, "text": text, **fields_in(details)}
+        if details is None:
+            return None
+        neighbours = [list(row) for row in zip(*columns_in(details), strict=True)]
+        return {"tool": tool, "key": key, "text": text, "neighbours": neighbours, "structured": structured_in(details)}
 
     def _details(self, tool: str, key: str) -> bytes | None:
         try:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from star_rl.errors import StarError
 from star_rl.evidence.model import ITEM_CF, REPRESENTATIVES, USER_CF, Catalogue, Category, Neighbour, Words, checked
@@ -28,7 +28,10 @@ _NONE_FOUND = {
     USER_CF: "No users with a similar history were found, so there is no evidence for this user.",
     ITEM_CF: "No items are chosen together with this one, so there is no evidence for it.",
 }
+_NONE_OF_MANY = "No items are chosen together with these, so there is no evidence for them."
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]+")
+#: Shows an item: its id or name, and its title in at most so many characters; empty if it has neither.
+_Item: TypeAlias = Callable[..., str]
 #: Of the long text: (categories, items of each, characters of a title), from the most to the least detail.
 _LEVELS = (
     *((9, 5, 80), (9, 5, 40), (6, 5, 40), (6, 3, 40), (4, 3, 40), (4, 2, 28)),
@@ -100,27 +103,58 @@ class Template:
             ids = tuple(row.id for row in members[:REPRESENTATIVES])
             support = sum(row.support for row in members)
             why = _reason(seen[name], len(history), members) if tool == USER_CF else ""
-            categories.append(Category(name, _summary(tool, members, len(rows)), ids, why, len(members), support))
+            summary = summary_of(tool, len(members), len(rows), support)
+            categories.append(Category(name, summary, ids, why, len(members), support))
         return Words(self.text(tool, categories), tuple(categories))
 
     def text(self, tool: str, categories: Sequence[Category]) -> str:
-        """Return the tool's answer. Detail is dropped until it fits the budget, and at last it is cut."""
-        drafts: Iterable[str]
-        if not categories:
-            drafts = [_NONE_FOUND[tool]]
-        elif self.size == "short":
-            drafts = (_short(categories[:groups], items) for groups, items in _SHORT_LEVELS)
-        else:
-            drafts = (_full(tool, categories[:groups], self.catalogue, *level) for groups, *level in _LEVELS)
-        text = ""
-        for text in drafts:
-            if self.count(text) <= self._budget:
-                return text
-        low, high = 0, len(text) - 1
-        while low < high:  # the longest prefix that fits
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if self.count(text[:middle]) <= self._budget else (low, middle - 1)
-        return text[:low].rstrip()
+        """Return the tool's answer about one key."""
+        return evidence_text(tool, categories, self.catalogue.title, self.size, self._budget, count=self.count)
+
+
+def evidence_text(
+    tool: str,
+    categories: Sequence[Category],
+    title: Callable[[str], str],
+    size: Size,
+    budget: int,
+    *,
+    keys: int = 1,
+    named: Callable[[str], str | None] | None = None,
+    count: Callable[[str], int] = estimate_tokens,
+) -> str:
+    """Return a tool's answer. Detail is dropped until it fits the budget, and at last it is cut.
+
+    Args:
+        tool: ``UserCF`` or ``ItemCF``.
+        categories: strongest first.
+        title: looks up an item's title; empty if it has none.
+        size, budget, count: as of :class:`Template`.
+        keys: items (or users) that the answer is about.
+        named: an id's name, which stands in its place; an item without a name is shown by its title alone.
+    """
+
+    def item(item_id: str, longest: int = 0) -> str:
+        name = item_id if named is None else named(item_id)
+        titled = clean(title(item_id), longest) if longest else ""
+        return " ".join(part for part in (clean(name or ""), f'"{titled}"' if titled else "") if part)
+
+    drafts: Iterable[str]
+    if not categories:
+        drafts = [_NONE_FOUND[tool] if keys == 1 else _NONE_OF_MANY]
+    elif size == "short":
+        drafts = (_short(categories[:groups], item, items, keys) for groups, items in _SHORT_LEVELS)
+    else:
+        drafts = (_full(tool, categories[:groups], item, keys, *level) for groups, *level in _LEVELS)
+    text = ""
+    for text in drafts:
+        if count(text) <= budget:
+            return text
+    low, high = 0, len(text) - 1
+    while low < high:  # the longest prefix that fits
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if count(text[:middle]) <= budget else (low, middle - 1)
+    return text[:low].rstrip()
 
 
 @lru_cache(maxsize=1 << 16)
@@ -167,10 +201,10 @@ def _groups(rows: list[Neighbour], catalogue: Catalogue, most: int) -> list[tupl
     return groups
 
 
-def _summary(tool: str, members: list[Neighbour], total: int) -> str:
-    support = sum(row.support for row in members)
+def summary_of(tool: str, count: int, total: int, support: int) -> str:
+    """Return what a category holds: ``count`` of ``total`` neighbours."""
     what, votes = ("related items", "shared choices") if tool == ITEM_CF else ("items liked by similar users", "votes")
-    return f"{len(members)} of {total} {what}{f', {support} {votes}' if support else ''}."
+    return f"{count} of {total} {what}{f', {support} {votes}' if support else ''}."
 
 
 def _reason(seen: int, past: int, members: list[Neighbour]) -> str:
@@ -181,27 +215,26 @@ def _reason(seen: int, past: int, members: list[Neighbour]) -> str:
     return f"new to this user, but {backed}."
 
 
-def _full(tool: str, categories: Sequence[Category], catalogue: Catalogue, items: int, longest: int) -> str:
-    def named(item_id: str) -> str:
-        title = clean(catalogue.title(item_id), longest) if longest else ""
-        return f'{clean(item_id)} "{title}"' if title else clean(item_id)
-
-    lines = [f"Also chosen by {'users with a similar history' if tool == USER_CF else 'users who chose this item'}:"]
+def _full(tool: str, categories: Sequence[Category], item: _Item, keys: int, items: int, longest: int) -> str:
+    which = "this item" if keys == 1 else f"any of these {keys} items"
+    lines = [f"Also chosen by users {'with a similar history' if tool == USER_CF else f'who chose {which}'}:"]
     for number, category in enumerate(categories, 1):
         why = f" Why it fits: {clean(category.why)}" if category.why and tool == USER_CF else ""
         lines.append(f"{number}. {clean(category.name, 60)}: {clean(category.summary)}{why}")
-        if items:
-            lines.append(f"   items: {'; '.join(map(named, category.item_ids[:items]))}")
+        if shown := [words for item_id in category.item_ids[:items] if (words := item(item_id, longest))]:
+            lines.append(f"   items: {'; '.join(shown)}")
     return neutral("\n".join(lines))
 
 
-def _short(categories: Sequence[Category], items: int) -> str:
+def _short(categories: Sequence[Category], item: _Item, items: int, keys: int) -> str:
     """Return one line: the groups with their counts, then ids in proportion to the counts, the strongest first."""
     head = ", ".join(f"{clean(category.name, 24)} {category.count}" for category in categories)
+    head = head if keys == 1 else f"{keys} items: {head}"
     total = sum(category.count for category in categories) or 1
     ids: list[str] = []
     for number, category in enumerate(categories, 1):
         left = items - len(ids)
         share = left if number == len(categories) else max(1, round(items * category.count / total)) if items else 0
-        ids += category.item_ids[: max(0, min(share, left))]
-    return neutral(f"{head}: {' '.join(clean(item_id, 64) for item_id in ids)}" if ids else head)
+        shown = [name for item_id in category.item_ids if (name := clean(item(item_id), 64))]
+        ids += shown[: max(0, min(share, left))]
+    return neutral(f"{head}: {' '.join(ids)}" if ids else head)

@@ -132,7 +132,8 @@ class EvidenceWriter:
             tool, key: ``UserCF`` or ``ItemCF``, and the user's or item's id.
             text: the tool's answer.
             neighbours: (id, weight) or (id, weight, support), strongest first.
-            structured: any JSON value: the evidence before it became words.
+            structured: any JSON value: the evidence before it became words. Answers about several keys are made of the
+                form of :meth:`star_rl.evidence.model.Words.as_json`.
             outcome: how the words came about; the manifest counts them.
 
         Raises:

@@ -10,9 +10,9 @@ view         runs in the terminal and on an HTML page
 """
 
 from star_rl.mars.record import from_json, read_runs, to_json
-from star_rl.mars.rules import RuleBackend, RuleOptions, strength_of
+from star_rl.mars.rules import RuleBackend, RuleOptions
 from star_rl.mars.teach import Account, identity_of, teach
 from star_rl.mars.team import Outcome, Team, TeamOptions
 
 __all__ = ["Account", "Outcome", "RuleBackend", "RuleOptions", "Team", "TeamOptions", "from_json"]
-__all__ += ["identity_of", "read_runs", "strength_of", "teach", "to_json"]
+__all__ += ["identity_of", "read_runs", "teach", "to_json"]

@@ -4,41 +4,35 @@ Each expert reads what the student will read, the history and the tools' answers
 phrases that a student of a million parameters can learn. Random choices (which signal to trust, whether the profile is
 written in haste) are a hash of seed, task and pass, so they repeat in every process.
 
-The strategies differ in quality on purpose: ``category`` ignores the evidence, a habit that reinforcement learning can
-drop.
+Strategy ``category`` ignores the evidence: a habit that reinforcement learning can drop, in the quickstart alone.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, field
-from functools import lru_cache
 from typing import Any
 
 from star_rl.errors import StarError
 from star_rl.mars.agents import DIVERGENCE, HISTORICAL, PROFILE, RECENT, Agent, Step, View
 from star_rl.options import Number, Share, Size, Whole, options
 from star_rl.prompts import Behaviour, Case
+from star_rl.prompts.slots import HISTORY
+from star_rl.tools import AMONG, ARGUMENT
 from star_rl.trajectory import EXPERTS, Response, Thinking, ToolCall, json_block
-from star_rl.trajectory.model import Block
+from star_rl.trajectory.model import Block, decode
 
 #: Strategy -> the name of the signal it trusts.
 TRUST = {
     "users": "similar users",
-    "anchor": "anchor item",
+    "history": "whole history",
     "recent": "recent item",
     "category": "category match",
 }
 #: Expert -> the strategy whose evidence it brings.
-_BROUGHT = {PROFILE: "users", HISTORICAL: "anchor", RECENT: "recent", DIVERGENCE: "spread"}
-_LENS = "Among the candidates:"
-_WORD = re.compile(r"[^\s,;|]+")
-
-#: (tool, id) -> how much evidence there is; used to choose the anchor.
-Strength = Callable[[Case, str], float]
+_BROUGHT = {PROFILE: "users", HISTORICAL: "history", RECENT: "recent", DIVERGENCE: "spread"}
 
 
 @options
@@ -55,7 +49,7 @@ class RuleOptions:
     """
 
     strategies: Mapping[str, Number] = field(
-        default_factory=lambda: {"users": 0.22, "anchor": 0.22, "recent": 0.22, "category": 0.34}
+        default_factory=lambda: {"users": 1.0, "history": 1.0, "recent": 1.0, "category": 0.0}
     )
     haste: Share = 0.2
     window: Size = 8
@@ -71,16 +65,10 @@ class RuleOptions:
 
 
 class RuleBackend:
-    """The agents played by rules.
+    """The agents played by rules; they read the tools' answers of the lens ``candidates``."""
 
-    Args:
-        options: see :class:`RuleOptions`.
-        strength: evidence behind a history item, for the anchor; without it the best rated item is the anchor.
-    """
-
-    def __init__(self, options: RuleOptions | None = None, strength: Strength | None = None) -> None:
+    def __init__(self, options: RuleOptions | None = None) -> None:
         self.options = options or RuleOptions()
-        self.strength = strength
         self._act = {
             "Planner": self._plan,
             PROFILE: self._profile,
@@ -94,7 +82,7 @@ class RuleBackend:
     @property
     def describe(self) -> dict[str, Any]:
         options = {**asdict(self.options), "strategies": dict(self.options.strategies)}
-        return {"backend": "rules", "anchor": "evidence" if self.strength else "rating", **options}
+        return {"backend": "rules", **options}
 
     async def ready(self, tools: bool = False) -> None:
         """Rules are always ready."""
@@ -127,21 +115,23 @@ class RuleBackend:
         if shown and self._draw(view, "haste") < self.options.haste:
             last = view.case.category(shown[-1].item_id)
             leading = list(dict.fromkeys([last, *leading]))[:2]
-        return self._ask(view, "Ask similar users.", "UserCF", "user_id", view.case.user_id), leading
+        return self._ask(view, "Ask similar users.", "UserCF", view.case.user_id), leading
 
     def _historical(self, view: View) -> tuple[list[Block], Any]:
-        anchor = self._anchor(view)
-        if anchor is None:
+        """Ask for the whole shown history in one call."""
+        shown = self._shown(view)
+        if not shown:
             return [Thinking("No history.")], []
-        blocks = self._ask(view, f"Anchor {anchor.item_id}.", "ItemCF", "item_id", anchor.item_id)
-        return blocks, [view.case.category(anchor.item_id)]
+        asked = dict.fromkeys(entry.item_id for entry in reversed(shown))
+        named = [HISTORY] if view.case.slots else list(asked)
+        return self._ask(view, "Ask for the whole history.", "ItemCF", named), _leading(view.case, shown)[:1]
 
     def _recent(self, view: View) -> tuple[list[Block], Any]:
         shown = self._shown(view)
         if not shown:
             return [Thinking("No history.")], []
         last = shown[-1].item_id
-        return self._ask(view, f"Recent {last}.", "ItemCF", "item_id", last), [view.case.category(last)]
+        return self._ask(view, f"Recent {last}.", "ItemCF", [last]), [view.case.category(last)]
 
     def _divergence(self, view: View) -> tuple[list[Block], Any]:
         """Return the category of the latest item outside the leading one, and those of its neighbours."""
@@ -150,15 +140,15 @@ class RuleBackend:
         others = [b.item_id for b in shown[:-1] if view.case.category(b.item_id) not in leading]
         if not others:
             return [Thinking("Nothing to spread to.")], []
-        blocks = self._ask(view, f"Spread {others[-1]}.", "ItemCF", "item_id", others[-1])
+        blocks = self._ask(view, f"Spread {others[-1]}.", "ItemCF", [others[-1]])
         listed = self._listed(view.case, blocks)
         return blocks, list(dict.fromkeys([view.case.category(i) for i in (others[-1], *listed)]))[:2]
 
-    def _ask(self, view: View, words: str, tool: str, argument: str, key: str) -> list[Block]:
+    def _ask(self, view: View, words: str, tool: str, asked: str | list[str]) -> list[Block]:
         """Return a thought, one call, its response and what it points to; only the thought without tools."""
         if view.tools is None:
             return [Thinking(words)]
-        call = ToolCall(tool, {argument: key})
+        call = ToolCall(tool, {ARGUMENT[tool]: asked})
         response = Response(view.tools.call(call.name, call.arguments).text)
         listed = self._listed(view.case, [response])
         said = Thinking(f"Points to {listed[0]}." if listed else "Points nowhere.")
@@ -222,21 +212,10 @@ class RuleBackend:
         known = set(case.candidates)
         found: list[str] = []
         for block in blocks:
-            if isinstance(block, Response):
-                text = block.text.rpartition(_LENS)[2]
-                found += [word for match in _WORD.finditer(text) if (word := match.group().rstrip(".")) in known]
+            if isinstance(block, Response) and AMONG in block.text:
+                listed = decode(block.text.rpartition(AMONG)[2])[0]
+                found += [item for item in listed if item in known] if isinstance(listed, list) else []
         return list(dict.fromkeys(found))
-
-    def _anchor(self, view: View) -> Behaviour | None:
-        """Return the item with most evidence, or the best rated; the later of equals; not the last if possible."""
-        shown = self._shown(view)
-        earlier = list(enumerate(shown[:-1] or shown))
-        if not earlier:
-            return None
-        if self.strength is not None:
-            strength = self.strength
-            return max(earlier, key=lambda pair: (strength(view.case, pair[1].item_id), pair[0]))[1]
-        return max(earlier, key=lambda pair: (pair[1].rating if pair[1].rating is not None else 0.0, pair[0]))[1]
 
     def _shown(self, view: View) -> tuple[Behaviour, ...]:
         return view.case.history[-self.options.window :]
@@ -256,20 +235,3 @@ def _leading(case: Case, shown: Sequence[Behaviour]) -> list[str]:
         counts[category] += 1
         latest[category] = place
     return sorted(counts, key=lambda category: (-counts[category], -latest[category]))[:2]
-
-
-def strength_of(store: Any) -> Strength:
-    """Return a function that sums the weights of an item's stored neighbours among the candidates of a case.
-
-    The latest 4,096 items are cached: a store reads an item's neighbours from its file each time.
-    """
-
-    @lru_cache(maxsize=4096)
-    def weights(item_id: str) -> dict[str, float]:
-        return {item: float(weight) for item, weight in store.neighbours("ItemCF", item_id)}
-
-    def strength(case: Case, item_id: str) -> float:
-        known = weights(item_id)
-        return sum(known.get(candidate, 0.0) for candidate in case.candidates)
-
-    return strength

@@ -59,7 +59,7 @@ class TeamOptions:
 
 @dataclass(slots=True)
 class Outcome:
-    """The steps of one case in the order of the trajectory, and either a ranking or a failure.
+    """The steps of one case in the order of the trajectory, and either a ranking of ids or a failure.
 
     ``waiting`` counts the model calls that wait for one another: of experts that ran at once, the one with the most.
     """
@@ -141,7 +141,8 @@ class _CaseRun:
                 list(dict.fromkeys(step.agent for step in self.steps if step.agent in suggestions)), suggestions, round
             )
         (ranking,) = await self._play([RANKER])
-        return list(ranking.value)
+        slots = self.case.slots
+        return [slots.id_of(name) for name in ranking.value] if slots else list(ranking.value)
 
     async def _experts(
         self, names: Sequence[str], suggestions: Mapping[str, str] | None = None, round: int = 0

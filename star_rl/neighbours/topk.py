@@ -17,6 +17,7 @@ from star_rl.neighbours import blocks
 from star_rl.neighbours.graph import Graph
 from star_rl.neighbours.kernel import Walk
 from star_rl.neighbours.weights import Decay, Weighting, WeightName
+from star_rl.neighbours.windows import count_users, windows_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,8 +32,8 @@ class Neighbours:
 
     Shapes: codes (n_rows,) int32, -1 for a key that the graph does not hold (its row is empty); indptr (n_rows +
     1,) int64; indices, weights, support (n,) int32, float32, uint16 (or int32 where that is too small). Support
-    counts the mids behind a weight: shared users (ItemCF), shared items (UserCF), similar users who have the item
-    (liked items).
+    counts what is behind a weight: shared users (ItemCF; with windows, users who have both items in one window),
+    shared items (UserCF), similar users who have the item (liked items).
 
     ``keys`` and ``ids`` (of the neighbours, by code) are Arrow strings, or None where the graph holds codes only.
     ``side`` is ``"item"``, ``"user"`` or ``"liked"``; ``complete`` says that every row of the graph was asked for.
@@ -77,6 +78,7 @@ def item_neighbours(
     *,
     alpha: float = 0.5,
     decay: Decay | None = None,
+    window: int = 0,
     threads: int | None = None,
     ray: str | None = None,
 ) -> Neighbours:
@@ -85,13 +87,14 @@ def item_neighbours(
     Args:
         items: ids (or an array of codes), in the order wanted; None for all items.
         k: at most this many neighbours a row, at least 1.
-        weight, alpha, decay: see :mod:`star_rl.neighbours.weights`; ``decay`` needs a graph with times.
+        weight, alpha, decay, window: see :class:`star_rl.neighbours.Weighting`; ``decay`` and ``window`` need a graph
+            with times.
         threads, ray: how to run it; they do not change the result. See :func:`star_rl.neighbours.blocks.run`.
 
     Raises:
-        StarError: an option is out of range, or the graph has no times for ``decay``.
+        StarError: an option is out of range, or the graph has no times for ``decay`` or ``window``.
     """
-    return _neighbours(graph, "item", items, k, Weighting(weight, alpha, decay), threads, ray)
+    return _neighbours(graph, "item", items, k, Weighting(weight, alpha, decay, window), threads, ray)
 
 
 def user_neighbours(
@@ -148,7 +151,6 @@ def liked_items(
 def _neighbours(
     graph: Graph, side: str, asked: Ids | None, k: int, weighting: Weighting, threads: int | None, ray: str | None
 ) -> Neighbours:
-    walk = walk_of(graph, side, _checked(k), weighting)
     size, ids = (graph.n_items, graph.item_ids) if side == "item" else (graph.n_users, graph.user_ids)
     if asked is None:
         codes, keys = np.arange(size, dtype=np.int32), ids
@@ -157,11 +159,27 @@ def _neighbours(
         keys = _keys(asked, codes, ids)
     known = np.flatnonzero(codes >= 0)
     rows = codes if len(known) == len(codes) else codes[known]
-    indptr, indices, weights, support = _with_empty_rows(blocks.run(walk, rows, rows, threads, ray), known, len(codes))
+    found = walk_rows(graph, side, rows, _checked(k), weighting, threads, ray)
+    indptr, indices, weights, support = _with_empty_rows(found, known, len(codes))
     return Neighbours(codes, indptr, indices, weights, support, keys, ids, side, k, weighting, asked is None)
 
 
-def walk_of(graph: Graph, side: str, k: int, weighting: Weighting) -> Walk:
+def walk_rows(
+    graph: Graph, side: str, rows: np.ndarray, k: int, weighting: Weighting, threads: int | None, ray: str | None
+) -> blocks.Rows:
+    """Return the neighbours of these rows (codes) of one side.
+
+    Raises:
+        StarError: the weighting has a decay or a window but the graph has no times.
+    """
+    if not weighting.window:
+        return blocks.run(_walk(graph, side, k, weighting), rows, rows, threads, ray)
+    windows, halves = windows_of(graph, weighting.window, times=weighting.decay is not None)
+    found = blocks.run(_walk(windows, side, k, weighting), rows, rows, threads, ray)
+    return count_users(halves, rows, found)
+
+
+def _walk(graph: Graph, side: str, k: int, weighting: Weighting) -> Walk:
     """Build the walk item -> user -> item (side ``"item"``) or user -> item -> user (``"user"``) with its scales.
 
     Raises:

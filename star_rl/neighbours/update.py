@@ -6,8 +6,9 @@ What a new or renewed pair (user, item) changes, for the side "item" (the side "
 - the sums of the item with the user's other items, which share that user and so are among those rows;
 - for ``log`` also f_u of the user, hence the masses of all the user's items and the rows around each of them.
 
-Rows only ever grow neighbours, so the sets are read off the new graph. All else is carried over with codes
-shifted; as codes keep the order of ids, ties stay broken as a rebuild breaks them.
+Rows only ever grow neighbours, so the sets are read off the new graph. With windows a pair moves all that the user has
+after it to other places, so all items of the user are walked again; neighbours that are lost are among them. All else
+is carried over with codes shifted; as codes keep the order of ids, ties stay broken as a rebuild breaks them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import numpy as np
 from star_rl.errors import StarError
 from star_rl.neighbours import blocks
 from star_rl.neighbours.graph import Graph
-from star_rl.neighbours.topk import Neighbours, walk_of
+from star_rl.neighbours.topk import Neighbours, walk_rows
+from star_rl.neighbours.windows import windows_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -79,8 +81,7 @@ def update(
         codes = _codes_in(keys, new_ids)
         old_row = np.arange(len(codes), dtype=np.int64)
     again = np.flatnonzero(touched[codes])
-    walk = walk_of(grown, neighbours.side, neighbours.k, neighbours.weighting)
-    fresh = blocks.run(walk, codes[again], codes[again], threads, ray)
+    fresh = walk_rows(grown, neighbours.side, codes[again], neighbours.k, neighbours.weighting, threads, ray)
     indptr, indices, weights, support = _merge(neighbours, shift, old_row, again, fresh)
     result = replace(
         neighbours,
@@ -113,15 +114,28 @@ def _codes_in(ids: pa.Array, known: pa.Array) -> np.ndarray:
 def _touched(graph: Graph, grown: Graph, neighbours: Neighbours) -> np.ndarray:
     """Rows of the grown graph whose neighbours may differ (see the head of this module). Shape: (n,), with repeats."""
     users, items = _changed_pairs(graph, grown)
+    weighting = neighbours.weighting
     rows, mids = (items, users) if neighbours.side == "item" else (users, items)
-    forth = (grown.item_indptr, grown.item_users), (grown.user_indptr, grown.user_items)
-    (indptr, indices), (back_indptr, back_indices) = forth if neighbours.side == "item" else forth[::-1]
-    if neighbours.weighting.name == "log":
+    moved = rows
+    if weighting.name == "log" or weighting.window:
+        _, (indptr, indices) = _hops(grown, neighbours.side)
         mids = np.unique(mids)
-        rows = back_indices[_ranges(back_indptr[mids], back_indptr[mids + 1])]
+        moved = indices[_ranges(indptr[mids], indptr[mids + 1])]
+    if weighting.name == "log":
+        rows = moved
+    if weighting.window:
+        grown = windows_of(grown, weighting.window).windows
+    (indptr, indices), (back_indptr, back_indices) = _hops(grown, neighbours.side)
     rows = np.unique(rows)
     near = np.unique(indices[_ranges(indptr[rows], indptr[rows + 1])])
-    return back_indices[_ranges(back_indptr[near], back_indptr[near + 1])]  # holds `rows` themselves
+    around = back_indices[_ranges(back_indptr[near], back_indptr[near + 1])]
+    return np.concatenate([moved, around])
+
+
+def _hops(graph: Graph, side: str) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """Return (indptr, indices) from rows to mids, and back."""
+    forth = (graph.item_indptr, graph.item_users), (graph.user_indptr, graph.user_items)
+    return forth if side == "item" else forth[::-1]
 
 
 def _changed_pairs(graph: Graph, grown: Graph) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from star_rl.options import Positive, Share, Whole, options
+from star_rl.options import Count, Positive, Share, Whole, options
 
 WeightName = Literal["cosine", "conditional", "log"]
 WEIGHTS: tuple[WeightName, ...] = get_args(WeightName)
@@ -56,11 +56,14 @@ class Weighting:
         name: ``cosine``, ``conditional`` or ``log``.
         alpha: popularity correction of ``conditional``, 0 (none) to 1; other weights ignore it.
         decay: forgetting, or None.
+        window: ItemCF counts items as chosen together in half-overlapping windows of this many interactions of a user
+            (:mod:`star_rl.neighbours.windows`); 0 for the whole sequence.
     """
 
     name: WeightName = "cosine"
     alpha: Share = 0.5
     decay: Decay | None = None
+    window: Count = 0
 
     def factor(self, degrees: np.ndarray) -> np.ndarray | None:
         """f_u of the mids with these degrees, or None where all are 1."""

@@ -16,6 +16,7 @@ from star_rl.errors import StarError
 from star_rl.evidence.template import Size as TextSize
 from star_rl.neighbours.weights import WeightName
 from star_rl.options import Count, Number, Size, Text, TopP, section
+from star_rl.prompts.slots import Names
 from star_rl.prompts.student import Profile, Share
 from star_rl.tools import Lens
 from star_rl.trajectory import Setting
@@ -45,11 +46,14 @@ class SplitSection:
 
 @section
 class NeighboursSection:
-    """``items_k``/``users_k`` neighbours kept per row, ``liked_k`` items per user, ``threads`` (speed only)."""
+    """``items_k``/``users_k`` neighbours kept per row, ``liked_k`` items per user, ``threads`` (speed only);
+    ``window``: ItemCF counts items as chosen together in half-overlapping windows of this many interactions of a user
+    (0: in the whole sequence)."""
 
     items_k: Most = 100
     users_k: Most = 50
     liked_k: Most = 100
+    window: Count = 0
     weight: WeightName = "cosine"
     threads: Size | None = None
 
@@ -78,11 +82,13 @@ class SummariesSection:
 
 @section
 class PromptSection:
-    """The student's prompt: ``profile`` ``full`` or ``compact``; ``history`` items shown at most (0: what the profile
+    """The student's prompt: ``profile`` ``full`` or ``compact``; ``names``: ``ids``, or ``slots`` (c1, c2 .. for the
+    candidates, h1, h2 .. for the record, the latest first); ``history`` items shown at most (0: what the profile
     holds); ``budget`` of tokens (paper, table 5), of which ``summary`` and ``record`` are shares (see PromptOptions);
     ``review``: most tokens of one review; ``top`` ids in the ranking."""
 
     profile: Profile = "full"
+    names: Names = "ids"
     history: Annotated[int, Field(ge=0, le=10_000, strict=True)] = 0
     budget: Annotated[int, Field(ge=500, strict=True)] = 6000
     summary: Share = 0.15

@@ -26,6 +26,7 @@ from verl.trainer.ppo.reward import get_custom_reward_fn
 
 from star_rl.policy.loop import Budget, Generation, Rollout, render_prompt, rollout
 from star_rl.policy.rollout_stats import FAILED
+from star_rl.prompts.slots import Slots
 from star_rl.rewards.loading import NEEDED, check
 from star_rl.tools import TOOL_SCHEMAS, EvidenceReader, Lens, ToolBox
 
@@ -106,7 +107,9 @@ class StarAgentLoop(AgentLoopBase):
         working = time.thread_time()
         task = _plain(kwargs.get("extra_info") or {})
         engine = _ServerEngine(self.server_manager, priority)
-        toolbox = ToolBox(self._store, task.get("candidates") or (), *self._shown)
+        candidates, named = task.get("candidates") or (), task.get("slots")
+        slots = Slots(candidates=candidates, **named) if named else None
+        toolbox = ToolBox(self._store, candidates, *self._shown, slots)
         messages = tuple(tuple(message.items()) for message in kwargs["raw_prompt"])
         prompt_ids = _prompt_ids(self.tokenizer, messages, self._show_tools)
         route = routing_key(self.config, kwargs.get("uid"))

@@ -81,8 +81,8 @@ class Rollout:
     """The result of one rollout.
 
     Shape: ``response_ids``, ``response_mask`` and ``logprobs`` (where not None) are of length R; ``logprobs`` is 0
-    where the mask is 0. ``turns`` holds what the model wrote, turn by turn, without the token that ended it;
-    ``counts`` has the keys :data:`COUNTS`, always all of them.
+    where the mask is 0. ``turns`` holds what the model wrote, turn by turn, without the token that ended it
+    and, like ``messages``, with ids in the place of slots; ``counts`` has the keys :data:`COUNTS`, always all of them.
     ``engine_seconds`` and ``tool_seconds`` are spent waiting, ``own_seconds`` is CPU time of the loop alone.
     """
 
@@ -315,6 +315,9 @@ class _Run:
 
     def finish(self) -> Rollout:
         out = self.out
+        if slots := getattr(self.toolbox, "slots", None):
+            out.turns = [slots.ids_in(text) for text in out.turns]
+            out.messages = [{**message, "content": slots.ids_in(message["content"])} for message in out.messages]
         self._rest()
         out.counts["response_tokens"] = float(len(out.response_ids))
         out.counts["model_tokens"] = float(sum(out.response_mask))

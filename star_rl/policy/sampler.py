@@ -23,6 +23,7 @@ from star_rl.policy.loop import Budget, render_prompt, rollout
 from star_rl.policy.replicas import open_engine
 from star_rl.policy.rollout_stats import FAILED
 from star_rl.progress import Progress
+from star_rl.prompts.slots import Slots
 from star_rl.tools import TOOL_SCHEMAS, EvidenceReader, Lens, ToolBox
 
 #: Rollouts to sample again: the model is not to blame, and another try may end well. A long prompt stays too long.
@@ -31,11 +32,13 @@ _AGAIN = FAILED - {"prompt_too_long"}
 
 @dataclass(frozen=True, slots=True)
 class PolicyTask:
-    """One prompt for the policy. ``messages`` end with the user's; ``candidates`` are read by the lens of that name."""
+    """One prompt for the policy. ``messages`` end with the user's; ``candidates`` (ids) are read by the lens of that
+    name; ``slots`` are the names that the messages use, None for ids."""
 
     task_id: str
     messages: Sequence[Mapping[str, str]]
     candidates: Sequence[str] = ()
+    slots: Slots | None = None
 
 
 @options
@@ -85,7 +88,10 @@ def sample(
         twice = next(task.task_id for place, task in enumerate(wanted) if places[task.task_id] != place)
         raise StarError(f"two tasks have the id {twice!r}", "give each task an id of its own")
     settings = _settings(model, store, options, engine)
-    digests = {task.task_id: fingerprint([settings, task.messages, task.candidates]) for task in wanted}
+    digests = {
+        task.task_id: fingerprint([settings, task.messages, task.candidates, task.slots and task.slots.record])
+        for task in wanted
+    }
     keys = [(task_id, number) for task_id in places for number in range(options.samples)]
     part = target.with_name(target.name + ".part")
     if target.is_file() and not part.exists():
@@ -139,7 +145,7 @@ async def _sample_all(
         async with gate:
             if task.task_id not in prompts:
                 prompts[task.task_id] = render_prompt(tokenizer, task.messages, schemas)
-            toolbox = ToolBox(store, task.candidates, options.lens, options.lens_top)
+            toolbox = ToolBox(store, task.candidates, options.lens, options.lens_top, task.slots)
             begun = time.monotonic()
             result = await rollout(engine, tokenizer, prompts[task.task_id], toolbox, budget, sampling)
             row = {

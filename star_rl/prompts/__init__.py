@@ -2,6 +2,7 @@
 
 words      make foreign text safe, estimate tokens
 case       a task as a model sees it
+slots      short names for a task's candidates and record
 flavours   vocabulary of books, products, local businesses, films, or any items
 student    the distilled model (STAR)
 agents     the teacher's agents (MARS)
@@ -11,6 +12,7 @@ evidence   the LLM verbaliser (Collaborative Signal Translation)
 
 from star_rl.prompts.case import Behaviour, Case, Event, Summary, before
 from star_rl.prompts.flavours import FLAVOURS, Flavour, described, flavour_of
+from star_rl.prompts.slots import Names, Slots
 from star_rl.prompts.student import (
     STUDENT_VERSION,
     PromptOptions,
@@ -27,7 +29,9 @@ __all__ = [
     "Case",
     "Event",
     "Flavour",
+    "Names",
     "PromptOptions",
+    "Slots",
     "StudentPrompt",
     "Summary",
     "before",

@@ -13,7 +13,15 @@ from typing import Any
 from star_rl.files import fingerprint
 from star_rl.prompts.case import Behaviour, Case
 from star_rl.prompts.flavours import FLAVOURS, Flavour, flavour_of
-from star_rl.prompts.student import STUDENT_VERSION, Length, PromptOptions, candidate_lines, record_line, shown_history
+from star_rl.prompts.student import (
+    STUDENT_VERSION,
+    Length,
+    PromptOptions,
+    candidate_lines,
+    record_line,
+    shown_history,
+    slots_key,
+)
 from star_rl.prompts.words import chat, estimate_tokens, facts, one_line
 from star_rl.records import Item
 from star_rl.trajectory import EXPERTS, neutral
@@ -25,8 +33,9 @@ _FORM = (
 )
 _TOOLS = (
     "Two tools may be called before you answer, several calls at once where that helps. UserCF(user_id) sums up what "
-    "users with a similar record like. ItemCF(item_id) sums up which {items} are often chosen together with one. Call "
-    "them where the record leaves a question open, and weigh their answers: they speak of many users, not of this one."
+    "users with a similar record like. ItemCF(item_ids) sums up which {items} are often chosen together with one, or "
+    "with several in one call. Call them where the record leaves a question open, and weigh their answers: they speak "
+    "of many users, not of this one."
 )
 _FINDINGS = "Result: a JSON list of short findings, the most telling first; an empty list where nothing can be said."
 
@@ -121,7 +130,8 @@ def agent_messages(agent: str, brief: Brief, tools: bool) -> list[dict[str, str]
     parts = [TEMPLATES[agent].format(**flavour.words, top=brief.top)]
     if tools:
         parts.append(_TOOLS.format(**flavour.words))
-    return chat("\n\n".join([*parts, flavour.key, _FORM]), _user_message(agent, flavour, brief))
+    parts += [flavour.key, *slots_key(flavour, brief.prompt), _FORM]
+    return chat("\n\n".join(parts), _user_message(agent, flavour, brief))
 
 
 def _user_message(agent: str, flavour: Flavour, brief: Brief) -> str:

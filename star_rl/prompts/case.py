@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from star_rl.errors import StarError
+from star_rl.prompts.slots import ME, Names, Slots
 from star_rl.prompts.words import one_line
 from star_rl.records import Item, Task
 
@@ -75,6 +76,7 @@ class Case:
         history: interactions before the cutoff with their review texts, oldest first.
         user: attributes of the user.
         summary: of the older part of the history, if there is one.
+        slots: where the case speaks in slots, what they stand for.
     """
 
     task_id: str
@@ -86,6 +88,7 @@ class Case:
     items: Mapping[str, Item] = field(repr=False)
     user: Mapping[str, Any] = field(default_factory=dict, repr=False)
     summary: Summary | None = None
+    slots: Slots | None = None
 
     @classmethod
     def of(
@@ -117,6 +120,22 @@ class Case:
         )
         distinct = tuple(dict.fromkeys(task.candidates))
         return cls(task.task_id, task.source, task.scenario, task.user_id, distinct, seen, items, user or {}, summary)
+
+    def named(self, names: Names, together: int) -> Case:
+        """Return the case in ids or in slots; one that speaks in slots stays as it is.
+
+        Args:
+            together: interactions that the slot ``history`` stands for.
+        """
+        if names == "ids" or self.slots:
+            return self
+        record = [entry.item_id for entry in reversed(self.history)]
+        slots = Slots(self.user_id, self.candidates, record, together)
+        shown = tuple(f"c{place}" for place in range(1, len(self.candidates) + 1))
+        history = tuple(entry._replace(item_id=f"h{len(record) - n}") for n, entry in enumerate(self.history))
+        wanted = (*shown, *(entry.item_id for entry in history))
+        items = {name: self.items[item] for name in wanted if (item := slots.id_of(name)) in self.items}
+        return replace(self, user_id=ME, candidates=shown, history=history, items=items, slots=slots)
 
     @property
     def recent(self) -> tuple[Behaviour, ...]:

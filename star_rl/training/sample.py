@@ -41,7 +41,7 @@ def rollouts(
     )
     return sample(
         model,
-        [PolicyTask(task.task_id, world.messages(task), task.candidates) for task in tasks],
+        [PolicyTask(task.task_id, world.messages(task), task.candidates, world.case(task).slots) for task in tasks],
         world.store,
         out,
         options,

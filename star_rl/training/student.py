@@ -9,6 +9,7 @@ from star_rl.errors import StarError
 from star_rl.files import read_json, write_json, write_text
 from star_rl.mars.rules import TRUST
 from star_rl.pipeline.stage import Context
+from star_rl.records import CANDIDATES
 from star_rl.run import Run
 from star_rl.student.template import TURN_FOOTER, chat_template
 
@@ -42,7 +43,10 @@ def student_stage(context: Context) -> dict[str, Any]:
     words = sorted(TRUST.values())
     model = context.folder / "model"
     context.progress(0, 2, "tokenizer")
-    report = train_tokenizer(texts, world.items, model, words=words, **options["tokenizer"])
+    slots = [f"c{place}" for place in range(1, CANDIDATES + 1)]
+    slots += [f"h{place}" for place in range(1, world.prompt.together + 1)]
+    names = slots if world.prompt.names == "slots" else world.items
+    report = train_tokenizer(texts, names, model, words=words, **options["tokenizer"])
     context.progress(1, 2, "weights")
     parameters = make_student(model, model, StudentShape(**{"seed": context.seed, **options["shape"]}))
     return {

@@ -28,6 +28,7 @@ from star_rl.data_builders.grpo_set import (
 from star_rl.errors import StarError
 from star_rl.files import write_jsonl
 from star_rl.pipeline.stage import Context
+from star_rl.prompts import Slots
 from star_rl.records import Task
 from star_rl.run import Run
 from star_rl.trajectory import compact_json
@@ -284,9 +285,16 @@ def test_rows_as_verl_reads_them(tmp_path: Path) -> None:
         info = read["extra_info"]
         assert info["candidates"] == list(CANDIDATES) and info["required"] == ["plan", "recommend"] and info["top"] == 5
         assert set(info["tools_kwargs"]) == set(grpo_set.TOOLS) and info["need_tools_kwargs"] is True
-        assert all(value is not None for value in info.values())
+        assert [name for name, value in info.items() if value is None] == ["slots"]
     assert json.loads((tmp_path / "set" / "train.audit.json").read_text()) == json.loads(json.dumps(audit))
     assert sorted(entry.name for entry in (tmp_path / "set").iterdir()) == ["train.audit.json", "train.parquet"]
+
+
+def test_a_row_in_slots_says_what_the_record_stands_for(tmp_path: Path) -> None:
+    made = rows_for([task(0)], prompt, GrpoSetOptions(), lambda given: Slots("u", given.candidates, ["9", "8"], 1))
+    read = pq.read_table(write(tmp_path / "set", "valid", made, {"total": 1})).to_pylist()
+    assert read[0]["extra_info"]["slots"] == {"user": "u", "record": ["9", "8"], "together": 1}
+    assert read[0]["extra_info"]["candidates"] == list(CANDIDATES)
 
 
 def test_the_reward_reads_a_row(tmp_path: Path) -> None:

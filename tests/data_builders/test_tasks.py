@@ -56,17 +56,18 @@ def test_visible_rows_with_their_texts_whatever_the_blocks(tmp_path, monkeypatch
         assert read_tasks(tmp_path / "tasks", part) == getattr(made, part)
 
 
-def test_neighbours_in_blocks_of_keys_are_the_same_rows(tmp_path, monkeypatch):
+@pytest.mark.parametrize("window", [0, 4])
+def test_neighbours_in_blocks_of_keys_are_the_same_rows(tmp_path, monkeypatch, window):
     monkeypatch.setattr(neighbours, "_KEYS", 7)
     tables_in(tmp_path / "tables")
     run(tmp_path)
     (tmp_path / "neighbours").mkdir()
-    options = {"items_k": 5, "users_k": 4, "liked_k": 5, "weight": "cosine", "threads": 1}
+    options = {"items_k": 5, "users_k": 4, "liked_k": 5, "window": window, "weight": "cosine", "threads": 1}
     inputs = {"tasks": tmp_path / "tasks"}
     figures = neighbours.build(
         Context(tmp_path / "neighbours", {"neighbours": options}, 5, inputs, tmp_path, lambda *_: None)
     )
     found = pq.read_table(tmp_path / "neighbours" / "items.parquet")
     visible = read_table(tmp_path / "tasks" / "visible.parquet", "interactions")
-    whole = item_neighbours(Graph.from_table(visible), None, 5, threads=1).to_arrow()
+    whole = item_neighbours(Graph.from_table(visible, times=True), None, 5, window=window, threads=1).to_arrow()
     assert found.to_pylist() == whole.to_pylist() and figures["items"] == len(found) > 14

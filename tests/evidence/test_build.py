@@ -36,6 +36,8 @@ def test_every_key_is_put_into_words(tmp_path):
             assert store.get(tool, row["key"]) == template(tool, row["key"], near, past).text
             assert store.neighbours(tool, row["key"]) == [(one, weight) for one, weight, _ in near]
     assert "so there is no evidence" in store.get("ItemCF", "i16")
+    assert store.entry("ItemCF", "i7")["structured"]["title"] == "Film 7"
+    assert "title" not in store.entry("ItemCF", "i600")["structured"] | store.entry("UserCF", "u7")["structured"]
 
 
 def test_workers_files_and_chunks_do_not_change_a_byte(tmp_path):
@@ -103,6 +105,12 @@ def test_a_model_builds_a_store_with_bounded_concurrency(tmp_path):
         manifest = build_store(tmp_path / "s", sources, model, **FACTS)
     assert 1 < chat.most <= 5 and sum(manifest["outcomes"].values()) == 120
     assert manifest["about"]["chat"]["model"] == "m"
+    assert {name: manifest["about"][name] for name in ("size", "budget", "categories")} == {
+        "size": "full",
+        "budget": 512,
+        "categories": 5,
+    }
+    assert EvidenceStore.inspect(tmp_path / "s").entry("ItemCF", "i7")["structured"]["title"] == "Film 7"
     assert price(sources, world.language_model(url, tmp_path / "replies.db", template))["paid_already"] == 1.0
 
 

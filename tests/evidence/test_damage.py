@@ -68,8 +68,8 @@ def test_a_damaged_manifest_is_refused(sealed):
 
 
 def test_another_format_is_refused(sealed, monkeypatch):
-    monkeypatch.setattr("star_rl.evidence.manifest.FORMAT", 4)
-    with pytest.raises(StarError, match="has format 3, this version reads 4"):
+    monkeypatch.setattr("star_rl.evidence.manifest.FORMAT", 5)
+    with pytest.raises(StarError, match="has format 4, this version reads 5"):
         EvidenceStore.inspect(sealed)
 
 

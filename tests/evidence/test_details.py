@@ -84,5 +84,5 @@ def test_a_build_that_an_older_version_left_is_refused(tmp_path):
     found = json.loads(identity.read_text())
     del found["format"]
     identity.write_text(json.dumps(found))
-    with pytest.raises(StarError, match=r"has format None, this one 3.*delete"):
+    with pytest.raises(StarError, match=r"has format None, this one 4.*delete"):
         EvidenceWriter(tmp_path / "store", "classic", "d")

@@ -195,6 +195,8 @@ def test_shards_of_which_some_are_elsewhere(tmp_path):
         if store.shard_of(tool, key) == "shard-00002":
             with pytest.raises(StarError, match=r"shard-00002 .* is not on this machine"):
                 store.get(tool, key)
+            with pytest.raises(StarError, match="is not on this machine"):
+                store.answer(tool, [key])
         else:
             answered += store.get(tool, key) == entries[tool, key][0]
     assert 100 < answered < 200

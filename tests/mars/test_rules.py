@@ -1,6 +1,7 @@
 """The rule backend and the team around it."""
 
 import asyncio
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -8,7 +9,7 @@ from collections import Counter
 import pytest
 
 from star_rl.errors import StarError
-from star_rl.mars import RuleBackend, RuleOptions, Team, TeamOptions, strength_of
+from star_rl.mars import RuleBackend, RuleOptions, Team, TeamOptions
 from star_rl.mars.record import run_of
 from star_rl.prompts import Case, PromptOptions, student_prompt
 from star_rl.records import Item, Task
@@ -19,7 +20,7 @@ IDENTITY = {"configuration": {"team": {}}, "prompts": {}, "model": "", "store": 
 
 
 def play(world, task=None, options=None, sample=0, **team):
-    backend = RuleBackend(options or RuleOptions(), strength_of(world.store))
+    backend = RuleBackend(options or RuleOptions())
     case = world.case(task or world.tasks[0])
     return asyncio.run(world.team(backend, **team).run(case, sample))
 
@@ -32,7 +33,7 @@ def listed(outcome, tag):
     """The candidates that the lens named in a phase."""
     phase = next(step.phase for step in outcome.steps if step.tag == tag)
     answer = next(block.text for block in phase.blocks if isinstance(block, Response))
-    return answer.rpartition("Among the candidates: ")[2].split(", ")
+    return json.loads(answer.rpartition("Among the candidates: ")[2])
 
 
 def test_every_trajectory_is_well_formed_and_round_trips(world):
@@ -47,11 +48,11 @@ def test_every_trajectory_is_well_formed_and_round_trips(world):
 
 
 @pytest.mark.parametrize(
-    ("strategy", "tag"), [("users", "user_profile"), ("anchor", "historical_analysis"), ("recent", "recent_analysis")]
+    ("strategy", "tag"), [("users", "user_profile"), ("history", "historical_analysis"), ("recent", "recent_analysis")]
 )
 def test_the_trusted_signal_is_named_and_comes_first(world, strategy, tag):
     outcome = play(world, options=only(strategy))
-    words = {"users": "similar users", "anchor": "anchor item", "recent": "recent item"}[strategy]
+    words = {"users": "similar users", "history": "whole history", "recent": "recent item"}[strategy]
     assert f"Trust: {words}." in render(outcome.trajectory)
     first = listed(outcome, tag)
     assert outcome.ranking[: len(first)] == first
@@ -69,11 +70,12 @@ def test_strategies_are_drawn_by_weight_and_repeat(world):
     many = World(tasks=300)
     drawn = Counter()
     for task in many.tasks:
-        text = render(play(many, task).trajectory)
-        assert text == render(play(many, task).trajectory)
+        options = RuleOptions(strategies={"users": 1.0, "history": 1.0, "recent": 1.0, "category": 1.5})
+        text = render(play(many, task, options).trajectory)
+        assert text == render(play(many, task, options).trajectory)
         drawn[text.split("Trust: ")[1].split(".")[0]] += 1
-    assert set(drawn) == {"similar users", "anchor item", "recent item", "category match"}
-    assert 70 <= drawn["category match"] <= 135  # 34 %
+    assert set(drawn) == {"similar users", "whole history", "recent item", "category match"}
+    assert 70 <= drawn["category match"] <= 135  # a third
 
 
 def test_passes_differ(world):
@@ -121,15 +123,33 @@ def test_concurrent_and_in_order_agree(world):
         assert render(one.trajectory) == render(other.trajectory)
 
 
-def test_the_teacher_reads_only_what_the_student_sees(world):
-    """Every id it calls or ranks stands in the student's prompt."""
+@pytest.mark.parametrize("names", ["ids", "slots"])
+def test_the_teacher_reads_only_what_the_student_sees(world, names):
+    """Every id or slot it calls or ranks stands in the student's prompt."""
     for task in world.tasks:
-        prompt = student_prompt(world.case(task), PromptOptions("compact"))
+        case = world.case(task, names)
+        prompt = student_prompt(case, PromptOptions("compact", names))
         seen = set(prompt.messages[1]["content"].replace("\n", " ").split())
-        outcome = play(world, task)
+        outcome = asyncio.run(world.team().run(case))
         for call in outcome.trajectory.calls:
-            assert set(call.arguments.values()) <= seen
-        assert set(outcome.ranking) <= seen
+            asked = next(iter(call.arguments.values()))
+            assert ({asked} if isinstance(asked, str) else set(asked)) <= {*seen, "history"}
+        assert set(json.loads(outcome.steps[-1].phase.result.raw)) <= seen
+        assert sorted(outcome.ranking) == sorted(task.candidates)
+
+
+def test_honest_strategies_are_the_default(world):
+    drawn = {render(play(world, task).trajectory).split("Trust: ")[1].split(".")[0] for task in world.tasks}
+    assert drawn == {"similar users", "whole history", "recent item"}
+
+
+def test_the_whole_history_is_asked_for_in_one_call_the_latest_first(world):
+    case = world.case(world.tasks[0])
+    latest = [entry.item_id for entry in case.history[:-9:-1]]
+    for given, asked in ((case, latest), (world.case(world.tasks[0], "slots"), ["history"])):
+        outcome = asyncio.run(world.team().run(given))
+        calls = [call.arguments for call in outcome.trajectory.of("historical_analysis")[0].calls]
+        assert calls == [{"item_ids": asked}]
 
 
 # ------------------------------------------------------------------------------------------------------- bad input

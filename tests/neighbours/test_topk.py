@@ -294,9 +294,10 @@ def test_ray_tasks_give_the_same_rows():
     folder = tempfile.mkdtemp(prefix="ray_", dir="/tmp")  # short: Ray puts sockets there
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
     try:
-        for weight, decay in (("cosine", None), ("log", nb.Decay(100.0))):
-            items = nb.item_neighbours(graph, weight=weight, decay=decay, ray="auto")
-            assert items.to_arrow() == nb.item_neighbours(graph, weight=weight, decay=decay).to_arrow()
+        for weight, decay, window in (("cosine", None, 0), ("log", nb.Decay(100.0), 0), ("cosine", None, 6)):
+            options = {"weight": weight, "decay": decay, "window": window}
+            items = nb.item_neighbours(graph, ray="auto", **options)
+            assert items.to_arrow() == nb.item_neighbours(graph, **options).to_arrow()
             asked = [f"u{n}" for n in range(0, 250, 3)]
             users = nb.user_neighbours(graph, asked, weight=weight, decay=decay, ray="auto")
             assert users.to_arrow() == nb.user_neighbours(graph, asked, weight=weight, decay=decay).to_arrow()

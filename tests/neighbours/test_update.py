@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -35,17 +37,19 @@ def same(one, other):
     weight=st.sampled_from(nb.WEIGHTS),
     decay=st.sampled_from([None, nb.Decay(7.0, now=50)]),
     asked=st.one_of(st.none(), st.lists(st.integers(0, 12), max_size=5)),
+    window=st.integers(0, 5),
 )
-def test_an_update_equals_a_rebuild(old, new, side, weight, decay, asked):
-    find = nb.item_neighbours if side == "item" else nb.user_neighbours
+def test_an_update_equals_a_rebuild(old, new, side, weight, decay, asked, window):
+    find = partial(nb.item_neighbours, window=window) if side == "item" else nb.user_neighbours
     keys = None if asked is None else [f"{side[0]}{number}" for number in asked]
-    graph = nb.Graph.from_table(table(old), times=decay is not None)
+    times = decay is not None or window > 0
+    graph = nb.Graph.from_table(table(old), times=times)
     before = find(graph, keys, k=3, weight=weight, decay=decay)
     after = nb.update(graph, before, table(new))
-    whole = nb.Graph.from_table(table(old + new), times=decay is not None)
+    whole = nb.Graph.from_table(table(old + new), times=times)
     assert same(after.neighbours, find(whole, keys, k=3, weight=weight, decay=decay))
     again = nb.update(after.graph, after.neighbours, table(old[:2]))
-    if decay is None:
+    if not times:
         assert again.recomputed == 0  # nothing new
     assert same(again.neighbours, after.neighbours)
 
@@ -58,6 +62,14 @@ def test_rows_far_from_the_change_are_not_walked_again():
     result = nb.update(graph, items, table([(3, 4, 0)]))
     assert result.recomputed == 4  # i3, i23 of the user; i4 itself; i24, which shares a user with i4
     assert result.graph.n_edges == graph.n_edges + 1
+
+
+def test_a_window_walks_the_users_items_again_and_those_near_the_new_one():
+    rows = [(user, 10 * user + place, place) for user in range(12) for place in range(8)]
+    graph = nb.Graph.from_table(table(rows), times=True)
+    items = nb.item_neighbours(graph, window=4)
+    assert nb.update(graph, items, table([(3, 33, 3)])).recomputed == 0  # a pair that is there already
+    assert nb.update(graph, items, table([(3, 40, 9)])).recomputed == 9 + 3  # the user's; i41, i42, i43 of user 4
 
 
 def test_liked_items_and_moving_decays_are_refused():

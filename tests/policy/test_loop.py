@@ -7,6 +7,7 @@ import time
 import pytest
 
 from star_rl.errors import StarError
+from star_rl.evidence import StoreAnswer
 from star_rl.policy.loop import Budget, Generation, rollout, tool_turn
 from star_rl.policy.rollout_stats import COUNTS, STOPS
 from star_rl.tools import ToolAnswer, ToolBox
@@ -36,11 +37,8 @@ class Script:
 
 
 class Store:
-    def get(self, tool, key):
-        return None if key == "?" else f"about {key}"
-
-    def neighbours(self, tool, key):
-        return []
+    def answer(self, tool, keys, named=None):
+        return None if "?" in keys else StoreAnswer(f"about {', '.join(keys)}", ())
 
 
 def call(name="UserCF", argument="user_id", key="7"):
@@ -70,7 +68,7 @@ def test_a_turn_without_call_ends_the_rollout():
 
 
 def test_answers_stand_between_turns_exactly_as_the_template_writes_them_and_are_not_trained_on():
-    first, last = f"a {call()}{call('ItemCF', 'item_id', 'x')}<|im_end|>", "done<|im_end|>"
+    first, last = f"a {call()}{call('ItemCF', 'item_ids', 'x')}<|im_end|>", "done<|im_end|>"
     result = run(Script(first, last))
     between = (
         "\n<|im_start|>user\n<tool_response>\nabout 7\n</tool_response>\n<tool_response>\nabout x\n</tool_response>"
@@ -115,8 +113,8 @@ def test_what_a_model_gets_wrong_is_answered_and_counted():
             call(),
             call(),
             call("Search", "query", "x"),
-            call("UserCF", "item_id", "7"),
-            call("ItemCF", "item_id", "?"),
+            call("UserCF", "item_ids", "7"),
+            call("ItemCF", "item_ids", "?"),
             "<tool_call>\n{not json}\n</tool_call>",
         ]
     )
@@ -161,8 +159,8 @@ def test_a_prompt_that_fills_the_context_is_data():
 
 def test_a_long_answer_is_cut_at_its_end():
     class Long(Store):
-        def get(self, tool, key):
-            return "0123456789" * 10
+        def answer(self, tool, keys, named=None):
+            return StoreAnswer("0123456789" * 10, ())
 
     result = run(Script(call() + "<|im_end|>", "x<|im_end|>"), Budget(answer_tokens=20), ToolBox(Long()))
     assert result.counts["cut_answers"] == 1

@@ -8,6 +8,7 @@ import pytest
 
 from star_rl import locks
 from star_rl.errors import StarError
+from star_rl.evidence import StoreAnswer
 from star_rl.policy import sampler
 from star_rl.policy.loop import Generation
 from star_rl.policy.sampler import PolicyTask, SamplingOptions, sample
@@ -33,11 +34,8 @@ class Echo:
 
 
 class Store:
-    def get(self, tool, key):
-        return "x"
-
-    def neighbours(self, tool, key):
-        return []
+    def answer(self, tool, keys, named=None):
+        return StoreAnswer("x", ())
 
 
 def killed(*_, **__):
@@ -158,7 +156,7 @@ def test_a_store_that_fails_is_an_error_and_its_rollouts_are_sampled_again(engin
     call = '<tool_call>\n{"name": "UserCF", "arguments": {"user_id": "1"}}\n</tool_call>'
     tasks = [TASKS[0], PolicyTask("calls", [{"role": "user", "content": call}])]
     store = Store()
-    monkeypatch.setattr(store, "get", lambda *_: 1 / 0)
+    monkeypatch.setattr(store, "answer", lambda *_: 1 / 0)
     with pytest.raises(StarError, match="failed in 1 of 2 rollouts: UserCF: ZeroDivisionError"):
         sample("m", tasks, store, tmp_path / "o.jsonl")
     engine.prompts.clear()

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from star_rl.evidence import StoreAnswer
 
 ITEMS = [f"i{number}" for number in range(40)]
 USERS = [f"u{number}" for number in range(60)]
@@ -23,12 +26,9 @@ class ToyStore:
     def open(cls, path: str | Path, scenario: str = "", fingerprint: str = "") -> ToyStore:
         return cls(json.loads((Path(path) / "store.json").read_text()))
 
-    def get(self, tool: str, key: str) -> str | None:
-        known = self._neighbours.get(tool, {}).get(key)
-        return None if known is None else "Liked together."
-
-    def neighbours(self, tool: str, key: str) -> list[tuple[str, float]]:
-        return [(item, 1.0 / (rank + 1)) for rank, item in enumerate(self._neighbours.get(tool, {}).get(key, []))]
+    def answer(self, tool: str, keys: Sequence[str], named: Any = None) -> StoreAnswer | None:
+        found = self._neighbours.get(tool, {}).get(keys[0])
+        return None if found is None else StoreAnswer("Liked together.", found)
 
 
 def make_store(folder: Path, seed: int = 0) -> ToyStore:
@@ -48,7 +48,7 @@ def make_tasks(store: ToyStore, count: int, seed: int = 1) -> list[dict[str, Any
     tasks = []
     for number in range(count):
         user, candidates = rng.choice(USERS), rng.sample(ITEMS, CANDIDATES)
-        near = [item for item, _ in store.neighbours("UserCF", user) if item in candidates]
+        near = [item for item in store.answer("UserCF", [user]).ids if item in candidates]
         truth, last = (near[0] if near else candidates[0]), rng.choice(ITEMS)
         content = f"User {user} last chose {last}. Candidates: {', '.join(candidates)}"
         tasks.append(
@@ -71,7 +71,7 @@ def turns_of(task: dict[str, Any], ranking: list[str]) -> list[str]:
     """What the toy teacher writes: one turn that calls both tools, one that ranks."""
     calls = "\n".join(
         f'<tool_call>\n{{"name": "{name}", "arguments": {{"{argument}": "{key}"}}}}\n</tool_call>'
-        for name, argument, key in (("UserCF", "user_id", task["user_id"]), ("ItemCF", "item_id", task["last"]))
+        for name, argument, key in (("UserCF", "user_id", task["user_id"]), ("ItemCF", "item_ids", task["last"]))
     )
     head = (
         '<plan>\n<Thinking>Profile first.</Thinking>\n<JSON>["User_Profile_Summary"]</JSON>\n</plan>\n<user_profile>\n'
@@ -133,7 +133,7 @@ def make_policy(folder: Path, steps: int = 80, seed: int = 0) -> tuple[Path, Pat
         box = ToolBox(store, task["candidates"], "candidates")
         answers = [
             box.call("UserCF", {"user_id": task["user_id"]}).text,
-            box.call("ItemCF", {"item_id": task["last"]}).text,
+            box.call("ItemCF", {"item_ids": task["last"]}).text,
         ]
         ranking = [task["ground_truth"], *(i for i in task["candidates"] if i != task["ground_truth"])][:5]
         first, second = turns_of(task, ranking)

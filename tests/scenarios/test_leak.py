@@ -124,14 +124,14 @@ def changed(tables, levels, how, rng):
 # ------------------------------------------------------------------------------------------------ what a model reads
 
 
-def stages(folder, tables, options, seed):
+def stages(folder, tables, options, seed, window):
     """The stages tables to evidence of a recipe, in ``folder``; returns each one's folder."""
     places = {name: folder / name for name in ("tables", "tasks", "neighbours", "evidence")}
     for place in places.values():
         place.mkdir(parents=True)
     config = {
         "split": {"options": options},
-        "neighbours": {"items_k": 8, "users_k": 4, "liked_k": 8, "weight": "cosine", "threads": 1},
+        "neighbours": {"items_k": 8, "users_k": 4, "liked_k": 8, "window": window, "weight": "cosine", "threads": 1},
         "evidence": {"size": "full", "budget": None},
     }
 
@@ -150,9 +150,9 @@ def stages(folder, tables, options, seed):
     return places
 
 
-def read_by_models(folder, tables, options, seed):
+def read_by_models(folder, tables, options, seed, window=0):
     """All that a model may read: name -> bytes, of one task (task, name) -> bytes; and the tasks."""
-    places = stages(folder, tables, options, seed)
+    places = stages(folder, tables, options, seed, window)
     out = {}
     for place in (places["tasks"] / "visible.parquet", *places["neighbours"].iterdir()):
         out[place.name] = place.read_bytes()
@@ -202,30 +202,42 @@ def check_the_same(one, other, tasks, levels):
     assert not differ, f"held-out rows reach {differ[:5]}"
 
 
-def check_support(folder, tables, tasks):
+def check_support(folder, tables, tasks, window):
     """Every support in ItemCF and UserCF, counted anew from the rows that may be seen."""
     cut = {}
     for task in tasks:
         cut[task.user_id] = min(task.cutoff, cut.get(task.user_id, task.cutoff))
-    owners = {}
+    owners, latest = {}, {}
     for user, item, stamp, *_ in rows_of(tables.interactions):
         if user not in cut or stamp < cut[user]:
             owners.setdefault(item, set()).add(user)
+            latest.setdefault(user, {})[item] = stamp
+
+    def near(item, other):
+        """Users who have both, within one window."""
+        both = owners[item] & owners[other]
+        return {user for user in both if not window or within(user, item, other)}
+
+    def within(user, *pair):
+        sequence = sorted(latest[user], key=lambda item: (latest[user][item], item.encode()))
+        places = [sequence.index(item) for item in pair]
+        return any(len({(place + shift) // window for place in places}) == 1 for shift in (0, window // 2))
+
     for task in tasks:
         assert task.user_id not in owners.get(task.ground_truth, ())
     with EvidenceStore.inspect(folder / "evidence" / "store") as store:
         assert set(store.keys("ItemCF")) == owners.keys()
         for item in store.keys("ItemCF"):
             for other, _, support in store.entry("ItemCF", item)["neighbours"]:
-                assert support == len(owners[item] & owners[other])
+                assert support == len(near(item, other))
         for user in store.keys("UserCF"):
             own = {item for item, users in owners.items() if user in users}
-            near = {other for item in own for other in owners[item]} - {user}
+            similar = {other for item in own for other in owners[item]} - {user}
             for item, _, support in store.entry("UserCF", user)["neighbours"]:
-                assert item not in own and 1 <= support <= len(owners[item] & near)
+                assert item not in own and 1 <= support <= len(owners[item] & similar)
 
 
-def check(folder, seed, test="last", scenario="auto", changes=CHANGES):
+def check(folder, seed, test="last", scenario="auto", changes=CHANGES, window=0):
     """The property, on one world; returns the scenarios of its training and test tasks, None for too small a world."""
     tables = world(seed)
     _, parts = first_split(tables, test, scenario, seed)
@@ -233,16 +245,16 @@ def check(folder, seed, test="last", scenario="auto", changes=CHANGES):
         return None
     rng = np.random.default_rng(seed + 1)
     own, fixed = with_tasks(tables, parts.tasks)
-    one, tasks = read_by_models(folder / "first", own, fixed, seed)
+    one, tasks = read_by_models(folder / "first", own, fixed, seed, window)
     # The tasks are those of the first split, and so are the rows that neighbours see.
     assert [(t.user_id, t.ground_truth, t.cutoff) for t in tasks] == [
         (t.user_id, t.ground_truth, t.cutoff) for t in parts.tasks
     ]
     assert read_table(folder / "first" / "tasks" / "visible.parquet", "interactions").equals(parts.visible)
-    check_support(folder / "first", tables, tasks)
+    check_support(folder / "first", tables, tasks, window)
     for how in changes:
         levels = levels_of(parts.tasks, rng)
-        other, _ = read_by_models(folder / how, changed(own, levels, how, rng), fixed, seed)
+        other, _ = read_by_models(folder / how, changed(own, levels, how, rng), fixed, seed, window)
         check_the_same(one, other, tasks, levels)
     return [(part, task.scenario) for part in ("train", "test") for task in getattr(parts, part)]
 
@@ -256,16 +268,18 @@ def check(folder, seed, test="last", scenario="auto", changes=CHANGES):
     test=st.sampled_from(["users", "last"]),
     scenario=st.sampled_from(["auto", "auto", *SCENARIOS]),
     how=st.sampled_from(CHANGES),
+    window=st.sampled_from([0, 3]),
 )
-def test_held_out_rows_change_no_byte_that_a_model_reads(tmp_path_factory, seed, test, scenario, how):
-    check(tmp_path_factory.mktemp("world"), seed, test, scenario, (how,))
+def test_held_out_rows_change_no_byte_that_a_model_reads(tmp_path_factory, seed, test, scenario, how, window):
+    check(tmp_path_factory.mktemp("world"), seed, test, scenario, (how,), window)
 
 
 def test_fixed_worlds_with_every_scenario_in_training_and_test(tmp_path):
     """The same on worlds that are always run, every change on each; together they hold every scenario twice."""
     seen = Counter()
     for seed in range(6):
-        seen.update(check(tmp_path / str(seed), seed, "last" if seed % 2 else "users") or [])
+        test, window = "last" if seed % 2 else "users", 3 * (seed // 2 % 2)
+        seen.update(check(tmp_path / str(seed), seed, test, window=window) or [])
     assert {part for part in seen} == {(part, name) for part in ("train", "test") for name in SCENARIOS}, seen
 
 

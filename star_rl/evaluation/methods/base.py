@@ -16,7 +16,7 @@ from star_rl.failure import Failure
 from star_rl.records import Item, Task
 
 if TYPE_CHECKING:
-    from star_rl.prompts import Case, Summary
+    from star_rl.prompts import Case, PromptOptions, Summary
     from star_rl.scenarios.histories import Event
 
 
@@ -89,11 +89,12 @@ class TaskContext:
         """Item ids of the history, oldest first."""
         return [event[0] for event in self.history]
 
-    def case(self) -> Case:
-        """Return the context as the agents of MARS read it."""
+    def case(self, prompt: PromptOptions | None = None) -> Case:
+        """Return the context as agents read it; in slots, if the student's prompt is."""
         from star_rl.prompts import Case
 
-        return Case.of(self.task, self.history, self.items, self.user, self.texts, self.summary)
+        case = Case.of(self.task, self.history, self.items, self.user, self.texts, self.summary)
+        return case.named(prompt.names, prompt.together) if prompt else case
 
 
 class Method(ABC):

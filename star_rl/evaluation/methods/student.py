@@ -109,10 +109,11 @@ class StudentMethod(Method):
         from star_rl.prompts import student_prompt
 
         run, task = self._run, context.task
-        messages = student_prompt(context.case(), run.prompt, run.length).messages
+        case = context.case(run.prompt)
+        messages = student_prompt(case, run.prompt, run.length).messages
         prompt = render_prompt(self._tokenizer, messages, run.tools)
         budget = within(self._budget, self._engine)
-        toolbox = run.toolbox(task.candidates)
+        toolbox = run.toolbox(case)
         result = await rollout(self._engine, self._tokenizer, prompt, toolbox, budget, self.sampling)
         if result.stop in ("engine_error", "aborted"):
             raise StarError(f"the engine failed on task {task.task_id}: {result.error or result.stop}", "run again")

@@ -53,7 +53,8 @@ class TeacherMethod(Method):
         await self._stack.aclose()
 
     async def rank(self, context: TaskContext) -> Ranking:
-        return ranking_of_outcome(await self._team.run(context.case(), context.sample), self._required)
+        case = context.case(self._run.prompt)
+        return ranking_of_outcome(await self._team.run(case, context.sample), self._required)
 
 
 def ranking_of_outcome(outcome: Outcome, required: Sequence[str]) -> Ranking:

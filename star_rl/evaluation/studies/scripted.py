@@ -21,7 +21,7 @@ from star_rl.estimate import Scripted, turns
 from star_rl.evaluation.methods.base import Method, Ranking, TaskContext
 from star_rl.evaluation.methods.student import StudentMethod
 from star_rl.evaluation.methods.teacher import ranking_of_outcome
-from star_rl.mars import RuleBackend, RuleOptions, Team, TeamOptions, strength_of
+from star_rl.mars import RuleBackend, RuleOptions, Team, TeamOptions
 from star_rl.mars.agents import Agent, Backend, View
 from star_rl.mars.llm import LlmBackend, LlmOptions, TrainedPlanner
 from star_rl.policy.loop import Engine, render_prompt
@@ -122,7 +122,7 @@ class ScriptedTeacher(Method):
         self.name, self._run = name, run
         engine, tokenizer = student.opened
         options = dict(run.config["teacher"]["options"])
-        rules = RuleBackend(RuleOptions(**{"seed": seed, **(options.get("rules") or {})}), strength_of(run.store))
+        rules = RuleBackend(RuleOptions(**{"seed": seed, **(options.get("rules") or {})}))
         self._chat = ScriptedChat(engine, tokenizer, student.sampling)
         llm = LlmOptions(**(options.get("llm") or {}))
         client: Any = self._chat
@@ -138,13 +138,13 @@ class ScriptedTeacher(Method):
         self._timed: TimedTools | None = None
 
     def _tools(self, case: Case) -> TimedTools:
-        self._timed = TimedTools(self._run.toolbox(case.candidates))
+        self._timed = TimedTools(self._run.toolbox(case))
         return self._timed
 
     async def rank(self, context: TaskContext) -> Ranking:
         self._chat.aside, self._timed = 0.0, None
         began = time.perf_counter()
-        outcome = await self._team.run(context.case(), context.sample)
+        outcome = await self._team.run(context.case(self._run.prompt), context.sample)
         seconds = time.perf_counter() - began - self._chat.aside
         found = ranking_of_outcome(outcome, self._required)
         return replace(found, seconds=seconds, tool_seconds=self._timed.seconds if self._timed else 0.0)
