@@ -6,7 +6,7 @@ EXTRA ?= cpu
 STAMP := $(VENV)/.installed-$(EXTRA)
 
 .PHONY: help install quickstart rehearsal test test-slow test-gpu-pins lint docs doctor clean qwen3-tokenizer teacher-vllm \
-  official bench-baselines bench-neighbours bench-store bench-tables bench-end-to-end bench-teacher bench-faults bench-chat bench-trajectories bench-rewards \
+  official pretrained bench-baselines bench-neighbours bench-store bench-tables bench-end-to-end bench-teacher bench-faults bench-chat bench-trajectories bench-rewards \
   bench-rollout bench-evidence bench-plan drill-two-nodes results
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -81,6 +81,12 @@ bench-faults: install ## the teacher against a faulty endpoint
 official: install .bench/official/.installed ## methods and the student inside the official simulator, its score held to ours
 	$(BIN)/star-rl run quickstart
 	VLLM_LOGGING_LEVEL=ERROR $(BIN)/star-rl official runs/quickstart random popularity item_knn star:temperature=0 --tasks 100
+
+pretrained: install .bench/pretrained/model/model.safetensors ## a pretrained model of another family (SmolLM2-135M) through every stage on two CPU cores
+	$(BIN)/python -m benchmarks.pretrained $(ARGS)
+
+.bench/pretrained/model/model.safetensors: .bench/pretrained/.installed benchmarks/gguf_model.py
+	.bench/pretrained/bin/python benchmarks/gguf_model.py $(@D)
 
 bench-baselines: install .bench/baselines/.installed ## MF and LightGCN beside RecBole and Cornac; all methods without a language model
 	$(BIN)/python -m benchmarks.baselines $(ARGS)

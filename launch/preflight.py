@@ -204,7 +204,7 @@ def check_model(name: str) -> list[str]:
             "path, or let the nodes reach a hub (HF_ENDPOINT, HF_TOKEN)"
         ]
     kind = json.loads(Path(file).read_text(encoding="utf-8")).get("model_type")
-    return [] if kind == "qwen3" else [f"student.path={name} is a {kind} model: name a Qwen3 model"]
+    return [] if kind == "qwen3" else [f"student.path={name} is a {kind} model: give its folder on the shared path"]
 
 
 def within(seconds: float, what: str, function: Callable[[], T]) -> T:

@@ -38,6 +38,14 @@ def test_recipes_compose(recipe, tmp_path):
     assert config["learning_rate"] == next((rate for name, rate in rates.items() if name in recipe), 1e-5)
 
 
+def test_the_family_is_that_of_a_model_s_folder_and_a_recipe_s_own_wins(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    paths = {"data": Path("d"), "out": tmp_path}
+    assert compose([{}], **paths, model=tmp_path)["model_type"] == "llama"
+    assert compose([{"model_type": "yi"}], **paths, model=tmp_path)["model_type"] == "yi"
+    assert compose([{}], **paths, model="Qwen/Qwen3-8B")["model_type"] == "qwen3"
+
+
 def test_global_batches_are_those_of_the_paper(tmp_path):
     for recipe, rows in (
         (["sft/table4"], 64),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from star_rl.errors import StarError
+from star_rl.files import read_json
 from star_rl.layers import layers
 
 PLUGIN = Path(__file__).with_name("plugin.py")
@@ -110,13 +111,19 @@ def compose(
     elif os.sep in config["model"] and config["model"].startswith((".", "/")):
         raise StarError(f"no model folder {config['model']}", "check the path, or make the student first")
     _kernels_fit(config)
-    config.setdefault("model_type", "qwen3")
+    config.setdefault("model_type", _model_type(Path(config["model"])))
     config["external_plugins"] = [str(PLUGIN)]
     config["dataset"] = [str(data)]
     config["output_dir"] = str(out)
     if resume is not None:
         config["resume_from_checkpoint"] = str(resume)
     return config
+
+
+def _model_type(folder: Path) -> str:
+    """Return ms-swift's name of a model's family, where it is that of its config.json; a hub id is a Qwen3."""
+    file = folder / "config.json"
+    return str(read_json(file).get("model_type", "qwen3")) if file.is_file() else "qwen3"
 
 
 def _kernels_fit(config: Mapping[str, Any]) -> None:
