@@ -18,7 +18,7 @@ from star_rl.records import PARTS, Item, Task, UserTable, items_from, read_inter
 from star_rl.scenarios import Histories, Reviews
 from star_rl.student.tokenizer import token_counter
 from star_rl.summaries import Summaries
-from star_rl.tools import TOOL_SCHEMAS, ToolBox
+from star_rl.tools import TOOL_SCHEMAS, EvidenceReader, ToolBox
 from star_rl.trajectory import LACKING
 
 
@@ -207,11 +207,16 @@ class Run:
         if found:
             raise StarError(f"{len(found):,} task(s) do not fit prompt.budget, first {found[0].what}", found[0].remedy)
 
-    def toolbox(self, case: Case) -> ToolBox:
-        """Return the tools of a case."""
+    def toolbox(self, case: Case, evidence: Callable[[Sequence[str]], EvidenceReader] | None = None) -> ToolBox:
+        """Return the tools of a case.
+
+        Args:
+            evidence: ids of the candidates -> what answers in the place of the run's store.
+        """
         options = self.config["tools"]
         candidates = case.slots.candidates if case.slots else case.candidates
-        return ToolBox(self.store, candidates, options["lens"], options["lens_top"], case.slots)
+        store = evidence(candidates) if evidence else self.store
+        return ToolBox(store, candidates, options["lens"], options["lens_top"], case.slots)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ def grpo_stage(context: Context) -> dict[str, Any]:
     from star_rl.integrations.verl.recipe import Paths
 
     world = Run(context.run, context.config)
-    recipe = with_reward_in(context.folder, grpo_recipe(context.config))
+    recipe = with_reward_in(context.folder, grpo_recipe(context.config, context.seed))
     data = context.inputs["grpo_set"]
     valid = data / "valid.parquet"
     paths = Paths(
