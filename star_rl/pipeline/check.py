@@ -229,7 +229,7 @@ def _grpo(recipe: Recipe, sizes: bool, wanted: bool) -> None:
     from star_rl.rewards import loading
 
     made = grpo_recipe(asdict(recipe))
-    loading.check(loading.load(made.reward), f"reward {recipe.grpo.reward}", **loading.options_of(made.verl))
+    keys = loading.check(loading.load(made.reward), f"reward {recipe.grpo.reward}", **loading.options_of(made.verl))
     if importlib.util.find_spec("verl") is None and not wanted:
         return  # builders alone are installed, and no training is asked for
     run = Path(recipe.out) / recipe.name / "grpo"
@@ -238,6 +238,7 @@ def _grpo(recipe: Recipe, sizes: bool, wanted: bool) -> None:
         return
     rows = recipe.grpo_set.total
     found = fit.problems(config, tied=_tied(recipe)) + fit.validation_problems(config, recipe.grpo_set.validation > 0)
+    found += fit.metric_problems(config, keys)
     fit.refuse(found + (fit.row_problems(config, rows) if isinstance(rows, int) else []))
     _prompts(recipe, int(config.data.max_prompt_length) + int(config.data.max_response_length))
 

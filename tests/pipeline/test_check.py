@@ -71,6 +71,8 @@ def test_every_recipe_that_ships_passes(name, tmp_path):
             "train_batch_size 17 is no multiple of ppo_mini_batch_size 16",
         ),
         ("grpo.overrides.verl.trainr.nnodes=2", "trainr"),
+        ("grpo.overrides.verl.algorithm.filter_groups={enable: true, metric: hr}", "the reward returns no hr"),
+        ("grpo.overrides.verl.trainer.v1.sampler.sync_refill_failed_groups=true", "a rollout that raises stops"),
         ("grpo.overrides.verl.data.max_response_length=512", "but the chain's loop.budget.response_tokens is 208"),
         ("grpo.overrides.verl.actor_rollout_ref.model.lora_rank=8", "verl keeps the adapter apart"),
         ("sft.overrides.learning_rate=high", "sft.overrides.learning_rate=high is no number"),
