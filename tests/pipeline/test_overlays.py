@@ -22,7 +22,7 @@ from star_rl.pipeline.overlays import (
     sft_layers,
     sft_processes,
     sft_sources,
-    with_reward_in,
+    with_code_in,
 )
 from star_rl.pipeline.recipe import load
 from star_rl.pipeline.stage import key_of
@@ -173,13 +173,13 @@ def test_a_reward_s_file_goes_where_every_node_finds_it(tmp_path):
     file.parent.mkdir()
     file.write_text("def score(): ...\n")
     joined = {"reward": f"{file}:score", "overrides": {"ray": {"address": "auto"}}}
-    recipe = with_reward_in(tmp_path, grpo_recipe(sections(grpo=joined)))
+    recipe = with_code_in(tmp_path, grpo_recipe(sections(grpo=joined)))
     assert recipe.reward == f"{tmp_path / 'reward.py'}:score"
     assert (tmp_path / "reward.py").read_text() == file.read_text()
     alone = grpo_recipe(sections(grpo={"reward": f"{file}:score"}))
-    assert with_reward_in(tmp_path, alone).reward == f"{file}:score"
+    assert with_code_in(tmp_path, alone).reward == f"{file}:score"
     package = grpo_recipe(sections(grpo={"overrides": joined["overrides"]}))
-    assert with_reward_in(tmp_path, package).reward == "pkg://star_rl.rewards.star:compute_score"
+    assert with_code_in(tmp_path, package).reward == "pkg://star_rl.rewards.star:compute_score"
 
 
 def test_a_reward_that_the_chain_would_overrule_is_refused(tmp_path):

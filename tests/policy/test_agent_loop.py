@@ -60,10 +60,12 @@ def test_a_prompt_is_rendered_once_for_its_samples(monkeypatch):
     asked = []
     monkeypatch.setattr(agent_loop, "render_prompt", lambda *arguments: asked.append(arguments) or [len(asked)])
     tokenizer, one, two = object(), ((("role", "user"), ("content", "1")),), ((("role", "user"), ("content", "2")),)
-    assert [agent_loop._prompt_ids(tokenizer, tuple(list(one)), False) for _ in range(2)] == [[1], [1]]
-    assert agent_loop._prompt_ids(tokenizer, two, False) == [2]
-    assert agent_loop._prompt_ids(tokenizer, one, True) == [3]
-    assert asked[0] == (tokenizer, [{"role": "user", "content": "1"}], None) and asked[2][2]
+    assert [agent_loop._prompt_ids(tokenizer, tuple(list(one)), None) for _ in range(2)] == [[1], [1]]
+    assert agent_loop._prompt_ids(tokenizer, two, None) == [2]
+    assert agent_loop._prompt_ids(tokenizer, one, ()) == [3]
+    assert asked[0] == (tokenizer, [{"role": "user", "content": "1"}], None) and len(asked[2][2]) == 2
+    own = json.dumps(named_tool("Search"))
+    assert agent_loop._prompt_ids(tokenizer, one, (own,)) == [4] and asked[3][2][2] == json.loads(own)
 
 
 def test_what_is_made_of_a_configuration_is_made_once_and_for_that_one_alone():
