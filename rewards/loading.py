@@ -54,6 +54,7 @@ def _info(text: str) -> dict[str, Any]:
         "scenario": "classic",
         "user_id": "1",
         "candidates": list(_CANDIDATES),
+        "slots": None,
         "difficulty": "medium",
         "successes": 4,
         "required": list(CRITICAL),

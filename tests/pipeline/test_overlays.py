@@ -182,6 +182,24 @@ def test_a_reward_s_file_goes_where_every_node_finds_it(tmp_path):
     assert with_code_in(tmp_path, package).reward == "pkg://star_rl.rewards.star:compute_score"
 
 
+def test_tools_and_environment_reach_grpo_and_every_node(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("class Talk: ...\n")
+    own = {"tools": {"own": [f"{file}:Search", "mcp:python server.py"]}, "loop": {"environment": f"{file}:Talk"}}
+    alone = grpo_recipe(sections(**own))
+    assert (alone.policy.own, alone.policy.environment) == (tuple(own["tools"]["own"]), f"{file}:Talk")
+    assert with_code_in(tmp_path, alone) is alone
+    there = with_code_in(
+        tmp_path / "run", grpo_recipe(sections(**own, grpo={"overrides": {"ray": {"address": "auto"}}}))
+    )
+    assert there.policy.own == (f"{tmp_path}/run/tool0.py:Search", "mcp:python server.py")
+    assert there.policy.environment == f"{tmp_path}/run/environment.py:Talk"
+    assert (tmp_path / "run/environment.py").read_text() == file.read_text()
+    before = grpo_sources(sections(**own))
+    file.write_text("class Talk: pass\n")
+    assert grpo_sources(sections(**own)) != before
+
+
 def test_a_reward_that_the_chain_would_overrule_is_refused(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("reward: ndcg\n")

@@ -64,8 +64,7 @@ def test_a_prompt_is_rendered_once_for_its_samples(monkeypatch):
     assert agent_loop._prompt_ids(tokenizer, two, None) == [2]
     assert agent_loop._prompt_ids(tokenizer, one, ()) == [3]
     assert asked[0] == (tokenizer, [{"role": "user", "content": "1"}], None) and len(asked[2][2]) == 2
-    own = json.dumps(named_tool("Search"))
-    assert agent_loop._prompt_ids(tokenizer, one, (own,)) == [4] and asked[3][2][2] == json.loads(own)
+    assert agent_loop._prompt_ids(tokenizer, one, ('{"own": 1}',)) == [4] and asked[3][2][2] == {"own": 1}
 
 
 def test_what_is_made_of_a_configuration_is_made_once_and_for_that_one_alone():
