@@ -126,7 +126,7 @@ class Run:
         """The student's prompt, without what this SFT setting lacks."""
         options, lacks = self.config["prompt"], LACKING.get(self.config["sft_set"]["setting"])
         parts = {part: lacks != part for part in ("tools", "planner", "reflector")}
-        tools = own.schemas(self.config["tools"].get("own") or ()) if parts["tools"] else ()
+        tools = own.schemas(self._own) if parts["tools"] else ()
         return PromptOptions(**{**options, **parts, "own": tools})
 
     @property
@@ -223,15 +223,20 @@ class Run:
     @cached_property
     def own_tools(self) -> dict[str, own.OwnTool]:
         """Tools of one's own by name."""
-        return own.open_tools(self.config["tools"].get("own") or (), VisibleRun(self, DATA))
+        return own.open_tools(self._own, VisibleRun(self, DATA))
+
+    @property
+    def _own(self) -> Sequence[str]:
+        return (self.config.get("tools") or {}).get("own") or ()
+
+    @cached_property
+    def _begin(self) -> Callable[[Mapping[str, Any]], own.Step] | None:
+        name = (self.config.get("loop") or {}).get("environment")
+        return own.open_environment(name, VisibleRun(self, DATA)) if name else None
 
     def environment(self, task: Task) -> own.Step | None:
         """Return the step of the environment for a rollout of a task; None where the recipe has none."""
-        name = self.config["loop"].get("environment")
-        if not name:
-            return None
-        begin = own.open_environment(name, VisibleRun(self, DATA))
-        return begin(own.about(task.task_id, task.user_id, task.candidates))
+        return self._begin(own.about(task.task_id, task.user_id, task.candidates)) if self._begin else None
 
 
 #: What tools and environments see of a run.
