@@ -10,6 +10,7 @@ BASE = [
     "click>=8.5",  # the first whose arguments have a help
     "filelock>=4.2.1",  # the first whose marker has no two holders (GHSA-fq56-3cx3-fjxp)
     "httpx>=0.28",
+    "jsonschema>=4.20",
     "jinja2>=3.1",
     "lmdb>=3.0",
     "matplotlib>=3.9",
@@ -63,7 +64,14 @@ MEGATRON = [
     "transformer-engine",
 ]
 
+#: What the tools of docs/extend.md need; vLLM brings mcp too.
+TOOLS = [
+    "bm25s>=0.3",
+    "mcp>=2.0",
+]
+
 DEV = [
+    *TOOLS,
     "hypothesis==6.170.15",
     "liger-kernel==0.8.5",  # its own code between ms-swift and its kernel runs on a CPU
     "mkdocs==1.6.1",
@@ -109,6 +117,7 @@ setup(
         "gpu": GPU,
         # For a machine without nvcc, where only what a CPU can show of these pins is tested.
         "gpu-without-flash-attn": [pin for pin in GPU if not pin.startswith("flash-attn")],
+        "tools": TOOLS,
         "dev": DEV,
     },
     entry_points={

@@ -32,7 +32,8 @@ from star_rl.run import Run
 from star_rl.trajectory import CRITICAL, parse, ranking, required_phases
 
 AGENT, ABILITY = "star_agent", "recommendation"
-#: Every row names every tool: Arrow unifies structs, so a key that only some rows had would be null in the others.
+#: For verl's own tool loop. Every row names both: Arrow unifies structs, so a key that only some rows had would be null
+#: in the others.
 TOOLS = ("UserCF", "ItemCF")
 RATIO = {"easy": 3, "medium": 4, "hard": 3}
 

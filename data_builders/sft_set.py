@@ -28,7 +28,7 @@ from star_rl.pipeline.stage import Context
 from star_rl.prompts import STUDENT_VERSION, Case, PromptOptions, estimate_tokens, student_prompt
 from star_rl.records import Task
 from star_rl.run import Run
-from star_rl.tools import TOOL_SCHEMAS
+from star_rl.tools import schemas_of
 from star_rl.trajectory import CRITICAL, LACKING, PHASE_OF, Setting, Trajectory, faults, render, to_messages
 from star_rl.trajectory.grammar import PLAN, REFLECTION
 
@@ -222,7 +222,7 @@ def build_sft(
             samples.append(_Sample(row, task.task_id, group, native, run.corrected, prompt.tokens, tokens, prompt.cut))
             yield {
                 "messages": [*prompt.messages, *turns],
-                "tools": json.dumps(TOOL_SCHEMAS) if options.student.tools else "",
+                "tools": json.dumps(schemas_of(options.student.own)) if options.student.tools else "",
                 "task_id": task.task_id,
                 "source": task.source,
                 "scenario": task.scenario,

@@ -105,6 +105,8 @@ def prepare(recipe: Recipe, root: Path, until: str | None = None) -> Recipe:
     file, colon, function = recipe.grpo.reward.partition(".py")
     if colon and not recipe.grpo.reward.startswith("pkg://"):
         recipe.grpo.reward = _inside(Path(file + ".py"), root, "grpo.reward") + function
+    recipe.tools.own = [_own(name, root, "tools.own") for name in recipe.tools.own]
+    recipe.loop.environment = recipe.loop.environment and _own(recipe.loop.environment, root, "loop.environment")
     for section, option in ((recipe.sft, "sft.recipe"), (recipe.grpo, "grpo.recipe")):
         layers = [_sent(name, root, option) for name in named(section.recipe)]
         # in the form it was given in: the stage's key holds it, and a run begun here goes on there
@@ -112,6 +114,12 @@ def prepare(recipe: Recipe, root: Path, until: str | None = None) -> Recipe:
     ray = dict(recipe.grpo.overrides.get("ray") or {})
     recipe.grpo.overrides = {**recipe.grpo.overrides, "ray": {"address": "auto", **ray}}
     return recipe
+
+
+def _own(name: str, root: Path, option: str) -> str:
+    """A tool or an environment as a node finds it."""
+    place, _, attribute = name.rpartition(":")
+    return f"{_inside(Path(place), root, option)}:{attribute}" if place.endswith(".py") else name
 
 
 def _sent(name: str, root: Path, option: str) -> str:

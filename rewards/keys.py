@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
-from star_rl.trajectory import CRITICAL, ToolCall, outline, repeated
+from star_rl.trajectory import AGAIN, CRITICAL, ToolCall, outline, repeated
+from star_rl.trajectory.grammar import RECOMMEND
 from star_rl.trajectory.model import all_strings
 
 #: key -> meaning. Every reward returns exactly these, all finite floats. verl logs ``acc`` under ``val-core`` and the
@@ -97,18 +98,26 @@ def read(solution_str: str, ground_truth: str, extra_info: Mapping[str, Any] | N
         solution_str: what the model wrote.
         ground_truth: the item id that was chosen next.
         extra_info: may hold ``required`` (phases an ablated student must write; default: plan, reflection, recommend),
-            ``candidates`` (ids), ``top`` (how many of them are asked for; None: all) and ``rollout`` (the counts of the
-            policy loop).
+            ``candidates`` (ids), ``top`` (how many of them are asked for; None: all), ``rollout`` (the counts of the
+            policy loop) and ``answers``: where an environment spoke between them, the last ranking counts, and an
+            answer after the first is well formed with a ranking alone.
     """
     info: Mapping[str, Any] = extra_info or {}
     needed = info.get("required")
     given = info.get("candidates")
     candidates = None if given is None else strings(given)
     truth = ground_truth if isinstance(ground_truth, str) else str(ground_truth)
-    written = outline(solution_str, CRITICAL if needed is None else strings(needed))
-    ids = written.ranking or []
-    calls = [call for call in written.calls if isinstance(call, ToolCall)]
-    bad = len(written.calls) - len(calls)
+    needed = CRITICAL if needed is None else strings(needed)
+    answers = info.get("answers") or ()
+    if len(answers) > 1:
+        parts = [outline(text, AGAIN if place else needed) for place, text in enumerate(answers)]
+    else:
+        parts = [outline(solution_str, needed)]
+    ids = next((part.ranking for part in reversed(parts) if RECOMMEND in part.tags), None) or []
+    written = [call for part in parts for call in part.calls]
+    faults = [fault for part in parts for fault in part.faults]
+    calls = [call for call in written if isinstance(call, ToolCall)]
+    bad = len(written) - len(calls)
     distinct = {f"{call.name}\0{call.arguments!r}" for call in calls} if len(calls) > 1 else calls
     counted = (info.get("rollout") or {}).get
     unread = int(counted("unparsable_calls") or 0)
@@ -117,15 +126,15 @@ def read(solution_str: str, ground_truth: str, extra_info: Mapping[str, Any] | N
     return Reading(
         ranks=tuple(ids),
         rank=ids.index(truth) + 1 if truth in ids else 0,
-        well_formed=not written.faults,
-        faults=tuple(written.faults),
+        well_formed=not faults,
+        faults=tuple(faults),
         valid_list=_valid(ids, candidates, info.get("top")),
         # A thought left open over turns hides calls from whoever reads the whole; the loop has counted them.
-        tool_calls=max(len(written.calls), made),
+        tool_calls=max(len(written), made),
         invalid_calls=max(bad, unread) + unanswerable,
         repeated_calls=max(len(calls) - len(distinct), int(counted("repeated_calls") or 0)),
-        repeated_phases=len(repeated(written.tags)) if written.faults else 0,  # repetition is a fault
-        phases=len(written.tags),
+        repeated_phases=sum(len(repeated(part.tags)) for part in parts if part.faults),  # repetition is a fault
+        phases=sum(len(part.tags) for part in parts),
         response_tokens=int(counted("response_tokens") or 0),
         candidates=candidates,
     )

@@ -45,7 +45,7 @@ _CANNED = {
 }
 
 
-def _info() -> dict[str, Any]:
+def _info(text: str) -> dict[str, Any]:
     """Return ``extra_info`` as in training: a row's (data_builders/grpo_set.py) and the loop's counts."""
     return {
         "index": 0,
@@ -54,11 +54,13 @@ def _info() -> dict[str, Any]:
         "scenario": "classic",
         "user_id": "1",
         "candidates": list(_CANDIDATES),
+        "slots": None,
         "difficulty": "medium",
         "successes": 4,
         "required": list(CRITICAL),
         "top": None,
         "rollout": dict.fromkeys(COUNTS, 0.0),
+        "answers": [text],
     }
 
 
@@ -150,7 +152,7 @@ def check(function: Reward, name: str = "the reward", **options: Any) -> tuple[s
     keys: tuple[str, ...] | None = None
     scores: list[float] = []
     for label, text in _CANNED.items():
-        arguments = dict(zip(ARGUMENTS, ("check", text, _CANDIDATES[0], _info()), strict=True))
+        arguments = dict(zip(ARGUMENTS, ("check", text, _CANDIDATES[0], _info(text)), strict=True))
         try:
             answer = within(PATIENCE, lambda given=arguments: function(**given, **options))  # type: ignore[misc]
         except Overtime as error:

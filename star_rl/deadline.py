@@ -179,13 +179,17 @@ class LoopThread:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
 
+    def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Begin ``work`` there; what it returns or raises is in the future."""
+        return asyncio.run_coroutine_threadsafe(_contained(work), self._loop)
+
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Return what ``work`` returns or raises there; cancelled there when it is cancelled here.
 
         Raises:
             RuntimeError: it exits; all else that it raises as it is.
         """
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_contained(work), self._loop))
+        return await asyncio.wrap_future(self.start(work))
 
     async def blocked(self) -> bool:
         """Return whether nothing else gets a turn there."""

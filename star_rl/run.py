@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from star_rl import own
 from star_rl.errors import StarError
 from star_rl.evidence import EvidenceStore
 from star_rl.evidence.leak import contains_of, visible_fingerprint
@@ -18,7 +19,7 @@ from star_rl.records import PARTS, Item, Task, UserTable, items_from, read_inter
 from star_rl.scenarios import Histories, Reviews
 from star_rl.student.tokenizer import token_counter
 from star_rl.summaries import Summaries
-from star_rl.tools import TOOL_SCHEMAS, EvidenceReader, ToolBox
+from star_rl.tools import EvidenceReader, ToolBox, schemas_of
 from star_rl.trajectory import LACKING
 
 
@@ -125,12 +126,13 @@ class Run:
         """The student's prompt, without what this SFT setting lacks."""
         options, lacks = self.config["prompt"], LACKING.get(self.config["sft_set"]["setting"])
         parts = {part: lacks != part for part in ("tools", "planner", "reflector")}
-        return PromptOptions(**{**options, **parts})
+        tools = own.schemas(self._own) if parts["tools"] else ()
+        return PromptOptions(**{**options, **parts, "own": tools})
 
     @property
     def tools(self) -> list[dict[str, Any]] | None:
         """Schemas in the prompt; none for a student without tools."""
-        return TOOL_SCHEMAS if self.prompt.tools else None
+        return schemas_of(self.prompt.own) if self.prompt.tools else None
 
     def caveats(self, taught: bool) -> list[str]:
         """What a reader must know of figures on this run's data before any of them.
@@ -219,7 +221,48 @@ class Run:
         options = self.config["tools"]
         candidates = case.slots.candidates if case.slots else case.candidates
         store = evidence(candidates) if evidence else self.store
-        return ToolBox(store, candidates, options["lens"], options["lens_top"], case.slots)
+        return ToolBox(store, candidates, options["lens"], options["lens_top"], case.slots, self.own_tools)
+
+    @cached_property
+    def own_tools(self) -> dict[str, own.OwnTool]:
+        """Tools of one's own by name."""
+        return own.open_tools(self._own, VisibleRun(self, DATA))
+
+    @property
+    def _own(self) -> Sequence[str]:
+        return (self.config.get("tools") or {}).get("own") or ()
+
+    @cached_property
+    def _begin(self) -> Callable[[Mapping[str, Any]], own.Step] | None:
+        name = (self.config.get("loop") or {}).get("environment")
+        return own.open_environment(name, VisibleRun(self, DATA)) if name else None
+
+    def environment(self, task: Task) -> own.Step | None:
+        """Return the step of the environment for a rollout of a task; None where the recipe has none."""
+        return self._begin(own.about(task.task_id, task.user_id, task.candidates)) if self._begin else None
+
+
+#: What tools and environments see of a run.
+DATA = ("items", "visible")
+
+
+class VisibleRun:
+    """What code of one's own sees of a run: nothing that holds an answer or comes after a task. Read on demand.
+
+    Attributes:
+        visible: interactions that any method may learn from (Arrow table, ``records.INTERACTIONS``).
+        items: by id.
+        store: the evidence, as the tools answer.
+        config: the recipe's sections.
+    """
+
+    def __init__(self, run: Run, parts: Sequence[str] = (*DATA, "store", "config")) -> None:
+        self._run, self._parts = run, parts
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in self._parts:
+            raise AttributeError(f"{type(self).__name__} object has no attribute {name!r}")
+        return getattr(self._run, name)
 
 
 @dataclass(frozen=True)

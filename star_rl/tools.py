@@ -1,4 +1,5 @@
-"""The two tools of the policy, answered from an evidence store by look-up alone (paper, section 3.3).
+"""The two tools of the policy, answered from an evidence store by look-up alone (paper, section 3.3), and tools of
+one's own beside them (:mod:`star_rl.own`).
 
 A call never raises: what a model writes can be anything, so an unknown tool, wrong arguments or an unknown id are
 answered with a sentence the model can read, and named by a reason that is counted.
@@ -15,8 +16,10 @@ from typing import Any, Literal, Protocol
 from star_rl.errors import StarError
 from star_rl.evidence import EvidenceStore, StoreAnswer
 from star_rl.evidence.shard import on_local_disk
-from star_rl.prompts.slots import Slots
+from star_rl.own import BadArguments, OwnTool
+from star_rl.prompts.slots import HISTORY, Slots
 from star_rl.trajectory import neutral
+from star_rl.trajectory.model import all_strings
 
 Reason = Literal["ok", "unknown_tool", "bad_arguments", "unknown_id"]
 Lens = Literal["text", "candidates"]
@@ -51,6 +54,12 @@ TOOL_SCHEMAS: list[dict[str, Any]] = [
     ),
 ]
 
+
+def schemas_of(own: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """Return the schemas of the two tools and, of tools of one's own, those that are given as JSON."""
+    return [*TOOL_SCHEMAS, *map(json.loads, own)]
+
+
 _LONGEST_ECHO = 64  # characters of a model's own words that an answer repeats
 
 
@@ -64,7 +73,7 @@ class EvidenceReader(Protocol):
 
 
 class Tools(Protocol):
-    """The two tools of one task: :class:`ToolBox`, or another that answers calls.
+    """The tools of one task: :class:`ToolBox`, or another that answers calls.
 
     A true attribute ``immediate`` says that no call waits for anything outside this process. Such calls are made in
     the event loop: a thread would not answer sooner, and would wait milliseconds for the interpreter. An attribute
@@ -95,10 +104,12 @@ class ToolBox:
             students too small to find 20 ids among 200 neighbours.
         lens_top: ids in that line at most.
         slots: names in the place of ids, in calls and answers alike; None for ids.
+        own: tools of one's own by name. Of their answers, ids in double quotes are shown by their names.
 
     Attributes:
         immediate: a call only reads mapped memory of this machine, so it cannot be kept waiting and the policy loop
-            makes it itself; any other store is asked in a thread, with a limit of time.
+            makes it itself; any other store, and a box with tools of one's own, is asked in a thread, with a limit of
+            time.
 
     Raises:
         StarError: the lens is unknown or ``lens_top`` is below 1.
@@ -111,6 +122,7 @@ class ToolBox:
         lens: Lens = "text",
         lens_top: int = 5,
         slots: Slots | None = None,
+        own: Mapping[str, OwnTool] | None = None,
     ) -> None:
         if lens not in LENSES:
             raise StarError(f"unknown lens {lens!r}", f"choose one of {', '.join(LENSES)}")
@@ -121,13 +133,17 @@ class ToolBox:
         self._lens = lens
         self._lens_top = lens_top
         self.slots = slots
-        self.immediate = isinstance(store, EvidenceStore) and on_local_disk(store.path)
+        self._own = own or {}
+        self.immediate = not self._own and isinstance(store, EvidenceStore) and on_local_disk(store.path)
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> ToolAnswer:
-        """Answer one call. Never raises for what the call holds; an unreadable store raises what it raises."""
+        """Answer one call. Never raises for what the call holds; a store or tool that fails raises what it raises."""
+        if name in self._own:
+            return self._ask(self._own[name], arguments)
         argument = ARGUMENT.get(name)
         if argument is None:
-            return _refusal(f"There is no tool {_echo(name)}. The tools are {' and '.join(ARGUMENT)}.", "unknown_tool")
+            known = " and ".join([*ARGUMENT, *self._own])
+            return _refusal(f"There is no tool {_echo(name)}. The tools are {known}.", "unknown_tool")
         asked = _keys(arguments.get(argument), many=argument == "item_ids")
         if not asked or set(arguments) != {argument}:
             form = f"a list of 1 to {MOST_ITEMS} strings" if argument == "item_ids" else "a string"
@@ -141,8 +157,22 @@ class ToolBox:
         if found is None:
             return _refusal(f"There is no evidence for {kind} {unknown}.", "unknown_id")
         text = f"{found.text}\n(There is no evidence for {kind} {unknown}.)" if unknown else found.text
-        if self._lens == "candidates":
-            text = f"{text}\n{self._among_candidates(found.ids)}"
+        return self._found(text, found.ids)
+
+    def _ask(self, tool: OwnTool, arguments: Mapping[str, Any]) -> ToolAnswer:
+        """Answer a call of a tool of one's own, which knows ids alone."""
+        if self.slots:
+            given = json.loads(self.slots.ids_in(json.dumps(arguments)))
+            arguments = {key: self.slots.ids_of(value) if _names_all(value) else value for key, value in given.items()}
+        try:
+            text, ids = tool.answer(arguments)
+        except BadArguments as error:
+            return _refusal(neutral(str(error)), "bad_arguments")
+        return self._found(self.slots.names_in(text) if self.slots else text, ids)
+
+    def _found(self, text: str, ids: Iterable[str] | None) -> ToolAnswer:
+        if self._lens == "candidates" and ids is not None:
+            text = f"{text}\n{self._among_candidates(ids)}"
         return ToolAnswer(neutral(text), True, "ok")
 
     def _among_candidates(self, ids: Iterable[str]) -> str:
@@ -158,6 +188,10 @@ def _keys(value: object, many: bool) -> list[str]:
     spelled = (str(one) if isinstance(one, int) and not isinstance(one, bool) else one for one in values)
     keys = [key for key in spelled if isinstance(key, str) and key]
     return keys if len(keys) == len(values) <= MOST_ITEMS else []
+
+
+def _names_all(value: object) -> bool:
+    return isinstance(value, list) and HISTORY in value and all_strings(value)
 
 
 def _echo(value: object) -> str:

@@ -8,8 +8,10 @@ from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pytest
 
 from star_rl.baselines.agents import AGENTS
+from star_rl.errors import StarError
 from star_rl.evaluation import runner as evaluation_runner
 from star_rl.evaluation.evaluate import open_tasks, seal
 from star_rl.evaluation.methods.agents import Workflow
@@ -133,3 +135,36 @@ def test_tokens_are_counted_by_the_students_own_tokenizer(run, tmp_path):
     for path, counts in ((str(tmp_path), True), ("Qwen/Qwen3-8B", False)):
         other = Run(run, {**world.config, "student": {"path": path}})
         assert (other.length is not estimate_tokens) == counts and other.length("some words") > 1
+
+
+def test_tools_and_an_environment_of_ones_own_reach_prompt_schemas_and_toolbox(run, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "class Titles:\n"
+        "    parameters = {'type': 'object', 'properties': {'id': {'type': 'string'}}, 'required': ['id']}\n"
+        "    function = {'name': 'Title', 'description': 'Name an item.', 'parameters': parameters}\n"
+        "    schema = {'type': 'function', 'function': function}\n"
+        "    def __init__(self, data): self.data = data\n"
+        "    def __call__(self, id): return self.data.items[id].title\n"
+        "class User:\n"
+        "    def __init__(self, data): self.data = data\n"
+        "    def reset(self, task): self.task = task\n"
+        "    def step(self, text): return f'{text} {sorted(self.task)} {self.data.visible.num_rows > 0}'\n"
+        "class Nosy(Titles):\n"
+        "    def __init__(self, data): data.histories\n"
+    )
+    plain = Run.open(run)
+    names = {"own": [f"{tmp_path}/mine.py:Titles"]}, {"environment": f"{tmp_path}/mine.py:User"}
+    sections = {name: {**plain.config[name], **more} for name, more in zip(("tools", "loop"), names, strict=True)}
+    world = Run(run, {**plain.config, **sections, "prompt": {**plain.config["prompt"], "profile": "full"}})
+    task = world.tasks("test")[0]
+    assert [schema["function"]["name"] for schema in world.tools] == ["UserCF", "ItemCF", "Title"]
+    assert "Further tools: Title - Name an item." in world.messages(task)[0]["content"]
+    item = task.candidates[0]
+    assert world.toolbox(world.case(task)).call("Title", {"id": item}).text == world.items[item].title
+    assert world.environment(task)("so") == "so ['candidates', 'task_id', 'user_id'] True"
+    assert plain.environment(task) is None and len(plain.tools) == 2
+    lacking = Run(run, {**world.config, "sft_set": {**plain.config["sft_set"], "setting": "no_tools"}})
+    assert lacking.tools is None and "Further" not in lacking.messages(task)[0]["content"]
+    nosy = Run(run, {**world.config, "tools": {**sections["tools"], "own": [f"{tmp_path}/mine.py:Nosy"]}})
+    with pytest.raises(StarError, match="no attribute 'histories'"):
+        nosy.toolbox(nosy.case(task))

@@ -5,18 +5,20 @@ A malformed answer is asked for once more, with the error; a second one is an :c
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from star_rl import deadline
 from star_rl.chat import CallRequest, ChatClient, ChatReply
 from star_rl.mars.agents import Agent, AgentFailure, Step, View
-from star_rl.options import Count, Size, options
+from star_rl.options import Count, Positive, Size, options
 from star_rl.prompts import PromptOptions, estimate_tokens, one_line, student_prompt, valid, valid_json
 from star_rl.prompts.agents import Brief, agent_messages, complaint
-from star_rl.tools import TOOL_SCHEMAS
+from star_rl.tools import schemas_of
 from star_rl.trajectory import (
     EXPERTS,
     BadCall,
@@ -51,6 +53,7 @@ class LlmOptions:
         turns: most answers of one agent, malformed ones included.
         calls: most tool calls of one agent that are answered; ``calls_per_turn`` in one turn.
         tokens: most prompt and completion tokens of one agent; 0 = no limit.
+        tool_seconds: a tool of one's own that takes longer fails the run, which is asked for again.
 
     Raises:
         StarError: a value is out of range.
@@ -60,6 +63,7 @@ class LlmOptions:
     calls: Count = 12
     calls_per_turn: Size = 6
     tokens: Count = 0
+    tool_seconds: Positive = 10.0
 
 
 class LlmBackend:
@@ -85,7 +89,7 @@ class LlmBackend:
         return {"backend": "llm", "prompt": asdict(self.prompt), **asdict(self.options), **self.chat.describe}
 
     async def ready(self, tools: bool = False) -> None:
-        await self.chat.ready(TOOL_SCHEMAS if tools else None)
+        await self.chat.ready(schemas_of(self.prompt.own) if tools else None)
 
     async def act(self, agent: Agent, view: View) -> Step:
         step = Step(agent.name, agent.tag, view.round)
@@ -96,9 +100,9 @@ class _Conversation:
     """One agent's conversation."""
 
     def __init__(self, backend: LlmBackend, agent: Agent, view: View, step: Step) -> None:
-        self.chat, self.options = backend.chat, backend.options
+        self.backend, self.chat, self.options = backend, backend.chat, backend.options
         self.agent, self.view, self.step = agent, view, step
-        self.tools = TOOL_SCHEMAS if view.tools is not None else None
+        self.tools = schemas_of(backend.prompt.own) if view.tools is not None else None
         self.answered = 0
         self.ids: set[str] = set()
         latest = {one.agent: one for one in view.done if one.agent in EXPERTS}
@@ -130,7 +134,7 @@ class _Conversation:
             thinking = [Thinking(words)] if words else []
             if calls and self.tools:
                 step.blocks += thinking
-                self._answer(words, calls, reply)
+                await self._answer(words, calls, reply)
                 continue
             fault = self._fault(calls, result)
             if not fault and result is not None:
@@ -163,7 +167,7 @@ class _Conversation:
             return "it holds no JSON result"  # without a tag: a complaint is defused like foreign text
         return f"the result is not JSON: {result.error}" if result.error else self.agent.check(result.value, self.view)
 
-    def _answer(self, words: str, calls: list[CallRequest], reply: ChatReply) -> None:
+    async def _answer(self, words: str, calls: list[CallRequest], reply: ChatReply) -> None:
         """Answer a turn's calls, all calls before all answers. What the model wrote goes back in a form that every
         host accepts."""
         assert self.view.tools is not None
@@ -176,7 +180,7 @@ class _Conversation:
                 answers.append(_UNREADABLE)
             else:
                 self.answered += 1
-                answers.append(self.view.tools.call(block.name, block.arguments).text)
+                answers.append(await self._called(block))
         self.step.blocks += [*blocks, *map(Response, answers)]
         requests = []
         for call, block in zip(calls, blocks, strict=True):
@@ -191,6 +195,17 @@ class _Conversation:
                 for request, answer in zip(requests, answers, strict=True)
             ),
         )
+
+    async def _called(self, call: ToolCall) -> str:
+        """Return a tool's answer; where a tool of one's own may keep others waiting, it is asked in a thread."""
+        assert self.view.tools is not None
+        ask = functools.partial(self.view.tools.call, call.name, call.arguments)
+        if not self.backend.prompt.own:
+            return ask().text
+        try:
+            return (await deadline.ask(ask, self.options.tool_seconds)).text
+        except Exception as error:  # it may fail in any way
+            raise AgentFailure("endpoint", f"{call.name}: {deadline.reason(error)}", self.step) from error
 
     def _id(self, given: str) -> str:
         """Return the host's id of a call if it is plain and new, else one of nine letters and digits."""

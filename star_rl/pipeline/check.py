@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from star_rl import own
 from star_rl.errors import StarError
 from star_rl.options import keys, known, read_options
 from star_rl.pipeline.options import Recipe
@@ -52,7 +53,7 @@ def check_recipe(recipe: Recipe, until: str | None = None, *, here: bool = True,
         StarError: the option, its value and the remedy.
     """
     wanted = _stages(until)
-    _components(recipe)
+    _components(recipe, here and not planned)
     if not planned:
         if recipe.sft_set.setting == "planner_only" and "sample" in wanted:
             raise StarError(
@@ -105,8 +106,8 @@ def _stages(until: str | None) -> tuple[str, ...]:
     return names if until is None else names[: first_of(chain.STAGES, until) + 1]
 
 
-def _components(recipe: Recipe) -> None:
-    """Options that a component of the project reads."""
+def _components(recipe: Recipe, here: bool) -> None:
+    """Options that a component of the project reads; an MCP server is asked where the recipe runs."""
     from star_rl.chat import ChatOptions
     from star_rl.evaluation.methods.registry import parse_spec
     from star_rl.mars import RuleOptions, TeamOptions
@@ -120,9 +121,12 @@ def _components(recipe: Recipe) -> None:
 
     for method in recipe.evaluate.methods:
         parse_spec(method)
+    own.schemas(name for name in recipe.tools.own if here or not name.startswith(own.MCP))
+    if recipe.loop.environment:
+        own.open_environment(recipe.loop.environment, None)
     tokenizer = inspect.signature(train_tokenizer).parameters.values()
-    own = [one.name for one in tokenizer if one.kind is one.KEYWORD_ONLY and one.name != "words"]
-    known(recipe.student.tokenizer, own, "student.tokenizer")
+    names = [one.name for one in tokenizer if one.kind is one.KEYWORD_ONLY and one.name != "words"]
+    known(recipe.student.tokenizer, names, "student.tokenizer")
     options = recipe.teacher.options
     known(options, [*keys(TeamOptions), *PARTS], "teacher.options")
     for part in ("chat", "planner_chat"):  # made where there are endpoints, see below

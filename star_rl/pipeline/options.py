@@ -100,10 +100,13 @@ class PromptSection:
 
 @section
 class ToolsSection:
-    """``lens``: ``text`` (the stored text as it is) or ``candidates`` (adds the candidates among the neighbours)."""
+    """``lens``: ``text`` (the stored text as it is) or ``candidates`` (adds the candidates among the neighbours);
+    ``own``: tools beside UserCF and ItemCF, each ``FILE.py:NAME``, ``package.module:NAME``, ``mcp:URL`` or
+    ``mcp:COMMAND`` (docs/extend.md)."""
 
     lens: Lens = "text"
     lens_top: Ranked = 5
+    own: list[Text] = field(default_factory=list)
 
 
 @section
@@ -155,10 +158,12 @@ class LoopSection:
 
     ``prompt_tokens``: the longest prompt that GRPO takes (verl's ``max_prompt_length``); null is ``prompt.budget`` for
     a full profile, and what the overlay says for a compact one. ``budget.response_tokens`` is verl's
-    ``max_response_length`` too.
+    ``max_response_length`` too. ``environment``: a user who may speak after an answer, ``FILE.py:NAME`` or
+    ``package.module:NAME`` (docs/extend.md).
     """
 
     prompt_tokens: Tokens | None = None
+    environment: Text | None = None
     budget: dict[str, Any] = field(default_factory=dict)
 
 

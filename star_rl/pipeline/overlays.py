@@ -16,6 +16,7 @@ from typing import Any
 from star_rl.errors import StarError
 from star_rl.files import fingerprint, sha256, write_text
 from star_rl.layers import recipe_path
+from star_rl.own import MCP, absolute, code_of
 
 #: Arguments of ms-swift for memory, speed and bookkeeping: what is learned is the same but for rounding.
 SFT_KNOBS = (
@@ -106,6 +107,7 @@ def grpo_sources(config: Mapping[str, Any]) -> dict[str, str]:
     return {
         "overlay": fingerprint(_grpo_deciding(asdict(load_recipe(section["recipe"])))),
         "reward": fingerprint(reward_code(section["reward"])),
+        **code_of(config),
     }
 
 
@@ -204,6 +206,8 @@ def grpo_recipe(config: Mapping[str, Any], seed: int | None = None) -> Any:
             "lens": tools["lens"],
             "lens_top": tools["lens_top"],
             "show_tools": LACKING.get(config["sft_set"]["setting"]) != "tools",
+            "own": [absolute(name) for name in tools.get("own") or ()],
+            "environment": absolute(config["loop"].get("environment") or ""),
             "budget": budget,
         },
         "verl": merge({"data": chain}, {} if seed is None else _grpo_seeds(seed)),
@@ -216,16 +220,28 @@ def _grpo_seeds(seed: int) -> dict[str, Any]:
     return {"data": {"seed": seed}, "actor_rollout_ref": policy}
 
 
-def with_reward_in(folder: Path, recipe: Any) -> Any:
-    """A GRPO recipe whose reward every node of a joined cluster finds: a file's content goes into the run folder.
+def with_code_in(folder: Path, recipe: Any) -> Any:
+    """A GRPO recipe whose reward, tools and environment every node of a joined cluster finds: a file's content goes
+    into the run folder.
 
     The tree that was sent is unpacked in another place on each node, so a path into it holds on one alone.
     """
     from star_rl.rewards.loading import place
 
-    path, function = place(recipe.reward)
-    if path.startswith("pkg://") or not recipe.ray.get("address"):
+    if not recipe.ray.get("address"):
         return recipe
-    copy = (folder / "reward.py").resolve()
-    write_text(copy, Path(path).read_text(encoding="utf-8"))
-    return replace(recipe, reward=f"{copy}:{function}")
+
+    def here(name: str, copy: str) -> str:
+        path, _, function = name.rpartition(":")
+        if not path.endswith(".py") or name.startswith(MCP):
+            return name
+        file = (folder / copy).resolve()
+        write_text(file, Path(path).read_text(encoding="utf-8"))
+        return f"{file}:{function}"
+
+    policy = replace(
+        recipe.policy,
+        own=tuple(here(name, f"tool{number}.py") for number, name in enumerate(recipe.policy.own)),
+        environment=here(recipe.policy.environment, "environment.py"),
+    )
+    return replace(recipe, reward=here(":".join(place(recipe.reward)), "reward.py"), policy=policy)

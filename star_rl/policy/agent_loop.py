@@ -19,16 +19,19 @@ import math
 import operator
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
 from verl.trainer.ppo.reward import get_custom_reward_fn
 
+from star_rl import own as of_ones_own
 from star_rl.policy.loop import Budget, Generation, Rollout, render_prompt, rollout
 from star_rl.policy.rollout_stats import FAILED
 from star_rl.prompts.slots import Slots
 from star_rl.rewards.loading import NEEDED, check
-from star_rl.tools import TOOL_SCHEMAS, EvidenceReader, Lens, ToolBox
+from star_rl.run import DATA, Run, VisibleRun
+from star_rl.tools import EvidenceReader, Lens, ToolBox, schemas_of
 
 logger = logging.getLogger(__name__)
 Made = TypeVar("Made")
@@ -65,6 +68,14 @@ def open_store(path: str, scenario: str, fingerprint: str, opener: str = OPENER)
     return operator.attrgetter(name)(importlib.import_module(module))(path, scenario, fingerprint)
 
 
+@functools.lru_cache(maxsize=4)
+def _open_own(tools: tuple[str, ...], environment: str, data: str) -> tuple[Any, Any, tuple[str, ...]]:
+    """Return tools and environment of one's own and the tools' schemas, opened once per process."""
+    seen = VisibleRun(Run(Path(data), {}), DATA)
+    begin = of_ones_own.open_environment(environment, seen) if environment else None
+    return of_ones_own.open_tools(tools, seen), begin, of_ones_own.schemas(tools)
+
+
 class StarAgentLoop(AgentLoopBase):
     """One rollout of the policy on verl's rollout servers.
 
@@ -77,6 +88,7 @@ class StarAgentLoop(AgentLoopBase):
         opener: ``module:function`` that opens the store.
         lens, lens_top: how evidence is shown, see :class:`star_rl.tools.ToolBox`.
         show_tools: whether the prompt lists the tool schemas, as the SFT data did.
+        own, environment: tools and an environment of one's own (:mod:`star_rl.own`); ``data`` is the run they see.
         budget: fields of :class:`star_rl.policy.loop.Budget`; lengths are verl's where those are shorter.
     """
 
@@ -90,6 +102,9 @@ class StarAgentLoop(AgentLoopBase):
         lens: Lens = "text",
         lens_top: int = 5,
         show_tools: bool = True,
+        own: Sequence[str] = (),
+        environment: str = "",
+        data: str = "",
         budget: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -98,7 +113,8 @@ class StarAgentLoop(AgentLoopBase):
         self._budget = self._limits.hold(budget or {})
         self._store = open_store(store, scenario, fingerprint, opener)
         self._shown = (lens, lens_top)
-        self._show_tools = show_tools
+        self._own, self._begin, schemas = _open_own(tuple(own), environment, data)
+        self._schemas = schemas if show_tools else None
         self._reward, self._keys = _reward_function(self.config)
         _settle()
 
@@ -109,12 +125,16 @@ class StarAgentLoop(AgentLoopBase):
         engine = _ServerEngine(self.server_manager, priority)
         candidates, named = task.get("candidates") or (), task.get("slots")
         slots = Slots(candidates=candidates, **named) if named else None
-        toolbox = ToolBox(self._store, candidates, *self._shown, slots)
+        toolbox = ToolBox(self._store, candidates, *self._shown, slots, self._own)
+        told = of_ones_own.about(task.get("task_id", ""), task.get("user_id", ""), candidates)
+        environment = self._begin(told) if self._begin else None
         messages = tuple(tuple(message.items()) for message in kwargs["raw_prompt"])
-        prompt_ids = _prompt_ids(self.tokenizer, messages, self._show_tools)
+        prompt_ids = _prompt_ids(self.tokenizer, messages, self._schemas)
         route = routing_key(self.config, kwargs.get("uid"))
         prepared = time.thread_time() - working
-        result = await rollout(engine, self.tokenizer, prompt_ids, toolbox, self._budget, sampling_params, route)
+        result = await rollout(
+            engine, self.tokenizer, prompt_ids, toolbox, self._budget, sampling_params, route, environment
+        )
         if result.error:
             logger.warning("rollout of %s ended: %s (%s)", task.get("task_id"), result.stop, result.error)
         result.own_seconds += prepared
@@ -137,7 +157,7 @@ class StarAgentLoop(AgentLoopBase):
             data_source=row["data_source"],
             solution_str=result.model_text,
             ground_truth=row["reward_model"]["ground_truth"],
-            extra_info={**task, "rollout": dict(result.counts)},
+            extra_info={**task, "rollout": dict(result.counts), "answers": result.answers},
         )
         result.own_seconds += time.thread_time() - working
         details = held_to(answer, self._keys)
@@ -242,9 +262,15 @@ def _shares_replicas(config: Any) -> bool:
 
 
 @functools.lru_cache(maxsize=256)
-def _prompt_ids(tokenizer: Any, messages: tuple[tuple[tuple[str, str], ...], ...], show_tools: bool) -> list[int]:
-    """Return the token ids of a prompt, rendered once for all of its samples. Shape: (P,)."""
-    return render_prompt(tokenizer, [dict(message) for message in messages], TOOL_SCHEMAS if show_tools else None)
+def _prompt_ids(
+    tokenizer: Any, messages: tuple[tuple[tuple[str, str], ...], ...], own: tuple[str, ...] | None
+) -> list[int]:
+    """Return the token ids of a prompt, rendered once for all of its samples. Shape: (P,).
+
+    Args:
+        own: schemas beside those of the two tools; None shows no tools.
+    """
+    return render_prompt(tokenizer, [dict(message) for message in messages], None if own is None else schemas_of(own))
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,5 @@
-"""Run one rollout of the policy over token ids: generate a turn, answer its tool calls, repeat.
+"""Run one rollout of the policy over token ids: generate a turn, answer its tool calls, repeat. Where there is an
+environment, it may answer a turn without calls, as the user, and the model goes on.
 
 Sampling for difficulty, GRPO rollouts, evaluation and serving all run :func:`rollout`, with different engines. Three
 things hold whatever the model writes:
@@ -23,10 +24,11 @@ from uuid import uuid4
 
 from star_rl import deadline
 from star_rl.options import Count, Positive, Size, options
+from star_rl.own import Step
 from star_rl.policy.rollout_stats import COUNTS, Stop
 from star_rl.policy.tokens import Tokenizer, Tokens, tokens_of
 from star_rl.tools import ToolAnswer, Tools
-from star_rl.trajectory import BadCall, ToolCall, tool_calls
+from star_rl.trajectory import BadCall, ToolCall, answers_of, neutral, tool_calls
 
 _COUNT_OF_REASON = {"unknown_tool": "unknown_tools", "bad_arguments": "bad_arguments", "unknown_id": "unknown_ids"}
 _CUT = "\n[cut]"
@@ -60,8 +62,9 @@ class Budget:
     turns             assistant turns
     calls             calls answered in the whole rollout; further ones are refused
     calls_per_turn    calls answered in one turn; the paper makes three at once
-    answer_tokens     a longer tool answer is cut at its end
-    tool_seconds      a call that takes longer ends the rollout
+    answer_tokens     a longer tool answer, or turn of the environment, is cut at its end
+    user_turns        turns of the environment, after which the model's answer is the last
+    tool_seconds      a call, or a step of the environment, that takes longer ends the rollout
     engine_seconds    a turn that takes longer ends the rollout
     """
 
@@ -72,6 +75,7 @@ class Budget:
     calls: Count = 32
     calls_per_turn: Count = 8
     answer_tokens: Size = 1024
+    user_turns: Count = 4
     tool_seconds: Positive = 10.0
     engine_seconds: Positive = 1800.0
 
@@ -104,6 +108,11 @@ class Rollout:
         """Everything the model wrote and nothing else: what a reward may read."""
         return "\n".join(self.turns)
 
+    @property
+    def answers(self) -> list[str]:
+        """What the model wrote between the environment's turns."""
+        return answers_of(self.messages)
+
 
 def render_prompt(
     tokenizer: Any, messages: Sequence[Mapping[str, Any]], tools: Sequence[dict[str, Any]] | None
@@ -120,8 +129,12 @@ def render_prompt(
 
 def tool_turn(answers: Sequence[str]) -> str:
     """Render the tool answers between two assistant turns, as Qwen3's template does."""
-    responses = "\n".join(f"<tool_response>\n{answer}\n</tool_response>" for answer in answers)
-    return f"\n<|im_start|>user\n{responses}<|im_end|>\n<|im_start|>assistant\n"
+    return user_turn("\n".join(f"<tool_response>\n{answer}\n</tool_response>" for answer in answers))
+
+
+def user_turn(text: str) -> str:
+    """Render a user's turn between two assistant turns, as Qwen3's template does."""
+    return f"\n<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
 
 
 async def rollout(
@@ -132,14 +145,17 @@ async def rollout(
     budget: Budget,
     sampling: Mapping[str, Any],
     request_id: str | None = None,
+    environment: Step | None = None,
 ) -> Rollout:
     """Run the policy once from ``prompt_ids`` (P,) to its end.
 
     Args:
         sampling: engine parameters (temperature, top_p ..); the loop sets ``max_tokens`` and the stop token.
         request_id: one id for all turns; default random.
+        environment: takes the text of a turn without calls, with ids, and returns the user's turn; None is the end.
     """
-    run = _Run(engine, tokens_of(tokenizer), toolbox, budget, sampling, request_id or uuid4().hex, list(prompt_ids))
+    request_id = request_id or uuid4().hex
+    run = _Run(engine, tokens_of(tokenizer), toolbox, budget, sampling, request_id, list(prompt_ids), environment)
     await run.play()
     return run.finish()
 
@@ -153,7 +169,7 @@ def _key(call: ToolCall) -> str | tuple[str, str, str]:
 
 
 class _ToolError(Exception):
-    """The store or a tool failed, not the model."""
+    """The store, a tool or the environment failed, not the model."""
 
 
 class _Run:
@@ -168,8 +184,10 @@ class _Run:
         sampling: Mapping[str, Any],
         request_id: str,
         prompt_ids: list[int],
+        environment: Step | None,
     ) -> None:
         self.engine, self.tokens, self.toolbox, self.budget = engine, tokens, toolbox, budget
+        self.environment, self.slots = environment, getattr(toolbox, "slots", None)
         self.sampling, self.request_id, self.out = sampling, request_id, Rollout(prompt_ids)
         self.working = time.thread_time()  # start of the CPU time not yet counted as this rollout's
         self.context = list(prompt_ids)
@@ -190,24 +208,27 @@ class _Run:
             text = await self._generate()
             if text is None:
                 return
-            calls = tool_calls(text)
-            if not calls:
-                self.out.stop = "answered"
-                return
-            if self.out.counts["turns"] >= self.budget.turns:
+            calls, last = tool_calls(text), self.out.counts["turns"] >= self.budget.turns
+            if calls and last:
                 self.out.stop = "turns"
                 return
             try:
+                said = None if calls or last else await self._reply(text)
                 answers = await self._answer(calls)
             except _ToolError as error:
                 self.out.stop, self.out.error = "tool_error", str(error)
                 return
-            ids = self.tokens.encode(tool_turn(answers))
+            if not calls and said is None:
+                return  # answered
+            ids = self.tokens.encode(user_turn(said) if said is not None else tool_turn(answers))
             if len(self.out.response_ids) + len(ids) >= self.limit:  # no room for another token of the model
-                self.out.stop = "length"
+                self.out.stop = "length" if calls else "answered"
                 return
             self._append(ids, 0, [0.0] * len(ids))
             self.out.messages.extend({"role": "tool", "content": answer} for answer in answers)
+            if said is not None:
+                self.out.counts["user_turns"] += 1
+                self.out.messages.append({"role": "user", "content": said})
 
     async def _generate(self) -> str | None:
         """Generate one assistant turn; return its text, or None if the rollout ended with it."""
@@ -236,6 +257,24 @@ class _Run:
         else:
             out.stop = "length" if len(out.response_ids) >= self.limit else "unfinished"
         return None
+
+    async def _reply(self, text: str) -> str | None:
+        """Return what the environment says to an answer; None where it is over."""
+        if self.environment is None or self.out.counts["user_turns"] >= self.budget.user_turns:
+            return None
+        step = functools.partial(self.environment, self.slots.ids_in(text) if self.slots else text)
+        started = self._rest()
+        try:
+            said = await deadline.ask(step, self.budget.tool_seconds)
+            if not isinstance(said, str | None):
+                raise TypeError(f"its turn is {type(said).__name__}, no text")
+        except Exception as error:  # it may fail in any way
+            raise _ToolError(f"the environment: {deadline.reason(error)}") from error
+        finally:
+            self.out.tool_seconds += self._work() - started
+        if said is None:
+            return None
+        return self._cut(neutral(self.slots.names_in(said) if self.slots else said))
 
     async def _answer(self, calls: Sequence[ToolCall | BadCall]) -> list[str]:
         """Answer all calls of a turn, in order; calls that may wait run concurrently."""
@@ -285,7 +324,10 @@ class _Run:
         self.out.counts["tool_calls_ok"] += answer.ok
         if answer.reason in _COUNT_OF_REASON:
             self.out.counts[_COUNT_OF_REASON[answer.reason]] += 1
-        text, limit = answer.text, self.budget.answer_tokens
+        return self._cut(answer.text)
+
+    def _cut(self, text: str) -> str:
+        limit = self.budget.answer_tokens
         if len(text.encode()) <= limit:  # a token has at least one byte
             return text
         ids = self.tokens.encode(text)
@@ -315,9 +357,10 @@ class _Run:
 
     def finish(self) -> Rollout:
         out = self.out
-        if slots := getattr(self.toolbox, "slots", None):
-            out.turns = [slots.ids_in(text) for text in out.turns]
-            out.messages = [{**message, "content": slots.ids_in(message["content"])} for message in out.messages]
+        if self.slots:
+            ids_in = self.slots.ids_in
+            out.turns = [ids_in(text) for text in out.turns]
+            out.messages = [{**message, "content": ids_in(message["content"])} for message in out.messages]
         self._rest()
         out.counts["response_tokens"] = float(len(out.response_ids))
         out.counts["model_tokens"] = float(sum(out.response_mask))

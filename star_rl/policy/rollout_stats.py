@@ -20,6 +20,7 @@ COUNTS = (
     "repeated_calls",
     "refused_calls",
     "cut_answers",
+    "user_turns",
     "response_tokens",
     "model_tokens",
     "tool_tokens",

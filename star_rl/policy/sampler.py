@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from star_rl import locks
+from star_rl import locks, own
 from star_rl.errors import StarError
 from star_rl.files import fingerprint, read_jsonl, write_jsonl, writing_error
 from star_rl.fingerprints import of_model
@@ -24,7 +24,7 @@ from star_rl.policy.replicas import open_engine
 from star_rl.policy.rollout_stats import FAILED
 from star_rl.progress import Progress
 from star_rl.prompts.slots import Slots
-from star_rl.tools import TOOL_SCHEMAS, EvidenceReader, Lens, ToolBox
+from star_rl.tools import EvidenceReader, Lens, ToolBox, schemas_of
 
 #: Rollouts to sample again: the model is not to blame, and another try may end well. A long prompt stays too long.
 _AGAIN = FAILED - {"prompt_too_long"}
@@ -33,12 +33,13 @@ _AGAIN = FAILED - {"prompt_too_long"}
 @dataclass(frozen=True, slots=True)
 class PolicyTask:
     """One prompt for the policy. ``messages`` end with the user's; ``candidates`` (ids) are read by the lens of that
-    name; ``slots`` are the names that the messages use, None for ids."""
+    name; ``slots`` are the names that the messages use, None for ids; an environment is told the ``user_id``."""
 
     task_id: str
     messages: Sequence[Mapping[str, str]]
     candidates: Sequence[str] = ()
     slots: Slots | None = None
+    user_id: str = ""
 
 
 @options
@@ -48,6 +49,7 @@ class SamplingOptions:
     samples       rollouts a task
     temperature, top_p, top_k   of the engine; the paper evaluates with 0.7 and 0.95; temperature 0 is greedy
     in_flight     concurrent rollouts a replica; more than its ``max_num_seqs`` keep it full while tools answer
+    own, environment   tools and an environment of one's own (:mod:`star_rl.own`)
     lens, lens_top, show_tools, budget   as in training
     """
 
@@ -59,6 +61,8 @@ class SamplingOptions:
     lens: Lens = "text"
     lens_top: Size = 5
     show_tools: bool = True
+    own: tuple[str, ...] = ()
+    environment: str = ""
     budget: Budget = field(default_factory=Budget)
 
 
@@ -70,13 +74,15 @@ def sample(
     options: SamplingOptions | None = None,
     engine: EngineOptions | None = None,
     progress: Progress | None = None,
+    data: Any = None,
 ) -> Path:
     """Sample every task and write ``out`` (JSON lines, sorted by task and sample when whole). A file that already holds
     all rollouts, by the same settings, weights, evidence and seed, is kept.
 
     Fields of a line: ``task_id, sample, stop, error, model_text, messages, counts, prompt_tokens, seconds,
     engine_seconds, tool_seconds, task``. ``seconds`` is wall time, waiting in the engine included. ``task`` is a hash
-    of prompt, candidates and settings; a rollout with another hash is sampled again.
+    of prompt, candidates and settings; a rollout with another hash is sampled again. ``data`` is what classes of
+    one's own are made with.
 
     Raises:
         StarError: the model or the engine is missing, the engine or the store failed in some rollouts, two tasks share
@@ -113,7 +119,7 @@ def sample(
         missing = [(wanted[places[key[0]]], key[1]) for key in keys if key not in ledger.done]
         try:
             if missing:
-                asyncio.run(_sample_all(model, engine, missing, store, options, ledger, digests, progress))
+                asyncio.run(_sample_all(model, engine, missing, store, options, ledger, digests, progress, data))
         finally:
             ledger.close()
         done = {_key(row): row for row in read_rows(part) if row["task_id"] in places}
@@ -131,11 +137,14 @@ async def _sample_all(
     ledger: Ledger,
     digests: Mapping[str, str],
     progress: Progress | None,
+    data: Any,
 ) -> None:
     from transformers import AutoTokenizer
 
     prompts: dict[str, list[int]] = {}
-    schemas = TOOL_SCHEMAS if options.show_tools else None
+    schemas = schemas_of(own.schemas(options.own)) if options.show_tools else None
+    tools = own.open_tools(options.own, data)
+    begin = own.open_environment(options.environment, data) if options.environment else None
     sampling = {"temperature": options.temperature, "top_p": options.top_p, "top_k": options.top_k}
     done, tokens, total = len(ledger.done), 0, len(ledger.done) + len(missing)
     failures: list[str] = []
@@ -145,9 +154,11 @@ async def _sample_all(
         async with gate:
             if task.task_id not in prompts:
                 prompts[task.task_id] = render_prompt(tokenizer, task.messages, schemas)
-            toolbox = ToolBox(store, task.candidates, options.lens, options.lens_top, task.slots)
+            toolbox = ToolBox(store, task.candidates, options.lens, options.lens_top, task.slots, tools)
+            environment = begin(own.about(task.task_id, task.user_id, task.candidates)) if begin else None
             begun = time.monotonic()
-            result = await rollout(engine, tokenizer, prompts[task.task_id], toolbox, budget, sampling)
+            prompt = prompts[task.task_id]
+            result = await rollout(engine, tokenizer, prompt, toolbox, budget, sampling, environment=environment)
             row = {
                 "task_id": task.task_id,
                 "sample": number,
@@ -182,7 +193,8 @@ def _settings(
 ) -> dict[str, Any]:
     folder, seed = Path(model).resolve(), (engine or EngineOptions()).seed
     known = {"model": str(folder), "weights": of_model(folder), "evidence": getattr(store, "fingerprint", None)}
-    return {**known, "options": asdict(options), "seed": seed}
+    code = own.code_of({"tools": {"own": options.own}, "loop": {"environment": options.environment}})
+    return {**known, "options": asdict(options), "code": code, "seed": seed}
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str, int]:

@@ -18,6 +18,7 @@ from star_rl.prompts.student import (
     Length,
     PromptOptions,
     candidate_lines,
+    further_tools,
     record_line,
     shown_history,
     slots_key,
@@ -129,7 +130,7 @@ def agent_messages(agent: str, brief: Brief, tools: bool) -> list[dict[str, str]
     flavour = flavour_of(brief.case.source)
     parts = [TEMPLATES[agent].format(**flavour.words, top=brief.top)]
     if tools:
-        parts.append(_TOOLS.format(**flavour.words))
+        parts.append(_TOOLS.format(**flavour.words) + further_tools(brief.prompt))
     parts += [flavour.key, *slots_key(flavour, brief.prompt), _FORM]
     return chat("\n\n".join(parts), _user_message(agent, flavour, brief))
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 Names = Literal["ids", "slots"]
 ME, HISTORY = "me", "history"
+_QUOTED = re.compile(r'(?<=")[^"\\]+(?=")')
 _SLOT = re.compile(r'(?<!\w)[ch][1-9]\d*(?!\w)|(?<=")me(?=")')
 
 
@@ -50,6 +51,10 @@ class Slots:
     def name_of(self, item_id: str) -> str | None:
         """Return the name of an item, as a candidate or else as the latest entry of the record; None without one."""
         return self._names.get(item_id)
+
+    def names_in(self, text: str) -> str:
+        """Return a text with names in the place of ids that stand in double quotes, as in JSON."""
+        return _QUOTED.sub(lambda found: self._names.get(found.group(), found.group()), text)
 
     def ids_in(self, text: str) -> str:
         """Return a model's text with ids in the place of names. JSON stays JSON, and no id can form a tag."""

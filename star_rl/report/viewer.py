@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from star_rl.report.model import ExampleRollout, ExampleTask
-from star_rl.trajectory import CRITICAL, faults, from_messages, model_text, neutral, parse
+from star_rl.trajectory import CRITICAL, answer_faults, answers_of, from_messages, neutral
 from star_rl.trajectory.view import Cutter, Section, sections_of
 
 #: Entries of a ranking and faults that the page shows: a model can write thousands.
@@ -70,13 +70,13 @@ def panel(heading: str, rollout: ExampleRollout | None, task: ExampleTask, cut: 
         role, content = str(message.get("role", "")), _text(message.get("content"))
         if role == "assistant":
             messages.append({"role": role, "content": content})
-        elif role == "tool":  # a response that spells a tag must not look like the model's structure
+        elif role == "tool" or (role == "user" and messages):  # a tag that it spells is not the model's structure
             messages.append({"role": role, "content": neutral(content)})
         else:
             prompt.append((role, cut(content)))
     trajectory = from_messages(messages)
     broken = rollout.format is not None and rollout.format <= 0
-    problems = faults(parse(model_text(messages)), required=CRITICAL if broken else ())
+    problems = answer_faults(answers_of(messages), CRITICAL if broken else ())
     ranking, shown = rollout.ranking or [], sections_of(trajectory, cut)
     left_out = {
         "phases": len(trajectory.phases) - len(shown),

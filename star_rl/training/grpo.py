@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from star_rl.pipeline.overlays import grpo_recipe, with_reward_in
+from star_rl.pipeline.overlays import grpo_recipe, with_code_in
 from star_rl.pipeline.stage import Context
 from star_rl.run import Run
 
@@ -16,7 +16,7 @@ def grpo_stage(context: Context) -> dict[str, Any]:
     from star_rl.integrations.verl.recipe import Paths
 
     world = Run(context.run, context.config)
-    recipe = with_reward_in(context.folder, grpo_recipe(context.config, context.seed))
+    recipe = with_code_in(context.folder, grpo_recipe(context.config, context.seed))
     data = context.inputs["grpo_set"]
     valid = data / "valid.parquet"
     paths = Paths(
@@ -27,6 +27,7 @@ def grpo_stage(context: Context) -> dict[str, Any]:
         scenario=world.store.scenario,
         fingerprint=world.store.fingerprint,
         val=valid if valid.exists() else None,
+        data=context.run,
     )
 
     def on_step(step: TrainingStep) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from star_rl.pipeline.stage import Context
 from star_rl.records import Task
-from star_rl.run import Run
+from star_rl.run import DATA, Run, VisibleRun
 from star_rl.scenarios.balance import balanced, shortfall, shortfall_words, task_type
 
 
@@ -37,16 +37,22 @@ def rollouts(
         lens=tools["lens"],
         lens_top=tools["lens_top"],
         show_tools=world.tools is not None,
+        own=tuple(tools.get("own") or ()),
+        environment=loop.get("environment") or "",
         budget=Budget(**loop["budget"]),
     )
     return sample(
         model,
-        [PolicyTask(task.task_id, world.messages(task), task.candidates, world.case(task).slots) for task in tasks],
+        [
+            PolicyTask(task.task_id, world.messages(task), task.candidates, world.case(task).slots, task.user_id)
+            for task in tasks
+        ],
         world.store,
         out,
         options,
         EngineOptions(**{"seed": context.seed, **engine["options"]}),
         context.progress,
+        VisibleRun(world, DATA),
     )
 
 

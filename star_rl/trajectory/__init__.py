@@ -1,5 +1,6 @@
 """The one grammar: what a trajectory is, written once for teacher, builders, rollout, reward, evaluator and viewer."""
 
+from star_rl.trajectory.answers import AGAIN, answer_faults, answers_of
 from star_rl.trajectory.grammar import EXPERTS, PHASES, compact_json, neutral
 from star_rl.trajectory.model import (
     BadCall,
@@ -17,6 +18,7 @@ from star_rl.trajectory.render import from_messages, json_block, model_text, ren
 from star_rl.trajectory.validate import CRITICAL, LACKING, PHASE_OF, Setting, faults, plan_of, repeated, required_phases
 
 __all__ = [
+    "AGAIN",
     "CRITICAL",
     "EXPERTS",
     "LACKING",
@@ -32,6 +34,8 @@ __all__ = [
     "Thinking",
     "ToolCall",
     "Trajectory",
+    "answer_faults",
+    "answers_of",
     "compact_json",
     "faults",
     "from_messages",

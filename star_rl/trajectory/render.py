@@ -77,10 +77,12 @@ def to_messages(trajectory: Trajectory) -> list[dict[str, str]]:
 
 
 def from_messages(messages: Sequence[Mapping[str, Any]]) -> Trajectory:
-    """The trajectory in a conversation; system and user messages are passed over."""
-    pieces = []
+    """The trajectory in a conversation. What the user says amid it is text; before it, it is passed over."""
+    pieces: list[str] = []
     for message in messages:
-        if message["role"] == "assistant":
+        if message["role"] == "user" and pieces:
+            pieces.append(neutral(message["content"] or ""))
+        elif message["role"] == "assistant":
             pieces.append(message["content"] or "")
         elif message["role"] == "tool":
             pieces.append(f"<{RESPONSE}>\n{neutral(message['content'] or '')}\n</{RESPONSE}>")

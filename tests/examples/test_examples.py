@@ -1,6 +1,7 @@
 """Every script in examples/ runs."""
 
 import datetime
+import json
 import sys
 from pathlib import Path
 
@@ -8,7 +9,10 @@ import pytest
 
 from star_rl import evaluate, load_recipe, run_recipe
 from star_rl.files import import_file, read_json
+from star_rl.own import about, open_environment, open_tools
 from star_rl.rewards.loading import check, load
+from star_rl.run import DATA, VisibleRun
+from star_rl.tools import ToolBox
 from star_rl.trajectory import PHASES, json_block
 
 EXAMPLES = Path("examples")
@@ -93,3 +97,31 @@ def test_the_source_runs_by_its_file(tmp_path, capsys):
     assert manifest["source"] == "plays" and manifest["dropped"]["interactions"]["not a play"] == 1
     assert run.items["t0"].title == "Track t0" and len(run.tasks("test")) == 5
     assert "1 rows dropped" in capsys.readouterr().out
+
+
+def test_the_search_finds_items_by_their_words(run):
+    pytest.importorskip("bm25s")
+    tool = open_tools([f"{EXAMPLES}/search_tool.py:Search"], VisibleRun(run, DATA))["Search"]
+    box = ToolBox(None, list(run.items), "candidates", own={"Search": tool})
+    item = next(iter(run.items.values()))
+    answer = box.call("Search", {"query": f"{item.title} {item.categories[0]}", "limit": 3})
+    found = json.loads(answer.text.partition("\n")[0])
+    assert answer.ok and 1 <= len(found) <= 3 and set(found[0]) == {"id", "title"}
+    assert answer.text.endswith(json.dumps([one["id"] for one in found]))
+    assert [box.call("Search", {"query": query}).text[:2] for query in ("", "the", "?!")] == ["[]"] * 3
+    assert box.call("Search", {"query": "x", "limit": 0}).reason == "bad_arguments"
+
+
+def test_the_user_rejects_a_list_once_and_says_why(run):
+    begin = open_environment(f"{EXAMPLES}/rejecting_user.py:RejectingUser", VisibleRun(run, DATA))
+    heard = set()
+    for task in run.tasks("test"):
+        for first in task.candidates:
+            step = begin(about(task.task_id, task.user_id, task.candidates))
+            text = f"<recommend><JSON>{json.dumps([first])}</JSON></recommend>"
+            said = step(text)
+            heard.add(said is None)
+            assert said is None or (f'Not "{first}": lately I mostly chose' in said and step(text) is None)
+        assert begin(about(task.task_id, "nobody", task.candidates))(text) is None
+        assert begin(about(task.task_id, task.user_id, task.candidates))("no list") is None
+    assert heard == {True, False}

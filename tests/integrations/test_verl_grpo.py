@@ -18,6 +18,7 @@ from star_rl.errors import StarError
 from star_rl.integrations import processes
 from star_rl.integrations.verl.checkpoints import last_checkpoint
 from star_rl.integrations.verl.grpo import export, read_metrics, run_grpo
+from star_rl.integrations.verl.overrides import merge
 from star_rl.integrations.verl.recipe import Paths, load_recipe
 from tests.policy import toy
 
@@ -35,27 +36,30 @@ def world(tmp_path_factory):
     return Paths(folder / "run", model, folder / "train.parquet", store)
 
 
-def recipe(world, steps, reward="reward.py", sampler=None, algorithm=()):
+def recipe(world, steps, reward="reward.py", sampler=None, algorithm=(), more=None):
     return load_recipe(
         ["grpo/tiny", *algorithm],
-        {
-            "reward": str(world.train.parent / reward),
-            "device": "cpu",
-            "policy": {"opener": "tests.policy.toy:ToyStore.open"},
-            "env": {"PYTHONPATH": str(ROOT)},
-            "verl": {
-                "data": {"train_batch_size": PROMPTS, "max_prompt_length": 128, "max_response_length": 192},
-                "actor_rollout_ref": {
-                    "actor": {"ppo_mini_batch_size": PROMPTS},
-                    "rollout": {"n": SAMPLES, "max_model_len": 320, "max_num_seqs": 32},
-                },
-                "trainer": {
-                    "total_training_steps": steps,
-                    "save_freq": 1,
-                    "v1": {"sampler": {"sampler_kwargs": sampler or {}}},
+        merge(
+            {
+                "reward": str(world.train.parent / reward),
+                "device": "cpu",
+                "policy": {"opener": "tests.policy.toy:ToyStore.open"},
+                "env": {"PYTHONPATH": str(ROOT)},
+                "verl": {
+                    "data": {"train_batch_size": PROMPTS, "max_prompt_length": 128, "max_response_length": 192},
+                    "actor_rollout_ref": {
+                        "actor": {"ppo_mini_batch_size": PROMPTS},
+                        "rollout": {"n": SAMPLES, "max_model_len": 320, "max_num_seqs": 32},
+                    },
+                    "trainer": {
+                        "total_training_steps": steps,
+                        "save_freq": 1,
+                        "v1": {"sampler": {"sampler_kwargs": sampler or {}}},
+                    },
                 },
             },
-        },
+            more or {},
+        ),
     )
 
 
@@ -168,6 +172,27 @@ def test_an_algorithm_takes_a_step(world, name):
     (row,) = read_metrics(paths)
     metric, holds = STEPS[name]
     assert holds(row[metric]), (metric, row[metric])
+
+
+@pytest.mark.slow
+def test_two_steps_with_a_tool_and_an_environment_of_ones_own(tmp_path):
+    model, store, tasks = toy.make_policy(tmp_path, own="tests.policy.toy:near")
+    pq.write_table(pa.Table.from_pylist(toy.grpo_rows(tasks[:32])), tmp_path / "train.parquet")
+    (tmp_path / "reward.py").write_text(toy.REWARD)
+    paths = Paths(tmp_path / "run", model, tmp_path / "train.parquet", store)
+    policy = {"own": ["tests.policy.toy:near"], "environment": "tests.policy.toy:Doubter"}
+    sizes = {"data": {"max_prompt_length": 256, "max_response_length": 384}}
+    sizes["actor_rollout_ref"] = {"rollout": {"max_model_len": 640}}
+    made = recipe(paths, 2, more={"policy": policy, "verl": sizes})
+    assert run_grpo(made, paths).steps == 2
+    assert all(row["rollout/user_turns/sum"] > 0 for row in read_metrics(paths))
+    assert all(row["training/rollout_probs_diff_max"] < 1e-4 for row in read_metrics(paths))
+    rows = [json.loads(line) for line in (paths.details / "2.jsonl").read_text().splitlines()]
+    talked = [row["messages"] for row in rows if {"role": "user", "content": "Sure?"} in row["messages"]]
+    near = [
+        row for row in rows if '"Near"' in row["messages"][0]["content"] and row["scores"]["loop_tool_calls_ok"] > 1
+    ]
+    assert talked and near and all(messages[-1]["role"] == "assistant" for messages in talked)
 
 
 @pytest.mark.slow

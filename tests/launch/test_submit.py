@@ -185,7 +185,15 @@ def ready(tmp_path, *overrides):
 
 
 def test_a_recipe_is_prepared_for_other_machines(tmp_path):
-    recipe = ready(tmp_path, "grpo.reward=rewards/star.py:compute_score")
+    environment = Path("examples/rejecting_user.py").resolve()
+    recipe = ready(
+        tmp_path,
+        "grpo.reward=rewards/star.py:compute_score",
+        "tools.own=[tests.policy.toy:near]",
+        f"loop.environment={environment}:RejectingUser",
+    )
+    assert recipe.tools.own == ["tests.policy.toy:near"]
+    assert recipe.loop.environment == "examples/rejecting_user.py:RejectingUser"
     assert recipe.grpo.overrides["ray"] == {"address": "auto"}
     assert recipe.grpo.reward == "rewards/star.py:compute_score"
     assert recipe.grpo.recipe == "grpo/tiny"

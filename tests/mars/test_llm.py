@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections import Counter
 from dataclasses import replace
 
@@ -9,11 +10,13 @@ import pytest
 
 from star_rl.chat import ChatClient, ChatOptions, ChatReply
 from star_rl.errors import StarError
-from star_rl.mars import identity_of, read_runs, teach
+from star_rl.mars import Team, identity_of, read_runs, teach
 from star_rl.mars.llm import LlmBackend, LlmOptions, read_answer
+from star_rl.own import OwnTool
 from star_rl.prompts import PromptOptions, Summary, student_prompt
 from star_rl.prompts.agents import prompts_version
-from star_rl.trajectory import faults, from_messages, parse, render, to_messages
+from star_rl.tools import ToolBox
+from star_rl.trajectory import Response, faults, from_messages, parse, render, to_messages
 from tests.chat import endpoint
 from tests.fakes import World
 
@@ -136,6 +139,50 @@ def test_malformed_twice_is_a_recorded_failure(world):
     assert str(outcome.failure).startswith("malformed: Reflector") and outcome.ranking == []
     assert outcome.steps[-1].agent == "Reflector" and outcome.steps[-1].attempts == 2
     assert outcome.steps[-1].model_calls == 2
+
+
+def with_search(world, run, seconds=1.0):
+    """Run a team whose experts call a tool of one's own; return its outcome and the requests."""
+    parameters = {"type": "object", "properties": {"query": {"type": "string"}}, "required": ["query"]}
+    function = {"name": "Search", "description": "Search it all.", "parameters": parameters}
+    tool = OwnTool({"type": "function", "function": function}, run)
+
+    def answer(body):
+        made = endpoint.play(body)
+        if made.get("tool_calls"):
+            made["tool_calls"] = [endpoint.call("Search", {"query": "c1"})]
+        return made
+
+    def tools(case):
+        return ToolBox(world.store, case.candidates, own={"Search": tool})
+
+    async def main():
+        async with endpoint.Endpoint(answer=answer) as server, client(server) as chat:
+            prompt = PromptOptions(own=(json.dumps(tool.schema),))
+            backend = LlmBackend(chat, LlmOptions(tool_seconds=seconds), prompt)
+            await backend.ready(tools=True)
+            return await Team(backend, tools).run(world.case(world.tasks[0])), server.bodies
+
+    return asyncio.run(main())
+
+
+def test_a_tool_of_ones_own_is_offered_and_answers(world):
+    outcome, bodies = with_search(world, lambda query: f"about {query}")
+    assert outcome.failure is None
+    assert {block.text for step in outcome.steps for block in step.blocks if isinstance(block, Response)} == {
+        "about c1"
+    }
+    asked = next(body for body in bodies if body.get("tools"))
+    assert [one["function"]["name"] for one in asked["tools"]] == ["UserCF", "ItemCF", "Search"]
+    assert "Further tools: Search - Search it all." in asked["messages"][0]["content"]
+
+
+def test_a_tool_of_ones_own_that_fails_or_hangs_is_no_fault_of_the_model(world):
+    release = threading.Event()
+    for run, words in ((lambda query: 1 / 0, "ZeroDivisionError"), (lambda query: release.wait(), "0.05 s")):
+        failure = with_search(world, run, 0.05)[0].failure
+        assert failure.kind == "endpoint" and "Search" in failure.message and words in failure.message
+    release.set()
 
 
 def test_calls_without_end_meet_the_budget(world):

@@ -22,7 +22,7 @@ from star_rl.pipeline.overlays import (
     sft_layers,
     sft_processes,
     sft_sources,
-    with_reward_in,
+    with_code_in,
 )
 from star_rl.pipeline.recipe import load
 from star_rl.pipeline.stage import key_of
@@ -173,13 +173,31 @@ def test_a_reward_s_file_goes_where_every_node_finds_it(tmp_path):
     file.parent.mkdir()
     file.write_text("def score(): ...\n")
     joined = {"reward": f"{file}:score", "overrides": {"ray": {"address": "auto"}}}
-    recipe = with_reward_in(tmp_path, grpo_recipe(sections(grpo=joined)))
+    recipe = with_code_in(tmp_path, grpo_recipe(sections(grpo=joined)))
     assert recipe.reward == f"{tmp_path / 'reward.py'}:score"
     assert (tmp_path / "reward.py").read_text() == file.read_text()
     alone = grpo_recipe(sections(grpo={"reward": f"{file}:score"}))
-    assert with_reward_in(tmp_path, alone).reward == f"{file}:score"
+    assert with_code_in(tmp_path, alone).reward == f"{file}:score"
     package = grpo_recipe(sections(grpo={"overrides": joined["overrides"]}))
-    assert with_reward_in(tmp_path, package).reward == "pkg://star_rl.rewards.star:compute_score"
+    assert with_code_in(tmp_path, package).reward == "pkg://star_rl.rewards.star:compute_score"
+
+
+def test_tools_and_environment_reach_grpo_and_every_node(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("class Talk: ...\n")
+    own = {"tools": {"own": [f"{file}:Search", "mcp:python server.py"]}, "loop": {"environment": f"{file}:Talk"}}
+    alone = grpo_recipe(sections(**own))
+    assert (alone.policy.own, alone.policy.environment) == (tuple(own["tools"]["own"]), f"{file}:Talk")
+    assert with_code_in(tmp_path, alone) is alone
+    there = with_code_in(
+        tmp_path / "run", grpo_recipe(sections(**own, grpo={"overrides": {"ray": {"address": "auto"}}}))
+    )
+    assert there.policy.own == (f"{tmp_path}/run/tool0.py:Search", "mcp:python server.py")
+    assert there.policy.environment == f"{tmp_path}/run/environment.py:Talk"
+    assert (tmp_path / "run/environment.py").read_text() == file.read_text()
+    before = grpo_sources(sections(**own))
+    file.write_text("class Talk: pass\n")
+    assert grpo_sources(sections(**own)) != before
 
 
 def test_a_reward_that_the_chain_would_overrule_is_refused(tmp_path):

@@ -60,10 +60,11 @@ def test_a_prompt_is_rendered_once_for_its_samples(monkeypatch):
     asked = []
     monkeypatch.setattr(agent_loop, "render_prompt", lambda *arguments: asked.append(arguments) or [len(asked)])
     tokenizer, one, two = object(), ((("role", "user"), ("content", "1")),), ((("role", "user"), ("content", "2")),)
-    assert [agent_loop._prompt_ids(tokenizer, tuple(list(one)), False) for _ in range(2)] == [[1], [1]]
-    assert agent_loop._prompt_ids(tokenizer, two, False) == [2]
-    assert agent_loop._prompt_ids(tokenizer, one, True) == [3]
-    assert asked[0] == (tokenizer, [{"role": "user", "content": "1"}], None) and asked[2][2]
+    assert [agent_loop._prompt_ids(tokenizer, tuple(list(one)), None) for _ in range(2)] == [[1], [1]]
+    assert agent_loop._prompt_ids(tokenizer, two, None) == [2]
+    assert agent_loop._prompt_ids(tokenizer, one, ()) == [3]
+    assert asked[0] == (tokenizer, [{"role": "user", "content": "1"}], None) and len(asked[2][2]) == 2
+    assert agent_loop._prompt_ids(tokenizer, one, ('{"own": 1}',)) == [4] and asked[3][2][2] == {"own": 1}
 
 
 def test_what_is_made_of_a_configuration_is_made_once_and_for_that_one_alone():
@@ -164,3 +165,47 @@ def test_a_worker_refuses_a_store_of_another_world(tmp_path):
     for scenario, fingerprint in (("classic", "data-2"), ("user_cold_start", "data-1"), ("", "")):
         with pytest.raises(StarError, match="the evidence store"):
             open_store(str(tmp_path / "store"), scenario, fingerprint)
+
+
+def test_a_rollout_calls_tools_of_ones_own_and_hears_the_environment():
+    import asyncio
+    from types import SimpleNamespace
+
+    from star_rl.policy.agent_loop import StarAgentLoop, _limits, _open_own
+    from tests.fakes import Letters
+    from tests.policy.toy import ToyStore
+
+    tokenizer, asked, scored = Letters(), [], []
+    call = '<tool_call>\n{"name": "Near", "arguments": {"item_ids": "i1"}}\n</tool_call>'
+    turns = iter([call, "first", "second"])
+
+    async def generate(request_id, prompt_ids, sampling_params, priority):
+        asked.append(list(prompt_ids))
+        ids = tokenizer.encode(f"{next(turns)}<|im_end|>")
+        return SimpleNamespace(token_ids=ids, log_probs=[-0.5] * len(ids), stop_reason="completed", extra_fields={})
+
+    def reward(**given):
+        scored.append(given["extra_info"])
+        return {"score": 1.0, "acc": 1.0}
+
+    loop = StarAgentLoop.__new__(StarAgentLoop)
+    loop.config = config(prompt_length=200, response_length=2000, max_model_len=2200)
+    loop._limits = _limits(loop.config)
+    loop._budget = loop._limits.hold({})
+    loop.tokenizer, loop.server_manager, loop._store = tokenizer, SimpleNamespace(generate=generate), ToyStore({})
+    loop._shown, loop._reward, loop._keys = ("candidates", 5), reward, ("acc", "score")
+    loop._own, loop._begin, loop._schemas = _open_own(("tests.policy.toy:near",), "tests.policy.toy:Doubter", "")
+    row = {
+        "raw_prompt": [{"role": "user", "content": "Rank."}],
+        "data_source": "toy",
+        "reward_model": {"ground_truth": "i1"},
+        "extra_info": {"task_id": "t", "user_id": "u", "candidates": ["i1", "i2"]},
+    }
+    output = asyncio.run(loop.run({}, **row))
+    roles = [message["role"] for message in output.extra_fields["messages"]]
+    assert roles == ["assistant", "tool", "assistant", "user", "assistant"]
+    assert output.extra_fields["messages"][1]["content"].startswith("Liked together.\nAmong the candidates: [")
+    assert scored[0]["answers"] == [f"{call}\nfirst", "second"] and scored[0]["rollout"]["user_turns"] == 1
+    own = [token for token, mask in zip(output.response_ids, output.response_mask, strict=True) if mask]
+    assert own == tokenizer.encode(f"{call}<|im_end|>first<|im_end|>second<|im_end|>")
+    assert len(asked) == 3 and "Sure?" in tokenizer.decode(asked[2]) and '"Near"' in loop._schemas[0]

@@ -8,9 +8,10 @@ import pytest
 
 from star_rl.errors import StarError
 from star_rl.evidence import StoreAnswer
-from star_rl.policy.loop import Budget, Generation, rollout, tool_turn
+from star_rl.policy.loop import Budget, Generation, rollout, tool_turn, user_turn
 from star_rl.policy.rollout_stats import COUNTS, STOPS
 from star_rl.prompts import Slots
+from star_rl.student.template import render
 from star_rl.tools import ToolAnswer, ToolBox
 from star_rl.trajectory import parse, ranking
 from tests.fakes import Letters
@@ -47,9 +48,9 @@ def call(name="UserCF", argument="user_id", key="7"):
     return f'<tool_call>\n{{"name": "{name}", "arguments": {{"{argument}": "{key}"}}}}\n</tool_call>'
 
 
-def run(engine, budget=None, tools=None):
-    tools = tools or ToolBox(Store())
-    return asyncio.run(rollout(engine, TOKENIZER, PROMPT, tools, budget or Budget(), {"temperature": 1.0}))
+def run(engine, budget=None, tools=None, environment=None):
+    tools, sampling = tools or ToolBox(Store()), {"temperature": 1.0}
+    return asyncio.run(rollout(engine, TOKENIZER, PROMPT, tools, budget or Budget(), sampling, environment=environment))
 
 
 def spans(result):
@@ -265,6 +266,74 @@ def test_the_loop_s_own_time_is_neither_the_engine_s_nor_the_tools():
     result = run(Busy(f"{call()}<|im_end|>", "done<|im_end|>"))
     assert result.engine_seconds >= 0.6
     assert 0 < result.own_seconds < 0.3
+
+
+def test_a_turn_of_the_environment_stands_as_the_template_writes_it_and_is_not_trained_on():
+    heard = []
+
+    def says(text):
+        heard.append(text)
+        return "No <recommend>. Again." if len(heard) == 1 else None
+
+    engine = Script(f"{call()}<|im_end|>", "first<|im_end|>", "second<|im_end|>")
+    result = run(engine, environment=says)
+    between = "\n<|im_start|>user\nNo ‹recommend>. Again.<|im_end|>\n<|im_start|>assistant\n"
+    assert heard == ["first", "second"], "a turn with calls is no answer"
+    assert spans(result)[2:] == [(1, "first<|im_end|>"), (0, between), (1, "second<|im_end|>")]
+    assert len(result.logprobs) == len(result.response_mask) and result.stop == "answered"
+    assert result.answers == [f"{call()}\nfirst", "second"] and "Again" not in result.model_text
+    assert [message["role"] for message in result.messages] == ["assistant", "tool", "assistant", "user", "assistant"]
+    assert result.counts["user_turns"] == 1 and result.counts["tool_calls"] == 1
+    assert engine.asked[2][0] == PROMPT + result.response_ids[: -len(TOKENIZER.encode("second<|im_end|>"))]
+
+
+@pytest.mark.parametrize("role, turn", [("user", user_turn("Once more.")), ("tool", tool_turn(["Once more."]))])
+def test_the_turns_between_are_those_of_the_chat_template(role, turn):
+    start = [{"role": "system", "content": "Rank."}, {"role": "user", "content": "History: 1."}]
+    answer, asked = {"role": "assistant", "content": "<plan>\nx\n</plan>"}, "<|im_start|>assistant\n"
+    grown = render(start, None) + asked + answer["content"] + "<|im_end|>" + turn
+    assert grown == render([*start, answer, {"role": role, "content": "Once more."}], None) + asked
+
+
+def test_the_environment_is_bounded_and_the_last_answer_stands():
+    def again(text):
+        return "again " * 20
+
+    result = run(Script(*["x<|im_end|>"] * 9), Budget(user_turns=2), environment=again)
+    assert (result.stop, result.answers) == ("answered", ["x"] * 3)
+    result = run(Script(*["x<|im_end|>"] * 9), Budget(turns=2), environment=again)
+    assert (result.stop, result.answers) == ("answered", ["x"] * 2)
+    result = run(Script("x<|im_end|>"), Budget(response_tokens=60), environment=again)
+    assert (result.stop, result.answers, result.response_mask) == ("answered", ["x"], [1, 1])
+    cut = run(Script("x<|im_end|>", "y<|im_end|>"), Budget(user_turns=1, answer_tokens=7), environment=again)
+    assert cut.counts["cut_answers"] == 1 and cut.messages[1]["content"] == "again a\n[cut]"
+    none = run(Script("x<|im_end|>"), Budget(user_turns=0), environment=again)
+    assert none.answers == ["x"]
+
+
+def test_an_environment_that_fails_or_hangs_ends_the_rollout_as_data():
+    release = threading.Event()
+    for says, words in (
+        (lambda text: 1 / 0, "the environment: ZeroDivisionError"),
+        (lambda text: release.wait(), "gave no answer in 0.05 s"),
+        (lambda text: 3, "its turn is int, no text"),
+    ):
+        result = run(Script("x<|im_end|>"), Budget(tool_seconds=0.05), environment=says)
+        assert result.stop == "tool_error" and words in result.error
+    release.set()
+
+
+def test_the_environment_reads_ids_and_the_model_names():
+    heard = []
+    slots = Slots("7", ["a", "b"], [], 1)
+
+    def says(text):
+        heard.append(text)
+        return 'Not "b", b!' if len(heard) == 1 else None
+
+    result = run(Script('["c2"]<|im_end|>', '["c1"]<|im_end|>'), None, ToolBox(Store(), slots=slots), says)
+    assert heard == ['["b"]', '["a"]'] and (0, user_turn('Not "c2", b!')) in spans(result)
+    assert [message["content"] for message in result.messages] == ['["b"]', 'Not "b", b!', '["a"]']
 
 
 def test_the_model_reads_and_writes_slots_and_all_others_get_ids():

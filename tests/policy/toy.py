@@ -42,6 +42,35 @@ def make_store(folder: Path, seed: int = 0) -> ToyStore:
     return ToyStore(table)
 
 
+def near(item_ids: str) -> tuple[str, list[str]]:
+    """A tool of one's own in the place of ItemCF."""
+    return "Liked together.", random.Random(item_ids).sample(ITEMS, 20)
+
+
+near.schema = {  # type: ignore[attr-defined]
+    "type": "function",
+    "function": {
+        "name": "Near",
+        "description": "Find near items.",
+        "parameters": {"type": "object", "properties": {"item_ids": {"type": "string"}}, "required": ["item_ids"]},
+    },
+}
+
+
+class Doubter:
+    """An environment that doubts every first answer."""
+
+    def __init__(self, data: Any) -> None:
+        self._asked = 0
+
+    def reset(self, task: Any) -> None:
+        assert set(task["candidates"]) <= set(ITEMS)
+
+    def step(self, text: str) -> str | None:
+        self._asked += 1
+        return "Sure?" if self._asked == 1 else None
+
+
 def make_tasks(store: ToyStore, count: int, seed: int = 1) -> list[dict[str, Any]]:
     """Tasks whose ground truth is a candidate among the user's neighbours."""
     rng = random.Random(seed)
@@ -116,27 +145,36 @@ def compute_score(data_source, solution_str, ground_truth, extra_info):
 """
 
 
-def make_policy(folder: Path, steps: int = 80, seed: int = 0) -> tuple[Path, Path, list[dict[str, Any]]]:
-    """Write a store and a trained model; returns (model folder, store folder, tasks)."""
+def make_policy(folder: Path, steps: int = 80, seed: int = 0, own: str = "") -> tuple[Path, Path, list[dict[str, Any]]]:
+    """Write a store and a trained model; returns (model folder, store folder, tasks).
+
+    Args:
+        own: name of a tool of one's own that the policy learns to call in the place of ItemCF.
+    """
     import torch
     from transformers import AutoTokenizer, Qwen3ForCausalLM
 
+    from star_rl.own import open_tools, schemas
     from star_rl.policy.loop import render_prompt, tool_turn
     from star_rl.student.model import StudentShape, make_student
     from star_rl.student.tokenizer import train_tokenizer
-    from star_rl.tools import TOOL_SCHEMAS, ToolBox
+    from star_rl.tools import ToolBox, schemas_of
 
+    names = [own] if own else []
+    shown, tools = schemas_of(schemas(names)), open_tools(names, None)
+    other = next(iter(tools), "ItemCF")
     store, rng = make_store(folder / "store"), random.Random(seed)
     tasks = make_tasks(store, 256)
 
     def pieces(task: dict[str, Any]) -> list[str]:
-        box = ToolBox(store, task["candidates"], "candidates")
+        box = ToolBox(store, task["candidates"], "candidates", own=tools)
         answers = [
             box.call("UserCF", {"user_id": task["user_id"]}).text,
-            box.call("ItemCF", {"item_ids": task["last"]}).text,
+            box.call(other, {"item_ids": task["last"]}).text,
         ]
         ranking = [task["ground_truth"], *(i for i in task["candidates"] if i != task["ground_truth"])][:5]
         first, second = turns_of(task, ranking)
+        first = first.replace("ItemCF", other)
         return [first + "<|im_end|>", tool_turn(answers), second + "<|im_end|>"]
 
     from jinja2 import Environment
@@ -147,7 +185,7 @@ def make_policy(folder: Path, steps: int = 80, seed: int = 0) -> tuple[Path, Pat
     environment.filters["tojson"] = json.dumps  # jinja2's own escapes HTML, transformers' does not
     template = environment.from_string(chat_template())
     texts = [
-        template.render(messages=task["prompt"], tools=TOOL_SCHEMAS, add_generation_prompt=True) + "".join(pieces(task))
+        template.render(messages=task["prompt"], tools=shown, add_generation_prompt=True) + "".join(pieces(task))
         for task in tasks
     ]
     model_folder = folder / "model"
@@ -161,7 +199,7 @@ def make_policy(folder: Path, steps: int = 80, seed: int = 0) -> tuple[Path, Pat
     optimizer = torch.optim.AdamW(model.parameters(), lr=8e-3, betas=(0.9, 0.95))
     encoded = []
     for task in tasks:
-        ids = render_prompt(tokenizer, task["prompt"], TOOL_SCHEMAS)
+        ids = render_prompt(tokenizer, task["prompt"], shown)
         labels = [-100] * len(ids)
         for piece, own in zip(pieces(task), (True, False, True), strict=True):
             tokens = tokenizer.encode(piece, add_special_tokens=False)

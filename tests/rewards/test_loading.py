@@ -180,8 +180,8 @@ def test_the_tried_row_has_the_keys_of_a_real_one() -> None:
     from star_rl.rewards.loading import _info
 
     real = {field.name for field in SCHEMA.field("extra_info").type}
-    assert real - set(_info()) == {"need_tools_kwargs", "tools_kwargs"}, "verl's own"
-    assert set(_info()) - real == {"rollout"}
+    assert real - set(_info("x")) == {"need_tools_kwargs", "tools_kwargs"}, "verl's own"
+    assert set(_info("x")) - real == {"rollout", "answers"}
 
 
 @pytest.mark.parametrize("value", ["np.zeros(2)", "np.array([])", "[1.0]", "1j", "None"])

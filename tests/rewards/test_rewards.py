@@ -202,6 +202,21 @@ def test_repeated_phases_are_counted() -> None:
     assert read(case.text, TRUTH).repeated_phases == 20
 
 
+def test_after_a_user_s_turn_a_ranking_is_a_whole_answer_and_the_last_one_counts() -> None:
+    first, again = response(), f"<recommend><JSON>{json.dumps([CANDIDATES[1], TRUTH])}</JSON></recommend>"
+    for answers, rank, well_formed in (
+        ([first, again], 2, True),
+        ([first, again, first], 1, True),
+        ([first, "I will not."], 1, False),
+        ([first, again.replace("]", "")], 0, False),
+        ([again, first], 1, False),
+        ([first], 1, True),
+    ):
+        reading = read("\n".join(answers), TRUTH, {"candidates": CANDIDATES, "answers": answers})
+        assert (reading.rank, reading.well_formed) == (rank, well_formed), answers
+    assert not read(f"{first}\n{again}", TRUTH).well_formed, "a model that answers twice of its own accord"
+
+
 def test_tool_output_is_not_read_where_the_loop_hands_over_what_the_model_wrote() -> None:
     from star_rl.trajectory import model_text
 

@@ -18,6 +18,8 @@ from star_rl.trajectory import (
     Thinking,
     ToolCall,
     Trajectory,
+    answer_faults,
+    answers_of,
     compact_json,
     faults,
     from_messages,
@@ -256,3 +258,22 @@ def test_json_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_any_text_is_stable_after_one_rendering(text: str) -> None:
     once = render(parse(text))
     assert render(parse(once)) == once
+
+
+def test_a_user_s_turn_amid_a_conversation_is_text_and_parts_the_answers():
+    ranked = '<recommend>\n<JSON>["1"]</JSON>\n</recommend>'
+    messages = [
+        {"role": "user", "content": "Rank."},
+        {"role": "assistant", "content": f"<plan>\n<JSON>[]</JSON>\n</plan>\n{ranked}"},
+        {"role": "user", "content": "No </recommend><plan>."},
+        {"role": "assistant", "content": ranked},
+    ]
+    parsed = from_messages(messages)
+    assert parsed.tags == ["plan", "recommend", "recommend"]
+    assert [block.text for phase in parsed.of("") for block in phase.blocks] == ["No \u2039/recommend>\u2039plan>."]
+    first, again = answers_of(messages[1:])
+    assert (first, again) == (messages[1]["content"], ranked)
+    assert answer_faults([first, again], ["plan", "recommend"]) == []
+    assert answer_faults([first, "well"], ["plan"]) == ["missing:recommend"]
+    assert answer_faults([again], ["plan"]) == ["missing:plan"]
+    assert answers_of([]) == [""]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import inspect
 from pathlib import Path
 from typing import Any
@@ -15,27 +14,8 @@ from star_rl.errors import StarError
 from star_rl.evaluation.methods.base import Method, Ranking, TaskContext, as_ranking
 from star_rl.evaluation.methods.baseline import BaselineMethod
 from star_rl.evaluation.methods.registry import Spec
-from star_rl.files import import_file
-from star_rl.run import Run
-
-
-class VisibleRun:
-    """What a method of one's own sees of a run: nothing that holds an answer or comes after a task. Read on demand.
-
-    Attributes:
-        visible: interactions that any method may learn from (Arrow table, ``records.INTERACTIONS``).
-        items: by id.
-        store: the evidence, as the tools answer.
-        config: the recipe's sections.
-    """
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in ("visible", "items", "store", "config"):
-            raise AttributeError(f"{type(self).__name__} object has no attribute {name!r}")
-        return getattr(self._run, name)
+from star_rl.own import named
+from star_rl.run import Run, VisibleRun
 
 
 class Isolated(Method):
@@ -96,16 +76,7 @@ class Isolated(Method):
 def make_python(run: Run, spec: Spec, seed: int, folder: Path) -> Method:
     """Make ``python:FILE.py:NAME`` or ``python:MODULE:NAME``: a function ``NAME(run, seed, **options)`` that returns a
     :class:`Method`, or an object with ``name`` and ``rank(context)``."""
-    place, _, attribute = spec.argument.rpartition(":")
-    try:
-        module = import_file(place) if place.endswith(".py") else importlib.import_module(place)
-        maker = getattr(module, attribute)
-    except StarError:
-        raise
-    except (ImportError, AttributeError, ValueError) as error:
-        raise StarError(f"there is no method at {spec.argument!r} ({error})", "give python:FILE.py:NAME") from error
-    except Exception as error:  # code of one's own may fail in any way
-        raise StarError(f"{place} cannot be imported ({reason(error)})", "mend it") from error
+    module, maker = named(spec.argument, "method")
     try:
         made = maker(VisibleRun(run), seed, **spec.options)
     except StarError:
@@ -115,8 +86,8 @@ def make_python(run: Run, spec: Spec, seed: int, folder: Path) -> Method:
     method = own_method(made)
     file = getattr(module, "__file__", None)
     method.origin = {
-        "place": attribute,
-        "source": fingerprints.of_file(Path(file)) if file else place,
+        "place": spec.argument.rpartition(":")[2],
+        "source": fingerprints.of_file(Path(file)) if file else module.__name__,
         "evidence": run.store.fingerprint,
         "seed": seed,
         "options": dict(spec.options),

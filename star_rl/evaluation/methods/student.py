@@ -15,8 +15,9 @@ from star_rl.evaluation.methods.evidence import Evidence
 from star_rl.evaluation.methods.registry import Spec
 from star_rl.failure import Failure, Kind
 from star_rl.files import fingerprint
+from star_rl.own import code_of
 from star_rl.run import Run
-from star_rl.trajectory import faults, parse, ranking, required_phases
+from star_rl.trajectory import answer_faults, parse, ranking, required_phases
 
 #: Options of the engine that decide what a student writes; the others decide how fast.
 _DECIDE = ("kind", "max_model_len", "extra", "seed")
@@ -77,6 +78,8 @@ class StudentMethod(Method):
             "evidence": self._evidence.fingerprint,
             "student": fingerprint(shown),
             "budget": asdict(self._budget),
+            "own": code_of(self._run.config),
+            "environment": self._run.config["loop"].get("environment"),
             "logprobs": self._logprobs,
             **self.sampling,
             **engine,
@@ -119,11 +122,12 @@ class StudentMethod(Method):
         prompt = render_prompt(self._tokenizer, messages, run.tools)
         budget = within(self._budget, self._engine)
         toolbox = run.toolbox(case, self._evidence.of)
-        result = await rollout(self._engine, self._tokenizer, prompt, toolbox, budget, self.sampling)
+        result = await rollout(
+            self._engine, self._tokenizer, prompt, toolbox, budget, self.sampling, environment=run.environment(task)
+        )
         if result.stop in ("engine_error", "aborted"):
             raise StarError(f"the engine failed on task {task.task_id}: {result.error or result.stop}", "run again")
-        trajectory, counts = parse(result.model_text), result.counts
-        ids = ranking(trajectory)
+        counts, ids = result.counts, ranking(parse(result.model_text))
         failure = None if ids is not None else Failure("malformed", f"wrote no ranking ({result.stop})")
         if result.stop in FAILED:  # a store that fails is not the student's fault: the task is asked again
             kind: Kind = "endpoint" if result.stop == "tool_error" else "error"
@@ -132,7 +136,7 @@ class StudentMethod(Method):
         return Ranking(
             ids,
             failure,
-            well_formed=not faults(trajectory, self._required),
+            well_formed=not answer_faults(result.answers, self._required),
             tool_calls=int(counts["tool_calls"]),
             calls=int(counts["turns"]),
             # Turns continue one context, so every token is read once: the prompt, and what the tools answered.

@@ -16,6 +16,7 @@ from star_rl.evaluation.methods.registry import Spec
 from star_rl.evaluation.paper import RULES
 from star_rl.files import fingerprint
 from star_rl.mars import Outcome, TeamOptions
+from star_rl.own import code_of
 from star_rl.run import Run
 from star_rl.teacher import open_teacher
 from star_rl.trajectory import faults, required_phases, to_messages
@@ -47,7 +48,7 @@ class TeacherMethod(Method):
     @property
     def describe(self) -> dict[str, Any]:
         parts = {part: self._config[part] for part in ("teacher", "sft_set", "prompt", "tools")}
-        return {"teacher": fingerprint([parts, self._evidence.fingerprint]), "seed": self._seed}
+        return {"teacher": fingerprint([parts, code_of(parts), self._evidence.fingerprint]), "seed": self._seed}
 
     async def __aenter__(self) -> Method:
         tools = partial(self._run.toolbox, evidence=self._evidence.of)

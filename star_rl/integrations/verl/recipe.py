@@ -131,13 +131,16 @@ class PolicyOptions:
     """How the student may use the tools; the same values as in sampling and evaluation.
 
     lens, lens_top: see :class:`star_rl.tools.ToolBox`. show_tools: list the schemas in the prompt, as the SFT
-    data does. opener: ``module:function`` of (path, scenario, fingerprint) that opens the store. budget: fields of
+    data does. own, environment: tools and an environment of one's own (:mod:`star_rl.own`). opener:
+    ``module:function`` of (path, scenario, fingerprint) that opens the store. budget: fields of
     :class:`star_rl.policy.loop.Budget`; the response length is ``verl.data.max_response_length``.
     """
 
     lens: Lens = "text"
     lens_top: Size = 5
     show_tools: bool = True
+    own: tuple[str, ...] = ()
+    environment: str = ""
     opener: str = "star_rl.evidence:EvidenceStore.open"
     budget: dict[str, Any] = field(default_factory=dict)
 
@@ -201,7 +204,8 @@ def choose_device(device: str) -> str:
 class Paths:
     """Files of one GRPO run. ``val`` may equal ``train``: verl opens it even when it never validates.
 
-    ``scenario`` and ``fingerprint`` say what the store was built from; every worker refuses another store.
+    ``scenario`` and ``fingerprint`` say what the store was built from; every worker refuses another store. ``data`` is
+    the folder of the chain's run, whose items tools of one's own may read.
     """
 
     run: Path
@@ -211,6 +215,7 @@ class Paths:
     val: Path | None = None
     scenario: str = ""
     fingerprint: str = ""
+    data: Path | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -298,6 +303,7 @@ def _leaves_alone(wanted: Mapping[str, Any], places: Mapping[str, Any]) -> None:
 def agent_loops(recipe: GrpoRecipe, paths: Paths) -> list[dict[str, Any]]:
     """The content of ``agent_loop_config_path``: how verl's workers build ``star_agent``."""
     options = dataclasses.asdict(recipe.policy)
+    options |= {"own": list(recipe.policy.own), "data": str(paths.data.resolve()) if paths.data else ""}
     target = "star_rl.policy.agent_loop.StarAgentLoop"
     store = {"store": str(paths.store.resolve()), "scenario": paths.scenario, "fingerprint": paths.fingerprint}
     return [{"name": "star_agent", "_target_": target, **store, **options}]
