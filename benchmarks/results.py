@@ -22,34 +22,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from benchmarks.curves import draw_curves
 from benchmarks.harness import ROOT, machine
 from star_rl.errors import StarError
 from star_rl.evaluation.paper import RULES
 from star_rl.evaluation.stages import STUDENTS
 from star_rl.evaluation.studies import seeds
 from star_rl.evaluation.tasks import read_tasks
-from star_rl.files import read_json, read_jsonl, write_text
+from star_rl.files import read_json, write_text
 from star_rl.layers import RECIPES
-from star_rl.mars.rules import TRUST
 from star_rl.pipeline.chain import STAGES
 from star_rl.pipeline.recipe import load, recipe_of
 from star_rl.pipeline.stage import manifest_of, source_digest
 from star_rl.report.charts import Bar, interval_chart, save
-from star_rl.report.curve_charts import line_chart
-from star_rl.report.curves import GRPO, SFT, grpo_curves, read_metrics, sft_curves
 from star_rl.report.findings import changes, changes_grid, gather
 from star_rl.report.grid import DASH, Grid, Row, fixed, markdown, methods, read, signed, worded
-from star_rl.report.model import Curve, Pair
+from star_rl.report.model import Pair
 
-#: Curves of GRPO that docs/learning.md shows.
-CURVES = (
-    "reward", "format", "valid_list", "hr1", "hr_avg", "no_signal", "no_signal_generated", "refills", "pass_easy",
-    "pass_medium", "pass_hard", "entropy", "response_length", "tool_calls", "grad_norm", "probs_diff_max",
-)  # fmt: skip
 #: Options that name a run and its place, not what it does.
 _PLACE = ("name", "out", "train_seed")
-#: Rollouts that name no signal.
-_UNNAMED = "none named"
 _REMARKS = re.compile(r"<!-- remarks: (\S+) -->\n(.*?)<!-- end of remarks -->", re.DOTALL)
 _QWEN3 = ROOT / ".cache" / "qwen3-tokenizer" / "tokenizer.json"
 _HEAD = """# Results
@@ -313,45 +304,6 @@ def _length(tokenizer: Any, rankings: Sequence[Sequence[str]], count: int | None
     return sum(len(tokenizer.encode(text, add_special_tokens=False).ids) for text in texts) / len(texts)
 
 
-# ----------------------------------------------------------------------------------------------------------- the curves
-
-
-def draw_curves(group: Group, folder: Path) -> list[Path]:
-    """Draw the curves of a group's trainings, a file a curve, one line a seed."""
-    logs = {f"seed {seed}": run for seed, run in group.folders.items() if (run / "grpo").is_dir()}
-    grpo = {label: grpo_curves(read_metrics(run / "grpo").curves) for label, run in logs.items()}
-    sft = {label: sft_curves(run / "sft") for label, run in logs.items()}
-    drawn = [(key, GRPO[key], grpo) for key in CURVES] + [("sft_loss", SFT["loss"], {})]
-    paths = []
-    for key, metric, curves in drawn:
-        own = "loss" if key == "sft_loss" else key
-        series = {label: found[own] for label, found in (curves or sft).items() if found.get(own)}
-        if series:
-            log = key == "probs_diff_max"
-            chart = line_chart(key, metric.title, series, metric.unit, metric.percent, log)
-            paths.append(save(chart.figure, folder / f"{key}.svg"))
-    if shares := trust_shares(list(logs.values())):
-        chart = line_chart("trust", "Trusted signal", shares, "% of rollouts", percent=True)
-        paths.append(save(chart.figure, folder / "trust.svg"))
-    return paths
-
-
-def trust_shares(runs: Sequence[Path]) -> dict[str, Curve]:
-    """Return the share of all generated rollouts that name each signal as trusted, by step, over the runs."""
-    named = re.compile(f"Trust: ({'|'.join(TRUST.values())})")
-    counts: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for path in (path for run in runs for path in (run / "grpo" / "details").glob("*.jsonl")):
-        for row in read_jsonl(path, strict=False):
-            said = named.search(json.dumps(row["messages"], ensure_ascii=False))
-            counts[int(path.stem)][said[1] if said else _UNNAMED] += 1
-    signals = [signal for signal in (*TRUST.values(), _UNNAMED) if any(own[signal] for own in counts.values())]
-    return {
-        signal: [(float(step), own[signal] / sum(own.values())) for step, own in sorted(counts.items())]
-        for signal in signals
-        if signals != [_UNNAMED]
-    }
-
-
 # ------------------------------------------------------------------------------------------------------------- the page
 
 
@@ -377,7 +329,7 @@ def build(folders: Sequence[Path], out: Path, more: Sequence[Path], learning: Pa
     parts.append(f"## Machine and commit\n\n{_machine()}\n")
     write_text(out, "\n".join(parts))
     trained = next((group for group in runs if (group.first / "grpo" / "metrics.jsonl").is_file()), None)
-    return [out, *(draw_curves(trained, learning) if trained else [])]
+    return [out, *(draw_curves(trained.folders, learning) if trained else [])]
 
 
 def _machine() -> str:

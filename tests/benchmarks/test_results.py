@@ -4,7 +4,9 @@ import re
 
 import pytest
 
-from benchmarks.results import main, trust_shares
+from benchmarks.curves import CURVES, trust_shares
+from benchmarks.harness import ROOT
+from benchmarks.results import main
 from star_rl.evaluation import paper
 from star_rl.evaluation.tasks import read_tasks, write_tasks
 from star_rl.files import write_json, write_text
@@ -109,6 +111,12 @@ def test_the_curves_are_drawn_a_line_a_seed(tmp_path, runs):
     assert set(files) == {"reward", "entropy", "valid_list", "sft_loss", "trust"}
     assert "seed 8" in files["reward"] and "whole history" in files["trust"]
     assert all(len(text) < 200_000 for text in files.values())
+
+
+def test_the_page_shows_every_curve_that_is_drawn():
+    shown = re.findall(r"\]\(learning/(\w+)\.svg\)", (ROOT / "docs/learning.md").read_text())
+    assert sorted(shown) == sorted((*CURVES, "sft_loss", "trust"))
+    assert {path.stem for path in (ROOT / "docs/learning").iterdir()} == set(shown)
 
 
 def test_trust_is_counted_over_all_rollouts_and_absent_without_rules(tmp_path, runs):
