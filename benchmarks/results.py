@@ -109,7 +109,11 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 def grouped(folders: Sequence[Path]) -> list[Group]:
-    """Return the folders by recipe, in the order they were given."""
+    """Return the folders by recipe, in the order they were given.
+
+    Raises:
+        StarError: two folders have the same name and seed.
+    """
     found: dict[str, dict[int, Path]] = defaultdict(dict)
     for folder in folders:
         ending = re.search(r"-seed(\d+)$", folder.resolve().name)
@@ -119,7 +123,10 @@ def grouped(folders: Sequence[Path]) -> list[Group]:
             seed = recipe_of(folder).seeds["train_seed"]
         else:
             seed = read_json(folder / "metrics.json").get("seed", 0)
-        found[re.sub(r"-seed\d+$", "", folder.resolve().name)][seed] = folder
+        name = re.sub(r"-seed\d+$", "", folder.resolve().name)
+        if seed in found[name]:
+            raise StarError(f"{found[name][seed]} and {folder} are both seed {seed} of {name}", "rename one of them")
+        found[name][seed] = folder
     return [Group(name, dict(sorted(own.items()))) for name, own in found.items()]
 
 

@@ -128,6 +128,12 @@ def test_trust_is_counted_over_all_rollouts_and_absent_without_rules(tmp_path, r
     assert trust_shares([tmp_path / "other"]) == {}
 
 
+def test_a_seed_that_is_given_twice_is_refused(tmp_path, runs, capsys):
+    again = trained(tmp_path / "other/learn-seed7", 7, FAIR)
+    assert main([*map(str, (*runs, again)), "--out", str(tmp_path / "x.md")]) == 2
+    assert "are both seed 7 of learn" in capsys.readouterr().err
+
+
 def test_what_is_no_run_is_one_line(tmp_path, capsys):
     assert main([str(tmp_path), "--out", str(tmp_path / "x.md")]) == 2
     assert "metrics.json" in capsys.readouterr().err
