@@ -3,8 +3,9 @@
     make results RUNS="runs/learn-ml100k-seed* runs/learn-games" ARGS="--more evidence.md"
 
 Folders ``NAME-seedN`` are the seeds of one recipe and share a section; another run or folder of ``star-rl evaluate``
-has its own. A later recipe with the test tasks of an earlier one is compared with it. The curves are those of the first
-recipe. What stands between ``<!-- remarks: NAME -->`` and ``<!-- end of remarks -->`` is written by hand and kept.
+has its own. An evaluation without a student, on the tasks of an earlier recipe, joins that recipe; a later recipe on
+these tasks is compared with it. The curves are those of the first recipe. What stands between
+``<!-- remarks: NAME -->`` and ``<!-- end of remarks -->`` is written by hand and kept.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from typing import Any
 from benchmarks.curves import draw_curves
 from benchmarks.harness import ROOT, machine
 from star_rl.errors import StarError
+from star_rl.evaluation.methods.registry import BASELINES
 from star_rl.evaluation.paper import RULES
 from star_rl.evaluation.stages import STUDENTS
 from star_rl.evaluation.studies import seeds
@@ -70,10 +72,16 @@ tasks with one ground truth each, HR in percent. What did not work stays in.
 
 @dataclass(frozen=True)
 class Group:
-    """The seeds of one recipe, or a single evaluation; ``folders``: seed of the training -> folder."""
+    """The seeds of one recipe, or a single evaluation.
+
+    Attributes:
+        folders: seed of the training -> folder.
+        further: evaluations of methods that are not trained by the recipe, on the same tasks.
+    """
 
     name: str
     folders: Mapping[int, Path]
+    further: tuple[Path, ...] = ()
 
     @property
     def first(self) -> Path:
@@ -111,6 +119,8 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 def grouped(folders: Sequence[Path]) -> list[Group]:
     """Return the folders by recipe, in the order they were given.
 
+    An evaluation without a student on the tasks of an earlier recipe belongs to that recipe.
+
     Raises:
         StarError: two folders have the same name and seed.
     """
@@ -127,7 +137,16 @@ def grouped(folders: Sequence[Path]) -> list[Group]:
         if seed in found[name]:
             raise StarError(f"{found[name][seed]} and {folder} are both seed {seed} of {name}", "rename one of them")
         found[name][seed] = folder
-    return [Group(name, dict(sorted(own.items()))) for name, own in found.items()]
+    groups: list[Group] = []
+    for name, own in found.items():
+        group = Group(name, dict(sorted(own.items())))
+        named = {row["name"].split()[0] for one in group.figures for row in one["methods"]}
+        home = next((one for one in groups if one.is_run and one.tasks == group.tasks), None)
+        if home is None or group.is_run or named & STUDENTS.keys():
+            groups.append(group)
+        else:
+            groups[groups.index(home)] = replace(home, further=(*home.further, group.first))
+    return groups
 
 
 # ---------------------------------------------------------------------------------------------------- what was measured
@@ -135,9 +154,13 @@ def grouped(folders: Sequence[Path]) -> list[Group]:
 
 def pairs_of(names: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
     """Return the pairs that the page compares, of the methods that are there."""
-    single = [name for name in names if name.startswith(f"{RULES} strategy=")]
-    best = max(single, key=lambda name: names[name]["hr_avg"]["mean"], default="")
+
+    def best_of(wanted: Callable[[str], bool]) -> str:
+        return max(filter(wanted, names), key=lambda name: names[name]["hr_avg"]["mean"], default="")
+
+    best, baseline = best_of(lambda name: name.startswith(f"{RULES} strategy=")), best_of(BASELINES.__contains__)
     wanted = [("star", "sft"), ("star", RULES), ("sft", "popularity"), ("star", best), ("star", "fusion")]
+    wanted += [("star", baseline)]
     wanted += [("star temperature=0", other) for other in ("sft temperature=0", best, "fusion")]
     wanted += [(student, f"{student} evidence={how}") for student in ("star", "sft") for how in ("none", "false")]
     return [pair for pair in wanted if set(pair) <= names.keys()]
@@ -169,8 +192,8 @@ def _said(made: Mapping[str, Any]) -> list[str]:
 
 def _measured(group: Group, out: Path) -> list[str]:
     """Return the tables of a group and draw its methods."""
-    made = seeds.table(group.folders, ())
-    made = seeds.table(group.folders, pairs_of(made["methods"]))
+    made = seeds.table(group.folders, (), group.further)
+    made = seeds.table(group.folders, pairs_of(made["methods"]), group.further)
     bars = [
         Bar(name.replace(f"{RULES} strategy=", "MARS: "), own["hr_avg"]["mean"], *own["intervals"]["all"])
         for name, own in made["methods"].items()
@@ -269,7 +292,11 @@ def _facts(group: Group) -> list[str]:
         "finished": max((one["finished"] for one in made), default=DASH),
     }
     rows = [Row(name, worded(text)) for name, text in facts.items()]
-    return [f"```\n{command_of(group)}\n```\n", markdown(Grid("How it was run", ["", ""], rows, text=2))]
+    commands = [command_of(group)]
+    for folder in group.further:
+        names = " ".join(row["name"] for row in read_json(folder / "metrics.json")["methods"])
+        commands.append(f"star-rl evaluate {names} --tasks runs/{group.first.resolve().name} --out {folder.name}")
+    return ["```\n" + "\n".join(commands) + "\n```\n", markdown(Grid("How it was run", ["", ""], rows, text=2))]
 
 
 def _same_code(name: str, digest: str) -> bool:

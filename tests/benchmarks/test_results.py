@@ -88,6 +88,14 @@ def test_an_evaluation_has_a_section_and_is_no_run(tmp_path, runs):
     assert "against" not in text
 
 
+def test_baselines_that_are_evaluated_once_join_the_runs_on_their_tasks(tmp_path, runs):
+    other = evaluated(tmp_path / "once", random=POOR, mf=GOOD, sasrec=FAIR) / "evaluate"
+    text = made(tmp_path, *runs, other)
+    assert "## evaluate" not in text and "star-rl evaluate random mf sasrec --tasks runs/learn-seed7" in text
+    assert "| mf | 94.4 [83.3, 100.0] | 94.4 [83.3, 100.0] |" in text
+    assert "| star minus mf | +0.0 [+0.0, +0.0] | -50.0 [" in text
+
+
 def test_remarks_are_kept_and_never_lost(tmp_path, runs, capsys):
     text = made(tmp_path, *runs)
     out = tmp_path / "docs/results.md"
