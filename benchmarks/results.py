@@ -269,7 +269,8 @@ def _stages(group: Group) -> Grid:
         minutes = [one["seconds"] / 60 if one and (not k or one != made[0]) else None for k, one in enumerate(made)]
         sums = [total + (own or 0.0) for total, own in zip(sums, minutes, strict=True)]
         cells = [(value, fixed(value)) for value in minutes]
-        rows.append(Row(stage.name, [*worded(made[0]["figures"].get("summary", DASH)), *cells]))
+        summary = "as above" if stage.name == "evaluate" else made[0]["figures"].get("summary", DASH)
+        rows.append(Row(stage.name, [*worded(summary), *cells]))
     rows.append(Row("all", [*worded(""), *((total, fixed(total)) for total in sums)]))
     heads = ["stage", f"result of seed {next(iter(group.folders))}", *(f"seed {seed}" for seed in group.folders)]
     notes = [f"Minutes of wall time; {DASH}: shared with the first seed. A resumed stage counts from its last start."]
