@@ -3,8 +3,9 @@
     make results RUNS="runs/learn-ml100k-seed* runs/learn-games" ARGS="--more evidence.md"
 
 Folders ``NAME-seedN`` are the seeds of one recipe and share a section; another run or folder of ``star-rl evaluate``
-has its own. A later recipe with the test tasks of an earlier one is compared with it. The curves are those of the first
-recipe. What stands between ``<!-- remarks: NAME -->`` and ``<!-- end of remarks -->`` is written by hand and kept.
+has its own. An evaluation without a student, on the tasks of an earlier recipe, joins that recipe; a later recipe on
+these tasks is compared with it. The curves are those of the first recipe. What stands between
+``<!-- remarks: NAME -->`` and ``<!-- end of remarks -->`` is written by hand and kept.
 """
 
 from __future__ import annotations
@@ -16,40 +17,32 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from benchmarks.curves import draw_curves
 from benchmarks.harness import ROOT, machine
 from star_rl.errors import StarError
+from star_rl.evaluation.methods.registry import BASELINES
 from star_rl.evaluation.paper import RULES
 from star_rl.evaluation.stages import STUDENTS
 from star_rl.evaluation.studies import seeds
 from star_rl.evaluation.tasks import read_tasks
-from star_rl.files import read_json, read_jsonl, write_text
+from star_rl.files import read_json, write_text
 from star_rl.layers import RECIPES
-from star_rl.mars.rules import TRUST
 from star_rl.pipeline.chain import STAGES
 from star_rl.pipeline.recipe import load, recipe_of
 from star_rl.pipeline.stage import manifest_of, source_digest
 from star_rl.report.charts import Bar, interval_chart, save
-from star_rl.report.curve_charts import line_chart
-from star_rl.report.curves import GRPO, SFT, grpo_curves, read_metrics, sft_curves
 from star_rl.report.findings import changes, changes_grid, gather
 from star_rl.report.grid import DASH, Grid, Row, fixed, markdown, methods, read, signed, worded
-from star_rl.report.model import Curve, Pair
+from star_rl.report.model import Pair
 
-#: Curves of GRPO that docs/learning.md shows.
-CURVES = (
-    "reward", "format", "valid_list", "hr1", "hr_avg", "no_signal", "no_signal_generated", "refills", "pass_easy",
-    "pass_medium", "pass_hard", "entropy", "response_length", "tool_calls", "grad_norm", "probs_diff_max",
-)  # fmt: skip
 #: Options that name a run and its place, not what it does.
 _PLACE = ("name", "out", "train_seed")
-#: Rollouts that name no signal.
-_UNNAMED = "none named"
 _REMARKS = re.compile(r"<!-- remarks: (\S+) -->\n(.*?)<!-- end of remarks -->", re.DOTALL)
 _QWEN3 = ROOT / ".cache" / "qwen3-tokenizer" / "tokenizer.json"
 _HEAD = """# Results
@@ -79,10 +72,16 @@ tasks with one ground truth each, HR in percent. What did not work stays in.
 
 @dataclass(frozen=True)
 class Group:
-    """The seeds of one recipe, or a single evaluation; ``folders``: seed of the training -> folder."""
+    """The seeds of one recipe, or a single evaluation.
+
+    Attributes:
+        folders: seed of the training -> folder.
+        further: evaluations of methods that are not trained by the recipe, on the same tasks.
+    """
 
     name: str
     folders: Mapping[int, Path]
+    further: tuple[Path, ...] = ()
 
     @property
     def first(self) -> Path:
@@ -118,7 +117,13 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 def grouped(folders: Sequence[Path]) -> list[Group]:
-    """Return the folders by recipe, in the order they were given."""
+    """Return the folders by recipe, in the order they were given.
+
+    An evaluation without a student on the tasks of an earlier recipe belongs to that recipe.
+
+    Raises:
+        StarError: two folders have the same name and seed.
+    """
     found: dict[str, dict[int, Path]] = defaultdict(dict)
     for folder in folders:
         ending = re.search(r"-seed(\d+)$", folder.resolve().name)
@@ -128,8 +133,20 @@ def grouped(folders: Sequence[Path]) -> list[Group]:
             seed = recipe_of(folder).seeds["train_seed"]
         else:
             seed = read_json(folder / "metrics.json").get("seed", 0)
-        found[re.sub(r"-seed\d+$", "", folder.resolve().name)][seed] = folder
-    return [Group(name, dict(sorted(own.items()))) for name, own in found.items()]
+        name = re.sub(r"-seed\d+$", "", folder.resolve().name)
+        if seed in found[name]:
+            raise StarError(f"{found[name][seed]} and {folder} are both seed {seed} of {name}", "rename one of them")
+        found[name][seed] = folder
+    groups: list[Group] = []
+    for name, own in found.items():
+        group = Group(name, dict(sorted(own.items())))
+        named = {row["name"].split()[0] for one in group.figures for row in one["methods"]}
+        home = next((one for one in groups if one.is_run and one.tasks == group.tasks), None)
+        if home is None or group.is_run or named & STUDENTS.keys():
+            groups.append(group)
+        else:
+            groups[groups.index(home)] = replace(home, further=(*home.further, group.first))
+    return groups
 
 
 # ---------------------------------------------------------------------------------------------------- what was measured
@@ -137,9 +154,13 @@ def grouped(folders: Sequence[Path]) -> list[Group]:
 
 def pairs_of(names: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
     """Return the pairs that the page compares, of the methods that are there."""
-    single = [name for name in names if name.startswith(f"{RULES} strategy=")]
-    best = max(single, key=lambda name: names[name]["hr_avg"]["mean"], default="")
+
+    def best_of(wanted: Callable[[str], bool]) -> str:
+        return max(filter(wanted, names), key=lambda name: names[name]["hr_avg"]["mean"], default="")
+
+    best, baseline = best_of(lambda name: name.startswith(f"{RULES} strategy=")), best_of(BASELINES.__contains__)
     wanted = [("star", "sft"), ("star", RULES), ("sft", "popularity"), ("star", best), ("star", "fusion")]
+    wanted += [("star", baseline)]
     wanted += [("star temperature=0", other) for other in ("sft temperature=0", best, "fusion")]
     wanted += [(student, f"{student} evidence={how}") for student in ("star", "sft") for how in ("none", "false")]
     return [pair for pair in wanted if set(pair) <= names.keys()]
@@ -171,8 +192,8 @@ def _said(made: Mapping[str, Any]) -> list[str]:
 
 def _measured(group: Group, out: Path) -> list[str]:
     """Return the tables of a group and draw its methods."""
-    made = seeds.table(group.folders, ())
-    made = seeds.table(group.folders, pairs_of(made["methods"]))
+    made = seeds.table(group.folders, (), group.further)
+    made = seeds.table(group.folders, pairs_of(made["methods"]), group.further)
     bars = [
         Bar(name.replace(f"{RULES} strategy=", "MARS: "), own["hr_avg"]["mean"], *own["intervals"]["all"])
         for name, own in made["methods"].items()
@@ -248,7 +269,8 @@ def _stages(group: Group) -> Grid:
         minutes = [one["seconds"] / 60 if one and (not k or one != made[0]) else None for k, one in enumerate(made)]
         sums = [total + (own or 0.0) for total, own in zip(sums, minutes, strict=True)]
         cells = [(value, fixed(value)) for value in minutes]
-        rows.append(Row(stage.name, [*worded(made[0]["figures"].get("summary", DASH)), *cells]))
+        summary = "as above" if stage.name == "evaluate" else made[0]["figures"].get("summary", DASH)
+        rows.append(Row(stage.name, [*worded(summary), *cells]))
     rows.append(Row("all", [*worded(""), *((total, fixed(total)) for total in sums)]))
     heads = ["stage", f"result of seed {next(iter(group.folders))}", *(f"seed {seed}" for seed in group.folders)]
     notes = [f"Minutes of wall time; {DASH}: shared with the first seed. A resumed stage counts from its last start."]
@@ -271,7 +293,11 @@ def _facts(group: Group) -> list[str]:
         "finished": max((one["finished"] for one in made), default=DASH),
     }
     rows = [Row(name, worded(text)) for name, text in facts.items()]
-    return [f"```\n{command_of(group)}\n```\n", markdown(Grid("How it was run", ["", ""], rows, text=2))]
+    commands = [command_of(group)]
+    for folder in group.further:
+        names = " ".join(row["name"] for row in read_json(folder / "metrics.json")["methods"])
+        commands.append(f"star-rl evaluate {names} --tasks runs/{group.first.resolve().name} --out {folder.name}")
+    return ["```\n" + "\n".join(commands) + "\n```\n", markdown(Grid("How it was run", ["", ""], rows, text=2))]
 
 
 def _same_code(name: str, digest: str) -> bool:
@@ -313,45 +339,6 @@ def _length(tokenizer: Any, rankings: Sequence[Sequence[str]], count: int | None
     return sum(len(tokenizer.encode(text, add_special_tokens=False).ids) for text in texts) / len(texts)
 
 
-# ----------------------------------------------------------------------------------------------------------- the curves
-
-
-def draw_curves(group: Group, folder: Path) -> list[Path]:
-    """Draw the curves of a group's trainings, a file a curve, one line a seed."""
-    logs = {f"seed {seed}": run for seed, run in group.folders.items() if (run / "grpo").is_dir()}
-    grpo = {label: grpo_curves(read_metrics(run / "grpo").curves) for label, run in logs.items()}
-    sft = {label: sft_curves(run / "sft") for label, run in logs.items()}
-    drawn = [(key, GRPO[key], grpo) for key in CURVES] + [("sft_loss", SFT["loss"], {})]
-    paths = []
-    for key, metric, curves in drawn:
-        own = "loss" if key == "sft_loss" else key
-        series = {label: found[own] for label, found in (curves or sft).items() if found.get(own)}
-        if series:
-            log = key == "probs_diff_max"
-            chart = line_chart(key, metric.title, series, metric.unit, metric.percent, log)
-            paths.append(save(chart.figure, folder / f"{key}.svg"))
-    if shares := trust_shares(list(logs.values())):
-        chart = line_chart("trust", "Trusted signal", shares, "% of rollouts", percent=True)
-        paths.append(save(chart.figure, folder / "trust.svg"))
-    return paths
-
-
-def trust_shares(runs: Sequence[Path]) -> dict[str, Curve]:
-    """Return the share of all generated rollouts that name each signal as trusted, by step, over the runs."""
-    named = re.compile(f"Trust: ({'|'.join(TRUST.values())})")
-    counts: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for path in (path for run in runs for path in (run / "grpo" / "details").glob("*.jsonl")):
-        for row in read_jsonl(path, strict=False):
-            said = named.search(json.dumps(row["messages"], ensure_ascii=False))
-            counts[int(path.stem)][said[1] if said else _UNNAMED] += 1
-    signals = [signal for signal in (*TRUST.values(), _UNNAMED) if any(own[signal] for own in counts.values())]
-    return {
-        signal: [(float(step), own[signal] / sum(own.values())) for step, own in sorted(counts.items())]
-        for signal in signals
-        if signals != [_UNNAMED]
-    }
-
-
 # ------------------------------------------------------------------------------------------------------------- the page
 
 
@@ -377,7 +364,7 @@ def build(folders: Sequence[Path], out: Path, more: Sequence[Path], learning: Pa
     parts.append(f"## Machine and commit\n\n{_machine()}\n")
     write_text(out, "\n".join(parts))
     trained = next((group for group in runs if (group.first / "grpo" / "metrics.jsonl").is_file()), None)
-    return [out, *(draw_curves(trained, learning) if trained else [])]
+    return [out, *(draw_curves(trained.folders, learning) if trained else [])]
 
 
 def _machine() -> str:

@@ -4,7 +4,9 @@ import re
 
 import pytest
 
-from benchmarks.results import main, trust_shares
+from benchmarks.curves import CURVES, trust_shares
+from benchmarks.harness import ROOT
+from benchmarks.results import main
 from star_rl.evaluation import paper
 from star_rl.evaluation.tasks import read_tasks, write_tasks
 from star_rl.files import write_json, write_text
@@ -86,6 +88,14 @@ def test_an_evaluation_has_a_section_and_is_no_run(tmp_path, runs):
     assert "against" not in text
 
 
+def test_baselines_that_are_evaluated_once_join_the_runs_on_their_tasks(tmp_path, runs):
+    other = evaluated(tmp_path / "once", random=POOR, mf=GOOD, sasrec=FAIR) / "evaluate"
+    text = made(tmp_path, *runs, other)
+    assert "## evaluate" not in text and "star-rl evaluate random mf sasrec --tasks runs/learn-seed7" in text
+    assert "| mf | 94.4 [83.3, 100.0] | 94.4 [83.3, 100.0] |" in text
+    assert "| star minus mf | +0.0 [+0.0, +0.0] | -50.0 [" in text
+
+
 def test_remarks_are_kept_and_never_lost(tmp_path, runs, capsys):
     text = made(tmp_path, *runs)
     out = tmp_path / "docs/results.md"
@@ -111,6 +121,12 @@ def test_the_curves_are_drawn_a_line_a_seed(tmp_path, runs):
     assert all(len(text) < 200_000 for text in files.values())
 
 
+def test_the_page_shows_every_curve_that_is_drawn():
+    shown = re.findall(r"\]\(learning/(\w+)\.svg\)", (ROOT / "docs/learning.md").read_text())
+    assert sorted(shown) == sorted((*CURVES, "sft_loss", "trust"))
+    assert {path.stem for path in (ROOT / "docs/learning").iterdir()} == set(shown)
+
+
 def test_trust_is_counted_over_all_rollouts_and_absent_without_rules(tmp_path, runs):
     assert trust_shares(runs) == {
         "whole history": [(1.0, 0.5), (2.0, 1.0)],
@@ -118,6 +134,12 @@ def test_trust_is_counted_over_all_rollouts_and_absent_without_rules(tmp_path, r
     }
     write(tmp_path / "other/grpo/details/1.jsonl", [{"messages": []}])
     assert trust_shares([tmp_path / "other"]) == {}
+
+
+def test_a_seed_that_is_given_twice_is_refused(tmp_path, runs, capsys):
+    again = trained(tmp_path / "other/learn-seed7", 7, FAIR)
+    assert main([*map(str, (*runs, again)), "--out", str(tmp_path / "x.md")]) == 2
+    assert "are both seed 7 of learn" in capsys.readouterr().err
 
 
 def test_what_is_no_run_is_one_line(tmp_path, capsys):

@@ -28,7 +28,7 @@ from star_rl.pipeline.options import Recipe
 from star_rl.pipeline.runner import share
 from star_rl.pipeline.stage import Stage
 from star_rl.report import grid as grids
-from star_rl.report.findings import gather, key_of
+from star_rl.report.findings import Findings, gather, key_of
 from star_rl.report.grid import fixed, signed, spread
 
 #: ``training``: data, tasks and teacher are those of the recipe's seed; ``all``: they change with the seed too.
@@ -108,21 +108,29 @@ def run_seeds(
     return folders
 
 
-def table(folders: Mapping[int, Path], pairs: Sequence[tuple[str, str]] = PAIRS) -> dict[str, Any]:
+def table(
+    folders: Mapping[int, Path], pairs: Sequence[tuple[str, str]] = PAIRS, further: Sequence[Path] = ()
+) -> dict[str, Any]:
     """Return each method's figures by seed with mean and spread, and the paired differences by seed and over all.
 
     Over all seeds a task counts once, with a method's mean over the runs that have the task.
 
+    Args:
+        folders: seed -> run.
+        further: evaluations on the same tasks, of methods that are the same for every seed.
+
     Raises:
         StarError: a run has no evaluation, or lacks a method of a pair.
     """
-    runs = {str(seed): gather([folder]) for seed, folder in folders.items()}
+    runs = {str(seed): gather([folder, *further]) for seed, folder in folders.items()}
     ones = {seed: found.compared.folders[0] for seed, found in runs.items()}
-    rows = {seed: {row["name"]: row for row in one.figures["methods"]} for seed, one in ones.items()}
+    rows, scores = dict[str, dict[str, Any]](), dict[str, dict[str, Floats]]()
+    for seed, found in runs.items():
+        rows[seed], scores[seed] = _answers(found)
     first = rows[next(iter(rows))]
     names = [name for name in first if all(name in own and not own[name].get("missing") for own in rows.values())]
-    scores = {seed: {name: runs[seed].scores[one.label, name] for name in names} for seed, one in ones.items()}
-    scores["all"] = _pooled([([key_of(task) for task in one.tasks], scores[seed]) for seed, one in ones.items()])
+    scores = {seed: {name: own[name] for name in names} for seed, own in scores.items()}
+    scores["all"] = _pooled([([key_of(task) for task in found.tasks], scores[seed]) for seed, found in runs.items()])
     draws = {seed: one.figures.get("seed", 0) for seed, one in ones.items()}
     teacher = next((name for name in TEACHERS if name in names), "teacher")
     made = []
@@ -145,6 +153,16 @@ def table(folders: Mapping[int, Path], pairs: Sequence[tuple[str, str]] = PAIRS)
         "pairs": made,
         "caveats": list(dict.fromkeys(words for found in runs.values() for words in found.compared.caveats)),
     }
+
+
+def _answers(found: Findings) -> tuple[dict[str, Any], dict[str, Floats]]:
+    """Return each method's row and its HR_avg by task, of the first folder that has it."""
+    rows, scores = dict[str, Any](), dict[str, Floats]()
+    for one in found.compared.folders:
+        for row in one.figures["methods"]:
+            if rows.setdefault(row["name"], row) is row:
+                scores[row["name"]] = found.methods[one.names.get(row["name"], row["name"])].values
+    return rows, scores
 
 
 def _pooled(runs: Sequence[tuple[Sequence[Any], Mapping[str, Floats]]]) -> dict[str, Floats]:

@@ -157,6 +157,18 @@ def test_runs_on_other_tasks_are_pooled_task_by_task(tmp_path):
     assert [pair["n"] for pair in own.values()] == [6, 4, 6]
 
 
+def test_further_methods_are_those_of_every_seed_and_replace_none(tmp_path):
+    folders = {
+        7: evaluated(tmp_path / "a", popularity=POOR, teacher=FAIR, sft=FAIR, star=GOOD),
+        8: evaluated(tmp_path / "b", popularity=POOR, teacher=FAIR, sft=POOR, star=FAIR),
+    }
+    further = [evaluated(tmp_path / "c", mf=FAIR, star=POOR)]
+    made = seeds.table(folders, [("star", "mf")], further)
+    assert made["methods"]["mf"]["hr_avg"]["sd"] == 0
+    own = made["pairs"][0]["seeds"]
+    assert [round(own[seed]["difference"]) for seed in ("7", "8", "all")] == [50, 0, 25]
+
+
 def test_one_seed_has_no_deviation(tmp_path):
     made = seeds.table({7: evaluated(tmp_path / "a", popularity=POOR, teacher=FAIR, sft=FAIR, star=GOOD)})
     assert made["methods"]["star"]["hr_avg"]["sd"] is None
