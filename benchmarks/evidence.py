@@ -2,7 +2,7 @@
 
     python -m benchmarks.evidence [--data DIR] [--cases ml-100k,games,cds] [--work DIR] [--out FILE]
 
-*before* is plain co-occurrence over whole sequences with 100 neighbours; *after* is the recipe. Tasks, visible
+*before* is plain co-occurrence over whole sequences with 100 neighbours (50 users); *after* is the recipe. Tasks, visible
 interactions and methods are the same in both columns. At most 1,000 test tasks a case; nothing is trained. *teacher* is
 the mean of its strategies: what it is expected to reach. The raw files lie in ``--data``, in ``$STAR_RL_DATA``, or in
 ``../shared/data``.
@@ -34,7 +34,7 @@ CASES = {
     "cds": ("learn-cds", "agentcf-cds-100/CDs-100-user-dense.test.inter"),
     "synthetic": ("quickstart", ""),  # with --quick: a clean clone has no other data
 }
-BEFORE = ("neighbours.window=0", "neighbours.items_k=100", "neighbours.liked_k=100")
+BEFORE = tuple(f"neighbours.{value}" for value in ("window=0", "items_k=100", "users_k=50", "liked_k=100"))
 STRATEGIES = ("users", "history", "recent")
 READ = (*(f"mars:strategy={name}:name={name} alone" for name in STRATEGIES), "fusion")
 #: Methods that do not read the evidence.
