@@ -2,10 +2,10 @@
 
     python -m benchmarks.evidence [--data DIR] [--cases ml-100k,games,cds] [--work DIR] [--out FILE]
 
-*before* is plain co-occurrence over whole sequences with 100 neighbours (50 users); *after* is the recipe. Tasks, visible
-interactions and methods are the same in both columns. At most 1,000 test tasks a case; nothing is trained. *teacher* is
-the mean of its strategies: what it is expected to reach. The raw files lie in ``--data``, in ``$STAR_RL_DATA``, or in
-``../shared/data``.
+*before* is plain co-occurrence over whole sequences with 100 neighbours, 50 of a user; *after* is the recipe. Tasks,
+visible interactions and methods are the same in both columns. At most 1,000 test tasks a case; nothing is trained.
+*teacher* is the mean of its strategies: what it is expected to reach. The raw files lie in ``--data``, in
+``$STAR_RL_DATA``, or in ``../shared/data``.
 """
 
 from __future__ import annotations
