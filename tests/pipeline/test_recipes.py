@@ -26,6 +26,12 @@ def test_a_chain_loads_and_its_overlays_exist(path):
     assert sft_layers(asdict(recipe.sft)) and all(recipe_path(name).is_file() for name in named(recipe.grpo.recipe))
 
 
+def test_games_are_split_and_taught_as_sequences_are():
+    games, sequences = (asdict(load(f"recipes/{name}.yaml")) for name in ("learn-games", "sequences"))
+    games["evaluate"].pop("methods"), sequences["evaluate"].pop("methods")
+    assert {**games, "name": ""} == {**sequences, "name": ""}
+
+
 @pytest.mark.parametrize("name, total", [("amazon", 500), ("goodreads", 470), ("yelp", 486)])
 def test_the_paper_s_sources_differ_in_their_domain_and_their_total(name, total):
     recipe = load(Path("recipes") / f"{name}.yaml")
