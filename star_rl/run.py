@@ -140,10 +140,13 @@ class Run:
         """
         said = []
         if taught and self.config["teacher"]["backend"] == "rules":
-            said.append(
-                "The teacher is made of rules whose strategies differ in quality on purpose, so that GRPO has an "
-                "inferior strategy to drop which the student inherited. It is no claim about language models."
-            )
+            said.append("The teacher is made of rules, so no figure here is a claim about language models.")
+            rules = self.config["teacher"]["options"].get("rules") or {}
+            if (rules.get("strategies") or {}).get("category"):
+                said.append(
+                    "One of the rules' strategies ignores the evidence on purpose, so that GRPO has an inferior "
+                    "strategy to drop which the student inherited."
+                )
         tables = (manifest_of(self.tables) or {}).get("key", {}).get("config", {})
         if tables.get("source", {}).get("name") == "synthetic":
             said.append(

@@ -76,7 +76,7 @@ def run(
         )
     from star_rl.evaluation.studies import seeds as study
 
-    compared = study.pairs_of(pairs)
+    compared = study.pairs_of(pairs, loaded.evaluate.methods)
     wanted = chain.STAGES[: first_of(chain.STAGES, until) + 1] if until else chain.STAGES
     folders = study.run_seeds(recipe, overrides, seeds, vary, wanted, checked)
     if wanted[-1].name in ("evaluate", "report"):

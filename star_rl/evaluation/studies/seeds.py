@@ -17,6 +17,7 @@ import numpy as np
 from star_rl.errors import StarError
 from star_rl.evaluation.compare import TEACHERS
 from star_rl.evaluation.console import plain
+from star_rl.evaluation.methods.registry import parse_spec
 from star_rl.evaluation.metrics import Floats
 from star_rl.evaluation.scores import pair
 from star_rl.evaluation.stages import METHODS, STUDENTS
@@ -56,13 +57,17 @@ _FIGURES = {
 Runner = Callable[[Recipe, Sequence[Stage]], Any]
 
 
-def pairs_of(words: Iterable[str]) -> list[tuple[str, str]]:
+def pairs_of(words: Iterable[str], further: Iterable[str] = ()) -> list[tuple[str, str]]:
     """Return :data:`PAIRS` and those written as ``A:B``.
+
+    Args:
+        further: the recipe's ``evaluate.methods``; one with options can be named if it has a ``name=``.
 
     Raises:
         StarError: one is not of this form, or names a method that the stage ``evaluate`` does not have.
     """
-    found, known = list(PAIRS), (*METHODS, *STUDENTS)
+    named = [spec.options.get("name", spec.text) for spec in map(parse_spec, further)]
+    found, known = list(PAIRS), (*METHODS, *STUDENTS, *(name for name in named if ":" not in name))
     for word in words:
         a, _, b = word.partition(":")
         if a not in known or b not in known or a == b:

@@ -162,6 +162,13 @@ def test_one_seed_has_no_deviation(tmp_path):
     assert "| star | 94.4 | 94.4 | \u2013 | 94.4 .. 94.4 |" in markdown(seeds.grids_of(made)[0])
 
 
+def test_a_method_of_the_recipe_is_compared_by_its_name():
+    further = ["fusion", "mars:strategy=history:name=best", "star:temperature=0"]
+    assert seeds.pairs_of(["star:fusion", "star:best"], further)[-2:] == [("star", "fusion"), ("star", "best")]
+    with pytest.raises(StarError, match="is not a pair A:B of two methods"):
+        seeds.pairs_of(["sft:star:temperature=0"], further)
+
+
 def test_a_run_without_a_method_is_named(tmp_path):
     with pytest.raises(StarError, match="not every run has answers of teacher"):
         seeds.table({7: evaluated(tmp_path / "a", popularity=POOR, sft=FAIR, star=GOOD)})
