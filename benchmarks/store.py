@@ -6,6 +6,9 @@ Every engine holds the same entries under the same keys and answers with a ``str
 is timed. Calls are timed one by one (``perf_counter_ns``, its own cost included in every figure), warm, in ``--runs``
 rounds, each with the engines in another order. LMDB is timed in its faster form (one read transaction kept open) and
 with a new transaction a look-up. A dict is the limit, not a peer: every process would hold its own copy.
+
+Then ``answer`` about one item and about eight, with and without names, at 400 neighbours an item: CPU microseconds a
+call, when a question is new, and a sample where the eight samples of one prompt ask the same.
 """
 
 from __future__ import annotations
@@ -23,9 +26,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from benchmarks import harness
+from star_rl.evidence import Catalogue, Template
+from star_rl.evidence.build import build_store
 from star_rl.evidence.store import EvidenceStore
 from star_rl.evidence.writer import EvidenceWriter
+from star_rl.records import Item
 
 Get = Callable[[str, str], str | None]
 ENGINES = ("dict", "star_rl", "lmdb", "lmdb new txn", "sqlite")
@@ -194,6 +202,39 @@ def open_time(engine: str, folder: Path) -> float:
     return statistics.median(spent)
 
 
+def answers(folder: Path, count: int, questions: int, near: int = 400, samples: int = 8) -> list[dict[str, Any]]:
+    """Return the microseconds of ``answer`` for new questions, and a sample where all of a prompt ask the same."""
+    source = random.Random(3)
+    ids = [key_of(2 * number)[1] for number in range(count)]
+    kinds = [f"Kind {number}" for number in range(18)]
+    films = {key: Item(key, f"Some title of five {key[-4:]}", tuple(source.sample(kinds, 2))) for key in ids}
+    columns = {
+        "key": ids,
+        "neighbours": [source.sample(ids, near) for _ in ids],
+        "weights": [sorted((source.random() for _ in range(near)), reverse=True) for _ in ids],
+        "support": [[source.randrange(1, 90) for _ in range(near)] for _ in ids],
+    }
+    rows = []
+    for size in ("full", "short"):
+        place = folder / f"answers-{size}"
+        template = Template(Catalogue(films), size)
+        build_store(place, {"ItemCF": pa.table(columns)}, template, scenario="benchmark", fingerprint="synthetic")
+        for keys in (1, 8):
+            asked = [source.sample(ids, keys) for _ in range(questions)]
+            for named in (None, {key: f"c{number}" for number, key in enumerate(source.sample(ids, 20), 1)}.get):
+                row: dict[str, Any] = {"size": size, "keys": keys, "names": named is not None}
+                for field, times in (("new_us", 1), ("sample_us", samples)):
+                    store, spent = EvidenceStore.inspect(place), []
+                    for question in asked:
+                        began = time.thread_time_ns()
+                        for _ in range(times):
+                            store.answer("ItemCF", question, named)
+                        spent.append((time.thread_time_ns() - began) / times / 1e3)
+                    row[field] = round(statistics.median(spent), 1)
+                rows.append(row)
+    return rows
+
+
 def run(folder: Path, count: int, runs: int, queries: int, readers: int) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -264,9 +305,10 @@ def main() -> None:
     arguments.add_argument("--entries", type=int, default=1_000_000)
     arguments.add_argument("--queries", type=int, default=100_000)
     arguments.add_argument("--readers", type=int, default=16)
+    arguments.add_argument("--items", type=int, default=2_000, help="items of the stores that answer about several")
     arguments.add_argument("--folder", type=Path, default=harness.CACHE / "store-data")
     small = harness.CACHE / "quick" / "store-data"
-    options = harness.read_options(arguments, entries=20_000, queries=5_000, readers=2, runs=2, folder=small)
+    options = harness.read_options(arguments, entries=20_000, queries=5_000, readers=2, runs=2, items=500, folder=small)
     if options.worker:
         engine, count = options.worker
         reader(engine, options.folder, int(count))
@@ -274,6 +316,13 @@ def main() -> None:
     harness.two_cores(2)
     report = run(options.folder, options.entries, options.runs, options.queries, options.readers)
     print(table_of(report))
+    report["answers"] = answers(options.folder, options.items, options.items // 5)
+    print(f"\nanswer() at 400 neighbours, CPU time, median of {options.items // 5} questions\n")
+    rows = [
+        [row["size"], row["keys"], "yes" if row["names"] else "no", row["new_us"], row["sample_us"]]
+        for row in report["answers"]
+    ]
+    print(harness.table(["text", "keys", "names", "new us", "us a sample at 8"], rows))
     harness.write_json(options.out or harness.CACHE / "store.json", report)
     shutil.rmtree(options.folder)
 

@@ -334,7 +334,7 @@ def row(
             "scenario": task.scenario,
             "user_id": task.user_id,
             "candidates": list(task.candidates),
-            "slots": slots and {"user": slots.user, "record": list(slots.record), "together": slots.together},
+            "slots": slots.to_json() if slots else None,
             "difficulty": difficulty,
             "successes": successes,
             "required": list(options.required),

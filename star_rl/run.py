@@ -18,7 +18,7 @@ from star_rl.records import PARTS, Item, Task, UserTable, items_from, read_inter
 from star_rl.scenarios import Histories, Reviews
 from star_rl.student.tokenizer import token_counter
 from star_rl.summaries import Summaries
-from star_rl.tools import TOOL_SCHEMAS, ToolBox
+from star_rl.tools import TOOL_SCHEMAS, EvidenceReader, ToolBox
 from star_rl.trajectory import LACKING
 
 
@@ -140,10 +140,13 @@ class Run:
         """
         said = []
         if taught and self.config["teacher"]["backend"] == "rules":
-            said.append(
-                "The teacher is made of rules whose strategies differ in quality on purpose, so that GRPO has an "
-                "inferior strategy to drop which the student inherited. It is no claim about language models."
-            )
+            said.append("The teacher is made of rules, so no figure here is a claim about language models.")
+            rules = self.config["teacher"]["options"].get("rules") or {}
+            if (rules.get("strategies") or {}).get("category"):
+                said.append(
+                    "One of the rules' strategies ignores the evidence on purpose, so that GRPO has an inferior "
+                    "strategy to drop which the student inherited."
+                )
         tables = (manifest_of(self.tables) or {}).get("key", {}).get("config", {})
         if tables.get("source", {}).get("name") == "synthetic":
             said.append(
@@ -207,11 +210,16 @@ class Run:
         if found:
             raise StarError(f"{len(found):,} task(s) do not fit prompt.budget, first {found[0].what}", found[0].remedy)
 
-    def toolbox(self, case: Case) -> ToolBox:
-        """Return the tools of a case."""
+    def toolbox(self, case: Case, evidence: Callable[[Sequence[str]], EvidenceReader] | None = None) -> ToolBox:
+        """Return the tools of a case.
+
+        Args:
+            evidence: ids of the candidates -> what answers in the place of the run's store.
+        """
         options = self.config["tools"]
         candidates = case.slots.candidates if case.slots else case.candidates
-        return ToolBox(self.store, candidates, options["lens"], options["lens_top"], case.slots)
+        store = evidence(candidates) if evidence else self.store
+        return ToolBox(store, candidates, options["lens"], options["lens_top"], case.slots)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from star_rl.errors import StarError
 from star_rl.mars import RuleBackend, RuleOptions, Team, TeamOptions
-from star_rl.mars.agents import Backend
+from star_rl.mars.agents import Backend, ToolsOf
 from star_rl.options import known, read_options
 from star_rl.run import Run
 from star_rl.trajectory import LACKING
@@ -43,7 +43,12 @@ class Teacher:
 
 @asynccontextmanager
 async def open_teacher(
-    world: Run, config: Mapping[str, Any], seed: int, cache: Path, client: Callable[..., Any] | None = None
+    world: Run,
+    config: Mapping[str, Any],
+    seed: int,
+    cache: Path,
+    client: Callable[..., Any] | None = None,
+    tools: ToolsOf | None = None,
 ) -> AsyncIterator[Teacher]:
     """Make the teacher of a recipe; its connections are closed with the block.
 
@@ -53,6 +58,7 @@ async def open_teacher(
     Args:
         cache: file of the response cache, so that nothing is paid for twice.
         client: makes a chat client of (name, options, cache), in the place of the endpoint's.
+        tools: makes the tools of a case, in the place of the run's.
 
     Raises:
         StarError: an unknown option, or an endpoint that does not answer.
@@ -81,7 +87,7 @@ async def open_teacher(
                 clients.append(client("planner_chat", parts["planner_chat"], cache))
                 planner = TrainedPlanner(clients[1], world.prompt, world.length)
         await asyncio.gather(*(opened.ready() for opened in clients))
-        team = Team(backend, world.toolbox, team_options, planner)
+        team = Team(backend, tools or world.toolbox, team_options, planner)
         yield Teacher(team, clients[0].model if clients else "rules", tuple(clients), 32 if clients else 1)
     finally:
         for opened in clients:

@@ -108,6 +108,15 @@ def test_all_parts_read_one_prompt_with_facts_reviews_and_summary(run, tmp_path)
     assert set(context.texts) == {event[:2] for event in history}  # none of a later interaction
 
 
+def test_only_a_strategy_that_ignores_the_evidence_is_said_to_be_inferior(run):
+    opened = Run.open(run)
+    assert not any("inferior" in words for words in opened.caveats(True))
+    rules = {"strategies": {"users": 1.0, "category": 0.5}}
+    habit = {**opened.config, "teacher": {**opened.config["teacher"], "options": {"rules": rules}}}
+    assert sum("inferior" in words for words in Run(run, habit).caveats(True)) == 1
+    assert not any("rules" in words for words in Run(run, habit).caveats(False))
+
+
 def test_reviews_of_a_user_without_a_task_are_read_when_asked_for(run, tmp_path):
     world = with_reviews(run, tmp_path / "run")
     busy = {task.user_id for task in world.known_tasks}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
 
-from star_rl.cli.base import command
+from star_rl.cli.base import AT_LEAST_1, Several, command
+from star_rl.errors import StarError
 
 
 @command(
@@ -17,6 +19,7 @@ from star_rl.cli.base import command
     "run quickstart",
     "run quickstart source=movielens source.root=DIR name=ml-100k",
     "run quickstart --from grpo grpo.reward=tool_cost",
+    "run quickstart --seeds 3 --pairs star:popularity",
     "run quickstart --options",
 )
 @click.argument("recipe", help="a recipe's file, or a name such as quickstart")
@@ -25,6 +28,9 @@ from star_rl.cli.base import command
 @click.option("--from", "start", metavar="STAGE", help="run this stage and all after it again")
 @click.option("--until", metavar="STAGE", help="stop after this stage")
 @click.option("--same-code", is_flag=True, help="take stages that other code made for done")
+@click.option("--seeds", type=AT_LEAST_1, metavar="N", help="train with N seeds, from the recipe's on, and report all")
+@click.option("--vary", type=click.Choice(["training", "all"]), default="training", help="what the seeds change")
+@click.option("--pairs", cls=Several, metavar="A:B...", help="further methods to compare over the seeds")
 @click.option("--stages", is_flag=True, help="list the stages and stop")
 @click.option("--options", is_flag=True, help="print every option with its value and stop")
 def run(
@@ -32,6 +38,9 @@ def run(
     overrides: Sequence[str],
     out: str | None,
     until: str | None,
+    seeds: int | None,
+    vary: Any,
+    pairs: Sequence[str],
     stages: bool,
     options: bool,
     **which: Any,
@@ -39,19 +48,39 @@ def run(
     from star_rl.pipeline import chain, runner
     from star_rl.pipeline.check import check_machine, check_recipe
     from star_rl.pipeline.recipe import load
+    from star_rl.pipeline.stage import first_of
 
     if stages:
         print("\n".join(stage.name for stage in chain.STAGES))
         return
-    loaded = load(recipe, [*overrides, *([f"out={out}"] if out else [])])
+    overrides = [*overrides, *([f"out={out}"] if out else [])]
+    loaded = load(recipe, overrides)
     if options:
         from omegaconf import OmegaConf
 
         print(OmegaConf.to_yaml(asdict(loaded)))
         return
-    check_recipe(loaded, until)
-    check_machine(loaded, until)
-    runner.run(loaded, chain.STAGES, until=until, **which)
+
+    def checked(one: Any, chosen: Sequence[Any] = chain.STAGES, last: str | None = None) -> None:
+        check_recipe(one, until)
+        check_machine(one, until)
+        runner.run(one, chosen, until=last, **which)
+
+    if seeds is None:
+        checked(loaded, last=until)
+        return
+    if which["start"]:
+        raise StarError(
+            f"--from {which['start']} with --seeds would run every seed again after a kill",
+            f"run one seed's folder again: name={loaded.name}-seedN train_seed=N --from {which['start']}",
+        )
+    from star_rl.evaluation.studies import seeds as study
+
+    compared = study.pairs_of(pairs, loaded.evaluate.methods)
+    wanted = chain.STAGES[: first_of(chain.STAGES, until) + 1] if until else chain.STAGES
+    folders = study.run_seeds(recipe, overrides, seeds, vary, wanted, checked)
+    if wanted[-1].name in ("evaluate", "report"):
+        study.show(folders, Path(loaded.out) / f"{loaded.name}-seeds", compared)
 
 
 @command("doctor", "check versions, engines, the plug-in and the machine")

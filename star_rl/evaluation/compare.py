@@ -215,15 +215,16 @@ def is_short(row: Mapping[str, Any]) -> bool:
 
 def _short(found: Compared) -> list[str]:
     """Return sentences on the methods whose lists are too short for :data:`DEEP`."""
-    notes = []
+    names: dict[int, list[str]] = {}
     for name, cells in found.methods.items():
         known = [row["longest"] for row in cells.values() if row.get("longest") is not None]
         if known and max(known) < DEEPEST:
-            notes.append(
-                f"{name} names at most {max(known)} ids: nothing after that counts, so NDCG@10 and MRR, which would "
-                "look further in longer lists, are left out"
-            )
-    return notes
+            names.setdefault(max(known), []).append(name)
+    return [
+        f"{', '.join(named)} {'names' if len(named) == 1 else 'name'} at most {longest} ids: nothing after that "
+        "counts, so NDCG@10 and MRR, which would look further in longer lists, are left out"
+        for longest, named in names.items()
+    ]
 
 
 def _comparability(found: Compared) -> list[str]:
@@ -249,7 +250,7 @@ def other_sizes(found: Compared) -> list[str]:
 
 
 #: Names of MARS among our methods, for the row STAR minus MARS.
-_TEACHERS = (paper.RULES, "mars", "teacher")
+TEACHERS = (paper.RULES, "mars", "teacher")
 
 
 def grid(found: Compared, figure: str = "hr_avg", head: str = "HR_avg", factor: float = 1.0) -> Grid:
@@ -282,7 +283,7 @@ def _plain(value: float | None) -> str:
 
 def _gain(found: Compared) -> list[Row]:
     """Return the row STAR minus MARS, where both are among the methods."""
-    teacher = next((name for name in _TEACHERS if name in found.methods), None)
+    teacher = next((name for name in TEACHERS if name in found.methods), None)
     if teacher is None or "star" not in found.methods:
         return []
     ours, theirs = found.methods["star"], found.methods[teacher]

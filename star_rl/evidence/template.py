@@ -135,9 +135,9 @@ def evidence_text(
     """
 
     def item(item_id: str, longest: int = 0) -> str:
-        name = item_id if named is None else named(item_id)
+        name = clean(item_id if named is None else named(item_id) or "")
         titled = clean(title(item_id), longest) if longest else ""
-        return " ".join(part for part in (clean(name or ""), f'"{titled}"' if titled else "") if part)
+        return f'{name} "{titled}"'.lstrip() if titled else name
 
     drafts: Iterable[str]
     if not categories:
@@ -145,7 +145,8 @@ def evidence_text(
     elif size == "short":
         drafts = (_short(categories[:groups], item, items, keys) for groups, items in _SHORT_LEVELS)
     else:
-        drafts = (_full(tool, categories[:groups], item, keys, *level) for groups, *level in _LEVELS)
+        levels = dict.fromkeys((min(groups, len(categories)), *level) for groups, *level in _LEVELS)  # each once
+        drafts = (_full(tool, categories[:groups], item, keys, *level) for groups, *level in levels)
     text = ""
     for text in drafts:
         if count(text) <= budget:

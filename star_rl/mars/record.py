@@ -12,10 +12,11 @@ from star_rl.failure import Failure
 from star_rl.files import read_jsonl
 from star_rl.mars.agents import Step
 from star_rl.mars.team import Outcome
+from star_rl.prompts import Slots
 from star_rl.records import Task
 from star_rl.trajectory import Trajectory, parse, render
 
-FORMAT = 2
+FORMAT = 3
 #: Counts of a step.
 COSTS = ("prompt_tokens", "completion_tokens", "model_calls", "cached_calls")
 
@@ -32,6 +33,7 @@ class TeacherRun:
         failure: why there is no ranking; None where there is one.
         configuration, prompts, model, store: options and backends, versions of the prompts, served model, fingerprint
             of the evidence.
+        slots: what the names in the text stand for (:meth:`star_rl.prompts.Slots.to_json`); None where they are ids.
         steps: of each agent: name, tag, round, seconds, tokens, calls, attempts and messages.
     """
 
@@ -46,6 +48,7 @@ class TeacherRun:
     store: str = ""
     steps: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
+    slots: dict[str, Any] | None = None
     format: int = FORMAT
 
     @property
@@ -65,6 +68,12 @@ class TeacherRun:
     @property
     def trajectory(self) -> Trajectory:
         return parse(self.text)
+
+    @property
+    def in_ids(self) -> Trajectory:
+        """Return the trajectory with ids in the place of slots."""
+        candidates = tuple(dict.fromkeys(self.task.candidates))
+        return parse(Slots(candidates=candidates, **self.slots).ids_in(self.text)) if self.slots else self.trajectory
 
     @property
     def corrected(self) -> bool:
@@ -97,6 +106,7 @@ def run_of(task: Task, sample: int, outcome: Outcome, identity: Mapping[str, Any
         **{name: identity[name] for name in ("configuration", "prompts", "model", "store")},
         steps=[_step(step) for step in outcome.steps],
         seconds=round(outcome.seconds, 4),
+        slots=outcome.slots.to_json() if outcome.slots else None,
     )
 
 

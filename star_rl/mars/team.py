@@ -28,7 +28,7 @@ from star_rl.mars.agents import (
     faulted,
 )
 from star_rl.options import Size, options
-from star_rl.prompts import Case
+from star_rl.prompts import Case, Slots
 from star_rl.trajectory import EXPERTS, Trajectory
 
 
@@ -62,6 +62,7 @@ class Outcome:
     """The steps of one case in the order of the trajectory, and either a ranking of ids or a failure.
 
     ``waiting`` counts the model calls that wait for one another: of experts that ran at once, the one with the most.
+    ``slots``: what the names in the steps stand for, None where they are ids.
     """
 
     steps: list[Step]
@@ -69,6 +70,7 @@ class Outcome:
     failure: Failure | None = None
     seconds: float = 0.0
     waiting: int = 0
+    slots: Slots | None = None
 
     @property
     def trajectory(self) -> Trajectory:
@@ -115,7 +117,7 @@ class Team:
             ranking = await run.rank()
         except AgentFailure as error:
             failure = error.failure
-        return Outcome(run.steps, ranking, failure, time.perf_counter() - began, run.waiting)
+        return Outcome(run.steps, ranking, failure, time.perf_counter() - began, run.waiting, case.slots)
 
 
 class _CaseRun:

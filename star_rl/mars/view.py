@@ -70,7 +70,7 @@ def show(run: TeacherRun, console: Console | None = None, items: Mapping[str, It
     result = f"{result_of(run)}, the truth {task.ground_truth} has {rank}; {run.seconds:.2f} s"
     out.print(safe(f"{run.id}  {task.source}/{task.scenario}  user {task.user_id}", "bold"))
     out.print(safe(str(run.failure or result)))
-    for section in sections_of(run.trajectory):
+    for section in sections_of(run.in_ids):
         parts = []
         for part in section.parts:
             words = f"{part.text}\n({part.label})" if "bad" in part.kind else part.text
@@ -135,7 +135,7 @@ def write_page(
 
 
 def _row(run: TeacherRun, items: Mapping[str, Item]) -> dict[str, Any]:
-    sections, task = sections_of(run.trajectory, Cutter(where="the record")), run.task
+    sections, task = sections_of(run.in_ids, Cutter(where="the record")), run.task
     phases = [[one.tag, one.title, [[part.kind, part.label, part.text] for part in one.parts]] for one in sections]
     left_out = sum(len(phase.blocks) for phase in run.trajectory.phases) - sum(len(one.parts) for one in sections)
     if left_out:

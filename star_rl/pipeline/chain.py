@@ -43,6 +43,7 @@ STAGES = (
         _Body("star_rl.data_builders.tables:build"),
         config=("source",),
         sources=_Body("star_rl.sources:code_of"),
+        seed=None,
         code=("star_rl.data_builders.tables", "star_rl.sources"),
     ),
     Stage(
@@ -102,6 +103,7 @@ STAGES = (
         files=("model/*",),
         packages=("torch", "transformers"),
         code=("star_rl.training.student", "star_rl.student"),
+        seed="train_seed",
     ),
     Stage(
         "sft",
@@ -114,6 +116,7 @@ STAGES = (
         aside=True,
         sources=_Body("star_rl.pipeline.overlays:sft_sources"),
         code=("star_rl.training.sft", "star_rl.integrations.swift"),
+        seed="train_seed",
     ),
     Stage(
         "sample",
@@ -123,6 +126,7 @@ STAGES = (
         packages=_VLLM,
         aside=True,
         code=("star_rl.training.sample", "star_rl.scenarios.balance", *_LOOP, *_PROMPTS),
+        seed="train_seed",
     ),
     Stage(
         "grpo_set",
@@ -130,6 +134,7 @@ STAGES = (
         ("tables", "tasks", "summaries", "sample"),
         (*_STUDENT, "sample", "grpo_set"),
         code=("star_rl.data_builders.grpo_set", *_PROMPTS),
+        seed="train_seed",
     ),
     Stage(
         "grpo",
@@ -142,12 +147,13 @@ STAGES = (
         aside=True,
         sources=_Body("star_rl.pipeline.overlays:grpo_sources"),
         code=("star_rl.training.grpo", "star_rl.integrations.verl", *_LOOP, *_PROMPTS),
+        seed="train_seed",
     ),
     Stage(
         "evaluate",
         _Body("star_rl.evaluation.stages:evaluate_stage"),
         ("tables", "tasks", "evidence", "summaries", "sft", "grpo"),
-        (*_STUDENT, "teacher", "loop", "engine", "evaluate"),
+        (*_STUDENT, "teacher", "loop", "engine", "evaluate", "train_seed"),  # which seeds the students' samples
         packages=_VLLM,
         aside=True,
         code=("star_rl.evaluation", "star_rl.baselines", "star_rl.mars", *_LOOP, *_PROMPTS),
@@ -156,7 +162,7 @@ STAGES = (
         "report",
         _Body("star_rl.evaluation.stages:report_stage"),
         ("tables", "tasks", "evidence", "sft_set", "sft", "grpo_set", "grpo", "evaluate"),
-        ("source", *_STUDENT, "teacher", "loop", "sample", "grpo", "evaluate"),
+        ("source", *_STUDENT, "teacher", "loop", "sample", "grpo", "evaluate", "train_seed"),
         code=("star_rl.evaluation.stages", "star_rl.report"),
     ),
 )

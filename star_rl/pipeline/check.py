@@ -108,6 +108,7 @@ def _stages(until: str | None) -> tuple[str, ...]:
 def _components(recipe: Recipe) -> None:
     """Options that a component of the project reads."""
     from star_rl.chat import ChatOptions
+    from star_rl.evaluation.methods.registry import parse_spec
     from star_rl.mars import RuleOptions, TeamOptions
     from star_rl.mars.llm import LlmOptions
     from star_rl.policy.engines import EngineOptions
@@ -117,6 +118,8 @@ def _components(recipe: Recipe) -> None:
     from star_rl.student.tokenizer import train_tokenizer
     from star_rl.teacher import PARTS
 
+    for method in recipe.evaluate.methods:
+        parse_spec(method)
     tokenizer = inspect.signature(train_tokenizer).parameters.values()
     own = [one.name for one in tokenizer if one.kind is one.KEYWORD_ONLY and one.name != "words"]
     known(recipe.student.tokenizer, own, "student.tokenizer")

@@ -24,6 +24,7 @@ from star_rl.trajectory import Setting
 Few = Annotated[int, Field(ge=1, le=64, strict=True)]
 Most = Annotated[int, Field(ge=1, le=10_000, strict=True)]
 Ranked = Annotated[int, Field(ge=1, le=20, strict=True)]
+Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
 Temperature = Annotated[float, Field(ge=0, le=2, strict=True)]
 Tokens = Annotated[int, Field(ge=64, strict=True)]
 
@@ -203,21 +204,25 @@ class GrpoSection:
 
 @section
 class EvaluateSection:
-    """``tasks`` held-out tasks at most; students decode as in the paper (temperature 0.7, top_p 0.95)."""
+    """``tasks`` held-out tasks at most; students decode as in the paper (temperature 0.7, top_p 0.95). ``methods`` are
+    evaluated beside the usual ones, named as for ``star-rl evaluate``."""
 
     tasks: Size | None = None
     temperature: Temperature = 0.7
     top_p: TopP = 0.95
     samples: Few = 1
+    methods: list[Text] = field(default_factory=list)
     bootstrap: Annotated[int, Field(ge=100, le=1_000_000, strict=True)] = 2000
 
 
 @section
 class Recipe:
-    """All options of a chain, a section each."""
+    """All options of a chain, a section each; ``seed`` is that of data, teacher and baselines, ``train_seed`` (null:
+    ``seed``) that of the student's first weights, its training and its samples."""
 
     name: Text = "run"
-    seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)] = 7
+    seed: Seed = 7
+    train_seed: Seed | None = None
     out: Text = "runs"
     source: SourceSection = field(default_factory=SourceSection)
     split: SplitSection = field(default_factory=SplitSection)
@@ -236,6 +241,11 @@ class Recipe:
     grpo_set: GrpoSetSection = field(default_factory=GrpoSetSection)
     grpo: GrpoSection = field(default_factory=GrpoSection)
     evaluate: EvaluateSection = field(default_factory=EvaluateSection)
+
+    @property
+    def seeds(self) -> dict[str, int]:
+        """Values of ``seed`` and ``train_seed``."""
+        return {"seed": self.seed, "train_seed": self.seed if self.train_seed is None else self.train_seed}
 
     def __post_init__(self) -> None:
         if not self.sft.recipe:

@@ -42,13 +42,14 @@ def named(recipe: str | Sequence[str]) -> list[str]:
     return [recipe] if isinstance(recipe, str) else list(recipe)
 
 
-def sft_layers(section: Mapping[str, Any]) -> list[Path | Mapping[str, Any]]:
-    """The layers of section ``sft`` as ms-swift's recipe takes them.
+def sft_layers(section: Mapping[str, Any], seed: int | None = None) -> list[Path | Mapping[str, Any]]:
+    """The layers of section ``sft`` as ms-swift's recipe takes them; overrides alone set another seed than the stage's.
 
     Raises:
         StarError: an overlay that does not exist.
     """
-    return [*(recipe_path(name) for name in named(section["recipe"])), section["overrides"]]
+    seeds = {} if seed is None else {"seed": seed, "data_seed": seed}
+    return [*(recipe_path(name) for name in named(section["recipe"])), seeds, section["overrides"]]
 
 
 def sft_processes(section: Mapping[str, Any]) -> int:
@@ -159,13 +160,14 @@ def lengths(config: Mapping[str, Any]) -> dict[str, int]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def grpo_recipe(config: Mapping[str, Any]) -> Any:
+def grpo_recipe(config: Mapping[str, Any], seed: int | None = None) -> Any:
     """Resolve section ``grpo``: its overlay, then the chain's values, then its overrides.
 
     The chain's prompt, loop and tools go into it, so that GRPO's rollouts are those of sampling and evaluation.
 
     Args:
         config: sections ``prompt``, ``tools``, ``sft_set``, ``loop`` and ``grpo`` as plain data.
+        seed: of the order of prompts and mini-batches and of the rollouts; overrides alone set another.
 
     Raises:
         StarError: no such overlay, an unknown key, or one of either that contradicts the chain.
@@ -204,9 +206,14 @@ def grpo_recipe(config: Mapping[str, Any]) -> Any:
             "show_tools": LACKING.get(config["sft_set"]["setting"]) != "tools",
             "budget": budget,
         },
-        "verl": {"data": chain},
+        "verl": merge({"data": chain}, {} if seed is None else _grpo_seeds(seed)),
     }
     return load_recipe(section["recipe"], merge(derived, section["overrides"], {"verl": steps}))
+
+
+def _grpo_seeds(seed: int) -> dict[str, Any]:
+    policy = {"actor": {"data_loader_seed": seed}, "rollout": {"seed": seed}}
+    return {"data": {"seed": seed}, "actor_rollout_ref": policy}
 
 
 def with_reward_in(folder: Path, recipe: Any) -> Any:

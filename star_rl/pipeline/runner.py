@@ -20,7 +20,7 @@ from star_rl.integrations import wandb_run
 from star_rl.masking import MaskedStream, mask, open_log
 from star_rl.pipeline.chain import STAGES
 from star_rl.pipeline.options import Recipe
-from star_rl.pipeline.stage import Stage, StageOutcome, first_of, manifest_of, run_stage
+from star_rl.pipeline.stage import Stage, StageOutcome, first_of, manifest_of, run_stage, share_stage
 from star_rl.progress import ProgressLine
 from star_rl.run import Run
 
@@ -95,6 +95,17 @@ def _terminate_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def share(source: Path, target: Path, stages: Sequence[Stage]) -> None:
+    """Give a run the finished stages of another one, see :func:`star_rl.pipeline.stage.share_stage`.
+
+    Raises:
+        StarError: another process works in ``target``.
+    """
+    with _only_run(target):
+        for stage in stages:
+            share_stage(stage, source, target)
+
+
 def stage_lines(stages: Sequence[Stage], folder: Path) -> list[str]:
     """Return one line a stage of a run's folder: done, begun, or not yet."""
     lines = []
@@ -128,22 +139,23 @@ def run(
     again = first_of(stages, start) if start else len(stages)
     last = first_of(stages, until) if until else len(stages) - 1
     folder = Path(recipe.out) / recipe.name
-    options = asdict(recipe)
+    options = {**asdict(recipe), **recipe.seeds}
     outcomes = []
     whole = start is None and all((folder / stage.name / "manifest.json").exists() for stage in stages[: last + 1])
     idle = whole or not any(stage.packages for stage in stages[: last + 1])  # no stage of an engine to come
     with _only_run(folder), _terminate_as_interrupt():
-        write_text(folder / "recipe.yaml", _yaml(options))
+        write_text(folder / "recipe.yaml", _yaml(asdict(recipe)))
         print(f"{recipe.name} -> {folder}", flush=True)
         if not idle and (server := wandb_run.server(os.environ)) and not wandb_run.reachable(server):
             print(wandb_run.offline(server, ["here"]), flush=True)
         for number, stage in enumerate(stages[: last + 1]):
             config = {name: options[name] for name in stage.config}
+            seed = options[stage.seed] if stage.seed else None
             log = folder / "logs" / f"{stage.name}.log"
             with _logged(log) as terminal:
                 line = ProgressLine(f"{number + 1:>2}/{last + 1} {stage.name:<11} ", terminal)
                 try:
-                    outcome = run_stage(stage, folder, config, recipe.seed, line, number >= again, line.say, same_code)
+                    outcome = run_stage(stage, folder, config, seed, line, number >= again, line.say, same_code)
                 except BaseException as error:
                     line.end("stopped" if isinstance(error, KeyboardInterrupt) else "FAILED")
                     if not isinstance(error, Exception) or (isinstance(error, StarError) and not start):

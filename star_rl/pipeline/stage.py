@@ -44,7 +44,7 @@ class Context:
         folder: where the stage writes; it exists.
         config: the stage's own part of the recipe, a copy: what the body does to it reaches neither the manifest's key
             nor another stage.
-        seed: the run's seed.
+        seed: of the stage, see :class:`Stage`; 0 if it draws nothing.
         inputs: folders of the stages it reads, by name.
         run: the run's folder.
         progress: told how far the stage is.
@@ -82,6 +82,7 @@ class Stage:
         aside: its output is costly: under another key the folder is moved to ``<name>.old-<time>``, not emptied.
         sources: what the configuration only names (an overlay, a reward's code): name -> digest of the content, so that
             an edited file is not taken for what was trained with.
+        seed: the recipe's option that seeds it, ``seed`` or ``train_seed``; None if nothing is drawn.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Stage:
     decides: Callable[[Any], Any] | None = None
     aside: bool = False
     sources: Callable[[Any], Mapping[str, str]] | None = None
+    seed: str | None = "seed"
 
 
 @dataclass(slots=True)
@@ -144,7 +146,7 @@ def source_digest(name: str) -> str:
     return fingerprint([(file.relative_to(_ROOT).as_posix(), sha256(file)) for file in files])
 
 
-def key_of(stage: Stage, config: Any, seed: int, upstream: Mapping[str, str]) -> dict[str, Any]:
+def key_of(stage: Stage, config: Any, seed: int | None, upstream: Mapping[str, str]) -> dict[str, Any]:
     """Return everything that decides a stage's output, and the package versions it runs with."""
     return {
         "format": FORMAT,
@@ -205,7 +207,7 @@ def run_stage(
     stage: Stage,
     run: Path,
     config: Any,
-    seed: int,
+    seed: int | None,
     progress: Progress,
     force: bool = False,
     say: Callable[[str], None] = print,
@@ -217,7 +219,7 @@ def run_stage(
         stage: what to run.
         run: the run's folder; the stage writes into ``run / stage.name``.
         config: the stage's part of the recipe as plain data.
-        seed: the run's seed.
+        seed: the stage's seed, None if it draws nothing.
         progress: called while it works.
         force: run again from an empty folder whatever is there.
         say: takes a line on a folder that was moved aside, or on code and versions that differ.
@@ -260,7 +262,7 @@ def run_stage(
         raise writing_error(folder, error) from error
     write_json(begun, key)
     inputs = {name: run / name for name in stage.reads}
-    figures = stage.body(Context(folder, copy.deepcopy(config), seed, inputs, run, progress, say))
+    figures = stage.body(Context(folder, copy.deepcopy(config), seed or 0, inputs, run, progress, say))
     manifest = {
         "stage": stage.name,
         "key": key,
@@ -271,6 +273,29 @@ def run_stage(
     }
     write_json(folder / MANIFEST, manifest)
     return StageOutcome(stage.name, "resumed" if resumes else "ran", time.monotonic() - began, manifest)
+
+
+def share_stage(stage: Stage, source: Path, target: Path, say: Callable[[str], None] = print) -> None:
+    """Give the run ``target`` a finished stage of the run ``source``; nothing to do if both have the same manifest.
+
+    Files are linked. A costly stage is copied, because its files grow where they are when it resumes.
+    """
+    folder, part, made = target / stage.name, target / f".{stage.name}.part", manifest_of(source / stage.name)
+    if made is None or made == manifest_of(folder):
+        return
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(source / stage.name, part, copy_function=shutil.copy2 if stage.aside else _link)
+    if stage.aside:
+        _move_aside(folder, (), say)
+    shutil.rmtree(folder, ignore_errors=True)
+    part.replace(folder)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
 
 
 def _empty(folder: Path, keep: Sequence[str]) -> None:

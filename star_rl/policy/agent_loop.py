@@ -122,7 +122,11 @@ class StarAgentLoop(AgentLoopBase):
         details = self._score(kwargs, result, task)
         output = self._output(result, engine, details, time.perf_counter() - started)
         output.extra_fields.update(
-            task_id=task.get("task_id"), stop=result.stop, error=result.error, messages=result.messages
+            task_id=task.get("task_id"),
+            difficulty=task.get("difficulty"),
+            stop=result.stop,
+            error=result.error,
+            messages=result.messages,
         )
         return output
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 Names = Literal["ids", "slots"]
 ME, HISTORY = "me", "history"
@@ -32,6 +32,10 @@ class Slots:
         named = {f"c{place}": item for place, item in enumerate(candidates, 1)}
         self._ids = {**named, **{f"h{place}": item for place, item in enumerate(record, 1)}, ME: user}
         self._names = {item: name for name, item in reversed(self._ids.items()) if name != ME}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a task's candidates do not tell, as plain data: ``Slots(candidates=.., **data)``."""
+        return {"user": self.user, "record": list(self.record), "together": self.together}
 
     def id_of(self, name: str) -> str:
         """Return the id that a name stands for; what is no name of this task stays as it is."""

@@ -32,7 +32,7 @@ class Metric(NamedTuple):
 
 
 #: Curves of GRPO by the report's names. The names in the log are verl 0.9.1's (trainer/ppo/metric_utils.py,
-#: utils/debug/metrics.py); ``reward/``, ``rollout/`` and ``groups/`` are logged by the project's plug-in.
+#: utils/debug/metrics.py); ``reward/``, ``rollout/``, ``groups/`` and ``pass_rate/`` are the plug-in's.
 GRPO: dict[str, Metric] = {
     "reward": Metric("Mean reward", "reward", ("critic/score/mean", "reward/score/mean")),
     "format": Metric("Well-formed outputs", "%", ("reward/format_rate/mean",), percent=True),
@@ -47,6 +47,13 @@ GRPO: dict[str, Metric] = {
     "invalid_calls": Metric("Invalid tool calls", "per rollout", ("reward/invalid_calls/mean",)),
     "valid_list": Metric("Valid rankings", "%", ("reward/valid_list/mean",), percent=True),
     "no_signal": Metric("Groups without signal", "%", ("groups/without_signal",), percent=True),
+    "no_signal_generated": Metric(
+        "Generated groups without signal", "%", ("groups/generated/without_signal",), percent=True
+    ),
+    "refills": Metric("Refills", "prompts per step", ("groups/refills",)),
+    "pass_easy": Metric("HR@1 of easy prompts", "%", ("pass_rate/easy",), percent=True),
+    "pass_medium": Metric("HR@1 of medium prompts", "%", ("pass_rate/medium",), percent=True),
+    "pass_hard": Metric("HR@1 of hard prompts", "%", ("pass_rate/hard",), percent=True),
     "entropy": Metric("Entropy", "nats", ("actor/entropy", "actor/entropy_loss")),
     "grad_norm": Metric("Gradient norm", "norm", ("actor/grad_norm",)),
     "kl": Metric("KL to the reference", "nats", ("actor/kl_loss", "actor/reward_kl_penalty")),

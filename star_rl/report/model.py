@@ -46,6 +46,7 @@ class ReportRun:
     fingerprints: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)  #: sentences the reader must see beside the numbers
     config: dict[str, Any] = field(default_factory=dict)
+    train_seed: int | None = None
 
 
 @dataclass(slots=True)

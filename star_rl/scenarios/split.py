@@ -1,4 +1,14 @@
-"""Split one source into training, validation and test tasks and the visible interactions."""
+"""Split one source into training, validation and test tasks and the visible interactions.
+
+Neighbours and evidence are built once, from the visible interactions, for training and test alike. A user's visible
+interactions therefore end before the earliest cutoff of any of the user's tasks; a user without a task shows all. So a
+test user's are as recent as ``test`` allows:
+
+- ``users``: all before the cutoff, since a held-out user has one task.
+- ``last``: all before the user's first training truth. A later one would let training read its own answer in the
+  evidence. Fewer ``train_per_user`` (or ``max_train``) hide less.
+- ``tasks``: all before the earliest cutoff of the user's own tasks; their users have no training tasks.
+"""
 
 from __future__ import annotations
 

@@ -94,6 +94,7 @@ def describe(run: Path, stage: str) -> dict[str, Any]:
         "base_model": base,
         "source": (recipe.get("source") or {}).get("name", "unknown"),
         "seed": recipe.get("seed"),
+        "train_seed": (manifest.get("key") or {}).get("seed"),
         "finished": manifest.get("finished"),
         "versions": (manifest.get("key") or {}).get("versions", {}),
         "fingerprints": {
@@ -143,7 +144,7 @@ def card(about: Mapping[str, Any]) -> str:
         "| | |",
         "| --- | --- |",
         f"| base | {about['base']} |",
-        f"| data | {about['source']}, seed {about['seed']} |",
+        f"| data | {about['source']}, seed {about['seed']}; of training {about['train_seed']} |",
         *(f"| {name} | `{value}` |" for name, value in about["fingerprints"].items() if value),
         f"| SFT | {_pairs(about['sft'])} |",
     ]

@@ -16,7 +16,7 @@ def grpo_stage(context: Context) -> dict[str, Any]:
     from star_rl.integrations.verl.recipe import Paths
 
     world = Run(context.run, context.config)
-    recipe = with_reward_in(context.folder, grpo_recipe(context.config))
+    recipe = with_reward_in(context.folder, grpo_recipe(context.config, context.seed))
     data = context.inputs["grpo_set"]
     valid = data / "valid.parquet"
     paths = Paths(
@@ -41,8 +41,9 @@ def grpo_stage(context: Context) -> dict[str, Any]:
     steps = read_metrics(paths)
     scores = [step["critic/score/mean"] for step in steps if "critic/score/mean" in step]
     first, last = _mean(scores[:5]), _mean(scores[-5:])
+    ended = f" (ended: {result.ended})" if result.ended else ""
     return {
-        "summary": f"{result.steps} steps, mean reward {first:+.3f} (first five) -> {last:+.3f} (last five)",
+        "summary": f"{result.steps} steps{ended}, mean reward {first:+.3f} (first five) -> {last:+.3f} (last five)",
         "steps": result.steps,
         "first5": first,
         "last5": last,

@@ -17,7 +17,7 @@ def sft_stage(context: Context) -> dict[str, Any]:
 
     options = context.config["sft"]
     result = run_sft(
-        sft_layers(options),
+        sft_layers(options, context.seed),
         data=context.inputs["sft_set"] / "sft.parquet",
         out=context.folder,
         model=student_path(context),

@@ -29,6 +29,7 @@ def test_a_specification_is_a_name_an_argument_and_options():
     assert (spec.name, spec.argument) == ("star", "runs/a b/final")
     assert spec.options == {"temperature": 0, "logprobs": True}
     assert parse_spec("python:my.py:make").argument == "my.py:make"
+    assert parse_spec("star:evidence=false:name=1").options == {"evidence": "false", "name": "1"}
 
 
 @pytest.mark.parametrize("text", ["", ":x", "=x", "a=b", "mars:x=1:x=2"])

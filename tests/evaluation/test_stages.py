@@ -15,6 +15,9 @@ TASKS = [
     Task(f"t{number}", "synthetic", "classic", "u", tuple(str(n) for n in range(20)), "7", 0) for number in range(4)
 ]
 
+FURTHER = ["star:temperature=0", "mars:strategy=users"]
+NAMED = ["star temperature=0", "MARS (rules) strategy=users"]
+
 
 def test_examples_are_the_best_the_middle_and_the_worst():
     gain = {"t0": -1.0, "t1": 0.5, "t2": 0.0, "t3": 2.0}
@@ -31,7 +34,8 @@ def test_a_stage_moved_aside_is_none_of_the_report(tmp_path):
 def test_the_stage_answers_with_every_method_resumes_and_keeps_what_students_wrote(run, engine, tmp_path):
     opened, seed, tasks = open_tasks(run)
     text = f"<recommend>\n<Thinking>So.</Thinking>\n<JSON>{json.dumps(['5'])}</JSON>\n</recommend>"
-    config = {**opened.config, "evaluate": {**opened.config["evaluate"], "samples": 2, "bootstrap": 200}}
+    options = {**opened.config["evaluate"], "samples": 2, "bootstrap": 200, "methods": FURTHER}
+    config = {**opened.config, "evaluate": options, "train_seed": 8}
     context = Context(tmp_path, config, seed, {}, run, lambda *now: None)
     student = engine(text, fails=True)
     with pytest.raises(Exception, match="the engine failed"):
@@ -39,11 +43,13 @@ def test_the_stage_answers_with_every_method_resumes_and_keeps_what_students_wro
     student.fails = False
     figures = stages.evaluate_stage(context)
     assert [row["name"] for row in figures["methods"]] == [
-        "random", "popularity", "item_knn", "MARS (rules)", "sft", "star",
+        "random", "popularity", "item_knn", "MARS (rules)", "sft", "star", *NAMED,
     ]  # fmt: skip
+    assert seed != engine.options.seed == 8  # students sample by the seed of training, all else is the run's
     assert {row["samples"] for row in figures["methods"][:4]} == {1} and figures["methods"][5]["samples"] == 2
     assert {(pair["a"], pair["b"]) for pair in figures["pairs"]} == {
         ("star", "sft"), ("star", "MARS (rules)"), ("star", "item_knn"), ("sft", "MARS (rules)"),
+        *(("star", name) for name in NAMED),
     }  # fmt: skip
     asked = student.asked
     assert stages.evaluate_stage(context)["n"] == len(tasks) and student.asked == asked

@@ -13,6 +13,10 @@ from star_rl.evaluation.methods import make
 from star_rl.evaluation.runner import context_of
 from star_rl.evaluation.studies.scripted import ScriptedTeacher
 from star_rl.failure import Failure
+from star_rl.ledger import read_rows
+from star_rl.mars.rules import TRUST
+from star_rl.run import Run
+from tests import fakes
 
 
 def answer(run, tmp_path, spec, **options):
@@ -152,12 +156,57 @@ def test_the_teachers_parts_are_switched_off_and_named(run, tmp_path):
         "teacher": "MARS (rules)",
         "mars:planner=off:tools=off": "MARS (rules) w/o planner w/o tools",
         "mars:rounds=2": "MARS (rules) rounds=2",
+        "mars:strategy=recent": "MARS (rules) strategy=recent",
+        "mars:evidence=false": "MARS (rules) evidence=false",
         "mars:endpoint=http://localhost:1/v1": "mars",
         "mars:endpoint=http://localhost:1/v1:planner_endpoint=http://localhost:2/v1": "mars-planner",
     }
     made = {spec: make(spec, world, seed, tmp_path) for spec in names}
     assert {spec: method.name for spec, method in made.items()} == names
     assert len({json.dumps(method.describe) for method in made.values()}) == len(names)
+
+
+def test_a_strategy_by_itself_is_trusted_in_every_run(run, tmp_path):
+    for strategy, signal in TRUST.items():
+        answer(run, tmp_path / strategy, f"mars:strategy={strategy}")
+        traces = [str(row["trace"]["messages"]) for row in read_rows(*(tmp_path / strategy).glob("*.jsonl"))]
+        assert len(traces) == 4 and all(f"Trust: {signal}." in trace for trace in traces)
+
+
+def test_a_strategy_that_is_unknown_or_of_no_rules_is_refused(run, tmp_path):
+    with pytest.raises(StarError, match=r"strategies.stars is not known"):
+        answer(run, tmp_path, "mars:strategy=stars")
+    with pytest.raises(StarError, match="a language model has no strategies"):
+        answer(run, tmp_path, "mars:strategy=users:endpoint=http://localhost:1/v1")
+
+
+def test_a_student_answers_with_its_evidence_taken_away_or_false(run, tmp_path, engine):
+    user = open_tasks(run)[2].tasks[0].user_id
+    call = {"name": "UserCF", "arguments": {"user_id": user}}
+    engine(f"<plan>\n<tool_call>\n{json.dumps(call)}\n</tool_call>", ranked(["5"]))
+    said = {}
+    for choice in ("true", "none", "false"):
+        method, answers = answer(run, tmp_path / choice, f"star:sft:in_flight=1:evidence={choice}")
+        assert method.name == f"sft evidence={choice}" and len(answers) == 4
+        row = next(read_rows(*(tmp_path / choice).glob("*.jsonl")))
+        said[choice] = row["trace"]["messages"][1]["content"]
+    assert said["none"] == f"There is no evidence for user {user}."
+    lists = {choice: json.loads(said[choice].rpartition("Among the candidates: ")[2]) for choice in ("true", "false")}
+    assert len(lists["true"]) == len(lists["false"]) > 0 and lists["true"] != lists["false"]
+
+
+def test_a_student_of_another_run_is_asked_in_the_form_it_was_trained_in(run, tmp_path, engine):
+    other = fakes.make_run(tmp_path, "seed=5", "prompt.names=slots", "tools.lens=text")
+    checkpoint = other / "grpo" / "final"
+    shutil.copytree(run / "grpo" / "final", checkpoint)
+    engine(ranked(["c2", "c1"]))
+    own, _ = answer(other, tmp_path / "own", f"star:{checkpoint}")
+    zero_shot, answers = answer(run, tmp_path / "other", f"star:{checkpoint}")
+    here = make("star", Run.open(run), 0, tmp_path)
+    assert zero_shot.name == f"star:{checkpoint}"
+    assert [one.ranking for one in answers] == [list(one.task.candidates[1::-1]) for one in answers]
+    assert zero_shot.describe["student"] == own.describe["student"] != here.describe["student"]
+    assert zero_shot.describe["evidence"] == here.describe["evidence"] != own.describe["evidence"]
 
 
 def test_agents_need_an_endpoint_and_options_of_their_own(run, tmp_path):

@@ -5,16 +5,17 @@ from pathlib import Path
 import pytest
 
 from star_rl.errors import StarError
-from star_rl.integrations.verl.config_checks import problems, ranks, refuse, row_problems
+from star_rl.integrations.verl.config_checks import metric_problems, problems, ranks, refuse, row_problems
 from star_rl.integrations.verl.overrides import overrides_of
 from star_rl.integrations.verl.recipe import Paths, compose, load_recipe, verl_tree
 
 ROOT = Path(__file__).parents[2]
 
 
-def composed(name, actor=None, rollout=None, data=None, trainer=None, model=None):
+def composed(name, actor=None, rollout=None, data=None, trainer=None, model=None, filters=None):
     ref = {"actor": actor or {}, "rollout": rollout or {}, "model": model or {}}
-    tree = {"actor_rollout_ref": ref, "data": data or {}, "trainer": trainer or {}}
+    algorithm = {"filter_groups": filters or {}}
+    tree = {"actor_rollout_ref": ref, "data": data or {}, "trainer": trainer or {}, "algorithm": algorithm}
     run = Path("run")
     paths = Paths(run, run / "model", run / "train", run / "store")
     return compose(overrides_of(verl_tree(load_recipe(ROOT / f"recipes/grpo/{name}.yaml", {"verl": tree}), paths, "x")))
@@ -31,6 +32,10 @@ BAD = [
     ("does not fit a micro-batch of 8,192", {"actor": {"ppo_max_token_len_per_gpu": 8192}}),
     ("lora_rank is 16", {"model": {"lora_rank": 16}}),
     ("neither use_dynamic_bsz nor", {"actor": {"use_dynamic_bsz": False}}),
+    (
+        "sync_refill_failed_groups is true, but",
+        {"trainer": {"v1": {"sampler": {"sync_refill_failed_groups": True}}}},
+    ),
     ("use_remove_padding", {"actor": {"ulysses_sequence_parallel_size": 2}, "model": {"use_remove_padding": False}}),
 ]
 GOOD = [{}, {"actor": STATIC, "rollout": LOG_PROB}, {"data": {"train_batch_size": 32}}]
@@ -50,6 +55,17 @@ def test_sequences_are_shared_out_where_verl_says_so_today():
     assert problems(composed("table5", actor={**half, "ulysses_sequence_parallel_size": 2})) == []
     config = composed("table5", actor={**half, "fsdp_config": {"ulysses_sequence_parallel_size": 2}})
     assert problems(config) == [] and ranks(config, 16) == 8
+
+
+def test_group_filtering_is_bounded_and_by_a_key_of_the_reward():
+    config = composed("tiny-refill", filters={"metric": "ndcg"})
+    (found,) = metric_problems(config, ("acc", "score"))
+    assert "returns no ndcg" in found.what and "reward, acc, score" in found.remedy
+    assert metric_problems(config, ("ndcg",)) == metric_problems(composed("tiny", filters={"metric": "x"}), ()) == []
+    for name in ("max_num_gen_batches", "max_inflight_gen_batches"):
+        with pytest.raises(StarError, match=f"filter_groups.{name}=0 is not a positive integer"):
+            problems(composed("tiny-refill", filters={name: 0}))
+        assert problems(composed("tiny", filters={name: 0})) == [], "it is off"
 
 
 def test_fused_kernels_are_refused_where_verl_shards_the_head_alone():

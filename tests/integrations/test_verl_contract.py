@@ -34,6 +34,12 @@ NAMES = [
     ("verl.trainer.ppo.v1.replay_buffer", "ReplayBuffer", ("sampler_kwargs", "poll_interval")),
     ("verl.trainer.ppo.v1.replay_buffer", "ReplayBuffer.sample", ("global_steps", "partition_id", "batch_size")),
     ("verl.trainer.ppo.v1.replay_buffer", "ReplayBuffer._sync_metadata_from_transfer_queue", ("self",)),
+    (
+        "verl.trainer.ppo.v1.replay_buffer",
+        "ReplayBuffer",
+        ("refill_fn", "filter_groups_metric", "gen_batch_size", "max_inflight_gen_batches"),
+    ),
+    ("verl.trainer.ppo.v1.replay_buffer", "ReplayBuffer._dapo_filtered_keys", ("partition_id",)),
     ("transfer_queue", "kv_batch_get", ("keys", "partition_id", "select_fields")),
     ("verl.experimental.agent_loop.agent_loop", "AgentLoopBase", ("trainer_config", "server_manager", "tokenizer")),
     ("verl.experimental.agent_loop.agent_loop", "AgentLoopBase.run", ("sampling_params",)),

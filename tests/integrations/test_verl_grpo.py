@@ -134,6 +134,35 @@ def test_failed_rollouts_are_left_out_of_a_step(world):
 
 
 @pytest.mark.slow
+def test_groups_without_signal_are_refilled(world):
+    """Every second task pays the same for any answer."""
+    uneven = toy.REWARD.replace('"score": score', '"score": 1.0 if extra_info["task_id"][-1] in "13579" else score')
+    (world.train.parent / "uneven.py").write_text(uneven)
+    paths = Paths(world.run.with_name("refilled"), world.model, world.train, world.store)
+    made = recipe(world, 2, "uneven.py")
+    made.verl["algorithm"]["filter_groups"] = {"enable": True, "metric": "score", "max_num_gen_batches": 10}
+    assert run_grpo(made, paths).ended == ""
+    for row in read_metrics(paths):
+        assert row["groups/dropped"] > 0 and row["groups/refills"] > 0 and row["groups/without_signal"] == 0.0
+        details = [json.loads(line) for line in (paths.details / f"{row['step']}.jsonl").read_text().splitlines()]
+        assert len({entry["group"] for entry in details}) == PROMPTS + row["groups/refills"]
+        assert len({entry["group"] for entry in details if entry["trained"]}) == PROMPTS
+
+
+@pytest.mark.slow
+def test_training_ends_with_a_checkpoint_when_no_group_has_signal(world):
+    (world.train.parent / "same.py").write_text(toy.REWARD.replace('"score": score', '"score": 1.0'))
+    paths = Paths(world.run.with_name("same"), world.model, world.train, world.store)
+    made = recipe(world, 9, "same.py", {"+max_steps_without_signal": 2})
+    made.verl["trainer"]["save_freq"] = 9
+    made.verl["algorithm"]["filter_groups"] = {"enable": True, "metric": "reward", "max_num_gen_batches": 2}
+    result = run_grpo(made, paths)
+    assert (result.steps, result.ended) == (2, "no group had signal in 2 steps in a row")
+    assert (export(result, paths.run / "student") / "model.safetensors").is_file()
+    assert [row["groups/refills"] for row in read_metrics(paths)] == [PROMPTS, PROMPTS]
+
+
+@pytest.mark.slow
 def test_too_many_failed_rollouts_stop_the_training_with_the_first_of_them(world):
     paths = spoilt(world, "stopped")
     with pytest.raises(StarError, match=r"4 of 16 rollouts of this step failed.*t2: prompt_too_long"):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from omegaconf import OmegaConf
 
 from star_rl import integrations
 from star_rl.errors import StarError
@@ -105,6 +106,18 @@ def test_a_laptop_s_gpu_is_left_alone_by_engines_of_a_cpu(paths, monkeypatch, in
         tree = verl_tree(load_recipe(ROOT / "recipes/grpo/tiny.yaml"), paths, "name")
     config = compose(overrides_of(tree))
     assert (config.trainer.device, config.trainer.n_gpus_per_node) == (device, 1)
+
+
+def test_group_filtering_reaches_the_sampler(paths):
+    config = compose(overrides_of(verl_tree(load_recipe(ROOT / "recipes/grpo/tiny-refill.yaml"), paths, "name")))
+    OmegaConf.resolve(config)  # as verl's TaskRunner does
+    given = config.trainer.v1.sampler.sampler_kwargs
+    assert given.filter_groups == config.algorithm.filter_groups and given.max_steps_without_signal == 3
+    assert given.filter_groups.enable and given.filter_groups.max_num_gen_batches == 5
+    for mode in ("colocate_async", "separate_async"):
+        asynchronous = tiny(paths, verl={"trainer": {"v1": {"trainer_mode": mode}}})
+        own = compose(overrides_of(verl_tree(asynchronous, paths, "name")))
+        assert own.trainer.v1.sampler.custom_sampler.path is None, "verl's own buffer takes them itself"
 
 
 def test_a_running_cluster_is_joined_not_started(paths):

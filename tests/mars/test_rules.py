@@ -10,7 +10,7 @@ import pytest
 
 from star_rl.errors import StarError
 from star_rl.mars import RuleBackend, RuleOptions, Team, TeamOptions
-from star_rl.mars.record import run_of
+from star_rl.mars.record import from_json, run_of, to_json
 from star_rl.prompts import Case, PromptOptions, student_prompt
 from star_rl.records import Item, Task
 from star_rl.trajectory import Response, faults, from_messages, parse, render, to_messages
@@ -228,3 +228,12 @@ def test_importing_loads_no_engine():
     code += "print({'torch', 'ray', 'vllm', 'pandas'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_run_in_slots_ranks_ids_and_is_viewed_in_ids(world):
+    task = world.tasks[0]
+    run = run_of(task, 0, asyncio.run(world.team().run(world.case(task, "slots"))), IDENTITY)
+    kept = from_json(json.loads(json.dumps(to_json(run))))
+    assert '"c1"' in kept.text and sorted(kept.ranking) == sorted(task.candidates)
+    assert json.loads(kept.in_ids.of("recommend")[0].result.raw) == kept.ranking
+    assert kept.in_ids.calls[0].arguments == {"user_id": task.user_id}

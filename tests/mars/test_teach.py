@@ -33,7 +33,7 @@ def test_one_record_a_run(world, tmp_path):
     assert account.hits == sum(r.hit for r in runs) and account.tool_calls == sum(r.sum("calls") for r in runs)
     for r in runs:
         assert to_json(from_json(json.loads(json.dumps(to_json(r))))) == to_json(r)
-        assert (r.prompts, r.model, r.store, r.format) == ({"agents": 1}, "rules", "store-1", 2)
+        assert (r.prompts, r.model, r.store, r.format) == ({"agents": 1}, "rules", "store-1", 3)
         assert r.configuration["backend"]["backend"] == "rules"
 
 

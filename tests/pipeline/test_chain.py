@@ -33,6 +33,15 @@ def test_every_stage_leaves_a_manifest_with_its_figures(taken):
         assert manifest["outputs"], outcome.name
 
 
+def test_training_has_a_seed_of_its_own():
+    seeds = {stage.name: stage.seed for stage in chain.STAGES}
+    assert [name for name, seed in seeds.items() if seed == "train_seed"] == [
+        "student", "sft", "sample", "grpo_set", "grpo",
+    ]  # fmt: skip
+    assert [name for name, seed in seeds.items() if seed is None] == ["tables"]
+    assert [stage.name for stage in chain.STAGES if "train_seed" in stage.config] == ["evaluate", "report"]
+
+
 def test_a_second_run_finds_everything_done(taken):
     loaded, _, _ = taken
     assert {outcome.state for outcome in runner.run(loaded, chain.STAGES, until="student")} == {"done"}

@@ -56,6 +56,7 @@ def test_every_recipe_that_ships_passes(name, tmp_path):
             "split.options.test=nonsense",
             "split.options.test='nonsense' is not valid - it should be 'users'",
         ),
+        ("evaluate.methods=[marz]", "there is no method 'marz' - known: random"),
         ("teacher.options.rulez=1", "teacher.options.rulez is not known - did you mean rules"),
         ("teacher.options.rules.hasty=1", "teacher.options.rules.hasty is not known - did you mean haste"),
         ("student.shape.layer=1", "student.shape.layer is not known"),

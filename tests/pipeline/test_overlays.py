@@ -11,6 +11,9 @@ import pytest
 
 from star_rl.errors import StarError
 from star_rl.integrations.swift.recipe import BASE, OFFLINE, arguments, compose
+from star_rl.integrations.verl.overrides import overrides_of
+from star_rl.integrations.verl.recipe import Paths, verl_tree
+from star_rl.integrations.verl.recipe import compose as verl_compose
 from star_rl.pipeline import chain
 from star_rl.pipeline.overlays import (
     grpo_recipe,
@@ -44,6 +47,22 @@ def test_several_overlays_are_laid_over_each_other():
     config = through_a_chain(["gpu1", "lora"])
     assert (config["ENV"]["NPROC_PER_NODE"], config["tuner_type"], config["learning_rate"]) == ("1", "lora", 1e-4)
     assert config["gradient_accumulation_steps"] == 64
+
+
+def test_the_seed_of_training_reaches_ms_swift_and_an_override_wins():
+    section = asdict(load("recipes/amazon.yaml", ["sft.overrides.data_seed=3"]).sft)
+    made = compose(sft_layers(section, 8), data=Path("d"), out=Path("out"), model="Qwen/Qwen3-8B")
+    assert (made["seed"], made["data_seed"]) == (8, 3)
+
+
+@pytest.mark.engine
+def test_the_seed_of_training_reaches_verl_and_an_override_wins():
+    config = sections(grpo={"overrides": {"verl": {"actor_rollout_ref": {"rollout": {"seed": 3}}}}})
+    paths = Paths(Path("run"), Path("model"), Path("train.parquet"), Path("store"))
+    made = verl_compose(overrides_of(verl_tree(grpo_recipe(config, 8), paths, "test")))
+    policy = made.actor_rollout_ref
+    assert (made.data.seed, policy.actor.data_loader_seed, policy.rollout.seed) == (8, 8, 3)
+    assert grpo_recipe(config).verl["data"]["seed"] == 1  # the overlay's
 
 
 @pytest.mark.parametrize("value", ["{a: 1}", "[]", "[1]", "7"])

@@ -8,7 +8,7 @@ from star_rl.errors import StarError
 from star_rl.pipeline import runner
 from star_rl.pipeline.options import Recipe
 from star_rl.pipeline.recipe import load
-from star_rl.pipeline.stage import Stage
+from star_rl.pipeline.stage import Stage, manifest_of
 from star_rl.run import Run
 
 CALLS: list[str] = []
@@ -51,6 +51,27 @@ def test_what_is_moved_aside_is_said_on_the_terminal(demo, tmp_path, capfd):
     runner.run(demo, stages)
     runner.run(demo, stages, start="one")
     assert f"moved to {tmp_path}/demo/one.old-" in capfd.readouterr().out
+
+
+def test_a_stage_has_the_seed_that_it_asks_for_and_its_manifest_says_so(tmp_path):
+    seen = []
+
+    def seeded(context):
+        seen.append((context.folder.name, context.seed, context.config))
+        return {}
+
+    stages = (
+        Stage("data", seeded),
+        Stage("training", seeded, seed="train_seed"),
+        Stage("still", seeded, config=("train_seed",), seed=None),
+    )
+    recipe = Recipe(name="demo", out=str(tmp_path), seed=3)
+    runner.run(recipe, stages)
+    assert seen == [("data", 3, {}), ("training", 3, {}), ("still", 0, {"train_seed": 3})]
+    recipe.train_seed = 4
+    assert [outcome.state for outcome in runner.run(recipe, stages)] == ["done", "ran", "ran"]
+    assert [manifest_of(tmp_path / "demo" / stage.name)["key"]["seed"] for stage in stages] == [3, 4, None]
+    assert load(tmp_path / "demo" / "recipe.yaml").seeds == {"seed": 3, "train_seed": 4}
 
 
 def test_until_stops_after_a_stage(demo):

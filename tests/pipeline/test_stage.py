@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import pytest
 
 from star_rl.errors import StarError
 from star_rl.pipeline import stage as stages
-from star_rl.pipeline.stage import MANIFEST, Context, Stage, run_stage
+from star_rl.pipeline.stage import MANIFEST, Context, Stage, run_stage, share_stage
 
 
 def quiet(*_args, **_kwargs):
@@ -71,6 +72,32 @@ def test_what_changes_upstream_reaches_downstream(tmp_path):
 def test_a_missing_input_is_named(tmp_path):
     with pytest.raises(StarError, match=r"second reads first.*--from first"):
         run_stage(SECOND, tmp_path, {"word": "x"}, 1, quiet)
+
+
+def test_a_finished_stage_is_shared_by_links_and_again_when_it_changed(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    share_stage(FIRST, one, two)
+    assert not two.exists()
+    for word in ("a", "b"):
+        run_stage(FIRST, one, {"word": word}, 1, quiet)
+        share_stage(FIRST, one, two)
+        share_stage(FIRST, one, two)
+        assert (two / "first/out.json").samefile(one / "first/out.json")
+        assert run_stage(FIRST, two, {"word": word}, 1, quiet).state == "done"
+    assert [path.name for path in two.iterdir()] == ["first"]
+    run_stage(FIRST, two, {"word": "c"}, 1, quiet)
+    assert (one / "first/out.json").read_text() == "b"
+
+
+def test_a_costly_stage_is_shared_as_a_copy_and_what_it_replaces_moves_aside(tmp_path):
+    costly, one, two = replace(FIRST, aside=True), tmp_path / "one", tmp_path / "two"
+    run_stage(costly, one, {"word": "a"}, 1, quiet)
+    run_stage(costly, two, {"word": "b"}, 1, quiet)
+    (two / ".first.part").mkdir()  # a kill left it
+    share_stage(costly, one, two, quiet)
+    assert (two / "first/out.json").read_text() == "a"
+    assert not (two / "first/out.json").samefile(one / "first/out.json")
+    assert [path.read_text() for path in two.glob("first.old-*/out.json")] == ["b"]
 
 
 def test_force_runs_again_from_an_empty_folder(tmp_path):

@@ -10,7 +10,9 @@ from star_rl.errors import StarError
 from star_rl.evidence import StoreAnswer
 from star_rl.policy.loop import Budget, Generation, rollout, tool_turn
 from star_rl.policy.rollout_stats import COUNTS, STOPS
+from star_rl.prompts import Slots
 from star_rl.tools import ToolAnswer, ToolBox
+from star_rl.trajectory import parse, ranking
 from tests.fakes import Letters
 
 PROMPT = [1, 2, 3]
@@ -263,3 +265,15 @@ def test_the_loop_s_own_time_is_neither_the_engine_s_nor_the_tools():
     result = run(Busy(f"{call()}<|im_end|>", "done<|im_end|>"))
     assert result.engine_seconds >= 0.6
     assert 0 < result.own_seconds < 0.3
+
+
+def test_the_model_reads_and_writes_slots_and_all_others_get_ids():
+    slots = Slots("u9", ["i10", "i11"], ["i3"], 1)
+    asks = '<tool_call>\n{"name": "ItemCF", "arguments": {"item_ids": ["history"]}}\n</tool_call><|im_end|>'
+    ranks = '<recommend>\n<Thinking>c2 wins.</Thinking>\n<JSON>["c2", "c1"]</JSON>\n</recommend><|im_end|>'
+    engine = Script(asks, ranks)
+    result = run(engine, tools=ToolBox(Store(), slots.candidates, slots=slots))
+    assert "about i3" in TOKENIZER.decode(engine.asked[1][0][len(PROMPT) :])  # "history" was looked up by its id
+    assert ranking(parse(result.model_text)) == ["i11", "i10"] and "<Thinking>i11 wins." in result.model_text
+    assert result.messages[-1]["content"].endswith('["i11", "i10"]</JSON>\n</recommend>')
+    assert '"c2", "c1"' in TOKENIZER.decode(result.response_ids), "the tokens that are trained on stay what they were"

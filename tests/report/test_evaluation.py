@@ -302,3 +302,7 @@ def test_lists_that_end_early_have_no_figures_that_look_further(tmp_path, evalua
     assert "all names at most" not in page and "say nothing of that" in page
     text = markdown(gather([folder]).compared)
     assert "few names at most 5 ids" in text and text.count("| few | \u2013 |") == 2
+    for row in scored["cells"]:
+        row["longest"] = 5
+    write_json(folder / "metrics.json", scored)
+    assert "few, all name at most 5 ids" in markdown(gather([folder]).compared)

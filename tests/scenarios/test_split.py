@@ -127,18 +127,23 @@ def test_nothing_of_a_ground_truth_or_after_it_is_visible(rows, test, train, sce
     check(tables, parts)
 
 
-@settings(max_examples=80, deadline=None)
-@given(
-    rows=st.lists(
-        st.tuples(st.sampled_from("abcd"), st.integers(0, 35).map(str), st.integers(0, 12)), min_size=1, max_size=80
-    ),
-    picks=st.lists(st.tuples(st.sampled_from("abz"), st.integers(0, 35), st.integers(0, 14)), min_size=1, max_size=5),
+drawn = st.lists(
+    st.tuples(st.sampled_from("abcd"), st.integers(0, 35).map(str), st.integers(0, 12)), min_size=1, max_size=80
 )
-def test_a_sources_own_tasks_are_cut_at_the_first_contact(rows, picks):
-    tasks = [
+picked = st.lists(st.tuples(st.sampled_from("abz"), st.integers(0, 35), st.integers(0, 14)), min_size=1, max_size=5)
+
+
+def own_tasks(picks):
+    return [
         Task(f"own-{n}", "test", "classic", u, tuple(str((i + k) % 60) for k in range(20)), str(i), c)
         for n, (u, i, c) in enumerate(picks)
     ]
+
+
+@settings(max_examples=80, deadline=None)
+@given(rows=drawn, picks=picked)
+def test_a_sources_own_tasks_are_cut_at_the_first_contact(rows, picks):
+    tasks = own_tasks(picks)
     tables = world(rows, tasks=tasks)
     parts = split(tables, {"test": "tasks", "min_history": 1, "train": "last"}, 0)
     check(tables, parts)
@@ -147,6 +152,56 @@ def test_a_sources_own_tasks_are_cut_at_the_first_contact(rows, picks):
     assert truths.isdisjoint(task.ground_truth for task in parts.train)
     for old, new in zip(tasks, parts.test, strict=True):
         assert sorted(old.candidates) == sorted(new.candidates) and new.cutoff <= old.cutoff
+
+
+def cut_at(rows, user, cutoff):
+    return sorted(row for row in rows if row[0] == user and row[2] < cutoff)
+
+
+def seen_of(parts, user):
+    rows = zip(*(parts.visible[n].to_pylist() for n in ("user_id", "item_id", "timestamp")), strict=True)
+    return sorted(row for row in rows if row[0] == user)
+
+
+def split_or_none(tables, options, seed):
+    try:
+        return split(tables, options, seed)
+    except StarError as error:
+        assert "no test task" in str(error)
+        return None
+
+
+@settings(max_examples=80, deadline=None)
+@given(rows=drawn, seed=st.integers(0, 5), max_test=st.integers(0, 1))
+def test_a_held_out_user_shows_every_interaction_before_the_cutoff(rows, seed, max_test):
+    options = {"test": "users", "test_share": 0.6, "valid_share": 0.2, "min_history": 1, "max_test": max_test}
+    parts = split_or_none(world(rows), options, seed)
+    for task in parts.test if parts else ():
+        assert seen_of(parts, task.user_id) == cut_at(rows, task.user_id, task.cutoff) != []
+    for user in {user for user, *_ in rows} - {task.user_id for task in parts.tasks} if parts else ():
+        assert seen_of(parts, user) == cut_at(rows, user, 13)  # a user without a task shows everything
+
+
+@settings(max_examples=80, deadline=None)
+@given(rows=drawn, seed=st.integers(0, 5), many=st.integers(0, 4), max_train=st.integers(0, 2))
+def test_last_hides_a_users_training_truths_and_all_after_the_first(rows, seed, many, max_train):
+    options = {"test": "last", "train_per_user": many, "min_history": 1, "max_train": max_train}
+    parts = split_or_none(world(rows), options, seed)
+    for task in parts.test if parts else ():
+        own = [other for other in parts.tasks if other.user_id == task.user_id]
+        seen = seen_of(parts, task.user_id)
+        assert seen == cut_at(rows, task.user_id, min(other.cutoff for other in own))
+        assert not {item for _, item, _ in seen} & {other.ground_truth for other in own}
+
+
+@settings(max_examples=80, deadline=None)
+@given(rows=drawn, picks=picked, max_test=st.integers(0, 2))
+def test_own_tasks_show_every_interaction_before_the_users_earliest_cutoff(rows, picks, max_test):
+    tasks = own_tasks(picks)
+    parts = split(world(rows, tasks=tasks), {"test": "tasks", "min_history": 1, "max_test": max_test}, 0)
+    for user in {task.user_id for task in parts.test}:
+        cutoff = min(task.cutoff for task in parts.test if task.user_id == user)
+        assert seen_of(parts, user) == cut_at(rows, user, cutoff)
 
 
 def test_leave_last_out():

@@ -50,11 +50,12 @@ def test_a_finished_grpo_stage_is_found_done_whatever_its_overrides(tmp_path, mo
 
     given = {"recipe": "recipes/grpo/tiny.yaml", "steps": 2, "overrides": {"verl": {"trainer": {"save_freq": 1}}}}
     states = [
-        run_stage(stage, tmp_path, sections(**given), 1, lambda *_a, **_k: None).state,
-        run_stage(stage, tmp_path, sections(**given), 1, lambda *_a, **_k: None).state,
+        run_stage(stage, tmp_path, sections(**given), 5, lambda *_a, **_k: None).state,
+        run_stage(stage, tmp_path, sections(**given), 5, lambda *_a, **_k: None).state,
     ]
     assert states == ["ran", "done"]
     assert [verl["trainer"]["total_training_steps"] for verl in trained] == [2]
+    assert trained[0]["data"]["seed"] == trained[0]["actor_rollout_ref"]["rollout"]["seed"] == 5
     assert given["overrides"] == {"verl": {"trainer": {"save_freq": 1}}}
 
 
@@ -76,7 +77,8 @@ RESUME = ("global_step8/mp_rank_00.pt", "optimizer.pt", "scheduler.pt", "rng_sta
 def test_after_sft_only_what_an_export_reads_is_left_of_its_checkpoints(tmp_path, monkeypatch, keep):
     work = tmp_path / "sft" / "swift"
 
-    def train(*_args, **_named):
+    def train(layers, **_named):
+        assert {"seed": 5, "data_seed": 5} in layers
         fill(work / "checkpoint-8", *WHOLE, *RESUME)
         fill(work / "checkpoint-4", "model.safetensors")
         (work / "checkpoint-4/trainer_state.json").write_text('{"global_step": 4}')
@@ -90,7 +92,7 @@ def test_after_sft_only_what_an_export_reads_is_left_of_its_checkpoints(tmp_path
     options = dataclasses.asdict(Recipe())
     options["sft"]["keep_checkpoints"] = keep
     config = {name: options[name] for name in SFT.config}
-    run_stage(dataclasses.replace(SFT, body=body), tmp_path, config, 1, lambda *_a, **_k: None)
+    run_stage(dataclasses.replace(SFT, body=body), tmp_path, config, 5, lambda *_a, **_k: None)
     if keep:
         assert left(work) >= {f"checkpoint-8/{name}" for name in (*WHOLE, *RESUME)} | {"checkpoint-4/model.safetensors"}
     else:

@@ -36,6 +36,7 @@ MAKERS = {
     "teacher": f"{_HERE}.teacher:make_teacher",
     "mars": f"{_HERE}.teacher:make_teacher",
     "star": f"{_HERE}.student:make_student",
+    "fusion": f"{_HERE}.fusion:make_fusion",
     "python": f"{_HERE}.python:make_python",
     **dict.fromkeys(AGENTS, f"{_HERE}.agents:make_agent"),
 }
@@ -62,24 +63,28 @@ class Spec:
 
 _OPTION = re.compile(r":(?=[A-Za-z_][A-Za-z0-9_.]*=)")
 _SWITCH = {"on": True, "off": False, "true": True, "false": False}
+#: Options whose value is a word: ``evidence=false`` is no switch.
+_WORDS = ("name", "evidence")
 
 
 def parse_spec(text: str) -> Spec:
     """Read ``name[:argument][:key=value]..``; ``on`` and ``off`` are switches, numbers are numbers.
 
     Raises:
-        StarError: there is no name, or a key stands twice.
+        StarError: there is no name, or an unknown one, or a key stands twice.
     """
     head, *pairs = _OPTION.split(text)
     name, _, argument = head.partition(":")
     if not name or "=" in head:
         raise StarError(f"{text!r} names no method", "write name, name:argument or name:key=value")
+    if name not in MAKERS:
+        raise StarError(f"there is no method {name!r}", f"known: {', '.join(MAKERS)}")
     options: dict[str, Any] = {}
     for pair in pairs:
         key, _, value = pair.partition("=")
         if key in options:
             raise StarError(f"method {text!r} gives {key} twice", "give it once")
-        options[key] = _value(value)
+        options[key] = value if key in _WORDS else _value(value)
     return Spec(text, name, argument, options)
 
 
@@ -113,11 +118,9 @@ def make(text: str, run: Any, seed: int, folder: Any) -> Method:
     spec = parse_spec(text)
     options = dict(spec.options)
     label = options.pop("name", None)
-    if spec.name not in MAKERS:
-        raise StarError(f"there is no method {spec.name!r}", f"known: {', '.join(MAKERS)}")
     method: Method = load(MAKERS[spec.name], spec.name)(run, replace(spec, options=options), seed, folder)
     if label is not None:
-        method.name = str(label)
+        method.name = label
     if spec.name != "random":  # which sees the candidates alone
         parts = ("interactions", "visible") if spec.name in BASELINES else tuple(fingerprints.DATA)
         method.origin = {**method.origin, "data": fingerprints.of_data(run.folder, parts)}

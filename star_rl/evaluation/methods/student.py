@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from star_rl import fingerprints
 from star_rl.errors import StarError
 from star_rl.evaluation.methods.base import Method, Ranking, TaskContext
+from star_rl.evaluation.methods.evidence import Evidence
 from star_rl.evaluation.methods.registry import Spec
 from star_rl.failure import Failure, Kind
 from star_rl.files import fingerprint
@@ -19,6 +20,8 @@ from star_rl.trajectory import faults, parse, ranking, required_phases
 
 #: Options of the engine that decide what a student writes; the others decide how fast.
 _DECIDE = ("kind", "max_model_len", "extra", "seed")
+#: Sections of a recipe that decide the form in which its student is asked.
+_FORM = ("prompt", "tools", "loop", "sft_set", "student")
 
 
 class StudentMethod(Method):
@@ -30,7 +33,8 @@ class StudentMethod(Method):
         logprobs: keep the mean log-probability of the model's own tokens as its confidence.
         in_flight: rollouts at once; None for the recipe's, which are each replica's.
         engine: options over the recipe's ``engine.options``.
-        seed: of the engine's draws, unless an option sets another.
+        seed: of the engine's draws, unless an option sets another, and of false evidence.
+        evidence: what the tools answer from, see :class:`Evidence`.
     """
 
     def __init__(
@@ -44,13 +48,14 @@ class StudentMethod(Method):
         in_flight: int | None = None,
         engine: Mapping[str, Any] | None = None,
         seed: int = 0,
+        evidence: str = "true",
     ) -> None:
         from star_rl.policy.loop import Budget
 
         config = run.config
         self.name, self.model, self.varies = name, model, temperature > 0
         self.in_flight, self._per_replica = in_flight or config["engine"]["in_flight"], in_flight is None
-        self._run, self._logprobs = run, logprobs
+        self._run, self._logprobs, self._evidence = run, logprobs, Evidence(run.store, evidence, seed)
         self.sampling = {"temperature": temperature, "top_p": top_p, "top_k": -1}
         self._budget = Budget(**config["loop"]["budget"])
         options = {"seed": seed, **config["engine"]["options"], **(engine or {})}
@@ -69,7 +74,7 @@ class StudentMethod(Method):
         return {
             "model": str(self.model.resolve()),
             "weights": fingerprints.of_model(self.model),
-            "evidence": self._run.store.fingerprint,
+            "evidence": self._evidence.fingerprint,
             "student": fingerprint(shown),
             "budget": asdict(self._budget),
             "logprobs": self._logprobs,
@@ -113,7 +118,7 @@ class StudentMethod(Method):
         messages = student_prompt(case, run.prompt, run.length).messages
         prompt = render_prompt(self._tokenizer, messages, run.tools)
         budget = within(self._budget, self._engine)
-        toolbox = run.toolbox(case)
+        toolbox = run.toolbox(case, self._evidence.of)
         result = await rollout(self._engine, self._tokenizer, prompt, toolbox, budget, self.sampling)
         if result.stop in ("engine_error", "aborted"):
             raise StarError(f"the engine failed on task {task.task_id}: {result.error or result.stop}", "run again")
@@ -141,7 +146,7 @@ class StudentMethod(Method):
 
 def make_student(run: Run, spec: Spec, seed: int, folder: Path) -> Method:
     """Make ``star`` (the run's GRPO checkpoint), ``star:sft`` (before GRPO) or ``star:FOLDER``, with ``temperature``,
-    ``top_p``, ``logprobs=on``, ``in_flight`` and options of the engine."""
+    ``top_p``, ``evidence``, ``logprobs=on``, ``in_flight`` and options of the engine."""
     from star_rl.policy.engines import EngineOptions
 
     where = spec.argument or "grpo"
@@ -150,8 +155,20 @@ def make_student(run: Run, spec: Spec, seed: int, folder: Path) -> Method:
         raise StarError(f"there is no checkpoint at {model}", "give star:FOLDER, star:sft or star:grpo")
     options = dict(spec.options)
     chosen = {name: options.pop(name, run.config["evaluate"][name]) for name in ("temperature", "top_p")}
-    logprobs, in_flight = bool(options.pop("logprobs", False)), options.pop("in_flight", None)
-    spec.check((*chosen, "logprobs", "in_flight", *EngineOptions.__dataclass_fields__))
+    own = {"logprobs": bool(options.pop("logprobs", False)), "in_flight": options.pop("in_flight", None)}
+    own["evidence"] = options.pop("evidence", "true")
+    spec.check((*chosen, *own, *EngineOptions.__dataclass_fields__))
     name = {"grpo": "star", "sft": "sft"}.get(where, f"star:{where}")
-    name += "".join(f" {key}={value}" for key, value in spec.options.items() if key in chosen)
-    return StudentMethod(run, name, model, **chosen, logprobs=logprobs, in_flight=in_flight, engine=options, seed=seed)
+    name += "".join(f" {key}={value}" for key, value in spec.options.items() if key in (*chosen, "evidence"))
+    return StudentMethod(_as_trained(run, model), name, model, **chosen, **own, engine=options, seed=seed)
+
+
+def _as_trained(run: Run, model: Path) -> Run:
+    """Return the run with the prompt, tools and loop of the run that trained a checkpoint, if it lies in another."""
+    home = next((folder for folder in model.resolve().parents if (folder / "recipe.yaml").is_file()), None)
+    if home is None or home == run.folder.resolve():
+        return run
+    trained = Run.open(home).config
+    made = replace(run, config={**run.config, **{section: trained[section] for section in _FORM}})
+    vars(made)["store"] = run.store  # a store is opened once
+    return made

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from star_rl.errors import StarError
 from star_rl.evaluation.methods.base import Method, Ranking, TaskContext
+from star_rl.evaluation.methods.evidence import Evidence
 from star_rl.evaluation.methods.registry import Spec
 from star_rl.evaluation.paper import RULES
 from star_rl.files import fingerprint
@@ -32,8 +34,11 @@ class TeacherMethod(Method):
 
     varies = True
 
-    def __init__(self, run: Run, name: str, config: Mapping[str, Any], seed: int, folder: Path) -> None:
+    def __init__(
+        self, run: Run, name: str, config: Mapping[str, Any], seed: int, folder: Path, evidence: str = "true"
+    ) -> None:
         self.name, self._run, self._config, self._seed = name, run, config, seed
+        self._evidence = Evidence(run.store, evidence, seed)
         self._cache = folder / f"{name.replace(' ', '_').replace('/', '')}.sqlite"
         self._required = required_phases(config["sft_set"]["setting"])
         self._stack = contextlib.AsyncExitStack()
@@ -42,10 +47,12 @@ class TeacherMethod(Method):
     @property
     def describe(self) -> dict[str, Any]:
         parts = {part: self._config[part] for part in ("teacher", "sft_set", "prompt", "tools")}
-        return {"teacher": fingerprint([parts, self._run.store.fingerprint]), "seed": self._seed}
+        return {"teacher": fingerprint([parts, self._evidence.fingerprint]), "seed": self._seed}
 
     async def __aenter__(self) -> Method:
-        opened = await self._stack.enter_async_context(open_teacher(self._run, self._config, self._seed, self._cache))
+        tools = partial(self._run.toolbox, evidence=self._evidence.of)
+        teacher = open_teacher(self._run, self._config, self._seed, self._cache, tools=tools)
+        opened = await self._stack.enter_async_context(teacher)
         self._team, self.in_flight = opened.team, opened.in_flight
         return self
 
@@ -73,12 +80,13 @@ def ranking_of_outcome(outcome: Outcome, required: Sequence[str]) -> Ranking:
 
 def make_teacher(run: Run, spec: Spec, seed: int, folder: Path) -> Method:
     """Make ``teacher`` (or ``mars``) with ``planner=off``, ``reflector=off``, ``tools=off``, any option of the team,
-    and ``endpoint=``, ``model=``, ``planner_endpoint=``, ``planner_model=``."""
+    ``endpoint=``, ``model=``, ``planner_endpoint=``, ``planner_model=``, ``evidence=`` (see :class:`Evidence`), and
+    ``strategy=``, the one that the rules trust in every run."""
     spec.no_argument()
     config = copy.deepcopy(dict(run.config))
     options = config["teacher"]["options"] = dict(config["teacher"]["options"])
     off, other = [], []
-    spec.check((*TeamOptions.__dataclass_fields__, *_SERVED))
+    spec.check((*TeamOptions.__dataclass_fields__, *_SERVED, "strategy", "evidence"))
     for key, value in spec.options.items():
         if key in _SERVED:
             part, field = _SERVED[key]
@@ -86,14 +94,19 @@ def make_teacher(run: Run, spec: Spec, seed: int, folder: Path) -> Method:
             if key == "endpoint":
                 config["teacher"]["backend"] = "llm"
             continue
-        options[key] = value
+        if key == "strategy":
+            options["rules"] = {**(options.get("rules") or {}), "strategies": {value: 1.0}}
+        elif key != "evidence":
+            options[key] = value
         if value is False:
             off.append(key)
         elif value is not True:
             other.append(f"{key}={value}")
     if options.get("planner_chat") and config["teacher"]["backend"] != "llm":
         raise StarError(f"method {spec.text!r} has a planner's endpoint alone", "give endpoint= as well")
+    if config["teacher"]["backend"] != "rules" and "strategy" in spec.options:
+        raise StarError(f"method {spec.text!r}: a language model has no strategies", "leave strategy= out")
     name = f"{spec.name}-planner" if "planner_endpoint" in spec.options else spec.name
     name = RULES if config["teacher"]["backend"] == "rules" else name  # nobody may take it for the paper's
     name += "".join(f" w/o {part}" for part in off) + "".join(f" {part}" for part in other)
-    return TeacherMethod(run, name, config, seed, folder)
+    return TeacherMethod(run, name, config, seed, folder, spec.options.get("evidence", "true"))

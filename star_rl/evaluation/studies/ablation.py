@@ -6,8 +6,6 @@ before the teacher are the same for all, so variants share the first run's files
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,8 @@ from star_rl.errors import StarError
 from star_rl.evaluation import paper
 from star_rl.files import write_json
 from star_rl.pipeline import recipe
-from star_rl.pipeline.stage import manifest_of
+from star_rl.pipeline.chain import STAGES
+from star_rl.pipeline.runner import share
 from star_rl.report import grid as grids
 from star_rl.report.findings import difference, gather, key_of
 from star_rl.report.grid import DASH, fixed, signed, spread
@@ -75,29 +74,12 @@ def run_variants(
     for name in wanted:
         loaded = recipe.load(path, [*overrides, f"name={base.name}-{name}", f"sft_set.setting={name}"])
         folder = Path(loaded.out) / loaded.name
-        for earlier in folders.values():
-            _share(earlier, folder)
+        if folders:  # a stage whose configuration differs is run again anyway
+            share(next(iter(folders.values())), folder, [stage for stage in STAGES if stage.name in _SHARED])
         run(loaded)
         folders[name] = folder
         after(folders)
     return folders
-
-
-def _share(source: Path, target: Path) -> None:
-    """Link the finished stages before the teacher; a stage whose configuration differs is run again anyway."""
-    for name in _SHARED:
-        if manifest_of(source / name) is not None and not (target / name).exists():
-            part = target / f".{name}.part"
-            shutil.rmtree(part, ignore_errors=True)
-            shutil.copytree(source / name, part, copy_function=_link)
-            part.replace(target / name)
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        shutil.copy2(source, target)
 
 
 def table(folders: Mapping[str, Path]) -> dict[str, Any]:

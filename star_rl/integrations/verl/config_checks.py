@@ -7,7 +7,7 @@ Lengths: verl pads and cuts to ``max_prompt_length`` and ``max_response_length``
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
@@ -66,7 +66,7 @@ def problems(config: Any, gpus: int | None = None, tied: bool | None = None) -> 
         StarError: a size is not a positive integer.
     """
     gpus = gpus or positive_int(config, "trainer.nnodes") * positive_int(config, "trainer.n_gpus_per_node")
-    return [*_batches(config, gpus), *_lengths(config), *_unsupported(config, tied)]
+    return [*_batches(config, gpus), *_lengths(config), *_sampler(config), *_unsupported(config, tied)]
 
 
 def _batches(config: Any, gpus: int) -> Iterator[Problem]:
@@ -112,6 +112,21 @@ def _lengths(config: Any) -> Iterator[Problem]:
             yield Problem(what, "raise ppo_max_token_len_per_gpu")
 
 
+def _sampler(config: Any) -> Iterator[Problem]:
+    if config.trainer.v1.trainer_mode != "sync":
+        return  # a buffer of verl's own
+    if config.trainer.v1.sampler.sync_refill_failed_groups:
+        yield Problem(
+            "trainer.v1.sampler.sync_refill_failed_groups is true, but a rollout that raises stops the training",
+            "leave it out; algorithm.filter_groups.enable refills groups whose rollouts failed",
+        )
+    filters = config.algorithm.filter_groups
+    if filters.enable:
+        for name in ("max_num_gen_batches", "max_inflight_gen_batches"):
+            positive_int(config, f"algorithm.filter_groups.{name}")
+        positive_int(config, "trainer.v1.sampler.sampler_kwargs.max_steps_without_signal")
+
+
 def _unsupported(config: Any, tied: bool | None) -> Iterator[Problem]:
     reference = config.actor_rollout_ref
     model = reference.model
@@ -127,6 +142,15 @@ def _unsupported(config: Any, tied: bool | None) -> Iterator[Problem]:
             "model.use_fused_kernels: true fails with FSDP2 and a model whose lm_head is not tied (Qwen3 from 8B)",
             "set verl.actor_rollout_ref.model.use_fused_kernels: false",
         )
+
+
+def metric_problems(config: Any, keys: Sequence[str]) -> list[Problem]:
+    """Check that groups are filtered by one of the reward's ``keys``, or by ``reward``, verl's name of the score."""
+    filters = config.algorithm.filter_groups
+    if not filters.enable or filters.metric in (*keys, "reward"):
+        return []
+    what = f"the reward returns no {filters.metric}, by which algorithm.filter_groups.metric filters"
+    return [Problem(what, f"choose one of reward, {', '.join(keys)}")]
 
 
 def row_problems(config: Any, rows: int) -> list[Problem]:

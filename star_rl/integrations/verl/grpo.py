@@ -60,12 +60,14 @@ class TrainingStep:
 
 @dataclass(frozen=True, slots=True)
 class GrpoResult:
-    """A finished run. ``startup_seconds`` are from the launch to the start of the first step."""
+    """A finished run. ``startup_seconds`` are from the launch to the start of the first step; ``ended`` says why
+    training ended before its last step."""
 
     steps: int
     checkpoint: Path
     resumed_from: int
     startup_seconds: float = 0.0
+    ended: str = ""
 
 
 def check(recipe: GrpoRecipe, paths: Paths, name: str = "grpo") -> list[str]:
@@ -78,10 +80,11 @@ def check(recipe: GrpoRecipe, paths: Paths, name: str = "grpo") -> list[str]:
     for what, path in (("model", paths.model), ("training set", paths.train), ("evidence store", paths.store)):
         if not path.exists():
             raise StarError(f"there is no {what} at {path}", "check the path, or run the stage that writes it")
-    loading.check(loading.load(recipe.reward), f"the reward {recipe.reward}", **loading.options_of(recipe.verl))
+    keys = loading.check(loading.load(recipe.reward), f"the reward {recipe.reward}", **loading.options_of(recipe.verl))
     overrides = overrides_of(verl_tree(recipe, paths, name))
     config = compose(overrides)
     problems = config_checks.problems(config, tied=_tied(paths.model))
+    problems += config_checks.metric_problems(config, keys)
     problems += config_checks.row_problems(config, _rows(paths.train))
     config_checks.refuse(problems + config_checks.validation_problems(config, paths.val is not None))
     return overrides
@@ -103,6 +106,8 @@ def run_grpo(
     """Train to the end of the recipe; resume from the newest whole checkpoint in ``paths.run`` if there is one.
 
     ``say`` takes a line on a checkpoint that is skipped.
+
+    With ``algorithm.filter_groups`` training ends before, when no group has signal in several steps in a row.
 
     Raises:
         StarError: the recipe does not fit (see :func:`check`), another process trains in this folder, or training
@@ -149,7 +154,11 @@ def run_grpo(
             raise StarError(f"GRPO ended without a checkpoint in {paths.checkpoints}", "set verl.trainer.save_freq")
         first = reported[0] if reported else None
         startup = first.seconds - first.metrics.get("timing_s/step", 0.0) if first else 0.0
-        return GrpoResult(latest, paths.checkpoints / f"global_step_{latest}" / "actor", resumed, startup)
+        ended = ""
+        if latest < total:  # RefillingReplayBuffer ended it
+            barren = int(reported[-1].metrics["groups/steps_without_signal"])
+            ended = f"no group had signal in {barren} steps in a row"
+        return GrpoResult(latest, paths.checkpoints / f"global_step_{latest}" / "actor", resumed, startup, ended)
 
 
 def export(result: GrpoResult, target: Path, trained: Path | None = None) -> Path:

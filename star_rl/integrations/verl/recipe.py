@@ -33,7 +33,11 @@ _PACKAGE = "star_rl.integrations.verl"
 
 #: What holds for every run.
 BASE: dict[str, Any] = {
-    "algorithm": {"adv_estimator": "grpo", "use_kl_in_reward": False},
+    "algorithm": {
+        "adv_estimator": "grpo",
+        "use_kl_in_reward": False,
+        "filter_groups": {"max_num_gen_batches": 5},  # batches a step, once filtering is enabled; verl has no bound
+    },
     "data": {
         "dataloader_num_workers": 0,  # rows are short; a worker process costs seconds and gains nothing
         "filter_overlong_prompts": False,  # one that does not fit ends its rollout as `prompt_too_long`, counted
@@ -263,7 +267,12 @@ def verl_tree(recipe: GrpoRecipe, paths: Paths, name: str) -> dict[str, Any]:
     named = {"trainer": {"project_name": project, "experiment_name": name}}
     synchronous = recipe.verl.get("trainer", {}).get("v1", {}).get("trainer_mode", "sync") == "sync"
     strict = {"path": f"pkg://{_PACKAGE}.replay", "name": "StrictReplayBuffer"}
-    told = {"custom_sampler": strict, "sampler_kwargs": {"+details_dir": str(paths.details.resolve())}}
+    kwargs = {
+        "+details_dir": str(paths.details.resolve()),
+        "+filter_groups": "${algorithm.filter_groups}",  # verl gives it to its own samplers only
+        "+max_steps_without_signal": 3,
+    }
+    told = {"custom_sampler": strict, "sampler_kwargs": kwargs}
     sampler = {"trainer": {"v1": {"sampler": told}}} if synchronous else {}  # else a buffer of verl's own
     _leaves_alone(recipe.verl, places)
     return merge(BASE, CPU if cpu else {}, sampler, named, recipe.verl, places)

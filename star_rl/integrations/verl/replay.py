@@ -1,6 +1,6 @@
 """A replay buffer for synchronous training, set as ``trainer.v1.sampler.custom_sampler``.
 
-It differs from verl's in three ways:
+It differs from verl's in four ways:
 
 - It polls often. verl sleeps 2 s between two polls (verl/trainer/ppo/v1/replay_buffer.py:144), the larger part of a
   step where a tiny model needs one second.
@@ -8,6 +8,7 @@ It differs from verl's in three ways:
   (replay_buffer.py:84). Our policy loop turns everything a model can do into data, so a rollout that raises is an error
   of configuration or code. Failed rollouts are dropped, and too many stop the training
   (:mod:`star_rl.integrations.verl.failed_rollouts`), as does a lost node (:mod:`star_rl.integrations.verl.watchdog`).
+- It refills groups without signal after failed rollouts are taken out (:mod:`star_rl.integrations.verl.refill`).
 - It logs more. verl logs a reward's sum, not its components. What ``sample`` returns beside the batch goes into the
   step's metrics, so components and rollout statistics are added there; each rollout goes to a file, a few to W&B.
 """
@@ -25,10 +26,10 @@ from typing import Any
 import numpy as np
 import transfer_queue as tq
 from transfer_queue import KVBatchMeta
-from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 from star_rl.files import write_jsonl
 from star_rl.integrations.verl import failed_rollouts, watchdog
+from star_rl.integrations.verl.refill import RefillingReplayBuffer, place, rollout_rows
 
 _LOOP = "loop_"  # prefix of the policy loop's counts among a rollout's scores
 #: Counts whose sum over a step is logged beside the mean.
@@ -42,11 +43,11 @@ NUMBERS = ("score", "acc", "format", "rank", "tool_calls", "invalid_calls", "loo
 COLUMNS = ("task", "sample", "stop", *(name.removeprefix("loop_") for name in NUMBERS), "rollout")
 
 
-class StrictReplayBuffer(ReplayBuffer):
+class StrictReplayBuffer(RefillingReplayBuffer):
     """verl's synchronous replay buffer with the differences above.
 
     ``sampler_kwargs``: ``poll_interval`` (seconds), ``details_dir`` (folder of ``<step>.jsonl``, one line a rollout),
-    ``max_failed`` (share of a step's rollouts that may fail, 0 to 1).
+    ``max_failed`` (share of a step's rollouts that may fail, 0 to 1), and those of its base.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -72,61 +73,37 @@ class StrictReplayBuffer(ReplayBuffer):
             raise RuntimeError(f"a rollout of group {failed[0]} raised: see 'Error in _run_prompt' in the log")
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict[str, Any]]:
-        """Return verl's batch without failed rollouts, and its metrics with reward components and statistics.
+        """Return the batch without failed rollouts, and its metrics with reward components and statistics.
 
         Raises:
             RuntimeError: too many rollouts failed.
         """
         batch, metrics = super().sample(global_steps, partition_id, batch_size)
         if partition_id == "train":
-            details = self._details(batch)
+            keys = [key for key in batch.keys if key.count("_") >= 2]
+            details = [row for rows in self._rows.values() for row in rows] or rollout_rows(keys, partition_id)
+            failed = failed_rollouts.excluded(details)
+            trained = {*map(place, keys)} - failed
+            for row in details:
+                row["trained"] = (row["group"], row["sample"]) in trained
             if self._details_dir:
                 write_jsonl(Path(self._details_dir) / f"{global_steps}.jsonl", details)
             log_table(details, global_steps)
             metrics["rollout/failed/share"] = failed_rollouts.check(details, self._max_failed)
-            excluded = failed_rollouts.excluded(details)
-            metrics.update(summary(details, excluded))
-            batch = self._without(batch, excluded)
+            metrics.update(summary(details, {(row["group"], row["sample"]) for row in details if not row["trained"]}))
+            metrics.update(pass_rates(details, failed))
+            batch = self._without(batch, failed)
         return batch, metrics
 
     @staticmethod
     def _without(batch: KVBatchMeta, excluded: Container[tuple[str, int]]) -> KVBatchMeta:
         """Drop these (group, sample) from the batch and from the queue's store."""
-        kept = [_place(key) not in excluded for key in batch.keys]
-        if all(kept):
+        kept = [place(key) not in excluded for key in batch.keys]
+        if all(kept) or not any(kept):  # verl needs a batch; one that is all failed was exhausted and has no signal
             return batch
         tq.kv_clear(partition_id=batch.partition_id, keys=[*compress(batch.keys, map(operator.not_, kept))])
         keys, tags = [*compress(batch.keys, kept)], [*compress(batch.tags, kept)]
         return KVBatchMeta(partition_id=batch.partition_id, keys=keys, tags=tags)
-
-    @staticmethod
-    def _details(batch: KVBatchMeta) -> list[dict[str, Any]]:
-        """Return one mapping a rollout: group, sample, task, scores and statistics, messages."""
-        keys = [key for key in batch.keys if key.count("_") >= 2]
-        stored = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
-        rows = []
-        for key, entry in zip(keys, stored["extra_fields"], strict=True):
-            fields = getattr(entry, "data", entry)
-            group, sample = _place(key)
-            scores = fields.get("reward_extra_info", {})
-            rows.append(
-                {
-                    "group": group,
-                    "sample": sample,
-                    "task_id": fields.get("task_id"),
-                    "stop": fields.get("stop"),
-                    "error": fields.get("error", ""),
-                    "scores": {name: float(value) for name, value in scores.items()},
-                    "messages": fields.get("messages", []),
-                }
-            )
-        return sorted(rows, key=lambda row: (row["group"], row["sample"]))
-
-
-def _place(key: str) -> tuple[str, int]:
-    """Return (group, sample) of a trajectory's key, ``<uid>_<session>_<index>``."""
-    group, sample, _ = key.rsplit("_", 2)
-    return group, int(sample)
 
 
 def summary(
@@ -169,6 +146,17 @@ def summary(
         for number in range(max(Counter(row["group"] for row in details).values()) + 1):
             out[f"groups/successes/{number}"] = _mean(count == number for count in wins)
     return out
+
+
+def pass_rates(
+    details: Iterable[Mapping[str, Any]], excluded: Container[tuple[str, int]] = frozenset()
+) -> dict[str, float]:
+    """Return the mean ``acc`` of all that was generated, by the tasks' difficulty: ``pass_rate/<difficulty>``."""
+    columns: dict[str, list[float]] = defaultdict(list)
+    for row in details:
+        if row.get("difficulty") and "acc" in row["scores"] and (row["group"], row["sample"]) not in excluded:
+            columns[row["difficulty"]].append(row["scores"]["acc"])
+    return {f"pass_rate/{name}": _mean(values) for name, values in columns.items()}
 
 
 def _mean(values: Iterable[float]) -> float:
