@@ -2,9 +2,10 @@
 
     python -m benchmarks.evidence [--data DIR] [--cases ml-100k,games,cds] [--work DIR] [--out FILE]
 
-*before* is plain co-occurrence over whole sequences with 100 neighbours; *after* is the recipe. Tasks, visible
-interactions and methods are the same in both columns. At most 1,000 test tasks a case; nothing is trained. *teacher* is
-the mean over its draws of a strategy. The raw files lie in ``--data``, in ``$STAR_RL_DATA``, or in ``../shared/data``.
+*before* is plain co-occurrence over whole sequences with 100 neighbours, 50 of a user; *after* is the recipe. Tasks,
+visible interactions and methods are the same in both columns. At most 1,000 test tasks a case; nothing is trained.
+*teacher* is the mean of its strategies: what it is expected to reach. The raw files lie in ``--data``, in
+``$STAR_RL_DATA``, or in ``../shared/data``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from star_rl.evaluation import metrics, results
 from star_rl.evaluation.tasks import read_tasks
 from star_rl.pipeline.chain import STAGES
 from star_rl.pipeline.runner import run as run_stages
+from star_rl.records import Task
 
 #: Case -> recipe, and its file or folder within the data.
 CASES = {
@@ -31,28 +34,28 @@ CASES = {
     "cds": ("learn-cds", "agentcf-cds-100/CDs-100-user-dense.test.inter"),
     "synthetic": ("quickstart", ""),  # with --quick: a clean clone has no other data
 }
-BEFORE = ("neighbours.window=0", "neighbours.items_k=100", "neighbours.liked_k=100")
+BEFORE = tuple(f"neighbours.{value}" for value in ("window=0", "items_k=100", "users_k=50", "liked_k=100"))
 STRATEGIES = ("users", "history", "recent")
-METHODS = ("popularity", "item_knn", *(f"mars:strategy={s}:name={s} alone" for s in STRATEGIES), "fusion")
-TEACHER = "mars:name=teacher"
-DRAWS = 8
+READ = (*(f"mars:strategy={name}:name={name} alone" for name in STRATEGIES), "fusion")
+#: Methods that do not read the evidence.
+OTHERS = ("popularity", "item_knn")
 TASKS = 1000
 
 
-def answers(recipe: star_rl.Recipe) -> tuple[dict[str, np.ndarray], Path]:
-    """Run a recipe as far as the evidence and ask every method; ranks by method, shape: (samples, n), and the tasks."""
+def answers(recipe: star_rl.Recipe, methods: Sequence[str]) -> tuple[dict[str, np.ndarray], list[Task]]:
+    """Run a recipe as far as the evidence and ask the methods; hits of each by cut and task, shape: (3, n)."""
     run_stages(recipe, STAGES, until="evidence")
     run = Path(recipe.out) / recipe.name
-    found: dict[str, np.ndarray] = {}
-    for methods, samples in ((METHODS, 1), ([TEACHER], DRAWS)):
-        folder = run / f"evaluate-{samples}"
-        shutil.rmtree(folder, ignore_errors=True)  # answers are kept by name, not by the code that gave them
-        star_rl.evaluate(methods, run, folder, limit=TASKS, samples=samples)
-        tasks, given = read_tasks(folder / "tasks.parquet"), results.read(folder / "answers.parquet")
-        for name in dict.fromkeys(given["method"].to_pylist()):
-            ranks = results.ranks_by_task(given, name, tasks, samples)
-            found[name] = ranks[: results.complete_samples(ranks)]
-    return found, folder / "tasks.parquet"
+    folder = run / "evaluated"
+    shutil.rmtree(folder, ignore_errors=True)  # answers are kept by name, not by the code that gave them
+    star_rl.evaluate(methods, run, folder, limit=TASKS)
+    tasks, given = read_tasks(folder / "tasks.parquet"), results.read(folder / "answers.parquet")
+    found = {}
+    for name in dict.fromkeys(given["method"].to_pylist()):
+        ranks = results.ranks_by_task(given, name, tasks)[0]
+        found[name] = np.stack([metrics.hits(ranks, k) for k in metrics.CUTS])
+    found["teacher"] = np.mean([found[f"{name} alone"] for name in STRATEGIES], axis=0)
+    return found, tasks
 
 
 def compare(case: str, data: Path, work: Path) -> dict[str, Any]:
@@ -60,55 +63,39 @@ def compare(case: str, data: Path, work: Path) -> dict[str, Any]:
     recipe, path = CASES[case]
     source = f"source.root={data / path}" if path else "source.options.users=200"
     common = (source, f"out={work}", f"split.options.max_test={TASKS}")
-    before, first = answers(star_rl.load_recipe(recipe, [*common, f"name={case}-before", *BEFORE]))
-    after, second = answers(star_rl.load_recipe(recipe, [*common, f"name={case}-after"]))
-    assert read_tasks(first) == read_tasks(second), "both columns are of the same tasks"
-    rows = {}
-    for name, ranks in after.items():
-        then, now = metrics.by_task(before[name]), metrics.by_task(ranks)
-        pair = metrics.paired(now, then)
-        rows[name] = {
-            "before": figures(before[name]),
-            "after": figures(ranks),
-            "difference": [100 * pair.mean, 100 * pair.low, 100 * pair.high],
-        }
-    return {"recipe": recipe, "n": ranks.shape[1], "methods": rows}
+    before, first = answers(star_rl.load_recipe(recipe, [*common, f"name={case}-before", *BEFORE]), READ)
+    after, second = answers(star_rl.load_recipe(recipe, [*common, f"name={case}-after"]), (*OTHERS, *READ))
+    assert first == second, "both columns are of the same tasks"
+    rows: dict[str, Any] = {name: {"after": figures(hits)} for name, hits in after.items()}
+    for name, hits in before.items():
+        pair = metrics.paired(after[name].mean(axis=0), hits.mean(axis=0))
+        rows[name] |= {"before": figures(hits), "difference": [100 * pair.mean, 100 * pair.low, 100 * pair.high]}
+    return {"recipe": recipe, "n": len(first), "methods": rows}
 
 
-def figures(ranks: np.ndarray) -> dict[str, float]:
+def figures(hits: np.ndarray) -> dict[str, float]:
     """HR in percent and the interval of HR_avg over tasks."""
-    values = [metrics.hits(ranks, k).mean(axis=0) for k in metrics.CUTS]
-    average = metrics.bootstrap(np.mean(values, axis=0))[0]
-    shown = {f"hr{k}": 100 * float(value.mean()) for k, value in zip(metrics.CUTS, values, strict=True)}
+    average = metrics.bootstrap(hits.mean(axis=0))[0]
+    shown = {f"hr{k}": 100 * float(rate) for k, rate in zip(metrics.CUTS, hits.mean(axis=1), strict=True)}
     return shown | {"hr_avg": 100 * average.mean, "low": 100 * average.low, "high": 100 * average.high}
 
 
 def show(cases: dict[str, Any]) -> str:
     """One table in Markdown."""
 
-    def cells(row: dict[str, float]) -> tuple[str, str]:
+    def cells(row: dict[str, float] | None) -> tuple[str, str]:
+        if row is None:
+            return "", ""
         average = f"{row['hr_avg']:.1f} [{row['low']:.1f}, {row['high']:.1f}]"
         return " / ".join(f"{row[f'hr{k}']:.1f}" for k in metrics.CUTS), average
 
     lines = []
     for case, found in cases.items():
         for name, row in found["methods"].items():
-            mean, low, high = row["difference"]
-            same = row["before"] == row["after"]
-            then = ("", "") if same else cells(row["before"])
-            change = "" if same else f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
-            lines.append((case, found["n"], name, *then, *cells(row["after"]), change))
-    hits = "HR@" + "/".join(map(str, metrics.CUTS))
-    head = (
-        "data",
-        "n",
-        "method",
-        f"{hits} before",
-        "HR_avg [95 %]",
-        f"{hits} after",
-        "HR_avg [95 %]",
-        "after - before",
-    )
+            change = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*row["difference"]) if "difference" in row else ""
+            lines.append((case, found["n"], name, *cells(row.get("before")), *cells(row["after"]), change))
+    rates, average = "HR@" + "/".join(map(str, metrics.CUTS)), "HR_avg [95 %]"
+    head = ("data", "n", "method", f"{rates} before", average, f"{rates} after", average, "after - before")
     return table(head, lines)
 
 

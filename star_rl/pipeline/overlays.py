@@ -32,7 +32,7 @@ GRPO_KNOBS = (
     "*.use_fused_kernels", "*.use_torch_compile", "*.entropy_from_logits_with_chunking", "*.entropy_checkpointing",
     "*.rollout.tensor_model_parallel_size",
     "*.rollout.enforce_eager", "*.rollout.free_cache_engine", "*.rollout.enable_prefix_caching",
-    "*.rollout.enable_chunked_prefill", "*.rollout.agent.num_workers", "*.checkpoint_engine.*", "*.nccl_timeout",
+    "*.rollout.enable_chunked_prefill", "*.rollout.agent.num_workers", "*.checkpoint_engine.*",
     "verl.data.dataloader_num_workers", "verl.trainer.save_freq", "verl.trainer.max_*_ckpt_to_keep",
     "verl.trainer.logger", "verl.trainer.project_name", "verl.trainer.experiment_name", "verl.transfer_queue.*",
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,28 @@ def test_an_overlay_takes_a_step_with_its_settings(models, name, tied):
     result = train(name, models[tied], 1)
     assert isinstance(result, dict), result
     assert all(value < 0 for value in result["log_probs"]) and len(result["log_probs"]) == 8
+
+
+def test_a_llama_takes_a_step_and_is_exported(models, tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path / "llama"
+    shutil.copytree(models[True], folder)
+    theirs = json.loads((folder / "config.json").read_text())
+    sizes = {name: theirs[name] for name in ("vocab_size", "hidden_size", "intermediate_size", "head_dim")}
+    torch.manual_seed(0)
+    LlamaForCausalLM(
+        LlamaConfig(**sizes, num_hidden_layers=2, num_attention_heads=4, tie_word_embeddings=True)
+    ).save_pretrained(folder)
+    result = train("tiny", folder, 1, save=tmp_path / "actor")
+    assert isinstance(result, dict), result
+    assert result["after"] != pytest.approx(result["log_probs"], rel=1e-4)
+    before, after = (
+        AutoModelForCausalLM.from_pretrained(path)
+        for path in (folder, export(GrpoResult(1, tmp_path / "actor", 0), tmp_path / "final"))
+    )
+    assert after.config.model_type == "llama" and not after.lm_head.weight.equal(before.lm_head.weight)
 
 
 def test_verl_s_fused_kernels_still_fail_with_an_untied_lm_head(models, alone):

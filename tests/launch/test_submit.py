@@ -197,6 +197,10 @@ def test_a_recipe_is_prepared_for_other_machines(tmp_path):
     assert recipe.grpo.overrides["ray"] == {"address": "auto"}
     assert recipe.grpo.reward == "rewards/star.py:compute_score"
     assert recipe.grpo.recipe == "grpo/tiny"
+    assert ready(tmp_path, "grpo.recipe=[grpo/tiny,recipes/grpo/dapo.yaml]").grpo.recipe == [
+        "grpo/tiny",
+        "recipes/grpo/dapo.yaml",
+    ]
 
 
 def test_a_run_begun_here_goes_on_there(tmp_path):

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
@@ -24,6 +25,12 @@ def test_a_chain_loads_and_its_overlays_exist(path):
     recipe = load(path)
     assert recipe.name == path.stem
     assert sft_layers(asdict(recipe.sft)) and all(recipe_path(name).is_file() for name in named(recipe.grpo.recipe))
+
+
+def test_games_are_split_and_taught_as_sequences_are():
+    games, sequences = (asdict(load(f"recipes/{name}.yaml")) for name in ("learn-games", "sequences"))
+    games["evaluate"].pop("methods"), sequences["evaluate"].pop("methods")
+    assert {**games, "name": ""} == {**sequences, "name": ""}
 
 
 @pytest.mark.parametrize("name, total", [("amazon", 500), ("goodreads", 470), ("yelp", 486)])
@@ -119,6 +126,60 @@ def test_verl_s_dataclasses_take_an_algorithm_over_an_overlay(name, base):
 
 
 @pytest.mark.engine
+@pytest.mark.parametrize("name", [name for name in ALGORITHMS if name != "opd"])
+def test_verl_s_advantages_and_loss_of_an_algorithm(name):
+    """Two groups of four with verl's own functions: one has signal, in the other all samples score 2."""
+    import torch
+    from verl.protocol import DataProto
+    from verl.trainer.ppo.core_algos import get_policy_loss_fn
+    from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
+    from verl.utils.config import omega_conf_to_dataclass
+
+    config = composed(["grpo/tiny", f"grpo/{name}"])
+    OmegaConf.resolve(config)
+    rows, tokens = 8, 6
+    mask = torch.ones(rows, tokens)
+    mask[:, 2:4] = 0  # a tool's answer
+    scores = torch.zeros(rows, tokens)
+    scores[:, -1] = torch.tensor([2.0, 1.0, 1.0, -1.0] + [2.0] * 4)
+    groups = np.array(["a"] * 4 + ["b"] * 4, dtype=object)
+    data = DataProto.from_dict(
+        {"response_mask": mask, "token_level_rewards": scores, "responses": mask.long()}, {"uid": groups}
+    )
+    made = compute_advantage_for_multi_trajectories(
+        data,
+        [f"{group}_{row % 4}_0" for row, group in enumerate(groups)],
+        adv_estimator=config.algorithm.adv_estimator,
+        gamma=config.algorithm.gamma,
+        num_repeat=4,
+        norm_adv_by_std_in_grpo=config.algorithm.norm_adv_by_std_in_grpo,
+        config=config.algorithm,
+    )
+    advantages = made.batch["advantages"]
+    best, spread, certain = advantages[0, 0], advantages[:4].std(), advantages[4:]
+    assert best > 0 and spread > 0
+    assert (certain.abs().max() > 0) == (name == "reinforce_pp"), "a group without signal teaches in REINFORCE++ alone"
+    if name in ("drgrpo", "rloo"):
+        assert best == pytest.approx({"drgrpo": 1.25, "rloo": 2 - 1 / 3}[name]), "nothing is divided by the deviation"
+
+    actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
+    old = torch.full((rows, tokens), -1.0)
+    new = (old + 0.22).requires_grad_()  # every ratio is 1.25
+    loss, _ = get_policy_loss_fn(actor.policy_loss.loss_mode)(
+        old_log_prob=old,
+        log_prob=new,
+        advantages=advantages,
+        response_mask=mask,
+        loss_agg_mode=actor.loss_agg_mode,
+        config=actor,
+    )
+    loss.backward()
+    assert torch.isfinite(new.grad).all() and not new.grad[:, 2:4].any(), "a tool's answer is trained on"
+    assert new.grad[3].any(), "a bad response whose ratio has grown is pushed back"
+    assert bool(new.grad[0].any()) == (name not in ("drgrpo", "gspo", "rloo", "reinforce_pp", "tis")), "clipped"
+
+
+@pytest.mark.engine
 def test_table_5_is_the_paper_s():
     config = composed("recipes/grpo/table5.yaml")
     part = config.actor_rollout_ref
@@ -136,6 +197,14 @@ def test_a_recipe_over_another_keeps_what_it_does_not_name():
     eight, sixteen = load_recipe("recipes/grpo/gpu8.yaml"), load_recipe("recipes/grpo/table5.yaml")
     assert eight.verl["trainer"]["nnodes"] == 1 and sixteen.verl["trainer"]["nnodes"] == 2
     assert eight.verl["data"] == sixteen.verl["data"] and eight.device == "cuda"
+
+
+def test_an_overlay_over_another_leaves_its_own_base_out():
+    recipe = load_recipe(["grpo/gpu1", "grpo/tiny-refill"])
+    assert recipe.device == "cuda" and recipe.verl["data"]["train_batch_size"] == 8
+    assert recipe.verl["algorithm"]["filter_groups"]["enable"]
+    with pytest.raises(StarError, match="there is no recipe grpo/dap"):
+        load_recipe(["grpo/tiny", "grpo/dap"])
 
 
 def test_a_missing_base_is_named(tmp_path):

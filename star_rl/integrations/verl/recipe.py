@@ -176,14 +176,17 @@ def load_recipe(
 ) -> GrpoRecipe:
     """Read a GRPO recipe from YAML (over its ``base:``, if any) or from a mapping; ``overrides`` of its shape win.
 
-    Of several files each is laid over those before.
+    Of several files each is laid over those before; only the first one's ``base:`` is read.
 
     Raises:
         StarError: no such file, or it is not a mapping, or an unknown key or a bad value.
     """
-    files = [source] if isinstance(source, str | Path) else source
-    name = "the recipe" if isinstance(files, Mapping) else ", ".join(map(str, files))
-    tree = [files] if isinstance(files, Mapping) else [layer for file in files for layer in layers(file)]
+    if isinstance(source, Mapping):
+        name, tree = "the recipe", [dict(source)]
+    else:
+        first, *others = [source] if isinstance(source, str | Path) else source
+        name = ", ".join(map(str, (first, *others)))
+        tree = [*layers(first), *(layers(file)[-1] for file in others)]
     try:
         values = resolve(merge(*tree, overrides or {}))  # `+key` and `key` are one
         return GrpoRecipe(**{key: value for key, value in values.items() if value is not None})
