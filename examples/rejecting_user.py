@@ -1,7 +1,7 @@
 """An environment of your own: a simulated user who rejects a list once, and says why.
 
     star-rl run recipes/quickstart.yaml loop.environment=examples/rejecting_user.py:RejectingUser \
-        loop.budget.response_tokens=320 name=rejecting
+        loop.budget.response_tokens=352 name=rejecting
 
 An answer is a turn of the model without tool calls. What ``step`` returns becomes the user's next turn, which is not
 trained on, and the model goes on; after None, or after ``loop.budget.user_turns`` turns, the last ranking is scored.
