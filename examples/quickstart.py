@@ -32,7 +32,7 @@ def recipe(out: str, small: bool) -> Recipe:
         split={"options": {"train_per_user": 8, "max_test": 400, "max_valid": 64}},
         # Collaborative filtering, and its neighbours in words: what the tools ItemCF and UserCF answer.
         neighbours={"items_k": 200, "users_k": 50, "liked_k": 200},
-        evidence={"size": "short", "budget": 6},
+        evidence={"size": "short", "budget": 12},
         tools={"lens": "candidates", "lens_top": 5},
         # The teacher: a team of agents, here by rules. A served model: backend="llm" and an endpoint (docs/teacher.md).
         teacher={
@@ -45,7 +45,7 @@ def recipe(out: str, small: bool) -> Recipe:
             },
         },
         # The student: a tiny Qwen3 with a tokenizer of its own. A real one: {"path": "Qwen/Qwen3-0.6B"}.
-        prompt={"profile": "compact", "history": 8, "top": 5},
+        prompt={"profile": "compact", "names": "slots", "history": 8, "top": 5},
         sft_set={"max_tokens": 1024},
         student={"tokenizer": {"max_phrases": 640}},
         sft={"recipe": "sft/tiny_cpu"},
