@@ -13,11 +13,13 @@ import random
 import resource
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import read_options, write_json
 from star_rl.data_builders.sft_set import SftOptions, build_sft
+from star_rl.evidence import StoreAnswer
 from star_rl.mars import RuleBackend, RuleOptions, Team, TeamOptions, identity_of, teach
 from star_rl.prompts import Case, PromptOptions
 from star_rl.records import SCENARIOS, Item, Task
@@ -33,12 +35,9 @@ class Store:
         self.items = items
         self.text = "\n".join(f"{n}. Kind {n}: often chosen together.\n   items: 1, 2, 3" for n in range(5))
 
-    def get(self, tool: str, key: str) -> str:
-        return self.text
-
-    def neighbours(self, tool: str, key: str) -> list[tuple[str, float]]:
-        start = hash((tool, key)) % len(self.items)
-        return [(self.items[(start + 7 * step) % len(self.items)], 1.0 / (1 + step)) for step in range(50)]
+    def answer(self, tool: str, keys: Sequence[str], named: Any = None) -> StoreAnswer:
+        start = hash((tool, *keys)) % len(self.items)
+        return StoreAnswer(self.text, [self.items[(start + 7 * step) % len(self.items)] for step in range(50)])
 
 
 def world(tasks: int) -> tuple[dict[str, Item], dict[str, list[tuple[str, int, float | None]]], list[Task]]:

@@ -27,7 +27,7 @@ ROWS = {
     "trajectories": "kept",
 }
 #: Those with an environment of their own.
-OWN = {"baselines", "neighbours", "official", "store", "tables"}
+OWN = {"baselines", "neighbours", "official", "pretrained", "store", "tables"}
 #: Those that take seconds; the others are slow tests.
 SHORT = {"evidence", "faults", "rewards", "teacher", "trajectories"}
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")

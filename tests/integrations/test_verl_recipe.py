@@ -71,9 +71,9 @@ def test_every_recipe_is_accepted_by_verl(file, paths):
         ),
         (
             {"reward": {"custom_reward_function": {"path": "mine.py"}}},
-            "custom_reward_function.path=mine.py.*set reward",
+            "custom_reward_function.path=mine.py.*set grpo.reward",
         ),
-        ({"trainer": {"rollout_data_dir": None}}, "trainer.rollout_data_dir=None has no effect.*leave it out"),
+        ({"trainer": {"rollout_data_dir": None}}, "trainer.rollout_data_dir=None has no effect.*set out and name"),
     ],
 )
 def test_what_the_run_sets_itself_is_not_set_in_vain(verl, said, paths):
