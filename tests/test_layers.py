@@ -66,7 +66,7 @@ def test_a_recipe_is_found_by_its_name_in_any_folder_and_a_file_wins(tmp_path, m
         ("table4", "grpo/table5, sft/table4"),
         ("recipes/sft/lra.yaml", "sft/lora"),
         ("quikstart", "quickstart"),
-        ("grpo/mine", "grpo/gpu1, grpo/gpu8, grpo/megatron-32b, grpo/table5, grpo/tiny-refill, grpo/tiny"),
+        ("sft/mine", ", ".join(f"sft/{file.stem}" for file in sorted((RECIPES / "sft").glob("*.yaml")))),
     ],
 )
 def test_a_recipe_that_is_missing_is_answered_with_the_nearest(name, near):

@@ -43,5 +43,5 @@ def test_hooks_and_hosted_ci_call_what_is_here():
 
 
 def test_every_page_of_the_docs_is_in_the_navigation():
-    named = re.findall(r"(\w+)\.md$", Path("mkdocs.yml").read_text(), re.MULTILINE)
+    named = re.findall(r"([\w-]+)\.md$", Path("mkdocs.yml").read_text(), re.MULTILINE)
     assert {path.stem for path in Path("docs").glob("*.md")} <= set(named)
