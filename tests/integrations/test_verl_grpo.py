@@ -185,7 +185,7 @@ def test_two_steps_with_a_tool_and_an_environment_of_ones_own(tmp_path):
     sizes["actor_rollout_ref"] = {"rollout": {"max_model_len": 640}}
     made = recipe(paths, 2, more={"policy": policy, "verl": sizes})
     assert run_grpo(made, paths).steps == 2
-    assert all(row["rollout/user_turns/sum"] > 0 for row in read_metrics(paths))
+    assert all(row["rollout/user_turns/mean"] > 0 for row in read_metrics(paths))
     assert all(row["training/rollout_probs_diff_max"] < 1e-4 for row in read_metrics(paths))
     rows = [json.loads(line) for line in (paths.details / "2.jsonl").read_text().splitlines()]
     talked = [row["messages"] for row in rows if {"role": "user", "content": "Sure?"} in row["messages"]]
