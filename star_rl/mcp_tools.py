@@ -63,7 +63,7 @@ class McpServer:
         return call
 
     def _opened(self) -> Any:
-        """Return the client, opened anew where there is none."""
+        """Return the client; open one if none is open."""
         with self._lock:
             if self._client is None:
                 opened: Future[tuple[Any, list[dict[str, Any]]]] = Future()

@@ -95,7 +95,7 @@ def schemas(names: Iterable[str]) -> tuple[str, ...]:
     """Return the schemas of tools as JSON; of an MCP server, those of all its tools.
 
     Raises:
-        StarError: a name that leads to no tool, a schema that is none, or two tools of one name.
+        StarError: a tool was not found, its schema is invalid, or two tools have one name.
     """
     return tuple(json.dumps(tool.schema, ensure_ascii=False) for tool in _tools(names, lambda made: made).values())
 

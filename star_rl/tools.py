@@ -183,7 +183,7 @@ class ToolBox:
 
 
 def _keys(value: object, many: bool) -> list[str]:
-    """Return the ids of a call, at most :data:`MOST_ITEMS`; none for what is no id. A number is the id it spells."""
+    """Return the ids of a call; empty if one is invalid or they are more than :data:`MOST_ITEMS`. Numbers are ids."""
     values = value if isinstance(value, list) and many else [value]
     spelled = (str(one) if isinstance(one, int) and not isinstance(one, bool) else one for one in values)
     keys = [key for key in spelled if isinstance(key, str) and key]

@@ -12,8 +12,6 @@ from star_rl.errors import StarError
 from star_rl.own import BadArguments, open_tools, schemas
 from star_rl.tools import ToolBox
 
-pytest.importorskip("mcp", minversion="2")
-
 SERVER = """
 import os, sys
 from mcp.server import MCPServer

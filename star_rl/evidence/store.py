@@ -171,7 +171,7 @@ class EvidenceStore:
 
         Args:
             tool: ``UserCF`` or ``ItemCF``.
-            keys: users or items, whatever a model wrote there; each counts once, and what is no string is left out.
+            keys: users or items, as a model wrote them; each counts once, and values that are not strings are ignored.
             named: an id's name in the text, or None; the text is then put into words again. The answer's ids stay ids.
 
         Raises:

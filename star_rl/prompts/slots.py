@@ -39,7 +39,7 @@ class Slots:
         return {"user": self.user, "record": list(self.record), "together": self.together}
 
     def id_of(self, name: str) -> str:
-        """Return the id that a name stands for; what is no name of this task stays as it is."""
+        """Return the id that a name stands for; a string that is not a name of this task stays as it is."""
         return self._ids.get(name, name)
 
     def ids_of(self, names: Sequence[str]) -> list[str]:

@@ -100,7 +100,6 @@ def test_the_source_runs_by_its_file(tmp_path, capsys):
 
 
 def test_the_search_finds_items_by_their_words(run):
-    pytest.importorskip("bm25s")
     tool = open_tools([f"{EXAMPLES}/search_tool.py:Search"], VisibleRun(run, DATA))["Search"]
     box = ToolBox(None, list(run.items), "candidates", own={"Search": tool})
     item = next(iter(run.items.values()))
