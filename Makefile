@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed-$(EXTRA)
 
 .PHONY: help install quickstart rehearsal test test-slow test-gpu-pins lint docs doctor clean qwen3-tokenizer teacher-vllm \
   official pretrained bench-baselines bench-neighbours bench-store bench-tables bench-end-to-end bench-teacher bench-faults bench-chat bench-trajectories bench-rewards \
-  bench-rollout bench-evidence bench-plan drill-two-nodes results
+  bench-rollout bench-evidence bench-plan drill-two-nodes results models
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
 
@@ -111,6 +111,10 @@ drill-two-nodes: install ## two Ray nodes, a GRPO job on both, a worker and then
 
 results: install ## docs/results.md and the figures of docs/learning.md, from RUNS="runs/NAME-seed* .."
 	$(BIN)/python -m benchmarks.results $(RUNS) $(ARGS)
+
+models: install ## models/synthetic: the student of `star-rl run learn-synthetic`, with its training sets
+	$(BIN)/star-rl run learn-synthetic
+	$(BIN)/python -m benchmarks.publish runs/learn-synthetic
 
 docs: install ## the pages of docs/ and the API reference, in site/
 	$(BIN)/mkdocs build --strict --quiet

@@ -124,3 +124,13 @@ def test_the_user_rejects_a_list_once_and_says_why(run):
         assert begin(about(task.task_id, "nobody", task.candidates))(text) is None
         assert begin(about(task.task_id, task.user_id, task.candidates))("no list") is None
     assert heard == {True, False}
+
+
+def test_the_mcp_server_names_items_of_a_category(run):
+    [tool] = open_tools(
+        [f"mcp:{sys.executable} {EXAMPLES / 'mcp_server.py'} {run.tables / 'items.parquet'}"], None
+    ).values()
+    category = next(iter(run.items.values())).categories[0]
+    answer, _ = tool.answer({"category": category, "limit": 2})
+    named = [line.split(":")[0].strip('[" ') for line in answer.splitlines() if ":" in line]
+    assert len(named) == 2 and all(category in run.items[item].categories for item in named)
