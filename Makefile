@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed-$(EXTRA)
 
 .PHONY: help install quickstart rehearsal test test-slow test-gpu-pins lint docs doctor clean qwen3-tokenizer teacher-vllm \
   official pretrained bench-baselines bench-neighbours bench-store bench-tables bench-end-to-end bench-teacher bench-faults bench-chat bench-trajectories bench-rewards \
-  bench-rollout bench-evidence bench-plan drill-two-nodes results models
+  bench-rollout bench-evidence bench-algorithms bench-plan drill-two-nodes results models
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
 
@@ -74,6 +74,9 @@ bench-teacher: install ## the teacher by rules on MovieLens 100K, and the SFT se
 
 bench-evidence: install ## what each strategy of the rules gets out of the evidence, before and after, on three data sets
 	$(BIN)/python -m benchmarks.evidence $(ARGS)
+
+bench-algorithms: install ## GRPO and the overlays of docs/algorithms.md from one SFT student (ARGS="dapo rloo --seeds 3")
+	$(BIN)/python -m benchmarks.algorithms $(ARGS)
 
 bench-faults: install ## the teacher against a faulty endpoint
 	$(BIN)/python -m benchmarks.faults $(ARGS)

@@ -27,7 +27,7 @@ import numpy as np
 from benchmarks.harness import CACHE, ROOT, machine, read_options, table, write_json
 from star_rl.data_builders.sft_set import SETTINGS, SftOptions, build_sft
 from star_rl.evaluation import metrics
-from star_rl.mars import RuleOptions, identity_of, read_runs, teach
+from star_rl.mars import identity_of, read_runs, teach
 from star_rl.pipeline.chain import STAGES
 from star_rl.pipeline.options import Recipe, SourceSection, SplitSection
 from star_rl.pipeline.runner import run as run_stages
@@ -39,6 +39,9 @@ from star_rl.trajectory import LACKING, Response
 
 #: Weights of the teacher by rules: the three signals that come from evidence, alike.
 EQUAL = {"users": 1.0, "history": 1.0, "recent": 1.0}
+#: A bad habit for reinforcement learning to mend: a third of the weight on the signal that reads no evidence.
+HABIT = {**EQUAL, "category": 1.5}
+_HABIT = ", a third on category"
 LACKS = {
     "full": {},
     "no tools": {"tools": False},
@@ -101,10 +104,11 @@ def scored(folder: Path, tasks: list[Task], seconds: float) -> tuple[dict[str, A
 
 def methods() -> dict[str, dict[str, Any]]:
     """Name -> options of the teacher."""
-    default = dict(RuleOptions().strategies)
     made = {name: {"rules": {"strategies": EQUAL}, **lacks} for name, lacks in LACKS.items()}
-    made |= {f"{name} alone": {"rules": {"strategies": {name: 1.0}}} for name in default}
-    return made | {f"{name}, default weights": {"rules": {"strategies": default}, **k} for name, k in LACKS.items()}
+    made |= {f"{name} alone": {"rules": {"strategies": {name: 1.0}}} for name in HABIT}
+    return made | {
+        f"{name}{_HABIT}": {"rules": {"strategies": HABIT}, **LACKS[name]} for name in ("full", "no reflector")
+    }
 
 
 def compare(world: Run, work: Path) -> dict[str, Any]:
@@ -115,7 +119,7 @@ def compare(world: Run, work: Path) -> dict[str, Any]:
         folder = work / "test" / name.replace(", ", "_").replace(" ", "_")
         rows[name], per_task[name] = scored(folder, tasks, runs_of(world, tasks, options, folder))
     for name, row in rows.items():
-        reference = "full, default weights" if name.endswith("weights") else "full"
+        reference = f"full{_HABIT}" if name.endswith(_HABIT) else "full"
         if name != reference:
             pair = metrics.paired(per_task[name], per_task[reference])
             row |= {"against": reference, "difference": [100 * pair.mean, 100 * pair.low, 100 * pair.high]}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from functools import cache
+from typing import Any
 
 import pyarrow.parquet as pq
 from mcp.server import MCPServer
@@ -17,7 +18,7 @@ server = MCPServer("items")
 
 
 @cache
-def items() -> list[dict[str, object]]:
+def items() -> list[dict[str, Any]]:
     """Return the rows of the table of items."""
     return pq.read_table(sys.argv[1], columns=["item_id", "title", "categories"]).to_pylist()
 

@@ -13,7 +13,16 @@ from mkdocs.structure.files import File, Files
 import star_rl
 
 COPIES = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
-EXAMPLES = ("quickstart", "custom_reward", "custom_method", "custom_source", "search_tool", "rejecting_user", "mcp_server", "recommend")
+EXAMPLES = (
+    "quickstart",
+    "custom_reward",
+    "custom_method",
+    "custom_source",
+    "search_tool",
+    "rejecting_user",
+    "mcp_server",
+    "recommend",
+)
 ROLE = re.compile(r":(?:class|func|meth|data|mod|attr):<code>~?(?:star_rl\.|rewards\.)?([\w.]+)</code>")
 
 

@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 #: Benchmark -> a row of its table, which has to hold a figure.
 ROWS = {
+    "algorithms": "dapo",
     "baselines": "lightgcn",
     "chat": r"star_rl\.chat",
     "end-to-end": "evidence",
