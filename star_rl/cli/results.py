@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def sample(
     from star_rl.pipeline.stage import Context
     from star_rl.progress import progress_line
     from star_rl.run import Run
-    from star_rl.training.sample import rollouts
+    from star_rl.training.sample import rates, rollouts, words
 
     folder = Path(run)
     recipe = recipe_of(folder)
@@ -49,22 +49,8 @@ def sample(
     with progress_line("sample") as line:
         context = Context(file.parent, world.config, recipe.seed, {}, folder, line)
         rollouts(context, world, checkpoint, tasks, file, **sampling)
-    print(f"{file}: {hits(file, {task.task_id: task.ground_truth for task in tasks})}")
-
-
-def hits(path: Path, truths: Mapping[str, str]) -> str:
-    """Return the number of rollouts in a file and their hit rates, as text."""
-    from star_rl.files import read_jsonl
-    from star_rl.trajectory import parse, ranking
-
-    count, found = 0, {1: 0, 3: 0, 5: 0}
-    for line in read_jsonl(path):
-        count += 1
-        ranked = ranking(parse(line["model_text"])) or []
-        for cut in found:
-            found[cut] += truths[line["task_id"]] in ranked[:cut]
-    shares = ", ".join(f"HR@{cut} {100 * number / max(1, count):.1f} %" for cut, number in found.items())
-    return f"{count:,} rollouts, {shares}"
+    found = rates(file, tasks, world.prompt.top)
+    print(f"{file}: {found['rollouts']:,} rollouts, {words(found)}")
 
 
 @command(

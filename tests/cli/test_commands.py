@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from star_rl.cli.results import hits
 from star_rl.launch import cli
 
 NAMES = (
@@ -82,18 +81,6 @@ def test_a_run_folder_s_stages_are_told(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["tables", "done", "1.5", "s", "60", "users"]
     assert lines[1].split() == ["tasks", "begun"] and lines[2].split() == ["neighbours", "-"]
-
-
-def test_hits_count_any_text(tmp_path):
-    good = '<recommend>\n<JSON>["a", "b"]</JSON>\n</recommend>'
-    lines = [
-        {"task_id": "1", "model_text": good},
-        {"task_id": "2", "model_text": good},
-        {"task_id": "1", "model_text": ""},
-    ]
-    file = tmp_path / "out.jsonl"
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert hits(file, {"1": "a", "2": "b"}) == "3 rollouts, HR@1 33.3 %, HR@3 66.7 %, HR@5 66.7 %"
 
 
 @pytest.mark.parametrize("name", ["", *NAMES])

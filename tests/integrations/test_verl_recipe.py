@@ -192,13 +192,17 @@ def test_the_tokenizer_is_that_of_the_model_that_was_trained(tmp_path):
     saved, base = tmp_path / "actor/huggingface", tmp_path / "base"
     for folder, says in ((saved, "saved anew"), (base, "as it was")):
         folder.mkdir(parents=True)
-        for name in ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"):
+        for name in ("model.safetensors", "tokenizer.json", "tokenizer_config.json"):
             (folder / name).write_text(says)
+        (folder / "config.json").write_text(
+            json.dumps({"dtype": "float32" if folder == base else "bfloat16", "of": says})
+        )
     (base / "chat_template.jinja").write_text("as it was")
     made = export(GrpoResult(3, tmp_path / "actor", 0), tmp_path / "final", base)
     texts = {path.name: path.read_text() for path in made.iterdir()}
+    assert json.loads(texts.pop("config.json")) == {"dtype": "float32", "of": "saved anew"}
     assert texts == {
-        **dict.fromkeys(("model.safetensors", "config.json"), "saved anew"),
+        "model.safetensors": "saved anew",
         **dict.fromkeys(("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"), "as it was"),
     }
 

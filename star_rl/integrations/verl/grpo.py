@@ -23,7 +23,7 @@ import yaml
 
 from star_rl import locks
 from star_rl.errors import StarError
-from star_rl.files import read_json, read_jsonl, write_jsonl, write_text
+from star_rl.files import read_json, read_jsonl, write_json, write_jsonl, write_text
 from star_rl.integrations import copy_tokenizer, processes
 from star_rl.integrations.verl import config_checks
 from star_rl.integrations.verl.checkpoints import checkpoints, last_checkpoint
@@ -170,7 +170,7 @@ def export(result: GrpoResult, target: Path, trained: Path | None = None) -> Pat
     Args:
         result: names the checkpoint.
         target: the folder to write.
-        trained: the model that training started from; its tokenizer files replace those of the checkpoint.
+        trained: the model that training started from; its tokenizer files and dtype replace those of the checkpoint.
 
     Raises:
         StarError: merging failed.
@@ -192,6 +192,9 @@ def export(result: GrpoResult, target: Path, trained: Path | None = None) -> Pat
             )
     if trained is not None:
         copy_tokenizer(trained, partial)
+        # verl says bfloat16, whatever it trained (verl/utils/checkpoint/fsdp_checkpoint_manager.py)
+        config, began = read_json(partial / "config.json"), read_json(trained / "config.json")
+        write_json(partial / "config.json", {**config, **{key: began[key] for key in ("dtype",) if key in began}})
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
     return target
