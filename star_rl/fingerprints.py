@@ -21,6 +21,7 @@ DATA = {
     "items": "tables/items.parquet",
     "users": "tables/users.parquet",
     "visible": "tasks/visible.parquet",
+    "memory": "memory/store/manifest.json",
     "summaries": "summaries/store/manifest.json",  # it holds the store's checksums
 }
 
