@@ -65,8 +65,9 @@ class Run:
 
     @cached_property
     def histories(self) -> Histories:
-        """All users' interactions, of which a task sees those before its cutoff."""
-        return Histories(read_interactions(self.tables))
+        """All users' interactions that the split keeps, of which a task sees those before its cutoff."""
+        kept = self.folder / "tasks" / "kept.parquet"
+        return Histories(read_interactions(kept if kept.exists() else self.tables))
 
     @cached_property
     def visible(self) -> Any:
