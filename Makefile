@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed-$(EXTRA)
 
 .PHONY: help install quickstart rehearsal test test-slow test-gpu-pins lint docs doctor clean qwen3-tokenizer teacher-vllm \
   official pretrained bench-baselines bench-neighbours bench-store bench-tables bench-end-to-end bench-teacher bench-faults bench-chat bench-trajectories bench-rewards \
-  bench-rollout bench-evidence bench-algorithms bench-plan drill-two-nodes results models
+  bench-rollout bench-starec-size bench-evidence bench-algorithms bench-plan drill-two-nodes results models
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
 
@@ -105,6 +105,9 @@ bench-rewards: install ## rewards and metrics: throughput and growth
 
 bench-plan: install ## what the plan says a training step needs, beside what it takes on a CPU
 	PYTHONPATH=. $(BIN)/python -m benchmarks.plan $(ARGS)
+
+bench-starec-size: install ## a world as large as MovieLens 1M through tables and STARec's split: time and memory
+	$(BIN)/python -m benchmarks.starec_size $(ARGS)
 
 bench-rollout: install ## our agent loop beside verl's own tool loop, on vLLM and on a paced engine
 	$(BIN)/python -m benchmarks.rollout $(ARGS)

@@ -170,7 +170,7 @@ def _methods(made: Mapping[str, Any]) -> Grid:
     rows = []
     for name, own in made["methods"].items():
         low, high = own["intervals"]["all"]
-        means = {figure: own[figure]["mean"] for figure in own if figure not in ("ndcg5", "intervals")}
+        means = {figure: own[figure]["mean"] for figure in own if figure != "intervals" and "ndcg" not in figure}
         rows.append({"name": name, **means, "hr_avg_low": low, "hr_avg_high": high})
     rows.sort(key=lambda row: -row["hr_avg"])
     return methods(rows, "Methods" + (", means over the seeds" if len(made["runs"]) > 1 else ""))

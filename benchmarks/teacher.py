@@ -152,10 +152,10 @@ def audits(world: Run, work: Path) -> dict[str, Any]:
     tasks = world.tasks("train")
     found: dict[str, Any] = {}
     for setting in SETTINGS:
-        lacks = LACKING.get(setting, "")
-        runs = work / "train" / ((lacks and f"no_{lacks}") or "full")
+        lacks = LACKING.get(setting, ())
+        runs = work / "train" / (setting if lacks else "full")
         if setting != "planner_only":  # its plans are those of the full teacher
-            options = {"rules": {"strategies": EQUAL}, **({lacks: False} if lacks else {})}
+            options = {"rules": {"strategies": EQUAL}, **dict.fromkeys(lacks, False)}
             runs_of(world, tasks, options, runs, PASSES)
         began = time.perf_counter()
         audit = build_sft(

@@ -88,7 +88,7 @@ def main() -> None:
             root / "runs",
             lambda task: Case.of(task, histories[task.user_id], items),
             root / "sft",
-            SftOptions(prompt=PromptOptions(options.profile), keep="ranked", per_task=_PASSES),
+            SftOptions(prompt=PromptOptions(options.profile), within=0, per_task=_PASSES),
         )
         figures["seconds"] = round(time.perf_counter() - began, 2)
         figures["cpu_seconds"] = round(time.process_time() - work, 2)

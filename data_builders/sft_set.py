@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice, zip_longest
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from star_rl.data_builders.reflections import Conversation, reflections
 from star_rl.errors import StarError
 from star_rl.files import atomic_path, fingerprint, sha256, write_json, write_text
 from star_rl.mars.record import TeacherRun, read_runs
@@ -35,9 +36,6 @@ from star_rl.trajectory.grammar import PLAN, REFLECTION
 SETTINGS: tuple[Setting, ...] = get_args(Setting)
 _ROWS = 256  # rows a row group: what is in memory at a time
 _LISTED = 50  # ids of over-long samples named in the audit
-
-#: Which runs are kept: those whose first item is the truth, or all that ranked.
-Keep = Literal["top1", "ranked"]
 
 _TEXTS = ("tools", "task_id", "source", "scenario")
 _MESSAGES = pa.list_(pa.struct({"role": pa.string(), "content": pa.string()}))
@@ -56,7 +54,7 @@ class SftOptions:
         spread: the largest group of (source, scenario) holds at most this many times the smallest; 0 = as they come.
         limit: samples at most, 0 = all.
         max_tokens: longer samples (prompt, trajectory and answers) are left out and named (paper, table 4: 16,384).
-        keep: the filter, ``top1`` or ``ranked``.
+        within: runs are kept whose truth stands in so many first places; 0 = all that ranked.
         seed: of the choice among a task's and a group's samples.
     """
 
@@ -66,7 +64,7 @@ class SftOptions:
     spread: Number = 0.0
     limit: Count = 0
     max_tokens: Size = 16384
-    keep: Keep = "top1"
+    within: Count = 1
     seed: Whole = 0
 
     def __post_init__(self) -> None:
@@ -78,12 +76,13 @@ class SftOptions:
         """The prompt of a student without the part that the setting lacks."""
         if self.setting == "planner_only":
             return replace(self.prompt, scope="plan", tools=False)
-        lacks = LACKING.get(self.setting)
+        lacks = LACKING.get(self.setting, ())
         return replace(
             self.prompt,
-            tools=self.prompt.tools and lacks != "tools",
-            planner=self.prompt.planner and lacks != "planner",
-            reflector=self.prompt.reflector and lacks != "reflector",
+            tools=self.prompt.tools and "tools" not in lacks,
+            planner=self.prompt.planner and "planner" not in lacks,
+            reflector=self.prompt.reflector and "reflector" not in lacks,
+            scope="rank" if self.setting == "fast" else "trajectory",
         )
 
 
@@ -101,15 +100,15 @@ class _Sample:
     cut: int
 
 
-def reason_against(run: TeacherRun, keep: Keep = "top1") -> str:
+def reason_against(run: TeacherRun, within: int = 1) -> str:
     """Return why a run is no training sample (paper, section 4.1); empty where it is one.
 
-    ``failed_<kind>``; ``miss``: the truth is not first; ``malformed``: the grammar finds a fault; ``not_identical``:
-    text to trajectory to text is not the same text.
+    ``failed_<kind>``; ``miss``: the truth stands behind place ``within``; ``malformed``: the grammar finds a fault;
+    ``not_identical``: text to trajectory to text is not the same text.
     """
     if run.failure:
         return f"failed_{run.failure.kind}"
-    if keep == "top1" and not run.hit:
+    if within and not 1 <= run.rank <= within:
         return "miss"
     team, trajectory = run.configuration["team"], run.trajectory
     lacks = {phase for part, phase in PHASE_OF.items() if not team.get(part, True)}
@@ -124,15 +123,15 @@ def sample_of(run: TeacherRun, setting: str) -> tuple[Trajectory | None, bool, s
     ``reason`` says why a run is dropped: ``other_teacher``, ``corrected``, ``no_plan``.
     """
     team = run.configuration["team"]
-    lacking = {part for part in ("planner", "reflector", "tools") if not team[part]}
-    wanted = {LACKING[setting]} if setting in LACKING else set()
+    lacking = {part for part in ("planner", "reflector", "tools", "experts") if not team.get(part, True)}
+    wanted = set(LACKING.get(setting, ()))
     trajectory = run.trajectory
     if setting == "planner_only":
         plans = trajectory.of(PLAN)
         return (Trajectory(plans[:1]), True, "") if plans and not lacking else (None, True, "no_plan")
     if lacking == wanted:
         return trajectory, True, ""
-    if lacking or setting == "no_tools":
+    if lacking or setting in ("no_tools", "fast"):
         return None, False, "other_teacher"
     if setting == "no_reflector" and run.corrected:
         return None, False, "corrected"
@@ -155,9 +154,11 @@ def build(context: Context) -> dict[str, Any]:
             spread=options["spread"],
             limit=options["limit"] or 0,
             max_tokens=options["max_tokens"],
+            within=options["within"],
             seed=context.seed,
         ),
         world.length,
+        reflections(world, options["within"]) if world.memories else (),
     )
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in audit["dropped"].items())
     lost = audit["hits"] - audit["kept"]
@@ -172,6 +173,7 @@ def build_sft(
     folder: str | Path,
     options: SftOptions | None = None,
     length: Callable[[str], int] = estimate_tokens,
+    further: Iterable[Conversation] = (),
 ) -> dict[str, Any]:
     """Write ``sft.parquet``, ``audit.json`` and the card ``README.md`` into a folder.
 
@@ -179,6 +181,7 @@ def build_sft(
         runs: files or folders of the teacher's runs.
         case_of: the task as the teacher saw it (``star_rl.run.Run.case``).
         length: tokens of a text; the student's tokenizer makes the audit exact.
+        further: conversations beside the runs.
 
     Returns:
         The audit.
@@ -198,35 +201,47 @@ def build_sft(
         """Render every eligible run once."""
         for run in read_runs(runs):
             counts["read"] += 1
-            reason = reason_against(run, options.keep)
+            reason = reason_against(run, options.within)
             trajectory, native = None, True
             if not reason:
                 trajectory, native, reason = sample_of(run, options.setting)
             if trajectory is None:
                 dropped[reason] += 1
                 continue
-            counts["hits"] += 1
             task, turns = run.task, to_messages(trajectory)
             same = task.task_id, native, fingerprint(turns)
             if options.per_task and same in seen:  # a limit keeps distinct ones
+                counts["hits"] += 1
                 dropped["duplicate"] += 1
                 continue
             seen.add(same)
             prompt = student_prompt(case_of(task), options.student, length)
-            tokens = prompt.tokens + sum(length(turn["content"]) + 8 for turn in turns)
-            if tokens > options.max_tokens:
-                dropped["over_long"] += 1
-                over_long.append(run.id)
-                continue
-            group, row = f"{task.source}/{task.scenario}", len(samples)
-            samples.append(_Sample(row, task.task_id, group, native, run.corrected, prompt.tokens, tokens, prompt.cut))
-            yield {
-                "messages": [*prompt.messages, *turns],
-                "tools": json.dumps(schemas_of(options.student.own)) if options.student.tools else "",
-                "task_id": task.task_id,
-                "source": task.source,
-                "scenario": task.scenario,
-            }
+            yield from kept(Conversation(task, run.id, prompt, turns), native, run.corrected)
+        for talk in further:
+            counts["read"] += 1
+            if talk.reason:
+                dropped[talk.reason] += 1
+            else:
+                yield from kept(talk)
+
+    def kept(talk: Conversation, native: bool = True, corrected: bool = False) -> Iterator[dict[str, Any]]:
+        """Yield the row of a conversation that is not too long."""
+        counts["hits"] += 1
+        task, prompt = talk.task, talk.prompt
+        tokens = prompt.tokens + sum(length(turn["content"]) + 8 for turn in talk.turns)
+        if tokens > options.max_tokens:
+            dropped["over_long"] += 1
+            over_long.append(talk.id)
+            return
+        group, row = f"{task.source}/{task.scenario}", len(samples)
+        samples.append(_Sample(row, task.task_id, group, native, corrected, prompt.tokens, tokens, prompt.cut))
+        yield {
+            "messages": [*prompt.messages, *talk.turns],
+            "tools": json.dumps(schemas_of(options.student.own)) if options.student.tools else "",
+            "task_id": task.task_id,
+            "source": task.source,
+            "scenario": task.scenario,
+        }
 
     with atomic_path(target / ".spool.parquet") as spool:
         with pq.ParquetWriter(spool, SFT, compression="zstd") as writer:

@@ -20,27 +20,34 @@ _ROWS = 1 << 18
 
 
 def build(context: Context) -> dict[str, Any]:
-    """Write ``train``, ``valid`` and ``test`` tasks and ``visible`` interactions; the split refuses a leak itself."""
+    """Write ``train``, ``valid`` and ``test`` tasks and ``visible`` interactions; the split refuses a leak itself.
+
+    Where ``core`` or ``max_history`` is set, ``kept`` holds the interactions that histories are made of.
+    """
     made = split(Tables.read(context.inputs["tables"]), context.config["split"]["options"], context.seed)
     for part in PARTS:
         write_table(context.folder / f"{part}.parquet", tasks_to(getattr(made, part)), "tasks")
     counts = {part: len(getattr(made, part)) for part in PARTS}
-    shown, dropped = made.shown, made.dropped
+    shown, kept, dropped = made.shown, made.kept, made.dropped
     del made  # while texts are copied, the split's tables and tasks need not be held
     pa.default_memory_pool().release_unused()
-    _write_visible(context.inputs["tables"], shown, context.folder / "visible.parquet")
+    _write_rows(context.inputs["tables"], shown, context.folder / "visible.parquet")
+    if kept is not None:
+        _write_rows(context.inputs["tables"], kept, context.folder / "kept.parquet")
     pa.default_memory_pool().release_unused()
     return {
         "summary": ", ".join(f"{count:,} {part}" for part, count in counts.items())
-        + f" tasks, {len(shown):,} interactions visible",
+        + f" tasks, {len(shown):,} interactions visible"
+        + (f" of {len(kept):,} kept" if kept is not None else ""),
         "tasks": counts,
         "visible": len(shown),
+        "kept": None if kept is None else len(kept),
         "visible_fingerprint": visible_fingerprint(context.folder / "visible.parquet"),
         "dropped": dropped,
     }
 
 
-def _write_visible(tables: Path, shown: np.ndarray, path: Path) -> None:
+def _write_rows(tables: Path, shown: np.ndarray, path: Path) -> None:
     """Copy the rows with these numbers, texts included, a piece at a time if they are in the table's order."""
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, INTERACTIONS, compression="zstd") as writer:
         if (np.diff(shown) < 0).any():  # the table was not sorted: only its whole can be put in order

@@ -9,6 +9,7 @@
     tool_cost        star - cost per tool call
     overlong         star - a soft length penalty
     gated            outcome where well formed, else 0
+    starec           STARec's tiers from +1 to -1; -1 where malformed
 
 Each has ``compute_score(data_source, solution_str, ground_truth, extra_info=None, **options)`` and returns the keys of
 :data:`star_rl.rewards.keys.KEYS`. A reward of your own: docs/rewards.md.

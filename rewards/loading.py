@@ -23,7 +23,7 @@ from star_rl.trajectory import CRITICAL, PHASES, json_block
 Reward = Callable[..., Mapping[str, float]]
 
 #: Short names: the files of this package.
-NAMES = ("star", "format", "outcome", "reciprocal_rank", "ndcg", "margin", "tool_cost", "overlong", "gated")
+NAMES = ("star", "format", "outcome", "reciprocal_rank", "ndcg", "margin", "tool_cost", "overlong", "gated", "starec")
 ARGUMENTS = ("data_source", "solution_str", "ground_truth", "extra_info")
 #: Keys that curves, reports and verl's validation read. A reward of the user's own may have further ones.
 NEEDED = ("score", "acc")

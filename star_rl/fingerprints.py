@@ -20,7 +20,9 @@ DATA = {
     "interactions": "tables/interactions.parquet",
     "items": "tables/items.parquet",
     "users": "tables/users.parquet",
+    "kept": "tasks/kept.parquet",  # absent where histories are of all interactions
     "visible": "tasks/visible.parquet",
+    "memory": "memory/store/manifest.json",
     "summaries": "summaries/store/manifest.json",  # it holds the store's checksums
 }
 

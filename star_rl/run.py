@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -12,8 +13,9 @@ from star_rl import own
 from star_rl.errors import StarError
 from star_rl.evidence import EvidenceStore
 from star_rl.evidence.leak import contains_of, visible_fingerprint
+from star_rl.memory import Memories
 from star_rl.pipeline.stage import manifest_of
-from star_rl.prompts import Case, Event, PromptOptions, Summary, estimate_tokens, student_prompt
+from star_rl.prompts import Case, Event, Memory, PromptOptions, Summary, estimate_tokens, student_prompt
 from star_rl.prompts.student import candidate_lines
 from star_rl.records import PARTS, Item, Task, UserTable, items_from, read_interactions, read_table, read_tasks
 from star_rl.scenarios import Histories, Reviews
@@ -63,13 +65,19 @@ class Run:
 
     @cached_property
     def histories(self) -> Histories:
-        """All users' interactions, of which a task sees those before its cutoff."""
-        return Histories(read_interactions(self.tables))
+        """All users' interactions that the split keeps, of which a task sees those before its cutoff."""
+        kept = self.folder / "tasks" / "kept.parquet"
+        return Histories(read_interactions(kept if kept.exists() else self.tables))
 
     @cached_property
     def visible(self) -> Any:
         """Interactions that a method may learn from, an Arrow table: none of them is a task's target or later."""
         return read_table(self.folder / "tasks" / "visible.parquet", "interactions")
+
+    @cached_property
+    def popular(self) -> Counter[str]:
+        """How often each item was chosen in the visible interactions."""
+        return Counter(self.visible["item_id"].to_pylist())
 
     @cached_property
     def store(self) -> EvidenceStore:
@@ -87,6 +95,13 @@ class Run:
         folder = self.folder / "summaries"
         made = manifest_of(folder)
         return Summaries.open(folder, *self.origin) if made and made["figures"]["by"] != "none" else None
+
+    @cached_property
+    def memories(self) -> Memories | None:
+        """Memories of the users; None where the recipe has none."""
+        folder = self.folder / "memory"
+        made = manifest_of(folder)
+        return Memories.open(folder, *self.origin) if made and made["figures"].get("plays") else None
 
     @cached_property
     def length(self) -> Callable[[str], int]:
@@ -124,8 +139,11 @@ class Run:
     @cached_property
     def prompt(self) -> PromptOptions:
         """The student's prompt, without what this SFT setting lacks."""
-        options, lacks = self.config["prompt"], LACKING.get(self.config["sft_set"]["setting"])
-        parts = {part: lacks != part for part in ("tools", "planner", "reflector")}
+        options, setting = self.config["prompt"], self.config["sft_set"]["setting"]
+        lacks = LACKING.get(setting, ())
+        parts: dict[str, Any] = {part: part not in lacks for part in ("tools", "planner", "reflector")}
+        if setting == "fast":
+            parts["scope"] = "rank"
         tools = own.schemas(self._own) if parts["tools"] else ()
         return PromptOptions(**{**options, **parts, "own": tools})
 
@@ -168,7 +186,8 @@ class Run:
         """Return the task as the student and the teacher's agents read it, in slots where the recipe says so."""
         history = self.history(task)
         texts, summary = self.texts(task.user_id, history), self.summary(task.user_id, history)
-        case = Case.of(task, history, self.items, self.users(task.user_id), texts, summary)
+        memory = self.memory(task.user_id, history)
+        case = Case.of(task, history, self.items, self.users(task.user_id), texts, summary, memory)
         return case.named(self.prompt.names, self.prompt.together)
 
     def texts(self, user_id: str, history: Sequence[Event]) -> dict[tuple[str, int], str]:
@@ -190,6 +209,10 @@ class Run:
     def summary(self, user_id: str, history: Sequence[Event]) -> Summary | None:
         """Return the stored summary of the older part of this history, None if no prefix is stored."""
         return self.summaries.of(user_id, history) if self.summaries else None
+
+    def memory(self, user_id: str, history: Sequence[Event]) -> Memory | None:
+        """Return what the user's agent noted after this history; None where nothing is stored."""
+        return self.memories.of(user_id, history) if self.memories else None
 
     def messages(self, task: Task) -> list[dict[str, str]]:
         """Return the student's prompt as chat messages."""

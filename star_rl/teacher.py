@@ -64,10 +64,10 @@ async def open_teacher(
         StarError: an unknown option, or an endpoint that does not answer.
     """
     teacher = config["teacher"]
-    lacks = LACKING.get(config["sft_set"]["setting"], "")
+    lacks = dict.fromkeys(LACKING.get(config["sft_set"]["setting"], ()), False)
     options = dict(teacher["options"])
     parts = {name: dict(options.pop(name, None) or {}) for name in PARTS}
-    fields = {"top": world.prompt.top, **options, **({lacks: False} if lacks else {})}
+    fields = {"top": world.prompt.top, **options, **lacks}
     team_options = read_options(TeamOptions, fields, "teacher.options")
     clients: list[Any] = []
     client = client or _client
@@ -76,7 +76,7 @@ async def open_teacher(
     try:
         if teacher["backend"] == "rules":
             rules = read_options(RuleOptions, {"seed": seed, **parts["rules"]}, "teacher.options.rules")
-            backend = RuleBackend(rules)
+            backend = RuleBackend(rules, world.popular if world.prompt.scope == "rank" else None)
         else:
             from star_rl.mars.llm import LlmBackend, LlmOptions, TrainedPlanner
 

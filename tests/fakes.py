@@ -30,9 +30,9 @@ def small_recipe(folder, *options):
 
 
 def make_run(folder, *options):
-    """Make a small run up to its summaries; return its folder."""
+    """Make a small run up to its memories; return its folder."""
     wanted = small_recipe(folder, *options)
-    runner.run(wanted, chain.STAGES, until="summaries")
+    runner.run(wanted, chain.STAGES, until="memory")
     return folder / wanted.name
 
 

@@ -15,24 +15,23 @@ from typing import Any
 
 from star_rl.errors import StarError
 from star_rl.evaluation import paper
-from star_rl.evaluation.metrics import DEEPEST
+from star_rl.evaluation.metrics import NDCG_CUTS
 from star_rl.evaluation.tasks import Cell, fingerprint_of, read_tasks
 from star_rl.files import read_json, write_json, write_text
 from star_rl.records import SCENARIOS, Task
-from star_rl.report.grid import DASH, Grid, Row, latex, signed, spread
+from star_rl.report.grid import DASH, Grid, Row, fixed, latex, signed, spread
 from star_rl.report.grid import Cell as GridCell
 from star_rl.report.grid import markdown as as_markdown
 
 #: Figures of a cell that get a table of their own: name, head, factor to percent.
 FIGURES = (
     ("hr_avg", "HR_avg", 1.0),
-    ("ndcg5", "NDCG@5", 1.0),
-    ("ndcg10", "NDCG@10", 1.0),
+    *((f"ndcg{k}", f"NDCG@{k}", 1.0) for k in NDCG_CUTS),
     ("mrr", "MRR", 1.0),
     ("valid_rate", "Valid rankings", 100.0),
 )
-#: Figures that look further than HR@5 does.
-DEEP = ("ndcg10", "mrr")
+#: Figures that look further than HR@5 does, and how far.
+DEEP = {"ndcg10": 10, "ndcg20": 20, "mrr": 10}
 #: Heads of the scenarios.
 SHORT = dict(zip(SCENARIOS, ("Classic", "User-CS", "Item-CS", "Long", "Short"), strict=True))
 #: Keys that every row of an evaluation has.
@@ -92,7 +91,7 @@ class Compared:
         methods: method -> sub-task -> row of figures (see :func:`star_rl.evaluation.scores.score`).
         notes: sentences that belong to the table, with the caveats.
         caveats: sentences on data and methods to be read before any figure.
-        short: sentences on methods that name too few ids for NDCG@10 and MRR.
+        short: sentences on methods that name too few ids for NDCG@10, NDCG@20 and MRR.
         folders: the evaluations, in the order they were given.
     """
 
@@ -208,21 +207,23 @@ def _order(column: SubTask) -> tuple[int, str, int, str]:
     return place(column.source, paper.SOURCES), column.source, place(column.scenario, SCENARIOS), column.scenario
 
 
-def is_short(row: Mapping[str, Any]) -> bool:
-    """Return whether a method's lists are shorter than :data:`DEEP` looks."""
-    return row.get("longest") is not None and row["longest"] < DEEPEST
+def too_deep(longest: int | None) -> list[str]:
+    """Return the figures that look further than a method's longest list; None is a list of all candidates."""
+    return [figure for figure, depth in DEEP.items() if longest is not None and longest < depth]
 
 
 def _short(found: Compared) -> list[str]:
     """Return sentences on the methods whose lists are too short for :data:`DEEP`."""
     names: dict[int, list[str]] = {}
+    heads = {figure: head for figure, head, _ in FIGURES}
     for name, cells in found.methods.items():
         known = [row["longest"] for row in cells.values() if row.get("longest") is not None]
-        if known and max(known) < DEEPEST:
+        if known and too_deep(max(known)):
             names.setdefault(max(known), []).append(name)
     return [
         f"{', '.join(named)} {'names' if len(named) == 1 else 'name'} at most {longest} ids: nothing after that "
-        "counts, so NDCG@10 and MRR, which would look further in longer lists, are left out"
+        f"counts. Left out, since they look further in longer lists: "
+        f"{', '.join(heads[figure] for figure in too_deep(longest))}"
         for longest, named in names.items()
     ]
 
@@ -270,7 +271,7 @@ def grid(found: Compared, figure: str = "hr_avg", head: str = "HR_avg", factor: 
 
 
 def _figure(row: dict[str, Any] | None, figure: str, factor: float) -> GridCell:
-    if row is None or row.get(figure) is None or (figure in DEEP and is_short(row)):
+    if row is None or row.get(figure) is None or figure in too_deep(row.get("longest")):
         return None, DASH
     value = row[figure] * factor
     low, high = (row["hr_avg_low"], row["hr_avg_high"]) if figure == "hr_avg" else (None, None)
@@ -318,11 +319,33 @@ def paper_grid(found: Compared) -> Grid | None:
     return Grid(title, ["method", *(SHORT[scenario] for _, scenario in cells)], _paper_rows(cells), groups)
 
 
+def starec_grid(found: Compared) -> Grid | None:
+    """Return STARec's figures where our tasks are a split of a source it was measured on, else None."""
+    ours = {column.source for column in found.columns if not column.official}
+    sources = [source for source in paper.STAREC_NDCG if source in ours]
+    if not sources:
+        return None
+    rows = []
+    for name in dict.fromkeys(name for source in sources for name in paper.STAREC_NDCG[source]):
+        values = [value for source in sources for value in paper.STAREC_NDCG[source].get(name, (None, None))]
+        rows.append(Row(name, [(value, fixed(value, 2)) for value in values], paper=True))
+    title = (
+        "STARec's figures, of another model, other users and other negatives: not comparable "
+        f"({paper.STAREC}, from public notes on the paper)"
+    )
+    groups = [(paper.STAREC_SETS[source], 2) for source in sources]
+    return Grid(title, ["method", *["NDCG@1", "NDCG@10"] * len(sources)], rows, groups)
+
+
+def published(found: Compared) -> list[Grid]:
+    """Return the tables of published figures on other tasks than ours."""
+    return [one for one in (paper_grid(found), starec_grid(found)) if one]
+
+
 def grids(found: Compared, whole: bool = True) -> list[Grid]:
-    """Return table 1, NDCG, MRR and the share of valid rankings; ``whole``: the paper's table of other tasks, too."""
+    """Return table 1, NDCG, MRR and the share of valid rankings; ``whole``: :func:`published`, too."""
     first, *others = (grid(found, figure, head, factor) for figure, head, factor in FIGURES)
-    beside = paper_grid(found) if whole else None
-    return [first, *([beside] if beside else []), *others]
+    return [first, *(published(found) if whole else []), *others]
 
 
 def markdown(found: Compared, whole: bool = True) -> str:

@@ -25,8 +25,8 @@ from star_rl.errors import StarError
 
 #: Cut-offs of the hit rate.
 CUTS = (1, 3, 5)
-#: How far the deepest metric looks into a list.
-DEEPEST = 10
+#: Cut-offs of NDCG.
+NDCG_CUTS = (1, 5, 10, 20)
 ABSENT, FAILED, NOT_ASKED = 0, -1, -2
 
 Ranks = NDArray[np.int32]

@@ -1,6 +1,6 @@
-"""Figures of the paper (arXiv 2602.09829), each with its table. HR_avg in percent.
+"""Published figures in percent: the paper's (arXiv 2602.09829), HR_avg, each with its table; and STARec's, NDCG.
 
-They were measured on AgentRecBench's own tasks, 100 a sub-task. Only figures on these tasks are comparable.
+The paper's were measured on AgentRecBench's own tasks, 100 a sub-task. Only figures on these tasks are comparable.
 """
 
 from __future__ import annotations
@@ -90,6 +90,21 @@ LATENCY = {"MARS": 461.0, "STAR": 89.0}
 #: Section 5, figure 5 (Goodreads): parameters of the student -> HR_avg. The sizes between are drawn, not printed; that
 #: of 8 B is table 2's.
 SCALING = {1.7e9: 70.1, 8e9: 78.4, 32e9: 84.5}
+
+#: NDCG of STARec in percent: 1,000 test users, the last positive item among 19 random ones. Taken from public notes on
+#: the paper, not from its text; None where they give no figure. Source of our tasks -> method -> NDCG@1, NDCG@10.
+STAREC = "arXiv 2508.18812"
+STAREC_SETS = {"movielens": "MovieLens 1M", "amazon": "Amazon CDs"}
+STAREC_NDCG: dict[str, dict[str, tuple[float | None, float | None]]] = {
+    "movielens": {
+        "STARec, 7B": (55.4, 77.16),
+        "STARec, 1.5B": (51.3, None),
+        "STARec, 1.5B, without SFT": (26.1, None),
+        "STARec, 1.5B, without reflection": (46.6, None),
+        "SASRec, trained on all data": (57.5, None),
+    },
+    "amazon": {"STARec, 7B": (68.3, 82.63)},
+}
 
 #: Table 1: method -> sub-task -> HR_avg.
 _CELLS = [(source, scenario) for source in SOURCES for scenario in SCENARIOS]

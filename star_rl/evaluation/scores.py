@@ -77,8 +77,9 @@ def score(
                 part = counted.filter((pc.field("source") == source) & (pc.field("scenario") == scenario))
                 row = _row(part, found[:, where], resamples, seed)
                 cells.append({"name": name, "source": source, "scenario": scenario, **row})
-    if max(len(task.candidates) for task in tasks) < metrics.DEEPEST:  # a whole list is as short
-        for row in (*methods, *cells):
+    whole = max(len(task.candidates) for task in tasks)
+    for row in (*methods, *cells):
+        if row["longest"] is not None and row["longest"] >= whole:  # no metric looks further
             row["longest"] = None
     if pairs is None:
         best = max(per_task, key=lambda name: float(per_task[name].mean()), default="")
@@ -133,7 +134,7 @@ def _intervals(found: metrics.Ranks, resamples: int, seed: int) -> dict[str, met
         kinds, sizes = np.unique(found[0], return_counts=True)
         found = kinds[None]
     values = {f"hr{k}": metrics.hits(found, k) for k in metrics.CUTS}
-    values |= {f"ndcg{k}": metrics.ndcg(found, k) for k in (5, 10)} | {"mrr": metrics.reciprocal(found)}
+    values |= {f"ndcg{k}": metrics.ndcg(found, k) for k in metrics.NDCG_CUTS} | {"mrr": metrics.reciprocal(found)}
     rows = np.stack([value.mean(axis=0) for value in values.values()])
     others = dict(zip(values, metrics.bootstrap(rows, resamples, seed, sizes=sizes), strict=True))
     hits = {name: others.pop(name) for name in [f"hr{k}" for k in metrics.CUTS]}

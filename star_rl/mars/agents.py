@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from star_rl.failure import Failure, Kind
-from star_rl.prompts import Case, one_line
+from star_rl.prompts import Case, Memory, one_line
+from star_rl.records import Item
 from star_rl.trajectory import EXPERTS, Phase
 from star_rl.trajectory.grammar import PLAN, RECOMMEND, REFLECTION
 from star_rl.trajectory.model import Block
@@ -88,10 +89,12 @@ class View:
     Attributes:
         tools: None if the teacher runs without them.
         done: earlier steps, in order.
-        suggestion: of the reflector, to an expert that runs again.
+        suggestion: of the reflector, to an expert that runs again; to a ranker, of what was wrong with its ranking.
         sample: number of the pass over the task; passes differ by chance alone.
         top: ids in the ranking (fewer if there are fewer candidates).
         round: 0, or the number of the reflection that asked for this re-run.
+        played, predicted: for the agent that rewrites a memory, the play as far as it is known and the first items of
+            its ranking.
     """
 
     case: Case
@@ -101,6 +104,8 @@ class View:
     sample: int = 0
     top: int = 20
     round: int = 0
+    played: Memory | None = None
+    predicted: tuple[Item, ...] = ()
 
     def latest(self, agent: str) -> Step | None:
         """Return the latest step of an agent."""
@@ -192,6 +197,13 @@ def check_ranking(value: Any, view: View) -> str:
     return f"{len(value)} ids were given, {view.ranked} are asked for" if len(value) != view.ranked else ""
 
 
+def check_notes(value: Any, view: View) -> str:
+    """Check ``{"preferences": ".."}``."""
+    text = value.get("preferences") if isinstance(value, dict) else None
+    ok = isinstance(text, str) and text.strip()
+    return "" if ok else 'the result has to be an object whose "preferences" is a text'
+
+
 def faulted(verdict: Any) -> dict[str, str]:
     """Return agent -> suggestion of a checked verdict; empty if all is correct."""
     if verdict["correct"] == "yes":
@@ -203,4 +215,6 @@ PLANNER = Agent("Planner", PLAN, False, check_plan)
 EXPERT_AGENTS = {name: Agent(name, tag, True, check_findings) for name, tag in EXPERTS.items()}
 REFLECTOR = Agent("Reflector", REFLECTION, False, check_verdict)
 RANKER = Agent("Ranker", RECOMMEND, True, check_ranking)
+#: Writes the notes of a memory anew (docs/starec.md); the slow mode of a student.
+REWRITER = Agent("Rewriter", REFLECTION, False, check_notes)
 AGENTS: Sequence[Agent] = (PLANNER, *EXPERT_AGENTS.values(), REFLECTOR, RANKER)

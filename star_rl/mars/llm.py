@@ -18,6 +18,7 @@ from star_rl.mars.agents import Agent, AgentFailure, Step, View
 from star_rl.options import Count, Positive, Size, options
 from star_rl.prompts import PromptOptions, estimate_tokens, one_line, student_prompt, valid, valid_json
 from star_rl.prompts.agents import Brief, agent_messages, complaint
+from star_rl.prompts.memory import reflect_prompt
 from star_rl.tools import schemas_of
 from star_rl.trajectory import (
     EXPERTS,
@@ -27,10 +28,12 @@ from star_rl.trajectory import (
     Text,
     Thinking,
     ToolCall,
+    Trajectory,
     compact_json,
     json_block,
     neutral,
     parse,
+    render,
 )
 from star_rl.trajectory.grammar import PLAN
 from star_rl.trajectory.model import call_of, decode
@@ -116,7 +119,10 @@ class _Conversation:
             prompt=backend.prompt,
             length=backend.length,
         )
-        self.messages: list[dict[str, Any]] = list(agent_messages(agent.name, brief, bool(self.tools)))
+        if backend.prompt.scope == "rank":
+            self.messages: list[dict[str, Any]] = _as_student(backend, view)
+        else:
+            self.messages = list(agent_messages(agent.name, brief, bool(self.tools)))
         step.messages += self.messages
 
     def _add(self, *messages: dict[str, Any]) -> None:
@@ -214,6 +220,18 @@ class _Conversation:
             given, number = f"call{number:05d}", number + 1
         self.ids.add(given)
         return given
+
+
+def _as_student(backend: LlmBackend, view: View) -> list[dict[str, Any]]:
+    """Return the prompt of a student with two modes: its teacher is asked in the same words."""
+    prompt, length = backend.prompt, backend.length
+    if view.played is not None:
+        return list(reflect_prompt(view.case, view.played, view.predicted, prompt, length).messages)
+    messages: list[dict[str, Any]] = list(student_prompt(view.case, prompt, length).messages)
+    if view.suggestion:
+        before = {"role": "assistant", "content": render(Trajectory([view.done[-1].phase]))}
+        messages += [before, {"role": "user", "content": view.suggestion}]
+    return messages
 
 
 def _without_calls(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from star_rl.errors import StarError
 from star_rl.mars.agents import DIVERGENCE, HISTORICAL, PROFILE, RECENT, Agent, Step, View
+from star_rl.mars.notes import rank_by_notes, rewrite_notes
 from star_rl.options import Number, Share, Size, Whole, options
 from star_rl.prompts import Behaviour, Case
 from star_rl.prompts.slots import HISTORY
@@ -45,6 +46,7 @@ class RuleOptions:
         window: latest interactions that the rules read; show the student as many.
         scattered: with a top category below this share of the window, the planner also sends
             Interest_Divergence_Reasoning.
+        popular: weight of how often an item was chosen, where one phase ranks by the notes (:mod:`star_rl.mars.notes`).
         seed: of the hash.
     """
 
@@ -54,6 +56,7 @@ class RuleOptions:
     haste: Share = 0.2
     window: Size = 8
     scattered: Share = 0.2
+    popular: Number = 0.0
     seed: Whole = 0
 
     def __post_init__(self) -> None:
@@ -65,10 +68,14 @@ class RuleOptions:
 
 
 class RuleBackend:
-    """The agents played by rules; they read the tools' answers of the lens ``candidates``."""
+    """The agents played by rules; they read the tools' answers of the lens ``candidates``.
 
-    def __init__(self, options: RuleOptions | None = None) -> None:
-        self.options = options or RuleOptions()
+    Args:
+        popular: for a team of a ranker alone: how often each item was chosen.
+    """
+
+    def __init__(self, options: RuleOptions | None = None, popular: Mapping[str, int] | None = None) -> None:
+        self.options, self._popular = options or RuleOptions(), popular
         self._act = {
             "Planner": self._plan,
             PROFILE: self._profile,
@@ -76,7 +83,8 @@ class RuleBackend:
             RECENT: self._recent,
             DIVERGENCE: self._divergence,
             "Reflector": self._reflect,
-            "Ranker": self._rank,
+            "Ranker": self._rank if popular is None else self._rank_by_notes,
+            "Rewriter": self._rewrite,
         }
 
     @property
@@ -176,6 +184,15 @@ class RuleBackend:
             ranked = [*lists.pop(trusted), *(item for listed in lists.values() for item in listed)]
         order = dict.fromkeys([*ranked, *view.case.candidates])
         return [Thinking(f"Rank by {TRUST[trusted]}.")], list(order)[: view.ranked]
+
+    def _rank_by_notes(self, view: View) -> tuple[list[Block], Any]:
+        why, order = rank_by_notes(view.case, self._shown(view), self._popular or {}, self.options.popular)
+        return [Thinking(why)], order[: view.ranked]
+
+    def _rewrite(self, view: View) -> tuple[list[Block], Any]:
+        assert view.played is not None
+        why, text = rewrite_notes(view.case, view.played, view.predicted)
+        return [Thinking(why)], {"preferences": text}
 
     def _by_category(self, view: View) -> list[str]:
         profile = view.latest(PROFILE)

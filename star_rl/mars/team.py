@@ -40,6 +40,7 @@ class TeamOptions:
         planner: off = all four experts in fixed order, no plan in the trajectory.
         reflector: off = no check, no re-run.
         tools: off = no tool calls.
+        experts: off = no experts; a plan is then of no use.
         rounds: most reflections; each sends the experts that it faults back to work.
         top: ids in the ranking.
         concurrent: experts run at once and do not see one another's results; Interest_Divergence_Reasoning waits
@@ -52,6 +53,7 @@ class TeamOptions:
     planner: bool = True
     reflector: bool = True
     tools: bool = True
+    experts: bool = True
     rounds: Size = 1
     top: Size = 20
     concurrent: bool = False
@@ -133,7 +135,8 @@ class _CaseRun:
         plan = list(EXPERTS)
         if self.options.planner:
             plan = (await self._play([PLANNER], backend=self.team.planner))[0].value
-        await self._experts(plan)
+        if self.options.experts:
+            await self._experts(plan)
         for round in range(1, self.options.rounds + 1 if self.options.reflector else 0):
             (verdict,) = await self._play([REFLECTOR], round=round - 1)
             suggestions = faulted(verdict.value)

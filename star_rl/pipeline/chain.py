@@ -22,6 +22,7 @@ _LOOP = (
     "star_rl.policy.engines",
     "star_rl.policy.replicas",
     "star_rl.trajectory",
+    "star_rl.memory",
 )
 
 
@@ -83,9 +84,20 @@ STAGES = (
         code=("star_rl.data_builders.summaries", "star_rl.summaries", "star_rl.prompts"),
     ),
     Stage(
+        "memory",
+        _Body("star_rl.data_builders.memory:build"),
+        ("tables", "tasks"),
+        (*_STUDENT, "memory", "teacher"),
+        files=("options.json", "store/**/*"),
+        keep=("cache.sqlite*",),  # replies by request: paid for once
+        decides=_Body("star_rl.data_builders.memory:decides"),
+        aside=True,
+        code=("star_rl.data_builders.memory", "star_rl.memory", "star_rl.mars", "star_rl.prompts"),
+    ),
+    Stage(
         "teach",
         _Body("star_rl.data_builders.teach:build"),
-        ("tables", "tasks", "evidence", "summaries"),
+        ("tables", "tasks", "evidence", "summaries", "memory"),
         (*_STUDENT, "teacher"),
         keep=("cache.sqlite*",),  # replies by request: paid for once
         aside=True,
@@ -95,10 +107,10 @@ STAGES = (
     Stage(
         "sft_set",
         _Body("star_rl.data_builders.sft_set:build"),
-        ("tables", "tasks", "summaries", "teach"),
+        ("tables", "tasks", "summaries", "memory", "teach"),
         _STUDENT,
         sources=_OWN,
-        code=("star_rl.data_builders.sft_set", "star_rl.trajectory", *_PROMPTS),
+        code=("star_rl.data_builders.sft_set", "star_rl.data_builders.reflections", "star_rl.trajectory", *_PROMPTS),
     ),
     Stage(
         "student",
@@ -126,7 +138,7 @@ STAGES = (
     Stage(
         "sample",
         _Body("star_rl.training.sample:sample_stage"),
-        ("tables", "tasks", "evidence", "summaries", "sft"),
+        ("tables", "tasks", "evidence", "summaries", "memory", "sft"),
         (*_STUDENT, "loop", "engine", "sample"),
         packages=_VLLM,
         aside=True,
@@ -137,7 +149,7 @@ STAGES = (
     Stage(
         "grpo_set",
         _Body("star_rl.data_builders.grpo_set:build"),
-        ("tables", "tasks", "summaries", "sample"),
+        ("tables", "tasks", "summaries", "memory", "sample"),
         (*_STUDENT, "sample", "grpo_set"),
         sources=_OWN,
         code=("star_rl.data_builders.grpo_set", *_PROMPTS),
@@ -159,8 +171,16 @@ STAGES = (
     Stage(
         "evaluate",
         _Body("star_rl.evaluation.stages:evaluate_stage"),
-        ("tables", "tasks", "evidence", "summaries", "sft", "grpo"),
-        (*_STUDENT, "teacher", "loop", "engine", "evaluate", "train_seed"),  # which seeds the students' samples
+        ("tables", "tasks", "evidence", "summaries", "memory", "sft", "grpo"),
+        (
+            *_STUDENT,
+            "memory",
+            "teacher",
+            "loop",
+            "engine",
+            "evaluate",
+            "train_seed",
+        ),  # which seeds the students' samples
         packages=_VLLM,
         aside=True,
         sources=_OWN,

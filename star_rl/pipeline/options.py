@@ -82,6 +82,14 @@ class SummariesSection:
 
 
 @section
+class MemorySection:
+    """A memory for each user, rewritten after each of the last ``interactions`` before a task by the teacher's agent
+    (docs/starec.md); 0 for none. With ``sft_set.setting: fast``."""
+
+    interactions: Count = 0
+
+
+@section
 class PromptSection:
     """The student's prompt: ``profile`` ``full`` or ``compact``; ``names``: ``ids``, or ``slots`` (c1, c2 .. for the
     candidates, h1, h2 .. for the record, the latest first); ``history`` items shown at most (0: what the profile
@@ -121,12 +129,14 @@ class TeacherSection:
 
 @section
 class SftSetSection:
-    """``setting``: full, no_tools, no_planner, no_reflector or planner_only; ``max_tokens`` bounds a sample;
+    """``setting``: full, no_tools, no_planner, no_reflector, planner_only or fast (one phase, docs/starec.md);
+    ``max_tokens`` bounds a sample; ``within``: runs are kept whose truth stands in so many first places;
     ``per_task`` samples of one task at most (null: every hit); ``spread``: the largest group of source and
     scenario is cut to this many times the smallest (0: none is cut)."""
 
     setting: Setting = "full"
     max_tokens: Tokens = 16384
+    within: Ranked = 1
     per_task: Few | None = None
     spread: Number = 0.0
     limit: Size | None = None
@@ -177,9 +187,11 @@ class EngineSection:
 
 @section
 class SampleSection:
-    """Difficulty sampling (paper, section 3.5): ``n`` responses for each of ``instances`` training tasks."""
+    """Difficulty sampling (paper, section 3.5): ``n`` responses for each of ``instances`` training tasks, and to the
+    reflections before a share ``reflections`` of them (docs/starec.md)."""
 
     instances: Size = 4000
+    reflections: Annotated[float, Field(ge=0, le=1, strict=True)] = 0.0
     n: Annotated[int, Field(ge=4, le=128, strict=True)] = 8  # fewer cannot tell three difficulties apart
     temperature: Temperature = 0.7
     top_p: TopP = 1.0
@@ -235,6 +247,7 @@ class Recipe:
     neighbours: NeighboursSection = field(default_factory=NeighboursSection)
     evidence: EvidenceSection = field(default_factory=EvidenceSection)
     summaries: SummariesSection = field(default_factory=SummariesSection)
+    memory: MemorySection = field(default_factory=MemorySection)
     prompt: PromptSection = field(default_factory=PromptSection)
     tools: ToolsSection = field(default_factory=ToolsSection)
     teacher: TeacherSection = field(default_factory=TeacherSection)

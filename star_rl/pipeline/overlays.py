@@ -205,7 +205,7 @@ def grpo_recipe(config: Mapping[str, Any], seed: int | None = None) -> Any:
         "policy": {
             "lens": tools["lens"],
             "lens_top": tools["lens_top"],
-            "show_tools": LACKING.get(config["sft_set"]["setting"]) != "tools",
+            "show_tools": "tools" not in LACKING.get(config["sft_set"]["setting"], ()),
             "own": [absolute(name) for name in tools.get("own") or ()],
             "environment": absolute(config["loop"].get("environment") or ""),
             "budget": budget,

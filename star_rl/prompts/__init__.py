@@ -4,13 +4,15 @@ words      make foreign text safe, estimate tokens
 case       a task as a model sees it
 slots      short names for a task's candidates and record
 flavours   vocabulary of books, products, local businesses, films, or any items
-student    the distilled model (STAR)
+student    the distilled model (STAR); compact: its short form
+modes      a student with two modes, fast and slow
+memory     its slow mode: reflect, then rank again
 agents     the teacher's agents (MARS)
 baselines  the agentic baselines of the paper's table 1
 evidence   the LLM verbaliser (Collaborative Signal Translation)
 """
 
-from star_rl.prompts.case import Behaviour, Case, Event, Summary, before
+from star_rl.prompts.case import Behaviour, Case, Event, Memory, Summary, before
 from star_rl.prompts.flavours import FLAVOURS, Flavour, described, flavour_of
 from star_rl.prompts.slots import Names, Slots
 from star_rl.prompts.student import (
@@ -29,6 +31,7 @@ __all__ = [
     "Case",
     "Event",
     "Flavour",
+    "Memory",
     "Names",
     "PromptOptions",
     "Slots",

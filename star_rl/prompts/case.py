@@ -68,6 +68,28 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
+class Memory:
+    """What a user's agent noted: the preferences, and the play that rewrote them (docs/starec.md).
+
+    Attributes:
+        text: the preferences, after the play.
+        before: the preferences before it.
+        candidates: ids that were ranked, of which one is the interaction that was then revealed.
+        ranking: ids, best first.
+        fast, slow: the ranking and the reflection as they were written, in the grammar.
+        last: timestamp of the revealed interaction; nothing after it is known to the text.
+    """
+
+    text: str
+    before: str = ""
+    candidates: tuple[str, ...] = ()
+    ranking: tuple[str, ...] = ()
+    fast: str = ""
+    slow: str = ""
+    last: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Case:
     """A task without its answer.
 
@@ -76,6 +98,7 @@ class Case:
         history: interactions before the cutoff with their review texts, oldest first.
         user: attributes of the user.
         summary: of the older part of the history, if there is one.
+        memory: of the user, if there is one.
         slots: where the case speaks in slots, what they stand for.
     """
 
@@ -88,6 +111,7 @@ class Case:
     items: Mapping[str, Item] = field(repr=False)
     user: Mapping[str, Any] = field(default_factory=dict, repr=False)
     summary: Summary | None = None
+    memory: Memory | None = None
     slots: Slots | None = None
 
     @classmethod
@@ -99,6 +123,7 @@ class Case:
         user: Mapping[str, Any] | None = None,
         texts: Mapping[tuple[str, int], str] | None = None,
         summary: Summary | None = None,
+        memory: Memory | None = None,
     ) -> Case:
         """Return the case of a task; interactions at or after the cutoff are dropped, so that no caller can leak them.
 
@@ -106,20 +131,22 @@ class Case:
             texts: the user's reviews, by item and timestamp; those of dropped interactions are not read.
 
         Raises:
-            StarError: the summary covers interactions at or after the cutoff.
+            StarError: the summary or the memory covers interactions at or after the cutoff.
         """
-        if summary is not None and summary.last >= task.cutoff:
-            raise StarError(
-                f"task {task.task_id}: the summary of user {task.user_id} reaches {summary.last}, the cutoff is "
-                f"{task.cutoff}",
-                "run the stage summaries again",
-            )
+        for name, stage, text in (("summary", "summaries", summary), ("memory", "memory", memory)):
+            if text is not None and text.last >= task.cutoff:
+                raise StarError(
+                    f"task {task.task_id}: the {name} of user {task.user_id} reaches {text.last}, the cutoff is "
+                    f"{task.cutoff}",
+                    f"run the stage {stage} again",
+                )
         seen = tuple(
             Behaviour(item, stamp, rating if rating == rating else None, (texts or {}).get((item, stamp), ""))
             for item, stamp, rating in before(history, task.cutoff)
         )
         distinct = tuple(dict.fromkeys(task.candidates))
-        return cls(task.task_id, task.source, task.scenario, task.user_id, distinct, seen, items, user or {}, summary)
+        who = (task.task_id, task.source, task.scenario, task.user_id)
+        return cls(*who, distinct, seen, items, user or {}, summary, memory)
 
     def named(self, names: Names, together: int) -> Case:
         """Return the case in ids or in slots; one that speaks in slots stays as it is.

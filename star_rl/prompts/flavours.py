@@ -33,6 +33,7 @@ class Flavour:
     did: str
     domain: str
     details: tuple[Detail, ...]
+    tastes: str = "kinds, makers and occasions"
 
     @property
     def words(self) -> dict[str, str]:
@@ -91,13 +92,26 @@ FLAVOURS = {
             Detail("reviews", "how many users reviewed it", ("review_count",)),
         ),
     ),
-    "films": Flavour("films", "film", "films", "watched", "a film service", (_YEAR,)),
+    "films": Flavour(
+        "films", "film", "films", "watched", "a film service", (_YEAR,), "genres, directors, periods and moods"
+    ),
+    "music": Flavour(
+        "music",
+        "album",
+        "albums",
+        "bought",
+        "a music shop",
+        (Detail("by", "artist or label", ("brand", "store")), Detail("price", "price", ("price",)), _AVERAGE, _RATINGS),
+        "styles, artists, periods and moods",
+    ),
     "generic": Flavour("generic", "item", "items", "chose", "a recommendation service", (_YEAR, _AVERAGE, _RATINGS)),
 }
 #: Part of a source's name -> flavour; the first match counts.
 _OF_SOURCE = (
     ("goodreads", "books"),
     ("book", "books"),
+    ("music", "music"),
+    ("cds", "music"),
     ("amazon", "products"),
     ("product", "products"),
     ("yelp", "businesses"),

@@ -21,7 +21,9 @@ from pydantic import Field
 from star_rl.errors import StarError
 from star_rl.options import Count, Size, options
 from star_rl.prompts.case import Behaviour, Case, day_of
+from star_rl.prompts.compact import compact_candidates, compact_record, compact_system
 from star_rl.prompts.flavours import Flavour, described, flavour_of
+from star_rl.prompts.modes import modes_system
 from star_rl.prompts.slots import Names
 from star_rl.prompts.words import chat, cut_at_sentence, estimate_tokens, facts, one_line
 from star_rl.records import Item
@@ -34,6 +36,13 @@ STUDENT_VERSION = 3
 #: how many entries are left out.
 _TOOLS_TOKENS, _MARKERS_TOKENS, _NOTE_TOKENS = 320, 20, 12
 _COMPACT_HISTORY, _TOGETHER = 8, 16
+#: Heading of the memory.
+NOTES = "# Notes: what this user prefers"
+_ASKED = {
+    "trajectory": "Write the recommendation",
+    "plan": "Write the plan",
+    "rank": "Rank the candidates",
+}
 #: Share of the record for entries in brief, where not all fit in full.
 _BRIEF = 0.25
 #: Characters below which a line has a title alone.
@@ -42,7 +51,7 @@ _TITLE_ALONE = 39
 _CHARACTERS = (120, 80, 50, _TITLE_ALONE, 20)
 
 Profile = Literal["full", "compact"]
-Scope = Literal["trajectory", "plan"]
+Scope = Literal["trajectory", "plan", "rank"]
 Share = Annotated[float, Field(ge=0, le=0.8, strict=True)]
 Length = Callable[[str], int]
 
@@ -64,7 +73,8 @@ class PromptOptions:
         review: tokens of one review at most, cut at a sentence: two or three sentences. 0 shows no reviews.
         top: ids in the ranking.
         tools, planner, reflector: False = the prompt does not mention that part (ablations).
-        scope: ``plan`` asks for the plan alone (the planner of MARS-Planner).
+        scope: ``plan`` asks for the plan alone (the planner of MARS-Planner), ``rank`` for a ranking in one phase, with
+            the user's memory in the place of the summary (:mod:`star_rl.prompts.memory`).
         own: schemas of tools of one's own, as JSON.
     """
 
@@ -130,24 +140,16 @@ def student_prompt(case: Case, options: PromptOptions | None = None, length: Len
 
 
 def _compact(case: Case, options: PromptOptions, length: Length) -> StudentPrompt:
-    shown = case.history[-options.together :]
-    lines = [f"User {one_line(case.user_id)}", "History:"]
-    lines += [f"{one_line(b.item_id)} {case.category(b.item_id)}" for b in shown] or ["none"]
-    lines += ["Candidates:", *(f"{one_line(item)} {case.category(item)}" for item in case.candidates)]
-    system, content = _compact_system(options), "\n".join(lines)
+    asked = ["Rank."] if options.scope == "rank" else []
+    lines = [*compact_record(case, options), *compact_candidates(case), *asked]
+    shown = min(options.together, len(case.history))
+    return prompt_of(compact_system(options), "\n".join(lines), shown, len(case.history) - shown, length)
+
+
+def prompt_of(system: str, content: str, shown: int, cut: int, length: Length) -> StudentPrompt:
+    """Return a prompt of these messages without tools."""
     tokens = length(system) + length(content) + _MARKERS_TOKENS
-    return StudentPrompt(chat(system, content), len(shown), len(case.history) - len(shown), tokens)
-
-
-def _compact_system(options: PromptOptions) -> str:
-    if options.scope == "plan":
-        return "Plan which experts this user needs."
-    steps = [
-        *(["plan"] if options.planner else []),
-        *(["ask the tools"] if options.tools else ["look at the history"]),
-        *(["reflect"] if options.reflector else []),
-    ]
-    return f"Recommend: {', '.join(steps)}, then rank the best {options.top} candidates."
+    return StudentPrompt(chat(system, content), shown, cut, tokens)
 
 
 # ------------------------------------------------------------------------------------------------------------- full
@@ -162,6 +164,8 @@ _JOBS = {
 
 
 def _full_system(flavour: Flavour, options: PromptOptions) -> str:
+    if options.scope == "rank":
+        return modes_system(flavour, options.top, [flavour.key, *slots_key(flavour, options)])
     plural = flavour.items
     names = ", ".join(f'"{name}"' for name in EXPERTS)
     parts = [
@@ -235,8 +239,7 @@ def _full(case: Case, options: PromptOptions, length: Length) -> StudentPrompt:
     system, head, free = _frame(case, options, flavour, length)
     history = _history(case, options, flavour, free, length)
     lines, used = _candidates(case, options, flavour, free, length)
-    wanted = "plan" if options.scope == "plan" else "recommendation"
-    asked = f"Write the {wanted} for user {one_line(case.user_id)}."
+    asked = f"{_ASKED[options.scope]} for user {one_line(case.user_id)}."
     content = "\n\n".join([head, history.text, "\n".join([f"# Candidate {flavour.items}", *lines]), asked])
     tokens = options.budget - free + history.tokens + used
     return StudentPrompt(chat(system, content), history.shown, history.cut, tokens)
@@ -290,8 +293,12 @@ def shown_history(case: Case, options: PromptOptions, length: Length = estimate_
 
 
 def _history(case: Case, options: PromptOptions, flavour: Flavour, free: int, length: Length) -> ShownHistory:
-    text, used = _summary(case, flavour, int(free * options.summary), length) if case.summary else ("", 0)
-    room = int(free * options.record) + int(free * options.summary) - used
+    share = int(free * options.summary)
+    text, used = _summary(case, flavour, share, length) if case.summary else ("", 0)
+    if options.scope == "rank":
+        text = f"{NOTES}\n{cut_at_sentence(case.memory.text, share - 12, length) if case.memory else '(none yet)'}"
+        used = length(text)
+    room = int(free * options.record) + share - used
     recent = case.recent
     latest = (recent[-options.history :] if options.history else recent)[::-1]
     room -= _NOTE_TOKENS

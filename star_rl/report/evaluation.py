@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 
 from star_rl.errors import StarError
 from star_rl.evaluation import paper
-from star_rl.evaluation.compare import DEEP, SHORT, grid, grids, is_short, other_sizes, paper_grid
+from star_rl.evaluation.compare import SHORT, grid, grids, other_sizes, published, too_deep
 from star_rl.evaluation.studies import best_of_k, corpus, latency
 from star_rl.files import write_text
 from star_rl.records import CANDIDATES
@@ -122,7 +122,7 @@ def facts(found: Findings) -> dict[str, str]:
 def _methods(found: Findings, notes: Sequence[str] = ()) -> Grid:
     """Return the table of methods, the best first."""
     rows = [one.figures | {"name": one.name} for one in found.ordered]
-    rows = [row | dict.fromkeys(DEEP) if is_short(row) else row for row in rows]
+    rows = [row | dict.fromkeys(too_deep(row.get("longest"))) for row in rows]
     return methods(rows, notes=notes)
 
 
@@ -208,7 +208,7 @@ def render_evaluation(found: Findings, made: Sequence[Change], table2: Mapping[s
         differences=_differences(found),
         difference_chart=differences(found),
         table1=_table1(found),
-        apart=paper_grid(found.compared),
+        published=published(found.compared),
         subtasks=subtasks(found),
         figures=figures(found, table2),
         chance=CHANCE,

@@ -99,6 +99,7 @@ _COLUMNS = (
     ("hr5", "HR@5 %", 1.0, 1),
     ("ndcg5", "NDCG@5", 1.0, 1),
     ("ndcg10", "NDCG@10", 1.0, 1),
+    ("ndcg20", "NDCG@20", 1.0, 1),
     ("mrr", "MRR", 1.0, 1),
     ("n", "n", 1.0, 0),
     ("samples", "samples", 1.0, 0),
@@ -114,6 +115,7 @@ _COLUMNS = (
 )
 #: What a head means; the page shows it as a tooltip.
 TIPS = {
+    "HR@1 %": "tasks whose truth stands first; with one truth a task this is NDCG@1",
     "n": "tasks scored",
     "samples": "answers to a task",
     "failed": "answers that failed or are missing",

@@ -22,11 +22,12 @@ import pyarrow as pa
 from pydantic import Field
 
 from star_rl.errors import StarError
-from star_rl.options import Count, Size, options, read_options
+from star_rl.options import Count, Number, Size, options, read_options
 from star_rl.records import CANDIDATES, Scenario, Task, tasks_from
 from star_rl.scenarios.balance import even, task_type
 from star_rl.scenarios.classes import Thresholds, classify
 from star_rl.scenarios.histories import assert_no_leak, first_contact
+from star_rl.scenarios.narrow import core, latest
 from star_rl.scenarios.negatives import UntouchedOfDomain
 from star_rl.scenarios.tables import Indexed, Tables
 
@@ -39,6 +40,12 @@ _NEVER = np.iinfo(np.int64).max
 class SplitOptions(Thresholds):
     """Options of a split. The scenarios' thresholds matter with ``scenario = "auto"`` only."""
 
+    #: Before all else only users and items with so many interactions among each other are kept; 0 keeps all.
+    core: Count = 0
+    #: Then only the last so many interactions of each user are kept, in histories too; 0 keeps all.
+    max_history: Count = 0
+    #: Smallest rating of a ground truth; 0: any interaction, rated or not. Histories keep the others.
+    positive: Number = 0.0
     #: ``users``: held-out users, each with the last item; ``last``: everybody's last item (validation: last but one);
     #: ``tasks``: the source's own evaluation tasks.
     test: Literal["users", "last", "tasks"] = "users"
@@ -46,6 +53,12 @@ class SplitOptions(Thresholds):
     #: ``test = "last"`` the last but one is then left to training and to the neighbours.
     test_share: Part = 0.2
     valid_share: Part = 0.1
+    #: With ``test = "users"``: how many users have test and training tasks, drawn among those with enough history. 0:
+    #: by the shares.
+    test_users: Count = 0
+    train_users: Count = 0
+    #: Whether neighbours see the users without a task.
+    others: Literal["visible", "hidden"] = "visible"
     #: ``recent``: the last ``train_per_user`` items of a user are ground truths; ``last``: the last item only, ground
     #: truths of the test left out (paper, section 4.1).
     train: Literal["recent", "last"] = "recent"
@@ -68,6 +81,12 @@ class SplitOptions(Thresholds):
                 f"test_share={self.test_share} and valid_share={self.valid_share} leave no user for training",
                 "their sum must stay below 1",
             )
+        if self.test != "users" and (self.test_users or self.train_users):
+            raise StarError(
+                f"test_users={self.test_users} and train_users={self.train_users} need held-out users, not "
+                f"test={self.test}",
+                "choose test=users",
+            )
 
 
 @dataclass(frozen=True)
@@ -75,6 +94,7 @@ class Split:
     """Tasks, the interactions that neighbours may see (sorted), and what was dropped: part -> reason -> count.
 
     ``shown`` are the rows of the given interactions that ``visible`` holds, in its order. Shape: (len(visible),).
+    ``kept`` are the rows that ``core`` and ``max_history`` leave to histories, sorted; None where they are off.
     """
 
     train: list[Task]
@@ -82,6 +102,7 @@ class Split:
     test: list[Task]
     visible: pa.Table
     shown: np.ndarray
+    kept: np.ndarray | None = None
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
@@ -93,7 +114,8 @@ def split(tables: Tables, options: SplitOptions | Mapping[str, Any] | None = Non
     """Cut tasks from ``tables``.
 
     A ground truth is always a first contact of its user, its cutoff is its timestamp, and its 19 negatives are drawn
-    uniformly from the items of its domain that the user never touches at any time. Candidates stand in random order.
+    uniformly from the items of its domain that the user never touches at any time, before ``max_history`` neither.
+    Candidates stand in random order.
 
     Raises:
         StarError: an option is out of range, or no test task is left.
@@ -114,23 +136,38 @@ def split(tables: Tables, options: SplitOptions | Mapping[str, Any] | None = Non
     assert_no_leak(visible, everything)
     rows = shown if cutter.data.order is None else cutter.data.order[shown]
     dropped = {part: {**+counts} for part, counts in cutter.dropped.items() if +counts}  # + leaves zeros out
-    return Split(visible=visible, shown=rows, dropped=dropped, **made)
+    kept = cutter.data.order if o.core or o.max_history else None
+    return Split(visible=visible, shown=rows, kept=kept, dropped=dropped, **made)
 
 
 class _Cutter:
     def __init__(self, tables: Tables, o: SplitOptions, rng: np.random.Generator) -> None:
         self.tables, self.o, self.rng = tables, o, rng
-        self.data = data = Indexed.of(tables.interactions, tables.items)
+        data = Indexed.of(tables.interactions, tables.items)
+        if o.core:
+            data = data.take(core(data.user, data.item, o.core))
+            if not len(data.user):
+                raise StarError(f"no user and no item is left with core={o.core}", "lower core")
         self.sources = np.array(tables.domains() or [""], object)[: len(data.item_ids)]  # of each item
         self.seconds = tables.manifest.get("time", "seconds") == "seconds"
         self.dropped: dict[str, Counter[str]] = {"train": Counter(), "valid": Counter(), "test": Counter()}
-        # First contacts, each with its place from the end of its user's first contacts: 0 is the last.
         pairs, first = np.unique(data.user * len(data.item_ids) + data.item, return_index=True)
+        first = np.sort(first)
         _, domain = np.unique(self.sources.astype(str), return_inverse=True)
+        if o.core:
+            domain[np.bincount(data.item, minlength=len(domain)) == 0] = -1
+        if o.max_history:
+            rows = latest(data.start, o.max_history)
+            data, first = data.take(rows), np.flatnonzero(np.isin(rows, first, assume_unique=True))
         if o.negatives == "chosen":
             domain[np.bincount(data.item, minlength=len(domain)) == 0] = -1
-        self.untouched = UntouchedOfDomain(pairs, len(data.user_ids), domain)
-        self.first = np.sort(first)
+        self.data, self.untouched = data, UntouchedOfDomain(pairs, len(data.user_ids), domain)
+        if o.positive:
+            first = first[data.table["rating"].to_numpy()[first] >= o.positive]
+            if not len(first):
+                raise StarError(f"no interaction has a rating of positive={o.positive:g} or more", "lower positive")
+        # Contacts that may be ground truths, each with its place from the end of its user's: 0 is the last.
+        self.first = first
         ends = np.searchsorted(data.user[self.first], np.arange(len(data.user_ids)), side="right")
         self.back = ends[data.user[self.first]] - 1 - np.arange(len(self.first))
         # Rows of one user and one timestamp are one moment: a history ends before the moment of its ground truth.
@@ -145,7 +182,7 @@ class _Cutter:
             source = self.tables.manifest.get("source", "data")
             raise StarError(f"source {source} brings no tasks of its own", "choose test=users or test=last")
         tasks = list(tasks_from(self.tables.tasks))
-        contact = first_contact(self.data.table, [(task.user_id, task.ground_truth) for task in tasks])
+        contact = first_contact(self.tables.interactions, [(task.user_id, task.ground_truth) for task in tasks])
         out = []
         domains = "domain" in (self.tables.manifest.get("options") or {})
         source_of = dict(zip(self.data.item_ids, self.sources, strict=True)) if domains else {}
@@ -172,9 +209,9 @@ class _Cutter:
         else:
             first_train = 0
             if own is None:
-                order = self.rng.permutation(users)
+                order = self._drawn(self.rng.permutation(users))
                 tests = np.zeros(users, bool)
-                tests[order[: round(users * o.test_share)]] = True
+                tests[order[: o.test_users or round(users * o.test_share)]] = True
             else:
                 named = {task.user_id for task in own}
                 tests = np.array([user in named for user in self.data.user_ids], bool)
@@ -182,9 +219,11 @@ class _Cutter:
                 order = np.concatenate([np.flatnonzero(tests), order])
             valids = np.zeros(users, bool)
             rest = order[tests.sum() :]
-            valids[rest[: round(users * o.valid_share)]] = True
+            valids[rest[o.train_users :][: round(users * o.valid_share)]] = True
             valids &= ~tests
             trains = ~tests & ~valids
+            if o.train_users:
+                trains[rest[o.train_users :]] = False
         test = empty if own is not None else self._long("test", self.first[tests[who] & (self.back == 0)])
         last = 1 if o.test == "last" else 0
         valid = self._long("valid", self.first[valids[who] & (self.back == last)])
@@ -200,6 +239,21 @@ class _Cutter:
             self.dropped["train"]["ground truth of a test task"] += len(train) - len(kept)
             train = kept
         return {"train": train, "valid": valid, "test": test}
+
+    def _drawn(self, order: np.ndarray) -> np.ndarray:
+        """Put users with enough history first, where a number of them is asked for. Shapes: (u,)."""
+        wanted = self.o.test_users + self.o.train_users
+        if not wanted:
+            return order
+        last = self.first[(self.back == 0) & (self.before[self.first] >= self.o.min_history)]
+        able = np.isin(order, self.data.user[last])
+        if able.sum() < wanted:
+            raise StarError(
+                f"test_users={self.o.test_users} and train_users={self.o.train_users} are more than the "
+                f"{able.sum():,} users with enough history",
+                "lower them, min_history or positive",
+            )
+        return np.concatenate([order[able], order[~able]])
 
     def _long(self, part: str, rows: np.ndarray) -> np.ndarray:
         kept = rows[self.before[rows] >= self.o.min_history]
@@ -246,5 +300,7 @@ class _Cutter:
         known = [task for task in tasks if task.user_id in number]
         cut = np.full(len(data.user_ids), _NEVER)
         who = np.array([number[task.user_id] for task in known], np.int64)
+        if self.o.others == "hidden":
+            cut[~np.isin(np.arange(len(cut)), who)] = -_NEVER
         np.minimum.at(cut, who, np.array([task.cutoff for task in known], np.int64))
         return np.flatnonzero(data.stamp < cut[data.user])

@@ -114,6 +114,20 @@ class Indexed:
         start = np.searchsorted(user, np.arange(len(users) + 1))
         return cls(table, users, start, user, stamp, item, names, order)
 
+    def take(self, rows: np.ndarray) -> Indexed:
+        """Return these rows, which ascend; users without a row are gone, items keep their numbers."""
+        seen, user = np.unique(self.user[rows], return_inverse=True)
+        return Indexed(
+            table=self.table.take(pa.array(rows)),
+            users=self.users.take(pa.array(seen)),
+            start=np.searchsorted(user, np.arange(len(seen) + 1)),
+            user=user,
+            stamp=self.stamp[rows],
+            item=self.item[rows],
+            items=self.items,
+            order=rows if self.order is None else self.order[rows],
+        )
+
 
 def coded(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
     """Return codes of ids in order of first appearance, and the ids. Shapes: (n,) int64, (distinct,)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from star_rl.trajectory.grammar import EXPERT_TAGS, EXPERTS, PLAN, RECOMMEND, REFLECTION
@@ -10,9 +10,14 @@ from star_rl.trajectory.model import BadCall, Json, Response, Thinking, ToolCall
 
 #: The phases that the paper's format reward asks for (section 3.5).
 CRITICAL = (PLAN, REFLECTION, RECOMMEND)
-Setting = Literal["full", "no_tools", "no_planner", "no_reflector", "planner_only"]
-#: SFT settings -> the part that their student lacks (paper, table 3).
-LACKING = {"no_tools": "tools", "no_planner": "planner", "no_reflector": "reflector"}
+Setting = Literal["full", "no_tools", "no_planner", "no_reflector", "planner_only", "fast"]
+#: SFT settings -> the parts that their student lacks (paper, table 3); ``fast`` ranks in one phase (docs/starec.md).
+LACKING: Mapping[str, tuple[str, ...]] = {
+    "no_tools": ("tools",),
+    "no_planner": ("planner",),
+    "no_reflector": ("reflector",),
+    "fast": ("tools", "planner", "reflector", "experts"),
+}
 #: Part of the team -> the critical phase that it writes.
 PHASE_OF = {"planner": PLAN, "reflector": REFLECTION}
 
@@ -21,8 +26,8 @@ _EXPERTS = frozenset(EXPERT_TAGS)
 
 def required_phases(setting: str) -> tuple[str, ...]:
     """Return the critical phases that a student of this SFT setting writes; the reward asks for no others."""
-    lacks = PHASE_OF.get(LACKING.get(setting, ""))
-    return tuple(phase for phase in CRITICAL if phase != lacks)
+    lacks = {PHASE_OF.get(part) for part in LACKING.get(setting, ())}
+    return tuple(phase for phase in CRITICAL if phase not in lacks)
 
 
 def repeated(tags: Sequence[str]) -> list[str]:

@@ -22,6 +22,7 @@ ROWS = {
     "plan": "training, 10.0 M",
     "rewards": "bootstrap_20_x_1500",
     "rollout": "star_agent",
+    "starec-size": "tasks",
     "store": "lmdb",
     "tables": "pandas",
     "teacher": "no tools",
@@ -30,7 +31,7 @@ ROWS = {
 #: Those with an environment of their own.
 OWN = {"baselines", "neighbours", "official", "pretrained", "store", "tables"}
 #: Those that take seconds; the others are slow tests.
-SHORT = {"evidence", "faults", "rewards", "teacher", "trajectories"}
+SHORT = {"evidence", "faults", "rewards", "starec-size", "teacher", "trajectories"}
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 

@@ -34,7 +34,7 @@ def runs(world, tmp_path_factory):
 
 
 def build(world, runs, folder, **options):
-    chosen = {"prompt": COMPACT, "keep": "ranked", "spread": 0.0, **options}
+    chosen = {"prompt": COMPACT, "within": 0, "spread": 0.0, **options}
     return build_sft(runs, world.case, folder, SftOptions(**chosen))
 
 
@@ -44,7 +44,7 @@ def rows(folder):
 
 def test_the_filter_keeps_top_one_and_says_why_the_rest_went(world, runs, tmp_path):
     hits = [run for run in read_runs(runs / "full") if run.hit]
-    audit = build(world, runs / "full", tmp_path, keep="top1")
+    audit = build(world, runs / "full", tmp_path, within=1)
     assert audit["read"] == 240 and audit["kept"] == len(hits) and audit["dropped"] == {"miss": 240 - len(hits)}
     texts = [render(from_messages(row["messages"])) for row in rows(tmp_path)]
     assert texts == [run.text for run in hits] and texts
@@ -125,12 +125,12 @@ def test_runs_of_another_teacher_have_no_place(world, runs, tmp_path):
 
 
 def test_bounds_balance_and_seed(world, runs, tmp_path):
-    audit = build(world, runs / "full", tmp_path / "a", per_task=2, spread=1.0, keep="top1")
+    audit = build(world, runs / "full", tmp_path / "a", per_task=2, spread=1.0, within=1)
     assert max(Counter(row["task_id"] for row in rows(tmp_path / "a")).values()) <= 2
     assert len(set(audit["groups"].values())) == 1
     assert audit["kept"] + sum(audit["dropped"].values()) == audit["read"]
-    again = build(world, runs / "full", tmp_path / "b", per_task=2, spread=1.0, keep="top1")
-    other = build(world, runs / "full", tmp_path / "c", per_task=2, spread=1.0, keep="top1", seed=1)
+    again = build(world, runs / "full", tmp_path / "b", per_task=2, spread=1.0, within=1)
+    other = build(world, runs / "full", tmp_path / "c", per_task=2, spread=1.0, within=1, seed=1)
     assert again["sha256"] == audit["sha256"] != other["sha256"]
     few = build(world, runs / "full", tmp_path / "d", limit=11)
     assert few["kept"] == 11 and max(few["groups"].values()) - min(few["groups"].values()) <= 1
@@ -169,7 +169,7 @@ def test_figures():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"setting": "all"}, {"keep": "x"}, {"spread": 0.5}, {"per_task": -1}, {"limit": -1}, {"max_tokens": 0}]
+    "bad", [{"setting": "all"}, {"within": -1}, {"spread": 0.5}, {"per_task": -1}, {"limit": -1}, {"max_tokens": 0}]
 )
 def test_bad_options(bad):
     with pytest.raises(StarError):

@@ -7,10 +7,12 @@ import pytest
 
 from star_rl.data_builders import neighbours, tasks
 from star_rl.evidence.leak import visible_fingerprint
+from star_rl.fingerprints import of_data
 from star_rl.neighbours import Graph, item_neighbours
 from star_rl.pipeline.stage import Context
 from star_rl.records import INTERACTIONS, ITEMS, USERS, read_table, read_tasks
-from star_rl.scenarios import Tables, split
+from star_rl.run import Run
+from star_rl.scenarios import Histories, Tables, split
 
 OPTIONS = {"min_history": 2, "test_share": 0.3}
 
@@ -34,10 +36,10 @@ def tables_in(folder, order=None):
     return table
 
 
-def run(root):
+def run(root, **options):
     (root / "tasks").mkdir()
-    inputs = {"tables": root / "tables"}
-    return tasks.build(Context(root / "tasks", {"split": {"options": OPTIONS}}, 5, inputs, root, lambda *_: None))
+    config, inputs = {"split": {"options": OPTIONS | options}}, {"tables": root / "tables"}
+    return tasks.build(Context(root / "tasks", config, 5, inputs, root, lambda *_: None))
 
 
 @pytest.mark.parametrize("order", [None, 1])
@@ -54,6 +56,25 @@ def test_visible_rows_with_their_texts_whatever_the_blocks(tmp_path, monkeypatch
     assert figures["visible"] == len(visible) and figures["visible_fingerprint"] == visible_fingerprint(visible)
     for part in tasks.PARTS:
         assert read_tasks(tmp_path / "tasks", part) == getattr(made, part)
+
+
+@pytest.mark.parametrize("order", [None, 1])
+def test_a_narrowed_split_writes_the_interactions_that_histories_are_made_of(tmp_path, order):
+    table = tables_in(tmp_path / "tables", order)
+    figures = run(tmp_path, max_history=4)
+    kept = read_table(tmp_path / "tasks" / "kept.parquet", "interactions")
+    assert len(kept) == figures["kept"] == 30 * 4 and "of 120 kept" in figures["summary"]
+    assert all(text in table["text"].to_pylist() for text in kept["text"].to_pylist())
+    whole, narrowed = Histories(table), Run(tmp_path, {}).histories
+    for user in (f"u{k:02}" for k in range(30)):
+        assert narrowed.of_user(user) == whole.of_user(user)[-4:]
+    assert of_data(tmp_path)["kept"] != "absent"
+
+
+def test_histories_are_of_all_interactions_where_the_split_keeps_all(tmp_path):
+    table = tables_in(tmp_path / "tables")
+    assert run(tmp_path)["kept"] is None and of_data(tmp_path)["kept"] == "absent"
+    assert Run(tmp_path, {}).histories.of_user("u00") == Histories(table).of_user("u00")
 
 
 @pytest.mark.parametrize("window", [0, 4])

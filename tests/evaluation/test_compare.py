@@ -91,6 +91,21 @@ def test_official_tasks_of_another_source_have_no_figure_in_the_paper(tmp_path):
     assert apart.title in compare.markdown(found) and apart.title not in compare.markdown(found, whole=False)
 
 
+def test_starecs_figures_stand_apart_where_the_source_is_one_of_its_own(tmp_path):
+    films, cds = (evaluation(tmp_path / name, tasks_of(name)) for name in ("movielens", "amazon"))
+    found = compare.compare([films])
+    apart = compare.starec_grid(found)
+    assert apart.groups == [("MovieLens 1M", 2)] and apart.heads == ["method", "NDCG@1", "NDCG@10"]
+    assert apart.lines[0] == ["STARec, 7B", "55.40", "77.16"] and ["STARec, 1.5B", "51.30", "\u2013"] in apart.lines
+    assert "not comparable" in apart.title and "public notes" in apart.title and all(row.paper for row in apart.rows)
+    assert apart.title in compare.markdown(found) and apart.title not in compare.markdown(found, whole=False)
+    both = compare.starec_grid(compare.compare([films, cds]))
+    assert both.lines[0] == ["STARec, 7B", "55.40", "77.16", "68.30", "82.63"] and both.lines[1][3:] == ["\u2013"] * 2
+    for official, source in ((True, "amazon"), (False, "goodreads")):
+        other = evaluation(tmp_path / f"{official}", tasks_of(source), official=official)
+        assert compare.starec_grid(compare.compare([other])) is None
+
+
 def test_star_is_set_against_mars_on_each_sub_task(tmp_path):
     folder = evaluation(tmp_path / "x", tasks_of(), (paper.RULES, "star"))
     found = compare.compare([folder])
@@ -150,7 +165,7 @@ def test_the_three_files_are_written(tmp_path):
     markdown, source, data = compare.write(found, tmp_path / "out")
     assert markdown.read_text().startswith("**HR_avg, %, 95 % interval**")
     first = source.read_text().split(r"\end{tabular}")[0]
-    assert first.count(r"\\") == 3 + 1 + len(paper.TABLE1) + 1 and source.read_text().count("tabular}{") == 5
+    assert first.count(r"\\") == 3 + 1 + len(paper.TABLE1) + 1 and source.read_text().count("tabular}{") == 7
     rows = read_json(data)["methods"]["a"]
     assert rows[0]["source"] == "amazon" and json.dumps(rows)
 

@@ -1,5 +1,7 @@
 """From answers to figures: misses stay in the denominator, sub-tasks apart, foreign results refused."""
 
+from dataclasses import replace
+
 import pytest
 
 from star_rl.errors import StarError
@@ -27,9 +29,20 @@ def test_a_failed_task_is_a_miss_and_stays_in_the_denominator():
     row = score(results.table_of(answers), TASKS, 1, 200, 0)["methods"][0]
     assert (row["n"], row["failed"], row["hr1"], row["hr3"], row["hr5"]) == (4, 2, 25.0, 50.0, 50.0)
     assert row["hr_avg"] == pytest.approx(125 / 3)
-    for name in ("hr1", "hr3", "hr5", "hr_avg", "ndcg5", "ndcg10", "mrr"):
+    for name in ("hr1", "hr3", "hr5", "hr_avg", "ndcg1", "ndcg5", "ndcg10", "ndcg20", "mrr"):
         assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
     assert row["format_rate"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    "length, candidates, longest", [(20, 20, None), (12, 20, 12), (5, 20, 5), (8, 8, None), (5, 8, 5)]
+)
+def test_lists_are_short_against_the_candidates(length, candidates, longest):
+    tasks = [replace(one, candidates=one.candidates[:candidates]) for one in TASKS]
+    answers = [Answer("a", one, list(one.candidates[:length])) for one in tasks]
+    (row,) = score(results.table_of(answers), tasks, 1, 200, 0)["methods"]
+    assert row["longest"] == longest and row["ndcg1"] == row["hr1"] == 0.0
+    assert row["ndcg10"] == row["ndcg20"] == (pytest.approx(100 / 3.17, rel=1e-3) if length > 7 else 0.0)
 
 
 def test_what_nobody_asked_is_no_miss_and_is_set_against_nobody():

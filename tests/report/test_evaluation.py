@@ -154,7 +154,7 @@ def test_tables_stand_beside_the_page_as_markdown_and_latex(tmp_path, evaluation
     ):
         assert words in text
     assert "star is best: HR_avg" in text and "say nothing of that" in text and "| item\\_knn | star | 60 |" in text
-    assert r"\multicolumn{2}{c}{amazon}" in source and r"a\_b &" in source and source.count("toprule") == 8
+    assert r"\multicolumn{2}{c}{amazon}" in source and r"a\_b &" in source and source.count("toprule") == 10
     write_json(folder / "corpus.json", {"rows": [{}]})
     with pytest.raises(StarError, match="corpus left in e is not of this version"):
         write_evaluation([folder])
@@ -297,11 +297,17 @@ def test_lists_that_end_early_have_no_figures_that_look_further(tmp_path, evalua
     write_json(folder / "metrics.json", scored)
     page = page_of(folder)
     few, every = (re.search(rf'data-value="{name}">{name}</th>.*', page)[0] for name in ("few", "all"))
-    assert few.count("\u2013") - every.count("\u2013") == 2  # NDCG@10 and MRR
+    assert few.count("\u2013") - every.count("\u2013") == 3  # NDCG@10, NDCG@20 and MRR
     assert "few names at most 5 ids: nothing after that counts" in check(page).text
     assert "all names at most" not in page and "say nothing of that" in page
     text = markdown(gather([folder]).compared)
-    assert "few names at most 5 ids" in text and text.count("| few | \u2013 |") == 2
+    assert "few names at most 5 ids" in text and text.count("| few | \u2013 |") == 3
+    assert "look further in longer lists: NDCG@10, NDCG@20, MRR" in text
+    for row in scored["cells"]:
+        row["longest"] = 12
+    write_json(folder / "metrics.json", scored)
+    assert "few, all name at most 12 ids: nothing after that counts" in markdown(gather([folder]).compared)
+    assert "look further in longer lists: NDCG@20\n" in markdown(gather([folder]).compared)
     for row in scored["cells"]:
         row["longest"] = 5
     write_json(folder / "metrics.json", scored)

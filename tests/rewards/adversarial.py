@@ -226,8 +226,8 @@ CASES = tuple(_cases())
 
 
 def table() -> list[dict[str, object]]:
-    """Return each case's format, rank and scores by :mod:`star_rl.rewards.star` and :mod:`star_rl.rewards.gated`."""
-    from star_rl.rewards import gated, star
+    """Return each case's format, rank and scores by the rewards ``star``, ``gated`` and ``starec``."""
+    from star_rl.rewards import gated, star, starec
 
     rows: list[dict[str, object]] = []
     for case in CASES:
@@ -242,6 +242,7 @@ def table() -> list[dict[str, object]]:
                 "rank": int(scores["rank"]),
                 "star": scores["score"],
                 "gated": gated.compute_score("adversarial", text, TRUTH, info)["score"],
+                "starec": starec.compute_score("adversarial", text, TRUTH, info)["score"],
                 "as expected": scores["format"] == case.format and scores["rank"] == case.rank,
             }
         )
@@ -252,12 +253,12 @@ def main() -> int:
     """Print the table; return 1 if a case has an unexpected score."""
     rows = table()
     width = max(len(str(entry["name"])) for entry in rows)
-    print(f"{'response':{width}}  characters  format  rank   star  gated")
+    print(f"{'response':{width}}  characters  format  rank   star  gated  starec")
     for entry in rows:
         mark = "" if entry["as expected"] else "  UNEXPECTED"
         print(
             f"{entry['name']:{width}}  {entry['characters']:>10,}  {entry['format']:>+6}  {entry['rank']:>4}  "
-            f"{entry['star']:>5.2f}  {entry['gated']:>5.2f}{mark}"
+            f"{entry['star']:>5.2f}  {entry['gated']:>5.2f}  {entry['starec']:>6.2f}{mark}"
         )
     return 0 if all(entry["as expected"] for entry in rows) else 1
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from star_rl.evaluation.metrics import is_valid
 from star_rl.rewards import format as formatting
-from star_rl.rewards import gated, margin, ndcg, outcome, overlong, reciprocal_rank, star, tool_cost
+from star_rl.rewards import gated, margin, ndcg, outcome, overlong, reciprocal_rank, star, starec, tool_cost
 from star_rl.rewards.keys import KEYS, read
 from star_rl.rewards.loading import NAMES, load
 from tests.rewards import adversarial
@@ -71,6 +71,21 @@ def test_the_tiers_are_hr_avg_of_the_single_sample() -> None:
     for rank in range(21):
         scores = star.compute_score("test", ranked(rank), TRUTH, INFO)
         assert scores["outcome"] == scores["hr_avg"] == (scores["acc"] + scores["hr3"] + scores["hr5"]) / 3
+
+
+def test_the_tiers_of_starec() -> None:
+    tiers = [-1.0, 1.0, *[0.5] * 4, *[0.0] * 5, *[-0.5] * 10]
+    assert [score(starec, ranked(rank)) for rank in range(21)] == tiers
+    assert score(starec, ranked(1) + "</plan>") == score(starec, "") == -1.0
+    beyond = json.dumps([*(f"x{number}" for number in range(20)), TRUTH])
+    assert score(starec, response(beyond)) == -1.0
+
+
+def test_starec_scores_the_ranking_after_the_reflection() -> None:
+    again = f"<recommend><JSON>{json.dumps([CANDIDATES[0], TRUTH])}</JSON></recommend>"
+    for answers, reward in (([ranked(20), again], 0.5), ([ranked(1), again], 0.5), ([ranked(1), "no list"], -1.0)):
+        info = {**INFO, "answers": answers}
+        assert starec.compute_score("test", "\n".join(answers), TRUTH, info)["score"] == reward
 
 
 def test_format_is_plus_or_minus_one() -> None:
@@ -248,6 +263,7 @@ def test_scores_stay_in_their_range(pieces: list[str]) -> None:
     assert -1 <= score(star, text) <= 2
     assert 0 <= score(gated, text) <= 1
     assert -2 <= score(margin, text) <= 2
+    assert -1 <= score(starec, text) <= 1
 
 
 def test_a_reward_is_pure() -> None:

@@ -75,9 +75,10 @@ def rows_of(table):
     return list(zip(*(table[name].to_pylist() for name in NAMES), strict=True))
 
 
-def first_split(tables, test, scenario, seed):
+def first_split(tables, test, scenario, seed, **more):
     """Options and tasks of a split of all kinds of tasks; None where a world is too small for one."""
     options = {"test": test, "scenario": scenario, "min_history": 1, "test_share": 0.4, "valid_share": 0.2, **RULES}
+    options |= more
     try:
         return options, split(tables, options, seed)
     except StarError as error:
@@ -237,12 +238,18 @@ def check_support(folder, tables, tasks, window):
                 assert item not in own and 1 <= support <= len(owners[item] & similar)
 
 
-def check(folder, seed, test="last", scenario="auto", changes=CHANGES, window=0):
-    """The property, on one world; returns the scenarios of its training and test tasks, None for too small a world."""
+def check(folder, seed, test="last", scenario="auto", changes=CHANGES, window=0, **more):
+    """The property, on one world; returns the scenarios of its training and test tasks, None for too small a world.
+
+    Args:
+        more: options that narrow the world: which rows they keep is decided once, from all rows.
+    """
     tables = world(seed)
-    _, parts = first_split(tables, test, scenario, seed)
+    _, parts = first_split(tables, test, scenario, seed, **more)
     if parts is None:
         return None
+    if parts.kept is not None:
+        tables = replace(tables, interactions=tables.interactions.take(pa.array(parts.kept)))
     rng = np.random.default_rng(seed + 1)
     own, fixed = with_tasks(tables, parts.tasks)
     one, tasks = read_by_models(folder / "first", own, fixed, seed, window)
@@ -281,6 +288,11 @@ def test_fixed_worlds_with_every_scenario_in_training_and_test(tmp_path):
         test, window = "last" if seed % 2 else "users", 3 * (seed // 2 % 2)
         seen.update(check(tmp_path / str(seed), seed, test, window=window) or [])
     assert {part for part in seen} == {(part, name) for part in ("train", "test") for name in SCENARIOS}, seen
+
+
+@pytest.mark.parametrize("seed, test, core", [(0, "users", 2), (3, "last", 2), (1, "last", 0), (2, "users", 0)])
+def test_fixed_worlds_that_are_narrowed(tmp_path, seed, test, core):
+    assert check(tmp_path, seed, test, core=core, max_history=8, positive=2)
 
 
 @pytest.mark.parametrize("test", ["users", "last"])

@@ -122,6 +122,6 @@ def make(text: str, run: Any, seed: int, folder: Any) -> Method:
     if label is not None:
         method.name = label
     if spec.name != "random":  # which sees the candidates alone
-        parts = ("interactions", "visible") if spec.name in BASELINES else tuple(fingerprints.DATA)
+        parts = ("interactions", "kept", "visible") if spec.name in BASELINES else tuple(fingerprints.DATA)
         method.origin = {**method.origin, "data": fingerprints.of_data(run.folder, parts)}
     return method

@@ -129,8 +129,8 @@ class ScriptedTeacher(Method):
         backend = scripted(LlmBackend(client, llm, replace(run.prompt, profile="full")), self._chat, rules)
         planner = scripted(TrainedPlanner(client, run.prompt), self._chat, rules) if trained_planner else None
         fields = {key: value for key, value in options.items() if key in TeamOptions.__dataclass_fields__}
-        lacks = LACKING.get(run.config["sft_set"]["setting"])
-        fields = {"top": run.prompt.top, **fields, **({lacks: False} if lacks else {})}
+        lacks = dict.fromkeys(LACKING.get(run.config["sft_set"]["setting"], ()), False)
+        fields = {"top": run.prompt.top, **fields, **lacks}
         self._team = Team(backend, self._tools, TeamOptions(**fields), planner)
         at_once = ", independent experts at once" if self._team.options.concurrent else ""
         self.shows = f"each agent's own prompt, up to {run.prompt.budget:,} tokens of the student's prompt{at_once}"

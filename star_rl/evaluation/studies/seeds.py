@@ -16,10 +16,10 @@ import numpy as np
 
 from star_rl.errors import StarError
 from star_rl.evaluation import metrics
-from star_rl.evaluation.compare import TEACHERS
+from star_rl.evaluation.compare import TEACHERS, too_deep
 from star_rl.evaluation.console import plain
 from star_rl.evaluation.methods.registry import parse_spec
-from star_rl.evaluation.metrics import Floats
+from star_rl.evaluation.metrics import NDCG_CUTS, Floats
 from star_rl.evaluation.scores import pair
 from star_rl.evaluation.stages import METHODS, STUDENTS
 from star_rl.files import write_json
@@ -49,8 +49,8 @@ _FIXED = (
 #: Figures of a method -> title of their table, factor to what the title says.
 _FIGURES = {
     "hr_avg": ("HR_avg, % [95 %]", 1.0),
-    "hr1": ("HR@1, %", 1.0),
-    "ndcg5": ("NDCG@5, %", 1.0),
+    "hr1": ("HR@1 = NDCG@1, %", 1.0),
+    **{f"ndcg{k}": (f"NDCG@{k}, %", 1.0) for k in NDCG_CUTS[1:]},
     "valid_rate": ("Valid rankings, %", 100.0),
 }
 #: Further figures in the JSON.
@@ -160,7 +160,8 @@ def _answers(found: Findings) -> tuple[dict[str, Any], dict[str, Floats]]:
     rows, scores = dict[str, Any](), dict[str, Floats]()
     for one in found.compared.folders:
         for row in one.figures["methods"]:
-            if rows.setdefault(row["name"], row) is row:
+            if row["name"] not in rows:
+                rows[row["name"]] = row | dict.fromkeys(too_deep(row.get("longest")))
                 scores[row["name"]] = found.methods[one.names.get(row["name"], row["name"])].values
     return rows, scores
 
@@ -211,7 +212,8 @@ def grids_of(made: Mapping[str, Any]) -> list[grids.Grid]:
                 ]
                 reach = f"{fixed(factor * own['min'])} .. {fixed(factor * own['max'])}"
                 lines.append(grids.Row(name, [*cells, (None, reach)]))
-        found.append(grids.Grid(title, ["method", *heads, "mean", "sd", "min .. max"], lines))
+        if lines:
+            found.append(grids.Grid(title, ["method", *heads, "mean", "sd", "min .. max"], lines))
     lines = [
         grids.Row(
             f"{one['a']} minus {one['b']}",
