@@ -22,7 +22,7 @@ COMMANDS = {
     **dict.fromkeys(("evaluate", "compare"), "star_rl.cli.evaluate"),
     "official": "star_rl.cli.official",
     **dict.fromkeys(("best-of-k", "corpus", "latency", "ablate"), "star_rl.cli.studies"),
-    **dict.fromkeys(("curves", "reward", "export"), "star_rl.cli.results"),
+    **dict.fromkeys(("curves", "reward", "rescore", "export"), "star_rl.cli.results"),
 }
 _EXAMPLES = (
     "star-rl doctor                                   is this machine ready?",

@@ -1,4 +1,4 @@
-"""What training left behind: ``sample``, ``curves`` and ``export``; and ``reward check`` before it."""
+"""What training left behind: ``sample``, ``curves``, ``rescore``, ``export``; and ``reward check`` before it."""
 
 from __future__ import annotations
 
@@ -85,6 +85,31 @@ def check(spec: str, pairs: Sequence[str]) -> None:
 
     keys = loading.check(loading.load(spec), f"reward {spec}", **overrides(pairs))
     print(f"{spec}: {len(keys)} keys ({', '.join(keys)}), finite on three canned responses")
+
+
+@command(
+    "rescore",
+    "score the rollouts of a run's GRPO with another reward",
+    "rescore runs/quickstart --reward gated",
+    "rescore runs/quickstart --reward tool_cost --set cost=0.1",
+    "rescore runs/quickstart --reward my_reward.py:score --top 20",
+)
+@click.argument("run", help="folder of a run")
+@click.option("--reward", "spec", required=True, help="a name, a .py file or pkg://module, with :function where needed")
+@click.option("--set", "pairs", cls=Several, metavar="key=value...", help="keyword arguments of the reward")
+@click.option("--top", default=10, help="rollouts that are listed, those that move most")
+def rescore(run: str, spec: str, pairs: Sequence[str], top: int) -> None:
+    from functools import partial
+
+    from star_rl.layers import overrides
+    from star_rl.pipeline.recipe import recipe_of
+    from star_rl.report.rescore import rescore as score
+    from star_rl.report.rescore import table
+    from star_rl.rewards import loading
+
+    trained, options, reward = recipe_of(Path(run)).grpo.reward, overrides(pairs), loading.load(spec)
+    loading.check(reward, f"reward {spec}", **options)
+    print(table(score(Path(run), partial(reward, **options)), f"{trained} (trained)", spec, top))
 
 
 @command(
