@@ -49,6 +49,6 @@ def test_the_data_of_a_run_are_told_part_by_part(tmp_path):
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables" / "items.parquet").write_text("items")
     found = fingerprints.of_data(tmp_path)
-    assert list(found) == ["interactions", "items", "users", "visible", "memory", "summaries"]
+    assert list(found) == ["interactions", "items", "users", "kept", "visible", "memory", "summaries"]
     assert found["visible"] == "absent" != found["items"]
     assert fingerprints.of_data(tmp_path, ("items",)) == {"items": found["items"]}
