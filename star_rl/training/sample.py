@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from star_rl.memory.follow_up import follow_up_of, messages_of, reflections
 from star_rl.pipeline.stage import Context
 from star_rl.records import Task
 from star_rl.run import DATA, Run, VisibleRun
@@ -44,7 +45,14 @@ def rollouts(
     return sample(
         model,
         [
-            PolicyTask(task.task_id, world.messages(task), task.candidates, world.case(task).slots, task.user_id)
+            PolicyTask(
+                task.task_id,
+                messages_of(world, task),
+                task.candidates,
+                world.case(task).slots,
+                task.user_id,
+                follow_up_of(world, task),
+            )
             for task in tasks
         ],
         world.store,
@@ -62,6 +70,7 @@ def sample_stage(context: Context) -> dict[str, Any]:
     options = context.config["sample"]
     tasks = balanced(world.tasks("train"), options["instances"], context.seed)
     missing = shortfall(tasks, world.tasks("test"))
+    tasks += reflections(world, tasks[: round(options["reflections"] * len(tasks))])
     rollouts(
         context,
         world,
