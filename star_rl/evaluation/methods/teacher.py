@@ -117,6 +117,8 @@ def make_teacher(run: Run, spec: Spec, seed: int, folder: Path) -> Method:
             off.append(key)
         elif value is not True:
             other.append(f"{key}={value}")
+    if spec.options.get("memory", "none") not in ("stage", "none"):
+        raise StarError(f"method {spec.text!r}: memory={spec.options['memory']} is not known", "one of stage, none")
     if options.get("planner_chat") and config["teacher"]["backend"] != "llm":
         raise StarError(f"method {spec.text!r} has a planner's endpoint alone", "give endpoint= as well")
     if config["teacher"]["backend"] != "rules" and "strategy" in spec.options:
