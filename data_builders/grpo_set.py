@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,8 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
+from star_rl.data_builders.difficulty import RATIO, bounds_for, compose, largest_total
 from star_rl.errors import StarError
 from star_rl.files import atomic_path, read_jsonl, write_json
+from star_rl.memory.follow_up import REQUIRED, follow_up_of, messages_of, reflections
 from star_rl.options import Size, Whole, options
 from star_rl.pipeline.stage import Context
 from star_rl.policy.rollout_stats import FAILED
@@ -35,7 +38,6 @@ AGENT, ABILITY = "star_agent", "recommendation"
 #: For verl's own tool loop. Every row names both: Arrow unifies structs, so a key that only some rows had would be null
 #: in the others.
 TOOLS = ("UserCF", "ItemCF")
-RATIO = {"easy": 3, "medium": 4, "hard": 3}
 
 _TEXT, _NUMBER = pa.string(), pa.int64()
 _TOOL = pa.struct({"create_kwargs": pa.struct({"task_id": _TEXT})})
@@ -50,6 +52,7 @@ _INFO = {
     "difficulty": _TEXT,
     "successes": _NUMBER,
     "required": pa.list_(_TEXT),
+    "follow_up": _TEXT,  # null for a ranking task
     "top": _NUMBER,
     "need_tools_kwargs": pa.bool_(),
     "tools_kwargs": pa.struct(dict.fromkeys(TOOLS, _TOOL)),
@@ -92,35 +95,6 @@ class GrpoSetOptions:
     top: int | None = None
 
 
-def bounds_for(samples: int) -> dict[str, tuple[int, int]]:
-    """Return the (fewest, most) successes of each bucket: 6-7, 3-5, 1-2 of 8; else the same shares, rounded up."""
-    easy, medium = -(-6 * samples // 8), -(-3 * samples // 8)
-    return {"easy": (easy, samples - 1), "medium": (medium, easy - 1), "hard": (1, medium - 1)}
-
-
-def compose(total: int) -> dict[str, int]:
-    """Split a total by :data:`RATIO`, each part rounded to the nearest and the total kept (largest remainders).
-
-    >>> compose(486)
-    {'easy': 146, 'medium': 194, 'hard': 146}
-    """
-    parts = sum(RATIO.values())
-    counts = {name: total * share // parts for name, share in RATIO.items()}
-    by_remainder = sorted(RATIO, key=lambda name: -(total * RATIO[name] % parts))  # stable: ties to the first named
-    for name in by_remainder[: total - sum(counts.values())]:
-        counts[name] += 1
-    return counts
-
-
-def largest_total(available: Mapping[str, int]) -> int:
-    """Return the largest total whose composition every bucket can fill."""
-    # rounding adds less than one to a bucket, so no total beyond this can fit
-    total = min((available[name] + 1) * sum(RATIO.values()) // share for name, share in RATIO.items())
-    while any(available[name] < count for name, count in compose(total).items()):
-        total -= 1
-    return total
-
-
 def read_records(path: Path) -> Iterator[Row]:
     """Read the sampler's rollouts, one JSON line each.
 
@@ -161,14 +135,17 @@ def build(context: Context) -> Row:
         required=required_phases(context.config["sft_set"]["setting"]),
         top=context.config["prompt"]["top"],
     )
-    by_id = {task.task_id: task for task in run.tasks("train")}
+    trained = run.tasks("train")
+    by_id = {task.task_id: task for task in trained}
 
     def slots_of(task: Task) -> Slots | None:
         return run.case(task).slots
 
+    if run.memories:
+        by_id |= {task.task_id: task for task in reflections(run, trained)}
     records = list(read_records(context.inputs["sample"] / "rollouts.jsonl"))
     tasks = [by_id[name] for name in dict.fromkeys(record["task_id"] for record in records)]
-    rows, audit = build_grpo(records, tasks, run.messages, options, slots_of)
+    rows, audit = build_grpo(records, tasks, partial(messages_of, run), options, slots_of, partial(follow_up_of, run))
     write(context.folder, "train", rows, audit)
     unrated = run.tasks("valid")[: context.config["grpo_set"]["validation"]]
     valid = rows_for(unrated, run.messages, options, slots_of)
@@ -190,6 +167,7 @@ def build_grpo(
     prompts: Prompts,
     options: GrpoSetOptions,
     slots_of: SlotsOf = lambda task: None,
+    follow_up: Callable[[Task], str | None] = lambda task: None,
 ) -> tuple[list[Row], Row]:
     """Return the rows of a set composed from sampled rollouts, and its audit: what was kept, dropped and missing.
 
@@ -200,6 +178,7 @@ def build_grpo(
         tasks: the instances that were sampled.
         prompts: makes the messages of a task; called for the chosen instances alone.
         slots_of: returns what the names in the prompt stand for; None for a prompt with ids.
+        follow_up: returns what the environment asks after a reflection; None for a ranking task.
 
     Raises:
         StarError: a faulty task, or a record that does not belong.
@@ -232,7 +211,17 @@ def build_grpo(
         taken.update(bucket_of[task_id] for task_id in others)
         chosen.update(others)
     rows = [
-        row(task, prompts(task), index, options, "train", slots_of(task), bucket_of[task_id], successes[task_id])
+        row(
+            task,
+            prompts(task),
+            index,
+            options,
+            "train",
+            slots_of(task),
+            bucket_of[task_id],
+            successes[task_id],
+            follow_up(task),
+        )
         for index, task_id in enumerate(task_id for task_id in order if task_id in chosen)
         for task in [by_id[task_id]]
     ]
@@ -317,6 +306,7 @@ def row(
     slots: Slots | None = None,
     difficulty: str = "unrated",
     successes: int = -1,
+    follow_up: str | None = None,
 ) -> Row:
     """Return one row of :data:`SCHEMA`; ``unrated`` and -1 for an instance without samples (validation)."""
     prompt = [{"role": message["role"], "content": message["content"]} for message in messages]
@@ -338,7 +328,8 @@ def row(
             "slots": slots.to_json() if slots else None,
             "difficulty": difficulty,
             "successes": successes,
-            "required": list(options.required),
+            "required": list(REQUIRED if follow_up else options.required),
+            "follow_up": follow_up,
             "top": options.top,
             "need_tools_kwargs": True,
             "tools_kwargs": {tool: {"create_kwargs": {"task_id": task.task_id}} for tool in TOOLS},

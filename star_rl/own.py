@@ -137,9 +137,9 @@ def open_environment(name: str, data: Any) -> Callable[[Mapping[str, Any]], Step
     return begin
 
 
-def about(task_id: str, user_id: str, candidates: Sequence[str]) -> dict[str, Any]:
-    """Return what an environment is told of a task."""
-    return {"task_id": task_id, "user_id": user_id, "candidates": list(candidates)}
+def about(task_id: str, user_id: str, candidates: Sequence[str], follow_up: str | None = None) -> dict[str, Any]:
+    """Return what an environment is told of a task; ``follow_up``: what to ask after a reflection (docs/starec.md)."""
+    return {"task_id": task_id, "user_id": user_id, "candidates": list(candidates), "follow_up": follow_up}
 
 
 def names_in(config: Mapping[str, Any]) -> list[str]:

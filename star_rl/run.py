@@ -70,6 +70,14 @@ class Run:
         return Histories(read_interactions(kept if kept.exists() else self.tables))
 
     @cached_property
+    def chosen(self) -> tuple[list[str], Histories]:
+        """Items that somebody chose, of the interactions that the split keeps; and all users' interactions, kept or
+        not. For drawing items that a user never touches."""
+        kept, every = self.folder / "tasks" / "kept.parquet", read_interactions(self.tables)
+        table = read_interactions(kept) if kept.exists() else every
+        return sorted(set(table["item_id"].unique().to_pylist())), Histories(every)
+
+    @cached_property
     def visible(self) -> Any:
         """Interactions that a method may learn from, an Arrow table: none of them is a task's target or later."""
         return read_table(self.folder / "tasks" / "visible.parquet", "interactions")

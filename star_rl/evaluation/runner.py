@@ -52,9 +52,11 @@ def context_of(run: Run) -> ContextOf:
     def context(task: Task, sample: int) -> TaskContext:
         if task.task_id not in by_id:
             history = run.history(task)
-            by_id[task.task_id] = history, run.texts(task.user_id, history), run.summary(task.user_id, history)
-        history, texts, summary = by_id[task.task_id]
-        return TaskContext(task, history, run.items, sample, run.users(task.user_id), texts, summary)
+            user = task.user_id
+            noted = run.summary(user, history), run.memory(user, history)
+            by_id[task.task_id] = history, run.texts(user, history), *noted
+        history, *rest = by_id[task.task_id]
+        return TaskContext(task, history, run.items, sample, run.users(task.user_id), *rest)
 
     return context
 

@@ -158,7 +158,7 @@ async def teach(
         async def work() -> None:
             nonlocal in_a_row
             for task, sample in queue:
-                run = run_of(task, sample, await team.run(case_of(task), sample), identity)
+                run = run_of(task, sample, await team.run(case_of(task), sample, task.ground_truth), identity)
                 ledger.append(to_json(run))
                 account.add(run)
                 account.seconds, account.cost = time.monotonic() - began, spent()

@@ -27,9 +27,15 @@ from star_rl.mars.agents import (
     View,
     faulted,
 )
-from star_rl.options import Size, options
+from star_rl.options import Count, Size, options
 from star_rl.prompts import Case, Slots
 from star_rl.trajectory import EXPERTS, Trajectory
+
+#: What a ranker that missed is asked for. The truth is named so that the new reason is one for it.
+_RETHINK = (
+    "Look again at the notes and the record: what speaks for it that you passed over? Write the phase anew, as if "
+    "you had not been told, and mention neither this message nor your first ranking."
+)
 
 
 @options
@@ -43,6 +49,8 @@ class TeamOptions:
         experts: off = no experts; a plan is then of no use.
         rounds: most reflections; each sends the experts that it faults back to work.
         top: ids in the ranking.
+        rethink: a ranker alone whose ranking misses the truth in its first so many places is told so, and asked once
+            more; 0 for never. For a served model: rules answer the same again.
         concurrent: experts run at once and do not see one another's results; Interest_Divergence_Reasoning waits
             for those before it in the plan.
 
@@ -57,6 +65,7 @@ class TeamOptions:
     rounds: Size = 1
     top: Size = 20
     concurrent: bool = False
+    rethink: Count = 0
 
 
 @dataclass(slots=True)
@@ -112,11 +121,17 @@ class Team:
             parts["planner"] = self.planner.describe
         return parts
 
-    async def run(self, case: Case, sample: int = 0) -> Outcome:
-        """Rank one case. An agent that fails ends the run with its failure; nothing that a model writes raises."""
+    async def run(self, case: Case, sample: int = 0, truth: str = "") -> Outcome:
+        """Rank one case. An agent that fails ends the run with its failure; nothing that a model writes raises.
+
+        Args:
+            truth: for ``rethink`` alone, while a teacher writes examples; never where it is measured.
+        """
         run, began, ranking, failure = _CaseRun(self, case, sample), time.perf_counter(), [], None
         try:
             ranking = await run.rank()
+            if truth and self.options.rethink and truth not in ranking[: self.options.rethink]:
+                ranking = await run.rethink(truth)
         except AgentFailure as error:
             failure = error.failure
         return Outcome(run.steps, ranking, failure, time.perf_counter() - began, run.waiting, case.slots)
@@ -131,7 +146,7 @@ class _CaseRun:
         self.steps: list[Step] = []
         self.waiting = 0
 
-    async def rank(self) -> list[str]:
+    async def rank(self, suggestion: str = "") -> list[str]:
         plan = list(EXPERTS)
         if self.options.planner:
             plan = (await self._play([PLANNER], backend=self.team.planner))[0].value
@@ -145,9 +160,21 @@ class _CaseRun:
             await self._experts(
                 list(dict.fromkeys(step.agent for step in self.steps if step.agent in suggestions)), suggestions, round
             )
-        (ranking,) = await self._play([RANKER])
+        (ranking,) = await self._play([RANKER], {RANKER.name: suggestion})
         slots = self.case.slots
         return [slots.id_of(name) for name in ranking.value] if slots else list(ranking.value)
+
+    async def rethink(self, truth: str) -> list[str]:
+        """Tell the ranker what the user chose, and rank again; the first try is left out of the trajectory."""
+        name = self.case.slots.name_of(truth) if self.case.slots else truth
+        said = f"The user turned to {name}, which you did not place first. {_RETHINK}"
+        (first,) = self.steps[-1:]
+        ranking = await self.rank(said)
+        again = self.steps[-1]
+        for cost in ("model_calls", "cached_calls", "prompt_tokens", "completion_tokens", "seconds"):
+            setattr(again, cost, getattr(again, cost) + getattr(first, cost))
+        self.steps = [again]
+        return ranking
 
     async def _experts(
         self, names: Sequence[str], suggestions: Mapping[str, str] | None = None, round: int = 0

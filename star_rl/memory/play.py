@@ -32,8 +32,9 @@ def draw(world: Run, user_id: str, history: Sequence[Event], counts: Iterable[in
 
     An item that the user chose before is not played: the answer would stand in the record.
     """
-    touched = {event[0] for event in world.histories.of_user(user_id)}
-    pool = [item for item in world.items if item not in touched]
+    items, every = world.chosen
+    touched = {event[0] for event in every.of_user(user_id)}
+    pool = [item for item in items if item not in touched]
     found: Candidates = {}
     for count in counts:
         item_id = history[count - 1][0]

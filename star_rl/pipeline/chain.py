@@ -152,7 +152,7 @@ STAGES = (
         ("tables", "tasks", "summaries", "memory", "sample"),
         (*_STUDENT, "sample", "grpo_set"),
         sources=_OWN,
-        code=("star_rl.data_builders.grpo_set", *_PROMPTS),
+        code=("star_rl.data_builders.grpo_set", "star_rl.data_builders.difficulty", "star_rl.memory", *_PROMPTS),
         seed="train_seed",
     ),
     Stage(

@@ -126,7 +126,7 @@ class StarAgentLoop(AgentLoopBase):
         candidates, named = task.get("candidates") or (), task.get("slots")
         slots = Slots(candidates=candidates, **named) if named else None
         toolbox = ToolBox(self._store, candidates, *self._shown, slots, self._own)
-        told = of_ones_own.about(task.get("task_id", ""), task.get("user_id", ""), candidates)
+        told = of_ones_own.about(task.get("task_id", ""), task.get("user_id", ""), candidates, task.get("follow_up"))
         environment = self._begin(told) if self._begin else None
         messages = tuple(tuple(message.items()) for message in kwargs["raw_prompt"])
         prompt_ids = _prompt_ids(self.tokenizer, messages, self._schemas)

@@ -33,13 +33,15 @@ _AGAIN = FAILED - {"prompt_too_long"}
 @dataclass(frozen=True, slots=True)
 class PolicyTask:
     """One prompt for the policy. ``messages`` end with the user's; ``candidates`` (ids) are read by the lens of that
-    name; ``slots`` are the names that the messages use, None for ids; an environment is told the ``user_id``."""
+    name; ``slots`` are the names that the messages use, None for ids; an environment is told the ``user_id`` and the
+    ``follow_up``."""
 
     task_id: str
     messages: Sequence[Mapping[str, str]]
     candidates: Sequence[str] = ()
     slots: Slots | None = None
     user_id: str = ""
+    follow_up: str | None = None
 
 
 @options
@@ -95,7 +97,10 @@ def sample(
         raise StarError(f"two tasks have the id {twice!r}", "give each task an id of its own")
     settings = _settings(model, store, options, engine)
     digests = {
-        task.task_id: fingerprint([settings, task.messages, task.candidates, task.slots and task.slots.record])
+        task.task_id: fingerprint(
+            [settings, task.messages, task.candidates, task.slots and task.slots.record]
+            + ([task.follow_up] if task.follow_up else [])
+        )
         for task in wanted
     }
     keys = [(task_id, number) for task_id in places for number in range(options.samples)]
@@ -155,7 +160,9 @@ async def _sample_all(
             if task.task_id not in prompts:
                 prompts[task.task_id] = render_prompt(tokenizer, task.messages, schemas)
             toolbox = ToolBox(store, task.candidates, options.lens, options.lens_top, task.slots, tools)
-            environment = begin(own.about(task.task_id, task.user_id, task.candidates)) if begin else None
+            environment = (
+                begin(own.about(task.task_id, task.user_id, task.candidates, task.follow_up)) if begin else None
+            )
             begun = time.monotonic()
             prompt = prompts[task.task_id]
             result = await rollout(engine, tokenizer, prompt, toolbox, budget, sampling, environment=environment)

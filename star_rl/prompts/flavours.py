@@ -108,11 +108,11 @@ FLAVOURS = {
 }
 #: Part of a source's name -> flavour; the first match counts.
 _OF_SOURCE = (
+    ("amazon-cds", "music"),
+    ("amazon", "products"),
     ("goodreads", "books"),
     ("book", "books"),
     ("music", "music"),
-    ("cds", "music"),
-    ("amazon", "products"),
     ("product", "products"),
     ("yelp", "businesses"),
     ("movielens", "films"),

@@ -55,7 +55,8 @@ def write(root: Path | None, out_dir: Path, options: Mapping[str, Any], progress
     o = read_options(AmazonOptions, options, "source.options")
     assert root is not None
     reviews, meta = _files(root, o)
-    with o.sink(out_dir, "amazon", progress) as sink:
+    name = f"amazon-{o.category}" if o.category else "amazon"  # prompts speak of CDs as music
+    with o.sink(out_dir, name, progress) as sink:
         sink.time_column = "unixReviewTime or timestamp"
         _items(sink, meta, o.description)
         names, release = _fields(reviews)

@@ -9,6 +9,7 @@ from typing import Any
 
 from star_rl.evaluation.metrics import is_valid
 from star_rl.files import read_jsonl
+from star_rl.memory.follow_up import follow_up_of, messages_of, reflections
 from star_rl.pipeline.stage import Context
 from star_rl.records import Task
 from star_rl.run import DATA, Run, VisibleRun
@@ -51,7 +52,14 @@ def rollouts(
     return sample(
         model,
         [
-            PolicyTask(task.task_id, world.messages(task), task.candidates, world.case(task).slots, task.user_id)
+            PolicyTask(
+                task.task_id,
+                messages_of(world, task),
+                task.candidates,
+                world.case(task).slots,
+                task.user_id,
+                follow_up_of(world, task),
+            )
             for task in tasks
         ],
         world.store,
@@ -69,6 +77,7 @@ def sample_stage(context: Context) -> dict[str, Any]:
     options = context.config["sample"]
     tasks = balanced(world.tasks("train"), options["instances"], context.seed)
     missing = shortfall(tasks, world.tasks("test"))
+    tasks += reflections(world, tasks[: round(options["reflections"] * len(tasks))])
     rollouts(
         context,
         world,
@@ -80,7 +89,7 @@ def sample_stage(context: Context) -> dict[str, Any]:
         top_p=options["top_p"],
     )
     found = rates(context.folder / "rollouts.jsonl", tasks, world.prompt.top)
-    if found["valid"] < VALID:
+    if found["valid"] < VALID and world.prompt.scope != "plan":
         context.say(
             f"only {found['valid']:.0%} of the lists are valid: the others repeat candidates or name strangers. GRPO "
             "learns little from them - train SFT longer: sft.overrides.max_steps, or num_train_epochs"

@@ -39,8 +39,10 @@ def student_stage(context: Context) -> dict[str, Any]:
     table = pq.read_table(context.inputs["sft_set"] / "sft.parquet")
     rows = table.slice(0, _TOKENIZER_TEXTS).to_pylist()
     texts = [render(row["messages"], row.get("tools")) for row in rows]  # a student without tools has no such column
-    # The signal that is trusted stays a token of its own, so that one decision is one token.
+    # The signal that is trusted, or the category that is liked, stays a token of its own: one decision is one token.
     words = sorted(TRUST.values())
+    if world.prompt.scope == "rank":
+        words = sorted({category for item in world.items.values() for category in item.categories})
     model = context.folder / "model"
     context.progress(0, 2, "tokenizer")
     slots = [f"c{place}" for place in range(1, CANDIDATES + 1)]

@@ -285,7 +285,7 @@ def test_rows_as_verl_reads_them(tmp_path: Path) -> None:
         info = read["extra_info"]
         assert info["candidates"] == list(CANDIDATES) and info["required"] == ["plan", "recommend"] and info["top"] == 5
         assert set(info["tools_kwargs"]) == set(grpo_set.TOOLS) and info["need_tools_kwargs"] is True
-        assert [name for name, value in info.items() if value is None] == ["slots"]
+        assert [name for name, value in info.items() if value is None] == ["slots", "follow_up"]
     assert json.loads((tmp_path / "set" / "train.audit.json").read_text()) == json.loads(json.dumps(audit))
     assert sorted(entry.name for entry in (tmp_path / "set").iterdir()) == ["train.audit.json", "train.parquet"]
 

@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 
 from star_rl.errors import StarError
-from star_rl.mars import from_json, identity_of, read_runs, teach, to_json
+from star_rl.mars import RuleBackend, Team, TeamOptions, from_json, identity_of, read_runs, teach, to_json
 from star_rl.mars.record import files_of
+from star_rl.prompts import Case
+from star_rl.records import Item
+from star_rl.trajectory import json_block
 from tests.chat import endpoint
 
 
@@ -164,3 +167,31 @@ def test_an_interrupt_between_two_runs_leaves_a_folder_that_goes_on(world, tmp_p
         run(world, tmp_path, progress=stop)
     assert run(world, tmp_path).found >= 7
     assert len(list(read_runs(tmp_path))) == 40
+
+
+class Missing(RuleBackend):
+    """A ranker that puts the truth last until it is told of it."""
+
+    def __init__(self, truth):
+        super().__init__(popular={})
+        self.truth, self.told = truth, []
+
+    async def act(self, agent, view):
+        step = await super().act(agent, view)
+        self.told.append(view.suggestion)
+        order = sorted(view.case.candidates, key=lambda item: (item == self.truth) != bool(view.suggestion))
+        step.value, step.blocks, step.model_calls = order, [json_block(order)], 1
+        return step
+
+
+@pytest.mark.parametrize("rethink, calls", [(0, 1), (2, 2)])
+def test_a_ranker_that_missed_is_told_once_and_its_first_try_is_left_out(rethink, calls):
+    items = {name: Item(name, name, ("k",)) for name in "abc"}
+    case = Case("t", "films", "classic", "u", ("a", "b", "c"), (), items)
+    backend = Missing("a")
+    parts = {"planner": False, "reflector": False, "tools": False, "experts": False}
+    team = Team(backend, None, TeamOptions(**parts, rethink=rethink, top=3))
+    outcome = asyncio.run(team.run(case, truth="a"))
+    assert (outcome.ranking[0] == "a") == bool(rethink) and len(backend.told) == calls
+    assert outcome.trajectory.tags == ["recommend"] and outcome.steps[0].model_calls == calls
+    assert asyncio.run(Team(Missing("a"), None, team.options).run(case)).ranking[-1] == "a"

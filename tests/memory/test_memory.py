@@ -4,25 +4,34 @@ import asyncio
 import json
 import shutil
 from dataclasses import asdict
+from functools import partial
 
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from star_rl.data_builders.grpo_set import GrpoSetOptions, build_grpo
 from star_rl.errors import StarError
+from star_rl.evaluation.methods import make
+from star_rl.evaluation.runner import context_of
 from star_rl.mars import RuleBackend
 from star_rl.mars.agents import REWRITER, AgentFailure, Step
-from star_rl.memory.follow_up import FollowUp, follow_up_of, messages_of, reflections
+from star_rl.mars.notes import read_notes
+from star_rl.memory.follow_up import REQUIRED, FollowUp, follow_up_of, messages_of, reflections
 from star_rl.memory.play import counts_of, draw, play
+from star_rl.memory.student import NotesByStudent
 from star_rl.own import about
 from star_rl.pipeline import chain, runner
 from star_rl.pipeline.stage import manifest_of
+from star_rl.policy.loop import Budget, rollout
 from star_rl.prompts import Case
 from star_rl.records import PARTS
+from star_rl.rewards import starec
 from star_rl.run import Run
-from star_rl.trajectory import answer_faults, parse, ranking
-from tests.fakes import make_run, small_recipe
+from star_rl.tools import ToolBox
+from star_rl.trajectory import AGAIN, answer_faults, parse, ranking
+from tests.fakes import Engine, Letters, make_run, small_recipe
 
 FAST = ("sft_set={setting: fast, within: 5}", "memory.interactions=3", "prompt={profile: compact, history: 8, top: 10}")
 
@@ -185,3 +194,97 @@ def test_a_ranking_task_has_no_follow_up():
     step = FollowUp(None)
     step.reset(about("train-1", "u", ["a"]))
     assert step.step('<reflection><JSON>{"preferences": "x"}</JSON></reflection>') is None
+
+
+def spoken(task, query, *said):
+    """Run a rollout in which the model says these turns; return it and STARec's score of it."""
+    step = FollowUp(None)
+    step.reset({**about(task.task_id, task.user_id, task.candidates), "follow_up": query})
+    budget = Budget(response_tokens=4096, turns=2)
+    toolbox = ToolBox(None, task.candidates)
+    made = asyncio.run(rollout(Engine(*said), Letters(), [11], toolbox, budget, {}, environment=step.step))
+    info = {"required": REQUIRED if query else AGAIN, "candidates": list(task.candidates), "answers": made.answers}
+    return made, starec.compute_score(task.source, made.model_text, task.ground_truth, info)["score"]
+
+
+NOTES = '<reflection>\n<JSON>{"preferences": "Likes: A."}</JSON>\n</reflection>'
+
+
+def test_a_reflection_is_rewarded_by_the_ranking_after_it_and_both_turns_are_trained_on(fast):
+    task = fast.tasks("train")[0]
+    (made,) = reflections(fast, [task])
+    order = sorted(task.candidates, key=lambda item: item != task.ground_truth)
+    ranked = [f"<recommend>\n<JSON>{json.dumps(given)}</JSON>\n</recommend>" for given in (order, order[::-1])]
+    query = follow_up_of(fast, made)
+    best, score = spoken(made, query, NOTES, ranked[0])
+    assert score == 1.0 and best.stop == "answered" and best.counts["user_turns"] == 1
+    said = [message["content"] for message in best.messages]
+    assert said[1] == query.replace("{notes}", "Likes: A.") and said[0] == NOTES
+    trained = sum(len(Letters().encode(text)) + 1 for text in (said[0], said[2]))
+    assert sum(best.response_mask) == trained < len(best.response_ids)
+    assert spoken(made, query, NOTES, ranked[1])[1] == -0.5
+    assert spoken(made, query, "no notes", ranked[0])[1] == -1.0, "no notes, no ranking"
+    alone, score = spoken(task, None, ranked[0])
+    assert score == 1.0 and alone.counts["user_turns"] == 0
+
+
+def test_a_grpo_set_holds_rankings_and_reflections(fast):
+    tasks = fast.tasks("train")[:4]
+    tasks += reflections(fast, tasks)
+    texts = {task.task_id: f'<recommend><JSON>["{task.ground_truth}"]</JSON></recommend>' for task in tasks}
+    records = [
+        {"task_id": name, "sample": n, "stop": "answered", "model_text": text if n % 2 else ""}
+        for name, text in texts.items()
+        for n in range(8)
+    ]
+    options = GrpoSetOptions(fill=True, required=AGAIN, top=10)
+    rows, _ = build_grpo(records, tasks, partial(messages_of, fast), options, follow_up=partial(follow_up_of, fast))
+    assert len(rows) == len(tasks) == 8
+    for row in rows:
+        info, asked = row["extra_info"], row["prompt"][-1]["content"]
+        slow = info["task_id"].endswith("/reflect")
+        assert info["required"] == ["reflection" if slow else "recommend"] and asked.endswith(
+            "Reflect." if slow else "Rank."
+        )
+        assert (info["follow_up"] or "{notes}").startswith("{notes}") and bool(info["follow_up"]) == slow
+
+
+@pytest.mark.parametrize("spec", ["star:sft:memory=all", "teacher:memory=all"])
+def test_an_unknown_memory_is_refused(fast, tmp_path, spec):
+    (fast.folder / "sft" / "final").mkdir(parents=True, exist_ok=True)
+    (fast.folder / "sft" / "final" / "config.json").write_text("{}")
+    with pytest.raises(StarError, match=r"memory=all"):
+        make(spec, fast, 7, tmp_path)
+
+
+def test_the_rules_rank_with_their_notes_and_without(fast, tmp_path):
+    task = fast.tasks("test")[0]
+    context = context_of(fast)(task, 0)
+
+    async def answer(spec):
+        async with make(spec, fast, 7, tmp_path) as method:
+            return (await method.rank(context)).trace["messages"][0]["content"]
+
+    assert context.memory.text.startswith("Likes: ")
+    shown, hidden = (asyncio.run(answer(spec)) for spec in ("teacher", "teacher:memory=none"))
+    assert f"{read_notes(context.memory.text)[0][0]} first." in shown and "first." in hidden
+
+
+def test_a_student_keeps_its_own_notes(fast):
+    task = fast.tasks("test")[0]
+    history = fast.history(task)
+    drawn = draw(fast, task.user_id, history, counts_of([len(history)], 2), 7)
+    asked = []
+
+    async def write(case, messages):
+        asked.append(messages[-1]["content"])
+        if asked[-1].endswith("Rank."):
+            return f"<recommend>\n<JSON>{json.dumps(list(case.candidates)[:10])}</JSON>\n</recommend>"
+        return f'<reflection>\n<JSON>{{"preferences": "Note {len(asked)}."}}</JSON>\n</reflection>'
+
+    async def played():
+        backend = NotesByStudent(write, fast.prompt, fast.length)
+        return [memory.text async for _, memory in play(backend, fast, task, history, drawn)]
+
+    assert asyncio.run(played()) == ["Note 2.", "Note 4."]
+    assert "\nnone\n" in asked[0] and "\nNote 2.\n" in asked[2]

@@ -44,7 +44,9 @@ def test_the_paper_s_sources_differ_in_their_domain_and_their_total(name, total)
 def test_full_prompts_of_a_served_teacher_have_summaries_by_the_same_model(path):
     recipe = load(path, ["teacher.options.chat={endpoints: [http://h/v1], model: m}"])
     options = summaries_of(asdict(recipe))
-    if recipe.teacher.backend == "llm":
+    if recipe.memory.interactions:
+        assert options == {"by": "none"} and recipe.sft_set.setting == "fast"
+    elif recipe.teacher.backend == "llm":
         assert recipe.prompt.profile == "full" and options["by"] == "llm"
         assert options["chat"] == {"endpoints": ["http://h/v1"], "model": "m"}
         other = load(path, ["teacher.options.chat={endpoints: [http://h/v1]}", "summaries.chat.model=small"])
@@ -52,6 +54,21 @@ def test_full_prompts_of_a_served_teacher_have_summaries_by_the_same_model(path)
         assert summaries_of(asdict(load(path, ["teacher.backend=rules"])))["by"] == "rules"
     else:
         assert options == {"by": "none"}
+
+
+@pytest.mark.parametrize("name", ["starec-ml1m", "starec-cds"])
+def test_starec_s_recipes_train_both_modes_by_its_reward(name):
+    from star_rl.pipeline.check import check_recipe
+
+    recipe = load(f"recipes/{name}.yaml", ["source.root=.", "teacher.options.chat.endpoints=[http://h/v1]"])
+    check_recipe(recipe, here=False)
+    split = recipe.split.options
+    assert (split["core"], split["max_history"], split["positive"]) == (10, 40, 4)
+    assert split["test_users"] == split["train_users"] == 1000
+    assert recipe.grpo.reward == "starec" and recipe.sample.reflections > 0 and recipe.memory.interactions > 0
+    assert recipe.loop.environment == "star_rl.memory.follow_up:FollowUp"
+    verl = recipe.grpo.overrides["verl"]
+    assert verl["data"]["train_batch_size"] == 64
 
 
 @pytest.mark.parametrize("path", CHAINS, ids=lambda path: path.stem)

@@ -16,7 +16,7 @@ from star_rl.failure import Failure
 from star_rl.records import Item, Task
 
 if TYPE_CHECKING:
-    from star_rl.prompts import Case, PromptOptions, Summary
+    from star_rl.prompts import Case, Memory, PromptOptions, Summary
     from star_rl.scenarios.histories import Event
 
 
@@ -66,6 +66,7 @@ class TaskContext:
         user: attributes of the user.
         texts: the user's reviews, by item and time.
         summary: of the older part of the history, if there is one.
+        memory: of the user, if there is one.
     """
 
     task: Task
@@ -75,6 +76,7 @@ class TaskContext:
     user: Mapping[str, Any] = field(repr=False, default_factory=dict)
     texts: Mapping[tuple[str, int], str] = field(repr=False, default_factory=dict)
     summary: Summary | None = field(repr=False, default=None)
+    memory: Memory | None = field(repr=False, default=None)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "task", replace(self.task, ground_truth=""))
@@ -93,7 +95,7 @@ class TaskContext:
         """Return the context as agents read it; in slots, if the student's prompt is."""
         from star_rl.prompts import Case
 
-        case = Case.of(self.task, self.history, self.items, self.user, self.texts, self.summary)
+        case = Case.of(self.task, self.history, self.items, self.user, self.texts, self.summary, self.memory)
         return case.named(prompt.names, prompt.together) if prompt else case
 
 

@@ -64,7 +64,7 @@ class Spec:
 _OPTION = re.compile(r":(?=[A-Za-z_][A-Za-z0-9_.]*=)")
 _SWITCH = {"on": True, "off": False, "true": True, "false": False}
 #: Options whose value is a word: ``evidence=false`` is no switch.
-_WORDS = ("name", "evidence")
+_WORDS = ("name", "evidence", "memory")
 
 
 def parse_spec(text: str) -> Spec:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,16 @@ from star_rl.evaluation.methods.registry import Spec
 from star_rl.failure import Failure, Kind
 from star_rl.files import fingerprint
 from star_rl.own import code_of
+from star_rl.prompts import Case, Memory
 from star_rl.run import Run
 from star_rl.trajectory import answer_faults, parse, ranking, required_phases
 
 #: Options of the engine that decide what a student writes; the others decide how fast.
 _DECIDE = ("kind", "max_model_len", "extra", "seed")
+#: Whose notes a student is shown.
+MEMORY = ("stage", "none", "own")
 #: Sections of a recipe that decide the form in which its student is asked.
-_FORM = ("prompt", "tools", "loop", "sft_set", "student")
+_FORM = ("memory", "prompt", "tools", "loop", "sft_set", "student")
 
 
 class StudentMethod(Method):
@@ -36,6 +39,8 @@ class StudentMethod(Method):
         engine: options over the recipe's ``engine.options``.
         seed: of the engine's draws, unless an option sets another, and of false evidence.
         evidence: what the tools answer from, see :class:`Evidence`.
+        memory: the notes that are shown: of the run's ``stage``, ``none``, or the student's ``own``, for which it plays
+            the interactions before each task itself.
     """
 
     def __init__(
@@ -50,12 +55,14 @@ class StudentMethod(Method):
         engine: Mapping[str, Any] | None = None,
         seed: int = 0,
         evidence: str = "true",
+        memory: str = "stage",
     ) -> None:
         from star_rl.policy.loop import Budget
 
         config = run.config
         self.name, self.model, self.varies = name, model, temperature > 0
         self.in_flight, self._per_replica = in_flight or config["engine"]["in_flight"], in_flight is None
+        self._memory, self._seed = memory, seed
         self._run, self._logprobs, self._evidence = run, logprobs, Evidence(run.store, evidence, seed)
         self.sampling = {"temperature": temperature, "top_p": top_p, "top_k": -1}
         self._budget = Budget(**config["loop"]["budget"])
@@ -81,6 +88,7 @@ class StudentMethod(Method):
             "own": code_of(self._run.config),
             "environment": self._run.config["loop"].get("environment"),
             "logprobs": self._logprobs,
+            **({} if self._memory == "stage" else {"memory": self._memory}),
             **self.sampling,
             **engine,
         }
@@ -117,6 +125,8 @@ class StudentMethod(Method):
         from star_rl.prompts import student_prompt
 
         run, task = self._run, context.task
+        if self._memory != "stage":
+            context = replace(context, memory=await self._own_notes(context) if self._memory == "own" else None)
         case = context.case(run.prompt)
         messages = student_prompt(case, run.prompt, run.length).messages
         prompt = render_prompt(self._tokenizer, messages, run.tools)
@@ -147,10 +157,31 @@ class StudentMethod(Method):
             trace={"messages": result.messages, "model_text": result.model_text},
         )
 
+    async def _own_notes(self, context: TaskContext) -> Memory | None:
+        """Play the interactions before the task; return the memory after them."""
+        from star_rl.memory.play import counts_of, draw, play
+        from star_rl.memory.student import NotesByStudent
+        from star_rl.policy.engines import within
+        from star_rl.policy.loop import render_prompt, rollout
+
+        run, task, history, budget = self._run, context.task, context.history, within(self._budget, self._engine)
+
+        async def write(case: Case, messages: Sequence[Mapping[str, str]]) -> str:
+            prompt = render_prompt(self._tokenizer, messages, run.tools)
+            toolbox = run.toolbox(replace(case, slots=None))
+            return (await rollout(self._engine, self._tokenizer, prompt, toolbox, budget, self.sampling)).model_text
+
+        counts = counts_of([len(history)], run.config["memory"]["interactions"])
+        drawn = draw(run, task.user_id, history, counts, self._seed)
+        played = play(NotesByStudent(write, run.prompt, run.length), run, task, history, drawn)
+        made = [memory async for _, memory in played]
+        return made[-1] if made else None
+
 
 def make_student(run: Run, spec: Spec, seed: int, folder: Path) -> Method:
     """Make ``star`` (the run's GRPO checkpoint), ``star:sft`` (before GRPO) or ``star:FOLDER``, with ``temperature``,
-    ``top_p``, ``evidence``, ``logprobs=on``, ``in_flight`` and options of the engine."""
+    ``top_p``, ``evidence``, ``memory`` (see :class:`StudentMethod`), ``logprobs=on``, ``in_flight`` and options of the
+    engine."""
     from star_rl.policy.engines import EngineOptions
 
     where = spec.argument or "grpo"
@@ -160,10 +191,12 @@ def make_student(run: Run, spec: Spec, seed: int, folder: Path) -> Method:
     options = dict(spec.options)
     chosen = {name: options.pop(name, run.config["evaluate"][name]) for name in ("temperature", "top_p")}
     own = {"logprobs": bool(options.pop("logprobs", False)), "in_flight": options.pop("in_flight", None)}
-    own["evidence"] = options.pop("evidence", "true")
+    own |= {"evidence": options.pop("evidence", "true"), "memory": options.pop("memory", "stage")}
+    if own["memory"] not in MEMORY:
+        raise StarError(f"method {spec.text!r}: memory={own['memory']} is not known", f"one of {', '.join(MEMORY)}")
     spec.check((*chosen, *own, *EngineOptions.__dataclass_fields__))
     name = {"grpo": "star", "sft": "sft"}.get(where, f"star:{where}")
-    name += "".join(f" {key}={value}" for key, value in spec.options.items() if key in (*chosen, "evidence"))
+    name += "".join(f" {key}={value}" for key, value in spec.options.items() if key in (*chosen, "evidence", "memory"))
     return StudentMethod(_as_trained(run, model), name, model, **chosen, **own, engine=options, seed=seed)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,17 @@ class TeacherMethod(Method):
     varies = True
 
     def __init__(
-        self, run: Run, name: str, config: Mapping[str, Any], seed: int, folder: Path, evidence: str = "true"
+        self,
+        run: Run,
+        name: str,
+        config: Mapping[str, Any],
+        seed: int,
+        folder: Path,
+        evidence: str = "true",
+        memory: str = "stage",
     ) -> None:
         self.name, self._run, self._config, self._seed = name, run, config, seed
+        self._forget = memory == "none"
         self._evidence = Evidence(run.store, evidence, seed)
         self._cache = folder / f"{name.replace(' ', '_').replace('/', '')}.sqlite"
         self._required = required_phases(config["sft_set"]["setting"])
@@ -48,7 +57,12 @@ class TeacherMethod(Method):
     @property
     def describe(self) -> dict[str, Any]:
         parts = {part: self._config[part] for part in ("teacher", "sft_set", "prompt", "tools")}
-        return {"teacher": fingerprint([parts, code_of(parts), self._evidence.fingerprint]), "seed": self._seed}
+        forget = {"memory": "none"} if self._forget else {}
+        return {
+            "teacher": fingerprint([parts, code_of(parts), self._evidence.fingerprint]),
+            "seed": self._seed,
+            **forget,
+        }
 
     async def __aenter__(self) -> Method:
         tools = partial(self._run.toolbox, evidence=self._evidence.of)
@@ -61,7 +75,7 @@ class TeacherMethod(Method):
         await self._stack.aclose()
 
     async def rank(self, context: TaskContext) -> Ranking:
-        case = context.case(self._run.prompt)
+        case = (replace(context, memory=None) if self._forget else context).case(self._run.prompt)
         return ranking_of_outcome(await self._team.run(case, context.sample), self._required)
 
 
@@ -81,13 +95,13 @@ def ranking_of_outcome(outcome: Outcome, required: Sequence[str]) -> Ranking:
 
 def make_teacher(run: Run, spec: Spec, seed: int, folder: Path) -> Method:
     """Make ``teacher`` (or ``mars``) with ``planner=off``, ``reflector=off``, ``tools=off``, any option of the team,
-    ``endpoint=``, ``model=``, ``planner_endpoint=``, ``planner_model=``, ``evidence=`` (see :class:`Evidence`), and
-    ``strategy=``, the one that the rules trust in every run."""
+    ``endpoint=``, ``model=``, ``planner_endpoint=``, ``planner_model=``, ``evidence=`` (see :class:`Evidence`),
+    ``memory=none`` (no notes are shown) and ``strategy=``, the one that the rules trust in every run."""
     spec.no_argument()
     config = copy.deepcopy(dict(run.config))
     options = config["teacher"]["options"] = dict(config["teacher"]["options"])
     off, other = [], []
-    spec.check((*TeamOptions.__dataclass_fields__, *_SERVED, "strategy", "evidence"))
+    spec.check((*TeamOptions.__dataclass_fields__, *_SERVED, "strategy", "evidence", "memory"))
     for key, value in spec.options.items():
         if key in _SERVED:
             part, field = _SERVED[key]
@@ -97,12 +111,14 @@ def make_teacher(run: Run, spec: Spec, seed: int, folder: Path) -> Method:
             continue
         if key == "strategy":
             options["rules"] = {**(options.get("rules") or {}), "strategies": {value: 1.0}}
-        elif key != "evidence":
+        elif key not in ("evidence", "memory"):
             options[key] = value
         if value is False:
             off.append(key)
         elif value is not True:
             other.append(f"{key}={value}")
+    if spec.options.get("memory", "none") not in ("stage", "none"):
+        raise StarError(f"method {spec.text!r}: memory={spec.options['memory']} is not known", "one of stage, none")
     if options.get("planner_chat") and config["teacher"]["backend"] != "llm":
         raise StarError(f"method {spec.text!r} has a planner's endpoint alone", "give endpoint= as well")
     if config["teacher"]["backend"] != "rules" and "strategy" in spec.options:
@@ -110,4 +126,6 @@ def make_teacher(run: Run, spec: Spec, seed: int, folder: Path) -> Method:
     name = f"{spec.name}-planner" if "planner_endpoint" in spec.options else spec.name
     name = RULES if config["teacher"]["backend"] == "rules" else name  # nobody may take it for the paper's
     name += "".join(f" w/o {part}" for part in off) + "".join(f" {part}" for part in other)
-    return TeacherMethod(run, name, config, seed, folder, spec.options.get("evidence", "true"))
+    return TeacherMethod(
+        run, name, config, seed, folder, spec.options.get("evidence", "true"), spec.options.get("memory", "stage")
+    )
