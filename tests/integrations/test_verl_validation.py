@@ -113,8 +113,7 @@ def test_without_keep_nothing_is_deleted_and_patience_ends_the_training(made, tm
         checkpoints(tmp_path, step)
         trainer.validate(buffer, step, hr_avg)
         assert trainer.total_training_steps == 100
-    _, resumed = made(patience=2)  # after a kill, from the files
-    resumed._submit = trainer.submit
+    trainer, resumed = made(patience=2)  # after a kill, from the files
     trainer.validate(resumed, 3, 0.65)
     assert trainer.total_training_steps == 3 and left(tmp_path) == [1, 2]
     said = "no gain in 2 validations, best HR_avg 70.0 % (70.0 to 70.0) at step 1: ending after step 3"
