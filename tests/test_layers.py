@@ -64,7 +64,7 @@ def test_a_recipe_is_found_by_its_name_in_any_folder_and_a_file_wins(tmp_path, m
     "name, near",
     [
         ("table4", "grpo/table5, sft/table4"),
-        ("recipes/sft/lra.yaml", "sft/lora"),
+        ("recipes/sft/lra.yaml", "grpo/lora, sft/lora"),
         ("quikstart", "quickstart"),
         ("sft/mine", ", ".join(f"sft/{file.stem}" for file in sorted((RECIPES / "sft").glob("*.yaml")))),
     ],

@@ -210,13 +210,16 @@ class GrpoSetSection:
 @section
 class GrpoSection:
     """``recipe``: an overlay (a file, or a name such as ``grpo/table5``), or a list of which each is laid over those
-    before; ``overrides``: verl options over it; ``steps`` bounds the training; ``keep_checkpoints`` keeps the
-    optimizer's shards when all is done."""
+    before; ``overrides``: verl options over it; ``steps`` bounds the training; ``keep``: the student is the ``last``
+    checkpoint, or the ``best`` by HR_avg in validation; ``patience``: end after this many validations in a row without
+    gain (0: never); ``keep_checkpoints`` keeps the optimizer's shards when all is done."""
 
     recipe: str | list[str] = "grpo/tiny"
     reward: str = "star"
     steps: Size | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
+    keep: Literal["last", "best"] = "last"
+    patience: Count = 0
     keep_checkpoints: bool = False
 
 

@@ -88,8 +88,8 @@ def sft_decides(config: Mapping[str, Any]) -> dict[str, Any]:
 def grpo_decides(config: Mapping[str, Any]) -> dict[str, Any]:
     """What of stage grpo's configuration decides what is learned; its overlay: see :func:`grpo_sources`."""
     section = config["grpo"]
-    kept = {"reward": section["reward"], "steps": section["steps"], "overrides": _grpo_deciding(section["overrides"])}
-    return {**config, "grpo": kept}
+    kept = {name: section[name] for name in ("reward", "steps", "keep", "patience")}
+    return {**config, "grpo": {**kept, "overrides": _grpo_deciding(section["overrides"])}}
 
 
 def sft_sources(config: Mapping[str, Any]) -> dict[str, str]:
@@ -198,7 +198,9 @@ def grpo_recipe(config: Mapping[str, Any], seed: int | None = None) -> Any:
                 "name a chain's reward in grpo.reward alone",
             )
     reward, function = place(section["reward"])
-    steps = {"trainer": {"total_training_steps": section["steps"]}} if section["steps"] else {}
+    steps = {"total_training_steps": section["steps"]} if section["steps"] else {}
+    kept = {f"+{name}": section[name] for name in ("keep", "patience")}
+    fixed = {"verl": {"trainer": {**steps, "v1": {"sampler": {"sampler_kwargs": kept}}}}}
     budget = {name: value for name, value in config["loop"]["budget"].items() if name != "response_tokens"}
     derived = {
         "reward": f"{reward}:{function}",
@@ -212,7 +214,7 @@ def grpo_recipe(config: Mapping[str, Any], seed: int | None = None) -> Any:
         },
         "verl": merge({"data": chain}, {} if seed is None else _grpo_seeds(seed)),
     }
-    return load_recipe(section["recipe"], merge(derived, section["overrides"], {"verl": steps}))
+    return load_recipe(section["recipe"], merge(derived, section["overrides"], fixed))
 
 
 def _grpo_seeds(seed: int) -> dict[str, Any]:

@@ -28,7 +28,14 @@ def grpo_bytes(shape: Shape, config: Any) -> int:
     group = gpus if actor.strategy == "megatron" else int(actor.fsdp_config.fsdp_size or -1)
     # each replica of a sharding group smaller than the cluster writes a whole checkpoint
     copies = gpus // group if 0 < group < gpus else 1
-    return _GRPO_BYTES * shape.parameters * copies * (int(trainer.max_actor_ckpt_to_keep or 1) + 1)
+    options = trainer.v1.sampler.sampler_kwargs
+    best = options.keep == "best"
+    kept = int((options.max_checkpoints if best else trainer.max_actor_ckpt_to_keep) or 1) + best
+    rank = int(config.actor_rollout_ref.model.lora_rank or 0)
+    size = _GRPO_BYTES * (shape.adapter(rank) if rank else shape.parameters)
+    if rank and not actor.checkpoint.get("save_lora_only"):
+        size += 4 * shape.parameters
+    return size * copies * (kept + 1)
 
 
 def checkpoint_bytes(section: Mapping[str, Any], shape: Shape, config: Any) -> int:

@@ -155,8 +155,10 @@ class _Trainer:
         self.megatron = self.actor.strategy == "megatron"
         self.shape, self.gpus = shape, gpus
         self.checkpointing = bool(config.actor_rollout_ref.model.get("enable_gradient_checkpointing", True))
-        rank = int(config.actor_rollout_ref.model.get("lora_rank", 0) or 0)
-        self.trained = shape.adapter(rank) if rank else shape.parameters
+        model = config.actor_rollout_ref.model
+        self.adapter = shape.adapter(int(model.lora_rank or 0))
+        self.trained = self.adapter or shape.parameters
+        self.merged = not self.adapter or bool(model.lora.merge)  # vLLM gets whole weights
         self.data_parallel, self.sequence_parallel = ranks(config, gpus), sequence_parallel(config)
         (self._megatron if self.megatron else self._fsdp)()
         lengths = int(config.data.max_prompt_length) + int(config.data.max_response_length)
@@ -177,8 +179,9 @@ class _Trainer:
         self.gradients = width * self.trained / group
         self.optimizer = 2 * width * self.trained / group
         # Two layers in 16 bits (the second is fetched ahead) and the output projection; a layer's gradient in 16 bits
-        # and in the 32 in which it is reduced.
-        self.gathered: float = 2 * 2 * shape.layer + 2 * shape.embedding + 6 * max(shape.layer, shape.embedding)
+        # and in the 32 in which it is reduced, where it is trained.
+        gradient = self.adapter / shape.layers if self.adapter else max(shape.layer, shape.embedding)
+        self.gathered: float = 2 * 2 * shape.layer + 2 * shape.embedding + 6 * gradient
         self.layout = f"FSDP2 over {group}" + (
             f", sequences over {self.sequence_parallel}" if self.sequence_parallel > 1 else ""
         )
@@ -198,8 +201,8 @@ class _Trainer:
         self.bytes_per_parameter = 2
 
     def reference(self, config: Any) -> bool:
-        """Whether there is a reference model."""
-        return bool(self.actor.use_kl_loss or config.algorithm.use_kl_in_reward)
+        """Whether there is a reference model; with adapters it is the policy without them."""
+        return not self.adapter and bool(self.actor.use_kl_loss or config.algorithm.use_kl_in_reward)
 
     def reference_stays(self, config: Any) -> bool:
         """Whether the reference model lives on the GPU; FSDP2 always keeps it in host memory."""
@@ -254,7 +257,7 @@ def plan_grpo(config: Any, shape: Shape, nodes: int, gpus_per_node: int, memory:
     }
     plan.hold(MemoryPhase("update", update), _update_remedies(trainer, sleeps))
 
-    served = 2 * shape.parameters / tp
+    served = 2 * (shape.parameters + (0 if trainer.merged else trainer.adapter)) / tp
     batch = serving_bytes(shape, int(rollout.max_num_batched_tokens), int(rollout.max_num_seqs), tp)
     pool = share - served - batch
     stay = {
@@ -267,7 +270,7 @@ def plan_grpo(config: Any, shape: Shape, nodes: int, gpus_per_node: int, memory:
     sync = {
         **stay,
         "weights": trainer.weights,
-        "gathered layers": 2.0 * max(shape.layer, shape.embedding),
+        "gathered layers": 2.0 * (max(shape.layer, shape.embedding) if trainer.merged else trainer.adapter),
         "buckets": 2 * bucket,
         "vLLM weights": served,
         "CUDA, NCCL, graphs": _GRPO_OVERHEAD,
@@ -346,7 +349,7 @@ def _step(plan: Plan, config: Any, shape: Shape, trainer: _Trainer, gpus_per_nod
         f"{prompts // max(1, mini)} update(s) of {mini * n} sequences over {trainer.data_parallel} data-parallel "
         f"rank(s), micro-batches of at most {trainer.tokens:,} tokens a GPU"
     )
-    host = 0.0
+    host = 0.0 if trainer.merged else 2.0 * shape.parameters  # vLLM's own weights, while it sleeps
     if trainer.param_offload:
         host += trainer.weights
     if trainer.optimizer_offload:

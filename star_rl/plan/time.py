@@ -230,9 +230,11 @@ def grpo_step(config: Any, shape: Shape, nodes: int, gpus_per_node: int, assumed
 
     forward = phase(False, 1, 2 * whole)
     update = phase(True, updates, 4 * whole, 4 * whole)
+    adapter = shape.adapter(int(model.lora_rank or 0))
     if not megatron and engine.optimizer_offload:
-        update += 2 * 8 * shape.parameters / group / _OFFLOAD
-    sync = 4 * shape.parameters / _HANDOVER + 4 * whole / assumed.link(spans)
+        update += 2 * 8 * (adapter or shape.parameters) / group / _OFFLOAD
+    sent = adapter if adapter and not model.lora.merge else shape.parameters
+    sync = 4 * sent / _HANDOVER + (4 * sent / assumed.link(spans) if whole else 0.0)
     return StepSeconds(sampling, forward, forward if actor.use_kl_loss else 0.0, update, sync)
 
 

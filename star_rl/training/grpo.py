@@ -43,14 +43,17 @@ def grpo_stage(context: Context) -> dict[str, Any]:
     scores = [step["critic/score/mean"] for step in steps if "critic/score/mean" in step]
     first, last = _mean(scores[:5]), _mean(scores[-5:])
     ended = f" (ended: {result.ended})" if result.ended else ""
+    best = f"; kept the best checkpoint, {result.best.text}" if result.best else ""
+    rewards = f"mean reward {first:+.3f} (first five) -> {last:+.3f} (last five)"
     return {
-        "summary": f"{result.steps} steps{ended}, mean reward {first:+.3f} (first five) -> {last:+.3f} (last five)",
+        "summary": f"{result.steps} steps{ended}, {rewards}{best}",
         "steps": result.steps,
         "first5": first,
         "last5": last,
         "startup_seconds": result.startup_seconds,
         "resumed_from": result.resumed_from,
         "reward": context.config["grpo"]["reward"],
+        "best": result.best._asdict() if result.best else None,
     }
 
 

@@ -29,8 +29,17 @@ BAD = [
     ("rollout.n is 1", {"rollout": {"n": 1}, "data": {"train_batch_size": 16}, "actor": {"ppo_mini_batch_size": 16}}),
     ("max_model_len 9,000 is less", {"rollout": {"max_model_len": 9000}}),
     ("does not fit a micro-batch of 8,192", {"actor": {"ppo_max_token_len_per_gpu": 8192}}),
-    ("lora_rank=16 is refused", {"model": {"lora_rank": 16}}),
+    ("lora_adapter_path=adapter is refused", {"model": {"lora_adapter_path": "adapter"}}),
+    (
+        "hf_model in actor.checkpoint.save_contents with lora_rank",
+        {"model": {"lora_rank": 16}, "actor": {"checkpoint": {"save_contents": ["model", "hf_model"]}}},
+    ),
+    ("lora_rank with actor.strategy=fsdp", {"model": {"lora_rank": 16}, "actor": {"strategy": "fsdp"}}),
     ("save_freq is -1", {"trainer": {"save_freq": -1}}),
+    (
+        "no multiple of save_freq=10",
+        {"trainer": {"test_freq": 5, "v1": {"sampler": {"sampler_kwargs": {"+keep": "best"}}}}},
+    ),
     ("logger lacks file", {"trainer": {"logger": ["console"]}}),
     ("neither use_dynamic_bsz nor", {"actor": {"use_dynamic_bsz": False}}),
     (
@@ -93,8 +102,8 @@ def test_megatron_s_ranks_are_what_its_parallel_sizes_leave():
 
 
 def test_several_faults_are_told_at_once():
-    with pytest.raises(StarError, match=r"(?s)lora_rank.*max_model_len"):
-        refuse(problems(composed("table5", rollout={"max_model_len": 9000}, model={"lora_rank": 8})))
+    with pytest.raises(StarError, match=r"(?s)lora_adapter_path.*max_model_len"):
+        refuse(problems(composed("table5", rollout={"max_model_len": 9000}, model={"lora_adapter_path": "adapter"})))
 
 
 def test_steps_beyond_the_epochs_are_refused():

@@ -86,7 +86,7 @@ def test_two_steps_on_the_real_engines(world):
         own = "\n".join(message["content"] for message in row["messages"] if message["role"] == "assistant")
         assert row["scores"]["seen"] == zlib.crc32(own.encode()), "a reward saw more than the model wrote, or less"
 
-    changed = export(result, world.run / "student")
+    changed = export(result, world.run / "student", world.model)
     assert (changed / "model.safetensors").is_file() and (changed / "tokenizer.json").is_file()
     assert not processes.members(world.run), "processes of the run are left"
 
@@ -135,6 +135,69 @@ def test_failed_rollouts_are_left_out_of_a_step(world):
     healthy = [row["scores"]["score"] for row in details if row not in bad]
     assert metrics["critic/score/mean"] == pytest.approx(sum(healthy) / len(healthy), abs=1e-4)
     assert metrics["actor/grad_norm"] > 0
+
+
+def first_turns(model, tasks):
+    """What a student writes greedily before its tools answer, by task."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from star_rl.own import schemas
+    from star_rl.policy.loop import render_prompt
+    from star_rl.tools import schemas_of
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    student = AutoModelForCausalLM.from_pretrained(model)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    found = {}
+    for task in tasks:
+        ids = render_prompt(tokenizer, task["prompt"], schemas_of(schemas([])))
+        written = student.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=128, eos_token_id=end)[0]
+        found[task["task_id"]] = tokenizer.decode(written[len(ids) :]).removesuffix("<|im_end|>")
+    return found
+
+
+@pytest.mark.slow
+def test_adapters_are_trained_resumed_and_merged_into_a_student_that_answers_as_the_policy_did(world):
+    """The policy's answers are vLLM's in the validation after the last step, greedy and with the adapters apart."""
+    tasks = toy.make_tasks(toy.ToyStore.open(world.store), 38)[32:]
+    valid = world.train.with_name("valid-lora.parquet")
+    pq.write_table(pa.Table.from_pylist(toy.grpo_rows(tasks)), valid)
+    paths = Paths(world.run.with_name("lora"), world.model, world.train, world.store, valid)
+    actor = {"optim": {"lr": 1.0e-2}, "use_kl_loss": True, "kl_loss_coef": 0.001}
+    more = {"actor_rollout_ref": {"model": {"lora_rank": 8, "lora_alpha": 16}, "actor": actor}}
+    more["trainer"] = {"test_freq": 1}
+    run_grpo(recipe(world, 1, algorithm=["grpo/lora"], more={"verl": more}), paths)
+    result = run_grpo(recipe(world, 2, algorithm=["grpo/lora"], more={"verl": more}), paths)
+    assert (result.resumed_from, result.steps) == (1, 2)
+    assert all(row["training/rollout_probs_diff_max"] < 1e-4 for row in read_metrics(paths))
+    assert all(row["actor/grad_norm"] > 0 for row in read_metrics(paths))
+    sizes = {file.name: file.stat().st_size for file in result.checkpoint.glob("*.pt")}
+    assert sizes["model_world_size_1_rank_0.pt"] < (world.model / "model.safetensors").stat().st_size / 2
+    student = export(result, paths.run / "student", paths.model)
+    rows = [json.loads(line) for line in (paths.validation / "2.jsonl").read_text().splitlines()]
+    policy = {row["task_id"]: next(m["content"] for m in row["messages"] if m["role"] == "assistant") for row in rows}
+    assert first_turns(student, tasks) == policy
+    assert first_turns(world.model, tasks) != policy, "the adapters changed nothing, so the test shows nothing"
+
+
+@pytest.mark.slow
+def test_the_best_checkpoint_is_the_student_and_stays_when_verl_s_limit_is_reached(world):
+    """The learning rate destroys the student, so that its first checkpoint is the best."""
+    tasks = toy.make_tasks(toy.ToyStore.open(world.store), 38)[32:]
+    valid = world.train.with_name("valid-best.parquet")
+    pq.write_table(pa.Table.from_pylist(toy.grpo_rows(tasks)), valid)
+    paths = Paths(world.run.with_name("best"), world.model, world.train, world.store, valid)
+    sampler = {"+keep": "best", "+patience": 2}
+    more = {"actor_rollout_ref": {"actor": {"optim": {"lr": 0.1}}}, "trainer": {"max_actor_ckpt_to_keep": 1}}
+    result = run_grpo(recipe(world, 9, sampler=sampler, more={"verl": more}), paths)
+    assert (result.ended, result.steps - result.best.step) == ("no gain in 2 validations", 2)
+    assert result.checkpoint == paths.checkpoints / f"global_step_{result.best.step}" / "actor"
+    left = {int(path.name.split("_")[-1]) for path in paths.checkpoints.glob("global_step_*")}
+    assert left == {result.best.step, result.steps}
+    means = {row["step"]: row["val-core/toy/acc/mean@1"] for row in read_metrics(paths)}
+    assert result.best.mean == pytest.approx(means[result.best.step]) == max(means.values())
+    assert (export(result, paths.run / "student", paths.model) / "model.safetensors").is_file()
 
 
 #: An algorithm -> a metric of its step, and whether that is what the algorithm says.
@@ -220,7 +283,7 @@ def test_training_ends_with_a_checkpoint_when_no_group_has_signal(world):
     made.verl["algorithm"]["filter_groups"] = {"enable": True, "metric": "reward", "max_num_gen_batches": 2}
     result = run_grpo(made, paths)
     assert (result.steps, result.ended) == (2, "no group had signal in 2 steps in a row")
-    assert (export(result, paths.run / "student") / "model.safetensors").is_file()
+    assert (export(result, paths.run / "student", paths.model) / "model.safetensors").is_file()
     assert [row["groups/refills"] for row in read_metrics(paths)] == [PROMPTS, PROMPTS]
 
 

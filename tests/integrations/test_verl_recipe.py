@@ -181,10 +181,13 @@ def test_the_weights_that_verl_wrote_are_the_student(place, tmp_path):
     """FSDP's place with ``hf_model``, and Megatron's."""
     checkpoint = tmp_path / "checkpoints/global_step_3/actor"
     (checkpoint / place).mkdir(parents=True)
-    for name in ("model-00001-of-00001.safetensors", "config.json", "tokenizer.json"):
+    for name in ("model-00001-of-00001.safetensors", "tokenizer.json"):
         (checkpoint / place / name).write_text(name)
+    (tmp_path / "trained").mkdir()
+    for folder in (checkpoint / place, tmp_path / "trained"):
+        (folder / "config.json").write_text("{}")
     (checkpoint / "huggingface").mkdir(exist_ok=True)  # FSDP puts a configuration there in any case
-    made = export(GrpoResult(3, checkpoint, 0), tmp_path / "final")
+    made = export(GrpoResult(3, checkpoint, 0), tmp_path / "final", tmp_path / "trained")
     assert {path.name for path in made.iterdir()} >= {"model-00001-of-00001.safetensors", "config.json"}
 
 
@@ -219,7 +222,7 @@ def test_megatron_s_own_shards_are_merged_as_such(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "start", lambda command, *_: (said.append(command), Merger())[1])
     (tmp_path / "merge.log").write_text("no megatron here\n")
     with pytest.raises(StarError, match="no megatron here"):
-        export(GrpoResult(3, checkpoint, 0), tmp_path / "final")
+        export(GrpoResult(3, checkpoint, 0), tmp_path / "final", tmp_path / "trained")
     assert said[0][said[0].index("--backend") + 1] == "megatron"
 
 
@@ -342,6 +345,62 @@ def test_a_run_that_was_killed_after_its_last_checkpoint_starts_nothing(paths, m
     result = run_grpo(recipe, paths)
     assert (result.steps, result.resumed_from, result.checkpoint.parent.name) == (4, 4, "global_step_4")
     assert json.loads(paths.metrics.read_text())["step"] == 4 and not paths.log.exists()
+
+
+def validated(paths, step, hr_avg):
+    paths.validation.mkdir(exist_ok=True, parents=True)
+    rows = [{"task_id": f"t{task}", "scores": {"score": 0.1, "acc": 0.0, "hr_avg": hr_avg}} for task in range(5)]
+    (paths.validation / f"{step}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def chosen(paths, **options):
+    sampler = {"sampler_kwargs": {f"+{name}": value for name, value in options.items()}}
+    trainer = {"total_training_steps": 6, "save_freq": 2, "max_actor_ckpt_to_keep": 1, "v1": {"sampler": sampler}}
+    valid = dataclasses.replace(paths, val=paths.train)
+    return tiny(valid, device="cpu", verl={"trainer": trainer}), valid
+
+
+@pytest.mark.parametrize("keep, step", [("best", 2), ("last", 6)])
+def test_the_student_is_the_best_checkpoint_by_validation_or_the_last(paths, keep, step):
+    for number, hr_avg in ((0, 0.9), (2, 0.6), (4, 0.6), (6, 0.5)):
+        validated(paths, number, hr_avg)
+        checkpoint(paths, number) if number else None
+    (paths.checkpoints / "latest_checkpointed_iteration.txt").write_text("6")
+    result = run_grpo(*chosen(paths, keep=keep))
+    assert (result.steps, result.checkpoint.parent.name, result.ended) == (6, f"global_step_{step}", "")
+    if keep == "last":
+        assert result.best is None
+    else:
+        assert result.best.text == "HR_avg 60.0 % (60.0 to 60.0) at step 2"
+
+
+def test_a_run_that_stopped_early_is_not_trained_further_and_keeps_its_best(paths):
+    for number, hr_avg in ((2, 0.6), (4, 0.5)):
+        validated(paths, number, hr_avg)
+        checkpoint(paths, number)
+    (paths.checkpoints / "latest_checkpointed_iteration.txt").write_text("4")
+    result = run_grpo(*chosen(paths, keep="best", patience=1))
+    assert (result.steps, result.best.step, result.ended) == (4, 2, "no gain in 1 validations")
+    assert not paths.log.exists()
+
+
+def test_before_a_resume_the_best_stays_and_validations_of_later_steps_go(paths):
+    for number, hr_avg in ((2, 0.6), (4, 0.5), (6, 0.4), (8, 0.9)):
+        validated(paths, number, hr_avg)
+        checkpoint(paths, number)
+    (paths.checkpoints / "latest_checkpointed_iteration.txt").write_text("6")
+    _prepare(chosen(paths)[0], paths, [], best=True)
+    assert sorted(int(folder.name.split("_")[-1]) for folder in paths.checkpoints.glob("*_step_*")) == [2, 6]
+    assert sorted(file.stem for file in paths.validation.iterdir()) == ["2", "4", "6"]
+
+
+def test_the_best_is_kept_by_the_buffer_and_not_by_verl(paths):
+    recipe, valid = chosen(paths, keep="best")
+    trainer = compose(overrides_of(verl_tree(recipe, valid, "x"))).trainer
+    assert (trainer.test_freq, trainer.save_freq, trainer.max_actor_ckpt_to_keep) == (2, 2, None)
+    assert (trainer.v1.sampler.sampler_kwargs.keep, trainer.v1.sampler.sampler_kwargs.max_checkpoints) == ("best", 1)
+    last = compose(overrides_of(verl_tree(chosen(paths)[0], valid, "x"))).trainer
+    assert (last.test_freq, last.max_actor_ckpt_to_keep) == (-1, 1)
 
 
 def test_gradients_that_are_never_finite_end_the_run(tmp_path):

@@ -46,7 +46,7 @@ def train(recipe, model, ranks, *, overrides=None, save=None, load=None, group=-
         "actor_rollout_ref": {"actor": {"ppo_max_token_len_per_gpu": 240, "optim": {"lr": 1e-2}, "fsdp_config": engine}}
     }
     given = {
-        "recipe": str(RECIPES / f"{recipe}.yaml"),
+        "recipe": [str(RECIPES / f"{name}.yaml") for name in recipe.split("+")],
         "model": str(model),
         "overrides": {"device": "cpu", "verl": merge(sizes, overrides or {})},
         "save": save and str(save),
@@ -80,10 +80,18 @@ def test_shards_within_half_of_the_ranks_train_as_one_process_does_resume_and_me
     resumed = train("table5", models[False], 2, group=1, load=tmp_path / "actor")
     assert resumed["log_probs"] == pytest.approx(result["after"], rel=1e-4)
     assert result["after"] != pytest.approx(result["log_probs"], rel=1e-4)
-    final = export(GrpoResult(1, tmp_path / "actor", 0), tmp_path / "final")
+    final = export(GrpoResult(1, tmp_path / "actor", 0), tmp_path / "final", tmp_path / "trained")
     before, after = (AutoModelForCausalLM.from_pretrained(folder) for folder in (models[False], final))
     assert after.lm_head.weight.shape == before.lm_head.weight.shape
     assert not after.config.tie_word_embeddings and not after.lm_head.weight.equal(before.lm_head.weight)
+
+
+def test_adapters_sharded_over_ranks_are_merged_into_the_student(models, tmp_path):
+    result = train("tiny+lora", models[True], 2, save=tmp_path / "actor")
+    assert isinstance(result, dict), result
+    assert result["after"] != pytest.approx(result["log_probs"], rel=1e-3)
+    student = export(GrpoResult(1, tmp_path / "actor", 0), tmp_path / "final", models[True])
+    assert train("tiny", student, 1)["log_probs"] == pytest.approx(result["after"], rel=1e-4)
 
 
 @pytest.mark.parametrize(("name", "tied"), [("gpu8", False), ("gpu1", True)])
@@ -111,7 +119,7 @@ def test_a_llama_takes_a_step_and_is_exported(models, tmp_path):
     assert result["after"] != pytest.approx(result["log_probs"], rel=1e-4)
     before, after = (
         AutoModelForCausalLM.from_pretrained(path)
-        for path in (folder, export(GrpoResult(1, tmp_path / "actor", 0), tmp_path / "final"))
+        for path in (folder, export(GrpoResult(1, tmp_path / "actor", 0), tmp_path / "final", tmp_path / "trained"))
     )
     assert after.config.model_type == "llama" and not after.lm_head.weight.equal(before.lm_head.weight)
 

@@ -79,7 +79,7 @@ def test_every_recipe_that_ships_passes(name, tmp_path):
         ("grpo.overrides.verl.algorithm.filter_groups={enable: true, metric: hr}", "the reward returns no hr"),
         ("grpo.overrides.verl.trainer.v1.sampler.sync_refill_failed_groups=true", "a rollout that raises stops"),
         ("grpo.overrides.verl.data.max_response_length=512", "but the chain's loop.budget.response_tokens is 208"),
-        ("grpo.overrides.verl.actor_rollout_ref.model.lora_rank=8", "verl keeps the adapter apart"),
+        ("grpo.overrides.verl.actor_rollout_ref.model.lora_rank=8", "hf_model in actor.checkpoint.save_contents"),
         ("sft.overrides.learning_rate=high", "sft.overrides.learning_rate=high is no number"),
         ("sft.overrides.bf16=yess", "sft.overrides.bf16=yess is no number"),
         ("student.tokenizer.max_phrase=9", "student.tokenizer.max_phrase is not known - did you mean max_phrases"),

@@ -72,7 +72,7 @@ def test_a_recipe_that_is_no_name_is_refused(value):
 
 
 def test_an_overlay_that_is_absent_is_named():
-    with pytest.raises(StarError, match=r"no recipe recipes/sft/lra\.yaml - give a file, or one of sft/lora"):
+    with pytest.raises(StarError, match=r"no recipe recipes/sft/lra\.yaml - give a file, or one of grpo/lora, sft"):
         through_a_chain(["table4", "lra"])
 
 

@@ -16,7 +16,7 @@ from star_rl.pipeline.recipe import load
 from star_rl.teacher import summaries_of
 
 CHAINS = sorted(Path("recipes").glob("*.yaml"))
-ALGORITHMS = ("dapo", "drgrpo", "gspo", "cispo", "rloo", "reinforce_pp", "kl_cov", "tis", "opd")
+ALGORITHMS = ("dapo", "drgrpo", "gspo", "cispo", "rloo", "reinforce_pp", "kl_cov", "tis", "opd", "lora")
 GRPO = [path for path in sorted(Path("recipes/grpo").glob("*.yaml")) if path.stem not in ALGORITHMS]
 
 
@@ -143,7 +143,7 @@ def test_verl_s_dataclasses_take_an_algorithm_over_an_overlay(name, base):
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("name", [name for name in ALGORITHMS if name != "opd"])
+@pytest.mark.parametrize("name", [name for name in ALGORITHMS if name not in ("opd", "lora")])
 def test_verl_s_advantages_and_loss_of_an_algorithm(name):
     """Two groups of four with verl's own functions: one has signal, in the other all samples score 2."""
     import torch

@@ -161,6 +161,29 @@ def test_the_paper_s_grpo_by_hand():
 
 
 @pytest.mark.engine
+@pytest.mark.parametrize("merged", [False, True])
+def test_grpo_of_adapters_by_hand(merged, tmp_path):
+    recipe = tmp_path / "adapters.yaml"
+    lora = (
+        Path("recipes/grpo/lora.yaml")
+        .read_text()
+        .replace("lora_rank: 32", f"lora: {{merge: {merged}}}\n      lora_rank: 32")
+    )
+    recipe.write_text(f"base: {Path('recipes/grpo/gpu1.yaml').resolve()}\n{lora}")
+    (plan,) = plan_recipe(recipe, model="1.7B", memory=24)
+    assert not plan.problems, "the comment in grpo/lora"
+    shape, update, sync = QWEN3["Qwen3-1.7B"], parts_of(plan, "update"), parts_of(plan, "weight sync")
+    adapter = shape.adapter(32)
+    assert update["weights"] == 4 * shape.parameters
+    assert (update["gradients"], update["optimizer"]) == (4 * adapter, 8 * adapter)
+    assert sync["gathered layers"] == 2 * (shape.embedding if merged else adapter)
+    assert sync["vLLM weights"] == 2 * (shape.parameters + (0 if merged else adapter))
+    # the weights while vLLM samples, and vLLM's own while it sleeps; the reference is the policy without adapters
+    host = 4 * shape.parameters + 8 * adapter + (0 if merged else 2 * shape.parameters)
+    assert f"host memory: {host / GIB:.0f} GiB" in plan.text()
+
+
+@pytest.mark.engine
 def test_logits_in_chunks_are_what_makes_a_small_gpu_do(tmp_path):
     recipe = tmp_path / "grpo.yaml"
     recipe.write_text(

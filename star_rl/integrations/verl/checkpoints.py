@@ -32,7 +32,7 @@ def last_checkpoint(paths: Paths, say: Callable[[str], None] = print) -> int | N
     except FileNotFoundError:
         said = None
     newest = int(said) if said and said.isdecimal() else None
-    found = checkpoints(paths)
+    found = checkpoints(paths.checkpoints)
     wanted = sorted((step for step in found if newest is None or step <= newest), reverse=True)
     faults: dict[int, str] = {newest: "is missing"} if newest is not None and newest not in found else {}
     for step in wanted:
@@ -110,7 +110,7 @@ def _whole_safetensors(file: Path) -> bool:
     )
 
 
-def checkpoints(paths: Paths) -> dict[int, Path]:
-    """Return step -> folder of every checkpoint, whole or not."""
-    found = {folder.name.removeprefix("global_step_"): folder for folder in paths.checkpoints.glob("global_step_*")}
-    return {int(step): folder for step, folder in found.items() if step.isdecimal()}
+def checkpoints(folder: Path) -> dict[int, Path]:
+    """Return step -> folder of every checkpoint below ``folder``, whole or not."""
+    found = {path.name.removeprefix("global_step_"): path for path in folder.glob("global_step_*")}
+    return {int(step): path for step, path in found.items() if step.isdecimal()}

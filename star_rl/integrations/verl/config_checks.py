@@ -78,6 +78,7 @@ def problems(config: Any, gpus: int | None = None, tied: bool | None = None) -> 
         *_teacher(config),
         *_trainer(config),
         *_fused(config, tied),
+        *_adapters(config),
     ]
 
 
@@ -154,9 +155,16 @@ def _hold_filters(config: Any) -> None:
 
 
 def _trainer(config: Any) -> Iterator[Problem]:
-    if config.trainer.save_freq < 1:
-        what = f"trainer.save_freq is {config.trainer.save_freq}: verl would end without a checkpoint"
+    save, test = config.trainer.save_freq, config.trainer.test_freq
+    if save < 1:
+        what = f"trainer.save_freq is {save}: verl would end without a checkpoint"
         yield Problem(what, "set it to a number of steps; the last step is saved too")
+    elif config.trainer.v1.sampler.sampler_kwargs.keep == "best" and test % save:
+        yield Problem(
+            f"grpo.keep=best and trainer.test_freq={test}, no multiple of save_freq={save}: a validated step would "
+            "have no checkpoint",
+            "set trainer.test_freq to a multiple of save_freq, or leave it out",
+        )
     if "file" not in config.trainer.logger:
         yield Problem("trainer.logger lacks file, by which star-rl follows the training", "add it to the list")
 
@@ -176,6 +184,17 @@ def _fused(config: Any, tied: bool | None) -> Iterator[Problem]:
         yield Problem(
             "model.use_fused_kernels: true fails with FSDP2 and a model whose lm_head is not tied (Qwen3 from 8B)",
             "set verl.actor_rollout_ref.model.use_fused_kernels: false",
+        )
+
+
+def _adapters(config: Any) -> Iterator[Problem]:
+    reference = config.actor_rollout_ref
+    if reference.model.lora_rank and reference.actor.strategy != "fsdp2":
+        yield Problem(f"lora_rank with actor.strategy={reference.actor.strategy}", "train adapters with fsdp2")
+    if reference.model.lora_rank and "hf_model" in reference.actor.checkpoint.save_contents:
+        yield Problem(
+            "hf_model in actor.checkpoint.save_contents with lora_rank: verl would save weights under PEFT's names",
+            "set save_contents to [model, optimizer, extra]; the exported student is whole",
         )
 
 

@@ -3,8 +3,9 @@
 >>> run_grpo(load_recipe("grpo/tiny"), Paths(run, model, train, store), on_step=print)   # doctest: +SKIP
 
 In the run folder: ``train.log`` (all output), ``metrics.jsonl`` (one line a step), ``rollouts/<step>.jsonl``,
-``checkpoints/``, ``wandb/``, ``overrides.txt``, ``agent_loops.yaml``. Running again in the same folder resumes from the
-last checkpoint, with the same data order and W&B run.
+``details/<step>.jsonl``, ``validation/<step>.jsonl``, ``checkpoints/``, ``wandb/``, ``overrides.txt``,
+``agent_loops.yaml``. Running again in the same folder resumes from the last checkpoint, with the same data order and
+W&B run.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from star_rl import locks
 from star_rl.errors import StarError
 from star_rl.files import read_json, read_jsonl, write_json, write_jsonl, write_text
 from star_rl.integrations import copy_tokenizer, processes
-from star_rl.integrations.verl import config_checks
+from star_rl.integrations.verl import adapters, config_checks, validation
 from star_rl.integrations.verl.checkpoints import checkpoints, last_checkpoint
 from star_rl.integrations.verl.overrides import overrides_of
 from star_rl.integrations.verl.recipe import (
@@ -60,14 +61,18 @@ class TrainingStep:
 
 @dataclass(frozen=True, slots=True)
 class GrpoResult:
-    """A finished run. ``startup_seconds`` are from the launch to the start of the first step; ``ended`` says why
-    training ended before its last step."""
+    """A finished run. ``checkpoint`` is the last, or with ``keep: best`` the ``best`` by validation.
+
+    ``startup_seconds`` are from the launch to the start of the first step; ``ended`` says why training ended before
+    its last step.
+    """
 
     steps: int
     checkpoint: Path
     resumed_from: int
     startup_seconds: float = 0.0
     ended: str = ""
+    best: validation.Validated | None = None
 
 
 def check(recipe: GrpoRecipe, paths: Paths, name: str = "grpo") -> list[str]:
@@ -107,22 +112,24 @@ def run_grpo(
 
     ``say`` takes a line on a checkpoint that is skipped.
 
-    With ``algorithm.filter_groups`` training ends before, when no group has signal in several steps in a row.
+    Training ends before with ``algorithm.filter_groups``, when no group has signal in several steps in a row, and with
+    ``patience``, when several validations in a row bring no gain.
 
     Raises:
         StarError: the recipe does not fit (see :func:`check`), another process trains in this folder, or training
             failed; the message then holds the last lines of the log.
     """
     overrides = check(recipe, paths, name)
-    total = _total_steps(overrides, paths)
+    config = compose(overrides)
+    total, options = _total_steps(config, paths), config.trainer.v1.sampler.sampler_kwargs
     paths.run.mkdir(parents=True, exist_ok=True)
     with locks.hold(paths.run / "lock", f"another process trains in {paths.run}", "wait, or choose another folder"):
         processes.end(paths.run)  # what an earlier, killed launcher may have left running
         resumed = last_checkpoint(paths, say) or 0
-        if resumed >= total:  # killed after its last checkpoint
+        if resumed >= total or _stalled(paths, options, resumed):  # killed after its last checkpoint
             merge_metrics(paths)
-            return GrpoResult(resumed, paths.checkpoints / f"global_step_{resumed}" / "actor", resumed)
-        attempt = _prepare(recipe, paths, overrides)
+            return _result(paths, options, resumed, total, resumed)
+        attempt = _prepare(recipe, paths, overrides, options["keep"] == "best")
         variables = environment(recipe, paths, attempt, resumed)
         overrides += cluster_overrides(recipe, variables)
         command = [sys.executable, "-m", "verl.trainer.main_ppo", *overrides]
@@ -154,15 +161,32 @@ def run_grpo(
             raise StarError(f"GRPO ended without a checkpoint in {paths.checkpoints}", "set verl.trainer.save_freq")
         first = reported[0] if reported else None
         startup = first.seconds - first.metrics.get("timing_s/step", 0.0) if first else 0.0
-        ended = ""
-        if latest < total:  # RefillingReplayBuffer ended it
-            barren = int(reported[-1].metrics["groups/steps_without_signal"])
+        return _result(paths, options, latest, total, resumed, startup)
+
+
+def _stalled(paths: Paths, options: Mapping[str, Any], step: int) -> bool:
+    return validation.stalled(validation.validations(paths.validation, step), options["patience"])
+
+
+def _result(
+    paths: Paths, options: Mapping[str, Any], latest: int, total: int, resumed: int, startup: float = 0.0
+) -> GrpoResult:
+    """Return the result of a training that has ended at its checkpoint ``latest``, before ``total`` perhaps."""
+    ended, top = "", None
+    if latest < total:  # the replay buffer ended it
+        if _stalled(paths, options, latest):
+            ended = f"no gain in {options['patience']} validations"
+        else:
+            barren = int(read_metrics(paths)[-1]["groups/steps_without_signal"])
             ended = f"no group had signal in {barren} steps in a row"
-        return GrpoResult(latest, paths.checkpoints / f"global_step_{latest}" / "actor", resumed, startup, ended)
+    if options["keep"] == "best":
+        top = validation.best(validation.validations(paths.validation, latest), checkpoints(paths.checkpoints))
+    chosen = paths.checkpoints / f"global_step_{top.step if top else latest}" / "actor"
+    return GrpoResult(latest, chosen, resumed, startup, ended, top)
 
 
-def export(result: GrpoResult, target: Path, trained: Path | None = None) -> Path:
-    """Export a checkpoint as a Hugging Face folder: copied if verl saved one, else merged from shards.
+def export(result: GrpoResult, target: Path, trained: Path) -> Path:
+    """Export a checkpoint as a Hugging Face folder: adapters merged, else copied if verl saved one, else from shards.
 
     FSDP saves it in ``huggingface`` with ``hf_model``; Megatron in ``model/huggingface``, unless it has its own shards
     (``use_dist_checkpointing``; verl/utils/megatron_utils.py:1081).
@@ -170,7 +194,8 @@ def export(result: GrpoResult, target: Path, trained: Path | None = None) -> Pat
     Args:
         result: names the checkpoint.
         target: the folder to write.
-        trained: the model that training started from; its tokenizer files and dtype replace those of the checkpoint.
+        trained: the model that training started from. Adapters are merged into it, and its tokenizer files and dtype
+            replace those of the checkpoint.
 
     Raises:
         StarError: merging failed.
@@ -179,7 +204,9 @@ def export(result: GrpoResult, target: Path, trained: Path | None = None) -> Pat
     saved = next((folder for folder in whole if any(folder.glob("*.safetensors"))), None)
     partial = target.with_name(f".{target.name}.part")
     shutil.rmtree(partial, ignore_errors=True)
-    if saved is not None:
+    if (result.checkpoint / adapters.META).is_file():
+        adapters.merge(result.checkpoint, trained, partial)
+    elif saved is not None:
         shutil.copytree(saved, partial)
     else:
         backend = "megatron" if (result.checkpoint / "model" / "dist_ckpt").is_dir() else "fsdp"
@@ -190,11 +217,10 @@ def export(result: GrpoResult, target: Path, trained: Path | None = None) -> Pat
             raise StarError(
                 f"cannot merge {result.checkpoint}; the end of {log}:\n{processes.tail(log)}", "see the log"
             )
-    if trained is not None:
-        copy_tokenizer(trained, partial)
-        # verl says bfloat16, whatever it trained (verl/utils/checkpoint/fsdp_checkpoint_manager.py)
-        config, began = read_json(partial / "config.json"), read_json(trained / "config.json")
-        write_json(partial / "config.json", {**config, **{key: began[key] for key in ("dtype",) if key in began}})
+    copy_tokenizer(trained, partial)
+    # verl says bfloat16, whatever it trained (verl/utils/checkpoint/fsdp_checkpoint_manager.py)
+    config, began = read_json(partial / "config.json"), read_json(trained / "config.json")
+    write_json(partial / "config.json", {**config, "dtype": began.get("dtype", "bfloat16")})
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
     return target
@@ -231,19 +257,21 @@ def merge_metrics(paths: Paths) -> None:
         write_jsonl(paths.metrics, rows)
 
 
-def _prepare(recipe: GrpoRecipe, paths: Paths, overrides: list[str]) -> int:
-    """Write the files verl reads, delete a half-written checkpoint and those past ``max_actor_ckpt_to_keep``; return
-    the number of this attempt, from 1."""
+def _prepare(recipe: GrpoRecipe, paths: Paths, overrides: list[str], best: bool = False) -> int:
+    """Write the files verl reads, delete a half-written checkpoint, those past ``max_actor_ckpt_to_keep`` (not the
+    ``best``) and the validations of steps that are trained again; return the number of this attempt, from 1."""
     write_text(paths.agent_loops, yaml.safe_dump(agent_loops(recipe, paths), sort_keys=False))
     write_text(paths.run / "overrides.txt", "\n".join(overrides) + "\n")
     latest = last_checkpoint(paths) or 0
-    found = checkpoints(paths)
-    whole = sorted(step for step in found if step <= latest)
+    found = checkpoints(paths.checkpoints)
+    for step in [step for step in found if step > latest]:
+        shutil.rmtree(found.pop(step))
+    for file in paths.validation.glob("*.jsonl"):
+        if int(file.stem) > latest:
+            file.unlink()
     # verl drops only what the same process saved (BaseCheckpointManager.previous_saved_paths)
-    keep = (recipe.verl.get("trainer") or {}).get("max_actor_ckpt_to_keep")
-    kept = whole[-keep:] if keep else whole
-    for step in set(found) - set(kept):
-        shutil.rmtree(found[step])
+    newest = (recipe.verl.get("trainer") or {}).get("max_actor_ckpt_to_keep")
+    validation.thin(found, newest, validation.validations(paths.validation) if best else [])
     attempts = paths.run / "attempts"
     attempts.mkdir(exist_ok=True)
     number = 1 + max((int(file.stem) for file in attempts.glob("*.jsonl")), default=0)
@@ -289,8 +317,7 @@ def _hold_gradients(file: Path) -> None:
         )
 
 
-def _total_steps(overrides: list[str], paths: Paths) -> int:
-    config = compose(overrides)
+def _total_steps(config: Any, paths: Paths) -> int:
     if config.trainer.total_training_steps is not None:
         return int(config.trainer.total_training_steps)
     return _rows(paths.train) // config.data.train_batch_size * config.trainer.total_epochs

@@ -104,10 +104,16 @@ RULES: tuple[Rule, ...] = (
         by_run=True,
     ),
     Rule(
-        _under("actor_rollout_ref.model", "lora_rank lora.rank lora_adapter_path"),
+        "actor_rollout_ref.model.lora.rank",
         "refused",
-        "verl keeps the adapter apart, and the trained student would be the untrained one",
-        "train all parameters (lora_rank: 0), with param_offload and optimizer_offload where memory is short",
+        "it is Megatron's, whose adapters would not be in the exported student",
+        "set lora_rank, with FSDP2",
+    ),
+    Rule(
+        "actor_rollout_ref.model.lora_adapter_path",
+        "refused",
+        "GRPO trains adapters of its own on the run's SFT checkpoint, into which SFT's are merged",
+        "leave it out, and set lora_rank",
     ),
     Rule(
         _under("actor_rollout_ref.model", "tokenizer_path custom_chat_template"),

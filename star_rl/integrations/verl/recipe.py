@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from star_rl.errors import StarError
 from star_rl.integrations import on_cpu, wandb_run
-from star_rl.integrations.verl import keys
+from star_rl.integrations.verl import keys, validation
 from star_rl.integrations.verl.overrides import leaves, merge, overrides_of
 from star_rl.layers import layers, resolve
 from star_rl.options import Size, Text, options, read_options
@@ -234,6 +234,11 @@ class Paths:
         return self.run / "details"
 
     @property
+    def validation(self) -> Path:
+        """One JSON-lines file a validation, as ``details``."""
+        return self.run / "validation"
+
+    @property
     def agent_loops(self) -> Path:
         return self.run / "agent_loops.yaml"
 
@@ -284,10 +289,15 @@ def verl_tree(recipe: GrpoRecipe, paths: Paths, name: str) -> dict[str, Any]:
         "+details_dir": str(paths.details.resolve()),
         "+filter_groups": "${algorithm.filter_groups}",  # verl gives it to its own samplers only
         "+max_steps_without_signal": 3,
+        "+validation_dir": str(paths.validation.resolve()),
+        "+keep": "last",
+        "+patience": 0,
     }
     sampler = {"trainer": {"v1": {"sampler": {"custom_sampler": strict, "sampler_kwargs": kwargs}}}}
     _leaves_alone(recipe.verl, places)
-    return merge(BASE, CPU if cpu else {}, sampler, named, recipe.verl, places)
+    tree = merge(BASE, CPU if cpu else {}, sampler, named, recipe.verl, places)
+    validation.kept(tree)
+    return tree
 
 
 def _leaves_alone(wanted: Mapping[str, Any], places: Mapping[str, Any]) -> None:

@@ -41,9 +41,9 @@ class RefillingReplayBuffer(ReplayBuffer):
         self._rows: dict[str, list[dict[str, Any]]] = {}  # the step's finished groups, dropped ones too
         self._values: dict[str, set[float]] = {}  # their values of the metric
         self._barren, self._streak = False, 0  # no group of the step has signal; such steps in a row
+        self._submit = kwargs["refill_fn"]
         if self._filters.get("enable"):
             self._most_steps = int(options["max_steps_without_signal"])
-            self._submit = kwargs["refill_fn"]
             kwargs.update(
                 filter_groups_metric=self._filters["metric"],
                 max_inflight_gen_batches=self._filters["max_inflight_gen_batches"],
@@ -84,7 +84,7 @@ class RefillingReplayBuffer(ReplayBuffer):
         self._streak = self._streak + 1 if self._barren else 0
         metrics["groups/steps_without_signal"] = self._streak
         if self._streak >= self._most_steps:
-            self._end(global_steps)
+            self._end(global_steps, f"no group had signal in {self._streak} steps in a row")
         return batch, metrics
 
     def _refill(self, number: int) -> None:
@@ -119,9 +119,9 @@ class RefillingReplayBuffer(ReplayBuffer):
         failed = failed_rollouts.excluded(rows)
         return {float(np.float32(row["scores"][name])) for row in rows if (row["group"], row["sample"]) not in failed}
 
-    def _end(self, step: int) -> None:
+    def _end(self, step: int, why: str) -> None:
         """Let verl's training end after this step, with a checkpoint: ``PPOTrainer.fit`` reads these after it."""
-        print(f"star-rl: no group had signal in {self._streak} steps in a row: ending after step {step}", flush=True)
+        print(f"star-rl: {why}: ending after step {step}", flush=True)
         trainer = self._submit.__self__
         trainer.total_training_steps = step
         for name in ("save_freq", "test_freq"):

@@ -1,6 +1,6 @@
 """A replay buffer for synchronous training, set as ``trainer.v1.sampler.custom_sampler``.
 
-It differs from verl's in four ways:
+It differs from verl's in five ways:
 
 - It polls often. verl sleeps 2 s between two polls (verl/trainer/ppo/v1/replay_buffer.py:144), the larger part of a
   step where a tiny model needs one second.
@@ -9,6 +9,8 @@ It differs from verl's in four ways:
   of configuration or code. Failed rollouts are dropped, and too many stop the training
   (:mod:`star_rl.integrations.verl.failed_rollouts`), as does a lost node (:mod:`star_rl.integrations.verl.watchdog`).
 - It refills groups without signal after failed rollouts are taken out (:mod:`star_rl.integrations.verl.refill`).
+- It writes each validation's rollouts, deletes checkpoints and stops early by them
+  (:mod:`star_rl.integrations.verl.validation`).
 - It logs more. verl logs a reward's sum, not its components. What ``sample`` returns beside the batch goes into the
   step's metrics, so components and rollout statistics are added there; each rollout goes to a file, a few to W&B.
 """
@@ -28,7 +30,8 @@ import transfer_queue as tq
 from transfer_queue import KVBatchMeta
 
 from star_rl.files import write_jsonl
-from star_rl.integrations.verl import failed_rollouts, watchdog
+from star_rl.integrations.verl import failed_rollouts, validation, watchdog
+from star_rl.integrations.verl.checkpoints import checkpoints
 from star_rl.integrations.verl.refill import RefillingReplayBuffer, place, rollout_rows
 
 _LOOP = "loop_"  # prefix of the policy loop's counts among a rollout's scores
@@ -47,7 +50,9 @@ class StrictReplayBuffer(RefillingReplayBuffer):
     """verl's synchronous replay buffer with the differences above.
 
     ``sampler_kwargs``: ``poll_interval`` (seconds), ``details_dir`` (folder of ``<step>.jsonl``, one line a rollout),
-    ``max_failed`` (share of a step's rollouts that may fail, 0 to 1), and those of its base.
+    ``max_failed`` (share of a step's rollouts that may fail, 0 to 1), ``validation_dir`` (as ``details_dir``),
+    ``keep`` (``best``: keep the best checkpoint and the newest ``max_checkpoints``), ``patience`` (validations without
+    gain that end the training, 0: none), and those of its base.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -56,6 +61,11 @@ class StrictReplayBuffer(RefillingReplayBuffer):
             kwargs["poll_interval"] = float(options["poll_interval"])
         self._details_dir = options.get("details_dir")
         self._max_failed = float(options.get("max_failed", failed_rollouts.MAX_FAILED))
+        self._validation_dir = options.get("validation_dir")
+        self._keep, self._newest = options.get("keep"), options.get("max_checkpoints")
+        self._patience = int(options.get("patience", 0))
+        self._validated: list[dict[str, Any]] = []  # rollouts of the validation's batches so far
+        self._batches = 0
         self._watchdog = watchdog.Watchdog()
         watchdog.start()
         super().__init__(*args, **kwargs)
@@ -79,8 +89,10 @@ class StrictReplayBuffer(RefillingReplayBuffer):
             RuntimeError: too many rollouts failed.
         """
         batch, metrics = super().sample(global_steps, partition_id, batch_size)
+        keys = [key for key in batch.keys if key.count("_") >= 2]
+        if partition_id == "val":
+            self._validate(global_steps, rollout_rows(keys, partition_id))
         if partition_id == "train":
-            keys = [key for key in batch.keys if key.count("_") >= 2]
             details = [row for rows in self._rows.values() for row in rows] or rollout_rows(keys, partition_id)
             failed = failed_rollouts.excluded(details)
             trained = {*map(place, keys)} - failed
@@ -94,6 +106,23 @@ class StrictReplayBuffer(RefillingReplayBuffer):
             metrics.update(pass_rates(details, failed))
             batch = self._without(batch, failed)
         return batch, metrics
+
+    def _validate(self, step: int, rows: list[dict[str, Any]]) -> None:
+        """Add a batch's rollouts; after the last batch write them, delete checkpoints and perhaps end the training."""
+        self._validated += rows
+        self._batches += 1
+        trainer = self._submit.__self__
+        if not self._validation_dir or self._batches < len(trainer.val_dataloader):
+            return
+        folder = Path(self._validation_dir)
+        write_jsonl(folder / f"{step}.jsonl", self._validated)
+        self._validated, self._batches = [], 0
+        found = validation.validations(folder)
+        if self._keep == "best":
+            validation.thin(checkpoints(Path(trainer.config.trainer.default_local_dir)), self._newest, found)
+        top = validation.best(found)
+        if top is not None and validation.stalled(found, self._patience):
+            self._end(step, f"no gain in {self._patience} validations, best {top.text}")
 
     @staticmethod
     def _without(batch: KVBatchMeta, excluded: Container[tuple[str, int]]) -> KVBatchMeta:
