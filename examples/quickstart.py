@@ -71,8 +71,8 @@ def recipe(out: str, small: bool) -> Recipe:
 
 
 def data(options: Recipe) -> None:
-    """Raw data to tables, tasks, neighbours, the evidence store and summaries (none for so small a model)."""
-    run = run_recipe(options, ["tables", "tasks", "neighbours", "evidence", "summaries"])
+    """Raw data to tables, tasks, neighbours, the evidence store, summaries and memories (none of both here)."""
+    run = run_recipe(options, ["tables", "tasks", "neighbours", "evidence", "summaries", "memory"])
     task = run.tasks("test")[0]
     *_, (last, _, _) = run.history(task)
     print(f"\nUser {task.user_id} chose {len(run.history(task))} items; the last one was {run.items[last].title!r}.")

@@ -161,7 +161,7 @@ def test_tools_and_an_environment_of_ones_own_reach_prompt_schemas_and_toolbox(r
     assert "Further tools: Title - Name an item." in world.messages(task)[0]["content"]
     item = task.candidates[0]
     assert world.toolbox(world.case(task)).call("Title", {"id": item}).text == world.items[item].title
-    assert world.environment(task)("so") == "so ['candidates', 'task_id', 'user_id'] True"
+    assert world.environment(task)("so") == "so ['candidates', 'follow_up', 'task_id', 'user_id'] True"
     assert plain.environment(task) is None and len(plain.tools) == 2
     lacking = Run(run, {**world.config, "sft_set": {**plain.config["sft_set"], "setting": "no_tools"}})
     assert lacking.tools is None and "Further" not in lacking.messages(task)[0]["content"]

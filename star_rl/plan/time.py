@@ -230,7 +230,7 @@ def grpo_step(config: Any, shape: Shape, nodes: int, gpus_per_node: int, assumed
 
     forward = phase(False, 1, 2 * whole)
     update = phase(True, updates, 4 * whole, 4 * whole)
-    adapter = shape.adapter(int(model.lora_rank or 0))
+    adapter = shape.adapter(int(model.get("lora_rank", 0)))
     if not megatron and engine.optimizer_offload:
         update += 2 * 8 * (adapter or shape.parameters) / group / _OFFLOAD
     sent = adapter if adapter and not model.lora.merge else shape.parameters

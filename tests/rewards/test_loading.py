@@ -180,7 +180,9 @@ def test_the_tried_row_has_the_keys_of_a_real_one() -> None:
     from star_rl.rewards.loading import _info
 
     real = {field.name for field in SCHEMA.field("extra_info").type}
-    assert real - set(_info("x")) == {"need_tools_kwargs", "tools_kwargs"}, "verl's own"
+    assert real - set(_info("x")) == {"need_tools_kwargs", "tools_kwargs", "follow_up"}, (
+        "verl's own, and an environment's"
+    )
     assert set(_info("x")) - real == {"rollout", "answers"}
 
 
