@@ -29,7 +29,7 @@ def grpo_bytes(shape: Shape, config: Any) -> int:
     # each replica of a sharding group smaller than the cluster writes a whole checkpoint
     copies = gpus // group if 0 < group < gpus else 1
     options = trainer.v1.sampler.sampler_kwargs
-    best = options.keep == "best"
+    best = getattr(options, "keep", "last") == "best"
     kept = int((options.max_checkpoints if best else trainer.max_actor_ckpt_to_keep) or 1) + best
     rank = int(config.actor_rollout_ref.model.lora_rank or 0)
     size = _GRPO_BYTES * (shape.adapter(rank) if rank else shape.parameters)

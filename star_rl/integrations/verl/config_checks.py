@@ -159,7 +159,7 @@ def _trainer(config: Any) -> Iterator[Problem]:
     if save < 1:
         what = f"trainer.save_freq is {save}: verl would end without a checkpoint"
         yield Problem(what, "set it to a number of steps; the last step is saved too")
-    elif config.trainer.v1.sampler.sampler_kwargs.keep == "best" and test % save:
+    elif config.trainer.v1.sampler.sampler_kwargs.get("keep") == "best" and test % save:
         yield Problem(
             f"grpo.keep=best and trainer.test_freq={test}, no multiple of save_freq={save}: a validated step would "
             "have no checkpoint",
