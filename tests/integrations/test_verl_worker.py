@@ -80,7 +80,7 @@ def test_shards_within_half_of_the_ranks_train_as_one_process_does_resume_and_me
     resumed = train("table5", models[False], 2, group=1, load=tmp_path / "actor")
     assert resumed["log_probs"] == pytest.approx(result["after"], rel=1e-4)
     assert result["after"] != pytest.approx(result["log_probs"], rel=1e-4)
-    final = export(GrpoResult(1, tmp_path / "actor", 0), tmp_path / "final", tmp_path / "trained")
+    final = export(GrpoResult(1, tmp_path / "actor", 0), tmp_path / "final", models[False])
     before, after = (AutoModelForCausalLM.from_pretrained(folder) for folder in (models[False], final))
     assert after.lm_head.weight.shape == before.lm_head.weight.shape
     assert not after.config.tie_word_embeddings and not after.lm_head.weight.equal(before.lm_head.weight)
@@ -119,7 +119,7 @@ def test_a_llama_takes_a_step_and_is_exported(models, tmp_path):
     assert result["after"] != pytest.approx(result["log_probs"], rel=1e-4)
     before, after = (
         AutoModelForCausalLM.from_pretrained(path)
-        for path in (folder, export(GrpoResult(1, tmp_path / "actor", 0), tmp_path / "final", tmp_path / "trained"))
+        for path in (folder, export(GrpoResult(1, tmp_path / "actor", 0), tmp_path / "final", folder))
     )
     assert after.config.model_type == "llama" and not after.lm_head.weight.equal(before.lm_head.weight)
 
