@@ -33,7 +33,8 @@ _HEAD = (
 )  # fmt: skip
 _FEW = [
     "source.options.users=300", "source.options.items=60", "split.options.train_per_user=3", "evaluate.tasks=40",
-    "sft.overrides.max_steps=150", "sample.instances=60", "grpo.steps=2", "evaluate.methods=[]", "grpo.overrides.verl.data.train_batch_size=4",
+    "sft.overrides.max_steps=150", "sample.instances=60", "grpo.steps=2", "evaluate.methods=[]",
+    "grpo.overrides.verl.data.train_batch_size=4",
     "grpo.overrides.verl.actor_rollout_ref.actor.ppo_mini_batch_size=4",
 ]  # fmt: skip
 
