@@ -39,8 +39,8 @@ _PATIENCE, _LONGEST_PAUSE, _AGENT_SECONDS = 600.0, 30.0, 60.0
 #: Parts of the working tree that no job needs; Ray leaves out what .gitignore names too (gitwildmatch patterns).
 EXCLUDES = [
     ".?*", "__pycache__", "/runs", "/wandb", "/build", "/dist", "/tests", "/docs", "/benchmarks", "/packaging",
-    "/models", "*.egg-info", "*.pyc", "*.log", "*.parquet", "*.safetensors", "*.bin", "*.pt", "*.arrow", "*.zip",
-    "*.whl", "*.so",
+    "/models", "/CHANGELOG.md", "/CONTRIBUTING.md", "/mkdocs.yml", "/Makefile",
+    "*.egg-info", "*.pyc", "*.log", "*.parquet", "*.safetensors", "*.bin", "*.pt", "*.arrow", "*.zip", "*.whl", "*.so",
 ]  # fmt: skip
 #: Of the folder of an installed wheel, our package alone is sent. Ray skips the folder itself without ``!/.``.
 INSTALLED = ["/*", "!/.", "!/star_rl", *EXCLUDES]

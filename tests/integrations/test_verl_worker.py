@@ -86,12 +86,13 @@ def test_shards_within_half_of_the_ranks_train_as_one_process_does_resume_and_me
     assert not after.config.tie_word_embeddings and not after.lm_head.weight.equal(before.lm_head.weight)
 
 
-def test_adapters_are_merged_into_the_student(models, tmp_path):
-    result = train("tiny+lora", models[True], 1, save=tmp_path / "actor")
+def test_adapters_sharded_over_ranks_are_merged_into_the_student(models, tmp_path):
+    result = train("tiny+lora", models[True], 2, save=tmp_path / "actor")
     assert isinstance(result, dict), result
     assert result["after"] != pytest.approx(result["log_probs"], rel=1e-3)
     student = export(GrpoResult(1, tmp_path / "actor", 0), tmp_path / "final", models[True])
-    assert train("tiny", student, 1)["log_probs"] == pytest.approx(result["after"], rel=1e-4)
+    # On as many processes: each packs other rows together, which rounds otherwise, without adapters too.
+    assert train("tiny", student, 2)["log_probs"] == pytest.approx(result["after"], rel=1e-6)
 
 
 @pytest.mark.parametrize(("name", "tied"), [("gpu8", False), ("gpu1", True)])

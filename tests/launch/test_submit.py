@@ -320,7 +320,7 @@ def test_a_run_of_any_name_can_be_sent_again_and_again(tmp_path):
     assert re.fullmatch("star-large--2--[0-9a-f]{8}", client.sent[-1]["submission_id"])
 
 
-def test_what_ray_sends_is_code_and_recipes_and_less_than_three_megabytes(tmp_path):
+def test_what_ray_sends_is_code_and_recipes_and_less_than_two_megabytes(tmp_path):
     from ray._private.runtime_env.packaging import create_package
 
     target = tmp_path / "package.zip"
@@ -329,4 +329,4 @@ def test_what_ray_sends_is_code_and_recipes_and_less_than_three_megabytes(tmp_pa
         names = archive.namelist()
     assert {"setup.py", "launch/job.py", "recipes/grpo/table5.yaml", "rewards/star.py"} <= set(names)
     assert not [name for name in names if name.startswith((".", "tests/", "runs/", "docs/")) or name.endswith(".so")]
-    assert target.stat().st_size < 3 << 20
+    assert target.stat().st_size < 2 << 20
